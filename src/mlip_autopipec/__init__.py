@@ -1,0 +1,1 @@
+"""On-the-fly learning of ACE interatomic potentials."""

@@ -1,0 +1,1 @@
+"""ACE potentials: basis, active set, errors and trainers. Knows no workflow."""

@@ -1,0 +1,119 @@
+"""Linear ACE by ridge regression: the fast trainer for laptops and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from pyace import ACEBBasisSet, create_multispecies_basis_config
+from pyace.generalfit import setup_zbl_inner_core_repulsion
+from pyace.linearacefit import LinearACEDataset, LinearACEFit
+from sklearn.linear_model import Ridge
+
+from mlip_autopipec.ace.potential import ACEPotential, reference_energy
+from mlip_autopipec.ace.training import ACETrainer
+from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.generate.distances import minimum_distances
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+
+
+@dataclass
+class LinearACETrainer(ACETrainer):
+    """
+    Closed-form fit of a linear ACE (pyace's ``LinearACEFit``) to all labels.
+
+    The optimum is global, so a fine-tune forgets nothing; ``fine_tune`` keeps the basis of
+    the initial potential, with it the meaning of gamma.
+
+    Parameters
+    ----------
+    energy_weight, force_weight
+        Weights in the sum of squares, of an energy per atom (in eV/atom) and of a force
+        component (in eV/A).
+    ridge
+        Strength of the L2 regularisation.
+    core_repulsion
+        Put a ZBL core below the shortest distance of each pair in the training set.
+    processes
+        Worker processes that build the design matrix.
+    """
+
+    energy_weight: float = 100.0
+    force_weight: float = 1.0
+    ridge: float = 1e-6
+    core_repulsion: bool = True
+    processes: int = 1
+
+    def fit(
+        self,
+        labels: Sequence[Atoms],
+        start: ACEPotential | None,
+        *,
+        elements: Sequence[str],
+        reference_energies: Mapping[str, float],
+        fine_tune: bool,
+        new: Sequence[bool],
+        test_labels: Sequence[Atoms],
+        directory: Path,
+        seed: int,
+    ) -> tuple[ACEPotential, str]:
+        """Fit; see :meth:`ACETrainer.fit`. All labels weigh the same, new or not."""
+        del new, test_labels, directory, seed
+        section = self.basis.section(elements)
+        if start is not None:
+            configuration = start.configuration()
+        else:
+            configuration = create_multispecies_basis_config(section)
+        if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
+            raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
+        if self.core_repulsion:
+            # below r_in the basis is switched off, so r_in follows the shortest distance known
+            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(elements)))
+        frame = pd.DataFrame(
+            {
+                "ase_atoms": [_bare(a) for a in labels],
+                "energy_corrected": [a.get_potential_energy() - reference_energy(a, reference_energies) for a in labels],
+                "forces": [a.get_forces() for a in labels],
+            }
+        )
+        dataset = LinearACEDataset(ACEBBasisSet(configuration), frame)
+        dataset.construct_design_matrix(max_workers=self.processes)
+        n_structures = dataset.total_number_of_structures
+        design, target = dataset.get_design_matrix(), dataset.get_target_vector()
+        if not np.isfinite(design).all() or not design.any():
+            raise TrainingError("the ACE design matrix is empty or not finite; are all atoms farther than the cutoff?")
+        weights = np.full(len(target), self.force_weight)
+        weights[:n_structures] = self.energy_weight
+        model = Ridge(alpha=self.ridge, fit_intercept=False, solver="cholesky")
+        LinearACEFit(model=model, train_dataset=dataset).fit(sample_weight=weights)
+        log = f"{design.shape[1]} functions, {n_structures} structures, {len(target)} equations, ridge {self.ridge:g}"
+        return ACEPotential.from_basis(dataset.get_bbasis(model)), log
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    copy = atoms.copy()
+    copy.calc = None
+    return copy
+
+
+def _core_radii(labels: Sequence[Atoms], elements: Sequence[str]) -> dict[tuple[int, int], float]:
+    """Shortest distance of each pair (Angstrom) by species index; pairs never seen take the shortest of all."""
+    index = {e: i for i, e in enumerate(elements)}
+    shortest: dict[tuple[int, int], float] = {}
+    for atoms in labels:
+        for (a, b), distance in minimum_distances(atoms).items():
+            key = (min(index[a], index[b]), max(index[a], index[b]))
+            shortest[key] = min(distance, shortest.get(key, np.inf))
+    if not shortest:
+        raise TrainingError("no two atoms within 6 A of each other in the training set; nothing to fit")
+    fallback = min(shortest.values())
+    n = len(elements)
+    full = {(i, j): shortest.get((i, j), fallback) for i in range(n) for j in range(i, n)}
+    return full | {(j, i): d for (i, j), d in full.items()}

@@ -1,0 +1,194 @@
+"""An ACE potential as one value: B-basis, active set, reference energies."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from pyace import ACEBBasisSet, BBasisConfiguration
+from pyace.asecalc import PyACECalculator
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+
+class PotentialPaths(NamedTuple):
+    """Where :meth:`ACEPotential.write` put the three files."""
+
+    yaml: Path
+    yace: Path
+    asi: Path
+
+
+@dataclass(frozen=True, eq=False)
+class ACEPotential:
+    """
+    An ACE potential with its active set.
+
+    Parameters
+    ----------
+    yaml
+        Text of the B-basis file (pacemaker's ``output_potential.yaml``).
+    active_set_inverse
+        For each element the inverse of its active set, (n_functions, n_functions): what an
+        ``.asi`` file holds. Empty where gamma is not known.
+    reference_energies
+        Energy in eV that is added per atom of each element; the ACE itself is fitted to
+        what remains. LAMMPS leaves it out, which changes no force.
+    """
+
+    yaml: str
+    active_set_inverse: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    reference_energies: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_files(
+        cls,
+        yaml_path: str | Path,
+        asi_path: str | Path | None = None,
+        reference_energies: Mapping[str, float] | None = None,
+    ) -> ACEPotential:
+        """Read a potential made by pacemaker (or by :meth:`write`) from disk."""
+        yaml_file = Path(yaml_path)
+        if not yaml_file.is_file():
+            raise InvalidInputError(f"potential file '{yaml_file}' does not exist; give the B-basis .yaml file")
+        asi = Path(asi_path).read_bytes() if asi_path is not None else b""
+        return cls(yaml_file.read_text(), unpack_active_set(asi), reference_energies or {})
+
+    @classmethod
+    def from_basis(cls, basis: ACEBBasisSet | BBasisConfiguration, **kwargs: Any) -> ACEPotential:
+        """Take the potential out of a pyace basis object."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            basis.save(str(path))
+            return cls(path.read_text(), **kwargs)
+
+    @cached_property
+    def basis(self) -> ACEBBasisSet:
+        """The basis set as pyace evaluates it."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            path.write_text(self.yaml)
+            return ACEBBasisSet(str(path))
+
+    def configuration(self) -> BBasisConfiguration:
+        """Return a fresh, editable pyace configuration of this potential."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            path.write_text(self.yaml)
+            return BBasisConfiguration(str(path))
+
+    @property
+    def elements(self) -> list[str]:
+        """Elements in pyace's (alphabetical) order."""
+        return list(self.basis.elements_name)
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff in Angstrom."""
+        return float(self.basis.cutoffmax)
+
+    @property
+    def n_functions(self) -> dict[str, int]:
+        """Number of basis functions of each element."""
+        counts = [len(a) + len(b) for a, b in zip(self.basis.basis_rank1, self.basis.basis, strict=True)]
+        return dict(zip(self.elements, counts, strict=True))
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """All trainable coefficients (radial and function), flat."""
+        return np.asarray(self.basis.all_coeffs, dtype=float)
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of basis and active set."""
+        digest = hashlib.sha256(self.yaml.encode())
+        for element in sorted(self.active_set_inverse):
+            digest.update(element.encode())
+            digest.update(np.ascontiguousarray(self.active_set_inverse[element]).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def core_radii(self) -> dict[tuple[str, str], float]:
+        """
+        Distance in Angstrom below which each pair feels the core repulsion.
+
+        Gamma does not see the core, so MD has to watch these distances itself.
+        """
+        names = self.elements
+        bonds = self.basis.map_bond_specifications
+        return {(names[i], names[j]): float(bonds[(i, j)].rcut_in) for i, j in bonds if i <= j}
+
+    def check_elements(self, atoms: Atoms | Sequence[str], what: str = "structure") -> None:
+        """Raise if the potential does not know an element of ``atoms``."""
+        symbols = atoms if not hasattr(atoms, "get_chemical_symbols") else atoms.get_chemical_symbols()
+        missing = sorted(set(symbols) - set(self.elements))
+        if missing:
+            raise InvalidInputError(
+                f"{what} holds {missing}, which the potential lacks (it knows {self.elements}); "
+                "start from a potential trained on all elements, or from none"
+            )
+
+    def calculator(self) -> ACECalculator:
+        """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
+        return ACECalculator(self)
+
+    def write(self, folder: str | Path, stem: str = "potential") -> PotentialPaths:
+        """Write ``.yaml``, ``.yace`` and ``.asi`` (what LAMMPS, ASE and pacemaker read)."""
+        base = Path(folder)
+        base.mkdir(parents=True, exist_ok=True)
+        paths = PotentialPaths(base / f"{stem}.yaml", base / f"{stem}.yace", base / f"{stem}.asi")
+        paths.yaml.write_text(self.yaml)
+        self.basis.to_ACECTildeBasisSet().save_yaml(str(paths.yace))
+        if self.active_set_inverse:
+            paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
+        return paths
+
+
+class ACECalculator(PyACECalculator):
+    """pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
+
+    def __init__(self, potential: ACEPotential) -> None:
+        self.potential = potential
+        super().__init__(potential.basis)
+        if potential.active_set_inverse:
+            self.set_active_set([np.asarray(potential.active_set_inverse[e]) for e in potential.elements])
+
+    def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
+        self.potential.check_elements(atoms)
+        super().calculate(atoms, *args, **kwargs)
+        shift = reference_energy(atoms, self.potential.reference_energies)
+        for key in ("energy", "free_energy"):
+            self.results[key] += shift
+
+
+def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:
+    """Sum of the reference energies (eV) of all atoms."""
+    return float(sum(reference_energies.get(s, 0.0) for s in atoms.get_chemical_symbols()))
+
+
+def pack_active_set(inverse: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """Write an active set as the bytes of an ``.asi`` file (an npz of one matrix per element)."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{element: np.asarray(m) for element, m in inverse.items()})
+    return buffer.getvalue()
+
+
+def unpack_active_set(data: bytes) -> dict[str, NDArray[np.float64]]:
+    """Read the bytes of an ``.asi`` file; no bytes, no active set."""
+    if not data:
+        return {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {element: archive[element] for element in archive.files}

@@ -1,0 +1,231 @@
+"""What every trainer does: check the labels, fit, build the active set, prove that it trained."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from monty.json import MSONable
+
+from mlip_autopipec.ace.accuracy import ErrorMetrics, compute_errors
+from mlip_autopipec.ace.activeset import build_active_set
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.errors import InvalidInputError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.ace.potential import ACEPotential
+
+#: New labels whose error is already within this factor of the error on the training set need
+#: not improve: noise of that size is not forgetting.
+ALREADY_LEARNT = 1.5
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """
+    A trained potential and the proof that it was trained.
+
+    Parameters
+    ----------
+    potential
+        With the active set of all training structures.
+    train, test
+        Errors on the training set and on the held-out set (None without one).
+    new_before, new_after
+        Errors on the labels bought last, by the potential before and after training: the
+        honest test error of the old potential, and what training on them gained.
+    coefficients_moved
+        Relative change of the coefficients, ``|c - c_old| / |c_old|``; None for a first fit.
+    seconds
+        Wall time of the fit.
+    log
+        What the fit printed.
+    """
+
+    potential: ACEPotential
+    train: ErrorMetrics
+    test: ErrorMetrics | None
+    new_before: ErrorMetrics | None
+    new_after: ErrorMetrics | None
+    coefficients_moved: float | None
+    seconds: float
+    log: str = ""
+
+
+@dataclass
+class ACETrainer(MSONable, ABC):
+    """
+    Base of all trainers: one interface, :meth:`train`.
+
+    Parameters
+    ----------
+    basis
+        Size and shape of a potential that is trained from nothing.
+    reference_energies
+        Energies of isolated atoms in eV, of the same energy kind as the labels. Without
+        them a least-squares fit of the first labels to the composition is used, and kept in
+        all fine-tunes.
+    """
+
+    basis: BasisSettings = field(default_factory=BasisSettings)
+    reference_energies: dict[str, float] | None = None
+
+    @abstractmethod
+    def fit(
+        self,
+        labels: Sequence[Atoms],
+        start: ACEPotential | None,
+        *,
+        elements: Sequence[str],
+        reference_energies: Mapping[str, float],
+        fine_tune: bool,
+        new: Sequence[bool],
+        test_labels: Sequence[Atoms],
+        directory: Path,
+        seed: int,
+    ) -> tuple[ACEPotential, str]:
+        """Fit and return the potential (no active set needed) and the log; ``new`` marks the labels bought last."""
+
+    def train(
+        self,
+        labels: Sequence[Atoms],
+        initial_potential: ACEPotential | None = None,
+        fine_tune: bool = False,
+        *,
+        new_labels: Sequence[Atoms] = (),
+        test_labels: Sequence[Atoms] = (),
+        elements: Sequence[str] | None = None,
+        directory: str | Path = ".",
+        seed: int = 0,
+    ) -> TrainingResult:
+        """
+        Train a potential on all labels.
+
+        Parameters
+        ----------
+        labels
+            Everything known so far, without ``new_labels``; structures that carry their label
+            (energy eV, forces eV/A) in an attached calculator.
+        initial_potential
+            The potential to continue from.
+        fine_tune
+            Continue from ``initial_potential`` with few iterations, else fit afresh.
+        new_labels
+            Labels bought in this cycle; trained on as well.
+        test_labels
+            Held-out labels, never trained on.
+        elements
+            Elements of the potential; by default those of the labels.
+        directory
+            Where an external program may keep its files.
+        seed
+            For whatever is random in the fit.
+
+        Raises
+        ------
+        TrainingError
+            If the fit fails, does not move the coefficients, or does not lower the error on
+            the new labels.
+        """
+        everything = [*labels, *new_labels]
+        _check_labels([*everything, *test_labels])
+        if fine_tune and initial_potential is None:
+            raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
+        symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(elements or ()))
+        if initial_potential is not None:
+            initial_potential.check_elements(symbols, "the training set")
+            symbols = initial_potential.elements
+        if initial_potential is not None and initial_potential.reference_energies:
+            references = dict(initial_potential.reference_energies)
+        else:
+            references = self.reference_energies or fit_reference_energies(everything)
+        started = time.perf_counter()
+        fitted, log = self.fit(
+            everything,
+            initial_potential,
+            elements=symbols,
+            reference_energies=references,
+            fine_tune=fine_tune,
+            new=[False] * len(labels) + [True] * len(new_labels),
+            test_labels=test_labels,
+            directory=Path(directory),
+            seed=seed,
+        )
+        seconds = time.perf_counter() - started
+        potential = build_active_set(replace(fitted, reference_energies=references), everything)
+        train_errors = compute_errors(potential, everything)
+        if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
+            raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
+        result = TrainingResult(
+            potential=potential,
+            train=train_errors,
+            test=compute_errors(potential, test_labels),
+            new_before=compute_errors(initial_potential, new_labels) if initial_potential else None,
+            new_after=compute_errors(potential, new_labels) if initial_potential else None,
+            coefficients_moved=_relative_change(initial_potential, potential),
+            seconds=seconds,
+            log=log,
+        )
+        if fine_tune:
+            _prove_fine_tune(result)
+        return result
+
+
+def fit_reference_energies(labels: Sequence[Atoms]) -> dict[str, float]:
+    """
+    Fit one energy per element (eV/atom) to the labels' total energies.
+
+    Least squares of smallest norm, so that a fixed composition does no harm; mean energy per
+    atom for one element.
+    """
+    symbols = sorted({s for a in labels for s in a.get_chemical_symbols()})
+    counts = np.array([[a.get_chemical_symbols().count(s) for s in symbols] for a in labels], dtype=float)
+    energies = np.array([a.get_potential_energy() for a in labels])
+    solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
+    return dict(zip(symbols, map(float, solution), strict=True))
+
+
+def _check_labels(labels: Sequence[Atoms]) -> None:
+    if not labels:
+        raise InvalidInputError("no labels to train on")
+    for i, atoms in enumerate(labels):
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        if not np.isfinite(energy) or not np.isfinite(forces).all():
+            raise InvalidInputError(
+                f"label {i} ({atoms.get_chemical_formula()}) has energy {energy} eV and max force "
+                f"{np.abs(forces).max()} eV/A; a label must be finite"
+            )
+
+
+def _relative_change(old: ACEPotential | None, new: ACEPotential) -> float | None:
+    if old is None or len(old.coefficients) != len(new.coefficients):
+        return None
+    norm = float(np.linalg.norm(old.coefficients))
+    return float(np.linalg.norm(new.coefficients - old.coefficients)) / max(norm, 1e-300)
+
+
+def _prove_fine_tune(result: TrainingResult) -> None:
+    """A fine-tune is believed when the coefficients moved and the error on the new labels fell."""
+    if result.coefficients_moved is not None and not result.coefficients_moved > 1e-12:
+        raise TrainingError(
+            f"the fine-tune moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "
+            f"trained. Last lines of the log:\n{result.log[-1500:]}"
+        )
+    before, after = result.new_before, result.new_after
+    if before is None or after is None:
+        return
+    allowed = max(before.forces_rmse_meV_A, ALREADY_LEARNT * result.train.forces_rmse_meV_A)
+    if after.forces_rmse_meV_A > allowed:
+        raise TrainingError(
+            f"after the fine-tune the force error on the {after.n_structures} new labels is "
+            f"{after.forces_rmse_meV_A:.3g} meV/A, before it {before.forces_rmse_meV_A:.3g}: not a better potential. "
+            "Raise maxiter, lower the regularisation, or use more functions"
+        )

@@ -1,0 +1,27 @@
+"""Exceptions that a user meets. Every message names the culprit, its value and what to do."""
+
+from __future__ import annotations
+
+
+class MLIPError(RuntimeError):
+    """Base class of all errors raised on purpose by this package."""
+
+
+class InvalidInputError(MLIPError, ValueError):
+    """Input refused before anything is computed; names the field and the value."""
+
+
+class LabelError(MLIPError):
+    """An oracle calculation from which no trustworthy label can be made."""
+
+
+class TrainingError(MLIPError):
+    """A fit that failed, did not train, or made the potential worse."""
+
+
+class ExplorationError(MLIPError):
+    """An MD run that crashed or never started, as opposed to one that halted."""
+
+
+class ExecutableError(MLIPError):
+    """An external program that is missing, lacks a feature, or ended without its result."""

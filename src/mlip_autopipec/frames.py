@@ -1,0 +1,28 @@
+"""Many structures as one string: exact, compact, and safe to read from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from typing import TYPE_CHECKING
+
+from ase import Atoms
+from ase.io.jsonio import decode, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def pack_frames(frames: Sequence[Atoms]) -> str:
+    """
+    Pack structures with all their arrays (velocities, gamma ...) and info, but no calculator.
+
+    Numbers are kept to the last bit, which a restart of MD relies on; nothing is pickled.
+    """
+    text = encode([{**atoms.todict(), "info": atoms.info} for atoms in frames])
+    return base64.b64encode(zlib.compress(text.encode())).decode()
+
+
+def unpack_frames(packed: str) -> list[Atoms]:
+    """Undo :func:`pack_frames`."""
+    return [Atoms.fromdict(d) for d in decode(zlib.decompress(base64.b64decode(packed)).decode())]

@@ -1,0 +1,1 @@
+"""Structures: the first dataset and the candidates around a halt. Knows no workflow."""
