@@ -90,6 +90,14 @@ class ACEPotential:
             return BBasisConfiguration(str(path))
 
     @property
+    def yace(self) -> str:
+        """Text of the ``.yace`` form (C-tilde basis), which ``pair_style pace`` reads."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yace"
+            self.basis.to_ACECTildeBasisSet().save_yaml(str(path))
+            return path.read_text()
+
+    @property
     def elements(self) -> list[str]:
         """Elements in pyace's (alphabetical) order."""
         return list(self.basis.elements_name)
@@ -150,7 +158,7 @@ class ACEPotential:
         base.mkdir(parents=True, exist_ok=True)
         paths = PotentialPaths(base / f"{stem}.yaml", base / f"{stem}.yace", base / f"{stem}.asi")
         paths.yaml.write_text(self.yaml)
-        self.basis.to_ACECTildeBasisSet().save_yaml(str(paths.yace))
+        paths.yace.write_text(self.yace)
         if self.active_set_inverse:
             paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
         return paths

@@ -60,6 +60,13 @@ class Condition(MSONable):
     pressure_GPa: float = 0.0
     temperature_end_K: float | None = None
 
+    def check(self) -> None:
+        """Refuse temperatures that are not positive."""
+        for name in ("temperature_K", "temperature_end_K"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"Condition.{name} is {value}; it has to be positive")
+
     def temperature_at(self, fraction: float) -> float:
         """Target temperature in K after ``fraction`` (0 to 1) of the run."""
         end = self.temperature_K if self.temperature_end_K is None else self.temperature_end_K
@@ -282,8 +289,7 @@ def _check_input(
     start_step: int,
     restart_file: str | Path | None,
 ) -> None:
-    if not condition.temperature_K > 0 or (condition.temperature_end_K is not None and condition.temperature_end_K <= 0):
-        raise InvalidInputError(f"temperatures have to be positive, got {condition}")
+    condition.check()
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set, so MD could never halt; give its .asi file")
     if not 0 <= start_step < settings.n_steps:
@@ -292,19 +298,23 @@ def _check_input(
         raise InvalidInputError("give either a structure or a restart_file to start MD from, not both or neither")
     if restart_file is not None and not Path(restart_file).is_file():
         raise InvalidInputError(f"restart_file '{restart_file}' does not exist")
-    if atoms is None:
-        return
+    if atoms is not None:
+        check_structure(atoms)
+        potential.check_elements(atoms)
+
+
+def check_structure(atoms: Atoms) -> None:
+    """Refuse a structure MD and ACE cannot work on: empty, not fully periodic, or with atoms on top of each other."""
+    formula = atoms.get_chemical_formula()
     if len(atoms) == 0:
-        raise InvalidInputError("the structure to start MD from is empty (0 atoms)")
-    if not all(atoms.pbc):
+        raise InvalidInputError("a structure to start MD from is empty (0 atoms)")
+    if not all(atoms.pbc) or atoms.cell.rank != 3:
         raise InvalidInputError(
-            f"the structure {atoms.get_chemical_formula()} has pbc = {list(map(bool, atoms.pbc))}; ACE and MD need all "
-            "three directions periodic: put slabs and clusters into a cell with vacuum and set pbc to True"
+            f"the structure {formula} has pbc = {list(map(bool, atoms.pbc))} and cell lengths {atoms.cell.lengths()}; "
+            "ACE and MD need all three directions periodic: put slabs and clusters into a cell with vacuum"
         )
-    potential.check_elements(atoms)
     contact = shortest_contact(atoms, ratio=0.3)
     if contact is not None:
         raise InvalidInputError(
-            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {atoms.get_chemical_formula()}; "
-            f"MD needs at least {contact[3]:.2f} A"
+            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; at least {contact[3]:.2f} A are needed"
         )

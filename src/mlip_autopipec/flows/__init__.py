@@ -1,0 +1,1 @@
+"""Flows compose jobs; they hold no physics."""

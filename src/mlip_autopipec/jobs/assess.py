@@ -1,0 +1,130 @@
+"""Assess: what the walkers' fates mean for the loop. Plain logic, no jobs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from monty.json import MSONable
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlip_autopipec.schemas.label import LabelBatch
+    from mlip_autopipec.schemas.potential import PotentialDocument
+    from mlip_autopipec.schemas.walk import WalkDocument
+
+#: Python frames one more nested cycle needs under ``run_locally``, with those of a deep call
+#: into a library on top; measured by benchmarks/loop_overhead.py.
+_FRAMES_NEEDED = 250
+
+
+@dataclass
+class StopRule(MSONable):
+    """
+    When the loop ends.
+
+    Parameters
+    ----------
+    max_cycles
+        Most cycles of halt, label and train.
+    max_labels
+        Most labels, including the first dataset; None for no limit.
+    max_repeats
+        Halts in a row at the same place after which a walker counts as stalled.
+    """
+
+    max_cycles: int = 50
+    max_labels: int | None = None
+    max_repeats: int = 4
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.max_cycles < 0:
+            raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
+        if self.max_labels is not None and self.max_labels < 1:
+            raise InvalidInputError(f"StopRule.max_labels is {self.max_labels}; give at least 1, or None")
+        if self.max_repeats < 1:
+            raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
+
+    def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
+        """Decide whether the loop goes on, and say why."""
+        open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
+        if not open_walkers:
+            return LoopStatus.CONVERGED, f"all {len(state.walkers)} walkers ran through without a halt"
+        stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
+        if stuck:
+            return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
+        if state.cycle >= self.max_cycles:
+            return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {len(open_walkers)} walkers still halt"
+        if self.max_labels is not None and state.n_labels >= self.max_labels:
+            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {len(open_walkers)} walkers still halt"
+        return LoopStatus.LEARNING, f"{len(open_walkers)} walkers halted"
+
+
+def update_state(
+    state: LoopState,
+    walks: Sequence[WalkDocument | None],
+    walkers: Sequence[int],
+    potential: PotentialDocument | None,
+    batch: LabelBatch | None,
+) -> LoopState:
+    """
+    Write the results of a cycle into the state.
+
+    Parameters
+    ----------
+    state
+        Before the cycle.
+    walks
+        One result for each of ``walkers``; None where the MD job died.
+    walkers
+        Numbers of the walkers that were run.
+    potential, batch
+        Of this cycle, where there are any.
+    """
+    updated = {w.index: w for w in state.walkers}
+    for index, walk in zip(walkers, walks, strict=True):
+        updated[index] = _update_walker(updated[index], walk)
+    return state.model_copy(
+        update={
+            "walkers": [updated[w.index] for w in state.walkers],
+            "potential_id": state.potential_id if potential is None else potential.uuid,
+            "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
+            "n_failed_labels": state.n_failed_labels + (len(batch.failed) if batch else 0),
+            "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
+        }
+    )
+
+
+def _update_walker(walker: WalkerState, walk: WalkDocument | None) -> WalkerState:
+    if walk is None:  # the process died: nothing was learnt, it is run again from where it stood
+        crashed = {"status": "HALTED", "reason": "crashed", "gamma_max": None, "n_repeats": walker.n_repeats + 1}
+        return walker.model_copy(update=crashed)
+    if walk.status == "NOT_RUN":
+        return walker.model_copy(update={"status": "NOT_RUN"})
+    halted = walk.status == "HALTED"
+    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0
+    return walker.model_copy(
+        update={
+            "status": walk.status,
+            "step": walk.step,
+            "reason": walk.reason,
+            "gamma_max": walk.gamma_max,
+            "walk_id": walk.uuid,
+            "n_halts": walker.n_halts + halted,
+            "n_repeats": walker.n_repeats + 1 if no_progress else 0,
+        }
+    )
+
+
+def can_nest_further() -> bool:
+    """Tell whether Python's stack has room for another cycle (``run_locally`` nests them)."""
+    depth, frame = 0, sys._getframe()
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    return depth + _FRAMES_NEEDED < sys.getrecursionlimit()

@@ -1,0 +1,66 @@
+"""All labels of a campaign, read from the store: the dataset is a query, not a copy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
+from mlip_autopipec.schemas.potential import PotentialDocument
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+
+
+def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore | None = None) -> list[LabelDocument]:
+    """
+    Read the successful labels of a campaign, in the order in which they were asked for.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign.
+    last_cycle
+        Leave out what later cycles labelled.
+    store
+        A connected JobStore; by default the one the present job runs in.
+
+    Returns
+    -------
+    list of LabelDocument
+        The user's own labels first. A label that was computed twice, because its job was
+        rerun, is returned once.
+    """
+    store = current_store() if store is None else store
+    in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
+    given = store.query({"output.kind": "dataset", "output.campaign_id": campaign_id}, ["output"], load=True)
+    imported = [LabelDocument.model_validate(d) for doc in given for d in doc["output"]["payload"]["labels"]]
+    found = store.query(
+        {"output.kind": "label", "output.state": "successful", "output.campaign_id": campaign_id, **in_cycle}, ["output"]
+    )
+    by_key: dict[tuple[int, int], LabelDocument] = {}
+    for doc in found:
+        label = LabelDocument.model_validate(doc["output"])
+        by_key.setdefault((label.cycle, label.index), label)
+    return [*imported, *(by_key[key] for key in sorted(by_key))]
+
+
+@loop_job()
+def import_labels(labels: list[dict[str, Any]], campaign_id: str) -> DatasetDocument:
+    """
+    Store the labels a user brought along.
+
+    Parameters
+    ----------
+    labels
+        Label documents as dictionaries.
+    campaign_id
+        The campaign they will be used in.
+    """
+    return DatasetDocument(uuid=current_uuid(), campaign_id=campaign_id, n_labels=len(labels), payload={"labels": labels})
+
+
+@loop_job()
+def import_potential(document: dict[str, Any], campaign_id: str) -> PotentialDocument:
+    """Store the potential a user brought along."""
+    return PotentialDocument.model_validate({**document, "uuid": current_uuid(), "campaign_id": campaign_id})

@@ -1,0 +1,43 @@
+"""First dataset: structures to label before there is any potential."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from jobflow import Maker
+
+from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.base import current_uuid, loop_job
+from mlip_autopipec.schemas.walk import ProposalDocument
+
+
+@dataclass
+class GenerateMaker(Maker):
+    """Make the structures of the first dataset."""
+
+    name: str = "generate"
+    generator: StructureGenerator = field(default_factory=StructureGenerator)
+
+    @loop_job()
+    def make(self, structures: str, campaign_id: str, seed: int) -> ProposalDocument:
+        """
+        Generate from the user's structures.
+
+        Parameters
+        ----------
+        structures
+            Packed structures (:func:`mlip_autopipec.frames.pack_frames`).
+        campaign_id, seed
+            Of the campaign.
+        """
+        frames = self.generator.generate(unpack_frames(structures), seed=seed)
+        return ProposalDocument(
+            uuid=current_uuid(),
+            campaign_id=campaign_id,
+            n_candidates=len(frames),
+            origins=dict(Counter(str(f.info["origin"]) for f in frames)),
+            seed=seed,
+            payload={"candidates": pack_frames(frames)},
+        )

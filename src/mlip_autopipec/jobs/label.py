@@ -1,0 +1,182 @@
+"""Label: one oracle job per structure, and the count of what came back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.generate.distances import shortest_contact
+from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.oracle.extract import ExtractedLabel, extract_label
+from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
+from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OracleMaker(Maker):
+    """
+    Label structures with any atomate2 or ASE static maker.
+
+    Parameters
+    ----------
+    name
+        Name of the jobs.
+    static_maker
+        The maker of one static calculation: ``MatPesGGAStaticMaker``, ``GFNxTBStaticMaker``,
+        :class:`~mlip_autopipec.oracle.static.EMTStaticMaker` ... Powerups apply to it as usual.
+    max_failed_fraction
+        If more than this share of a cycle's labels fails, the oracle counts as failing and the
+        loop ends, saying so.
+    minimum_distance_ratio
+        Structures with a pair closer than this times its covalent radii are not computed.
+    """
+
+    name: str = "label"
+    static_maker: Maker = field(default_factory=EMTStaticMaker)
+    max_failed_fraction: float = 0.5
+    minimum_distance_ratio: float = 0.5
+
+    def check(self) -> None:
+        """Refuse what cannot label."""
+        if not isinstance(self.static_maker, Maker):
+            raise InvalidInputError(
+                f"OracleMaker.static_maker is {self.static_maker!r}; it has to be an atomate2 static maker "
+                "(a jobflow Maker), e.g. EMTStaticMaker()"
+            )
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
+
+    @loop_job()
+    def make(self, source: ProposalDocument | SelectionDocument, campaign_id: str, cycle: int) -> Response[LabelBatch]:
+        """
+        Label all structures of a proposal, or the chosen ones of a selection.
+
+        Replaces itself by one job per structure and one that counts.
+
+        Parameters
+        ----------
+        source
+            A proposal, all of which is labelled, or a selection.
+        campaign_id, cycle
+            Of the loop.
+        """
+        choices = _choices(source)
+        jobs = []
+        for index, choice in enumerate(choices):
+            one = self.label(choice, campaign_id, cycle, index)
+            one.name = f"label c{cycle:03d} {index:03d}"
+            jobs.append(one)
+        counted = self.count([j.output for j in jobs], campaign_id, cycle)
+        counted.name = f"count labels c{cycle:03d}"
+        continue_as_current(counted)
+        return Response(replace=Flow([*jobs, counted], name=f"labels c{cycle:03d}"))
+
+    @loop_job()
+    def label(self, choice: Choice, campaign_id: str, cycle: int, index: int) -> LabelDocument:
+        """Compute one label; a calculation that fails becomes a failed label, not a failed campaign."""
+        proposal = load_document(ProposalDocument, choice.source_id)
+        candidate = proposal.candidates()[choice.source_index]
+        fields: dict[str, Any] = {
+            "uuid": current_uuid(),
+            "campaign_id": campaign_id,
+            "cycle": cycle,
+            "index": index,
+            "split": candidate.info.get("split", "train"),
+            "origin": candidate.info["origin"],
+            "walker": choice.walker,
+            "gamma": choice.gamma,
+            "source_id": choice.source_id,
+            "source_index": choice.source_index,
+            "oracle": type(self.static_maker).__name__,
+            "directory": str(Path.cwd()),
+        }
+        started = time.perf_counter()
+        try:
+            label = self.compute(candidate)
+        except Exception as error:
+            logger.exception("label c%03d %03d failed", cycle, index)
+            return LabelDocument(
+                **fields,
+                state="failed",
+                reason=f"{type(error).__name__}: {error}"[:2000],
+                formula=candidate.get_chemical_formula(),
+                n_atoms=len(candidate),
+                seconds=time.perf_counter() - started,
+            )
+        seconds = time.perf_counter() - started
+        return LabelDocument.from_labelled(label.atoms, energy_kind=label.energy_kind, seconds=seconds, **fields)
+
+    def compute(self, atoms: Atoms) -> ExtractedLabel:
+        """Run the static maker on one structure, here and now, and read off its label."""
+        contact = shortest_contact(atoms, self.minimum_distance_ratio)
+        if contact is not None:
+            raise LabelError(f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed")
+        bare = atoms.copy()
+        bare.calc, bare.info = None, {}
+        for name in set(bare.arrays) - {"numbers", "positions"}:
+            del bare.arrays[name]
+        static = self.static_maker.make(AseAtomsAdaptor.get_structure(bare))
+        if not isinstance(static, Job):
+            raise LabelError(f"{type(self.static_maker).__name__}.make returns a Flow; a label needs a maker of a single job")
+        function = getattr(static.function, "original", static.function)
+        output = function(self.static_maker, *static.function_args, **static.function_kwargs)
+        document = output.output if isinstance(output, Response) else output
+        label = extract_label(document)
+        if label.atoms.get_chemical_formula() != bare.get_chemical_formula():
+            raise LabelError(f"asked for {bare.get_chemical_formula()}, got {label.atoms.get_chemical_formula()}")
+        return label
+
+    @loop_job(tolerate_failed_inputs=True)
+    def count(self, labels: list[LabelDocument | None], campaign_id: str, cycle: int) -> LabelBatch:
+        """Count what came back; a job that died leaves None."""
+        failed = []
+        for index, label in enumerate(labels):
+            if label is None:
+                failed.append(FailedLabel(index=index, reason="the job died; see its folder and its manager's log"))
+            elif label.state == "failed":
+                failed.append(FailedLabel(index=index, reason=label.reason or "unknown"))
+        n_labelled = len(labels) - len(failed)
+        return LabelBatch(
+            uuid=current_uuid(),
+            campaign_id=campaign_id,
+            cycle=cycle,
+            n_asked=len(labels),
+            n_labelled=n_labelled,
+            failed=failed,
+            oracle_failing=n_labelled == 0 or len(failed) > self.max_failed_fraction * len(labels),
+            seconds=sum(label.seconds for label in labels if label is not None),
+        )
+
+
+def continue_as_current(successor: Job) -> None:
+    """
+    Let the last job of an appended flow answer for the job that appended it.
+
+    It takes over the uuid with the next index, which is what jobflow does for a single
+    replacing job. References to the present job then resolve to the end of the chain in one
+    step, where ``Flow(output=...)`` would add a ``store_inputs`` document per cycle whose
+    references nest as deep as there are cycles.
+    """
+    current = CURRENT_JOB.job
+    successor.set_uuid(current.uuid)
+    successor.index = current.index + 1
+    successor.metadata = {**successor.metadata, **current.metadata}
+
+
+def _choices(source: ProposalDocument | SelectionDocument) -> list[Choice]:
+    if isinstance(source, ProposalDocument):
+        return [Choice(source_id=source.uuid, source_index=i) for i in range(source.n_candidates)]
+    return source.choices

@@ -1,0 +1,115 @@
+"""Propose and select: candidates around each halt, and the few that are worth a label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from jobflow import Maker
+
+from mlip_autopipec.ace.activeset import select_active_set
+from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.generate.candidates import CandidateGenerator
+from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
+
+
+@dataclass
+class ProposeMaker(Maker):
+    """Sample the region around a halt: 10 to 20 candidates."""
+
+    name: str = "propose"
+    generator: CandidateGenerator = field(default_factory=CandidateGenerator)
+
+    @loop_job()
+    def make(self, walk_id: str, potential_id: str, campaign_id: str, cycle: int, seed: int) -> ProposalDocument:
+        """
+        Propose candidates for one halted walk.
+
+        Parameters
+        ----------
+        walk_id
+            uuid of the walk.
+        potential_id
+            uuid of the potential, whose soft modes are followed.
+        campaign_id, cycle, seed
+            Of the loop; the seed makes the candidates repeatable.
+        """
+        walk = load_document(WalkDocument, walk_id)
+        potential = load_document(PotentialDocument, potential_id).to_potential()
+        candidates = self.generator.generate(
+            walk.final_atoms(),
+            calculator=potential.calculator(),
+            frames=walk.dumped_frames(),
+            seed=seed,
+            centre=walk.atom_index,
+            temperature_K=walk.temperature_K,
+        )
+        return ProposalDocument(
+            uuid=current_uuid(),
+            campaign_id=campaign_id,
+            cycle=cycle,
+            walker=walk.walker,
+            walk_id=walk_id,
+            n_candidates=len(candidates),
+            origins=dict(Counter(str(c.info["origin"]) for c in candidates)),
+            seed=seed,
+            payload={"candidates": pack_frames(candidates)},
+        )
+
+
+@dataclass
+class SelectMaker(Maker):
+    """
+    Choose what to label: one D-optimal choice over the candidates of all halts.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    n_max
+        Most labels bought per cycle. A small number costs a few more cycles and saves labels.
+    gamma_min
+        Candidates below this grade, given those already chosen, are not worth a label.
+    """
+
+    name: str = "select"
+    n_max: int = 4
+    gamma_min: float = 1.1
+
+    @loop_job()
+    def make(
+        self, proposals: list[ProposalDocument], potential_id: str, campaign_id: str, cycle: int, budget: int | None = None
+    ) -> SelectionDocument:
+        """
+        Select over all proposals together.
+
+        Parameters
+        ----------
+        proposals
+            The proposals of this cycle.
+        potential_id
+            uuid of the potential whose active set is enlarged.
+        campaign_id, cycle
+            Of the loop.
+        budget
+            Labels that may still be bought, if that is limited.
+        """
+        n_max = self.n_max if budget is None else min(self.n_max, budget)
+        pool = [(p, i, atoms) for p in proposals for i, atoms in enumerate(p.candidates())]
+        halted = [k for k, (_, _, atoms) in enumerate(pool) if atoms.info["origin"] == "halted"]
+        potential = load_document(PotentialDocument, potential_id).to_potential()
+        selected = select_active_set(
+            potential, [atoms for *_, atoms in pool], n_max, first=halted, gamma_min=self.gamma_min
+        )
+        chosen = [(c.index, c.gamma) for c in selected]
+        if not chosen:  # a halt that gamma did not cause (core repulsion): learn the halted frames
+            chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
+        choices = [
+            Choice(source_id=pool[k][0].uuid, source_index=pool[k][1], walker=pool[k][0].walker, gamma=gamma)
+            for k, gamma in chosen
+        ]
+        return SelectionDocument(
+            uuid=current_uuid(), campaign_id=campaign_id, cycle=cycle, n_candidates=len(pool), choices=choices
+        )

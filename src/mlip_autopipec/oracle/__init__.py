@@ -1,0 +1,1 @@
+"""Oracles: from the documents of electronic-structure codes to labels. Knows no workflow."""

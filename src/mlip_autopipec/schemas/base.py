@@ -1,0 +1,28 @@
+"""What all stored documents share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+#: The field that holds a document's bulk (files, frames). jobflow moves every field of this
+#: name to the additional store ``data``, so that the documents themselves stay small.
+PAYLOAD = "payload"
+
+
+class Document(BaseModel):
+    """Fields of every document of a campaign; ``kind`` tells the documents apart in a query."""
+
+    model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=False)
+
+    kind: str = Field(description="Kind of document: label, labels, potential, walk, proposal, selection, dataset, loop.")
+    uuid: str = Field("", description="Identifier of the job that made this document; other documents refer to it.")
+    campaign_id: str = Field("", description="Campaign this document belongs to.")
+    cycle: int = Field(0, description="Cycle of the loop, 0 for the first dataset and potential.")
+
+
+class WithPayload(Document):
+    """A document with bulk data in the ``data`` store."""
+
+    payload: dict[str, Any] = Field(default_factory=dict, description="Bulk data; lives in the store named `data`.")

@@ -1,0 +1,120 @@
+"""Labels: structures with energy, forces and stress, whatever code computed them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from pydantic import BaseModel, Field
+
+from mlip_autopipec.schemas.base import Document, WithPayload
+
+
+class AtomsRecord(BaseModel):
+    """A structure as plain, queryable arrays."""
+
+    numbers: list[int] = Field(description="Atomic numbers.")
+    positions_A: list[list[float]] = Field(description="Cartesian positions in Angstrom, (n_atoms, 3).")
+    cell_A: list[list[float]] = Field(description="Cell vectors as rows in Angstrom, (3, 3).")
+    pbc: list[bool] = Field(description="Periodicity along each cell vector.")
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms) -> AtomsRecord:
+        """Take numbers, positions, cell and periodicity of an ASE structure."""
+        return cls(
+            numbers=atoms.numbers.tolist(),
+            positions_A=atoms.positions.tolist(),
+            cell_A=atoms.cell.array.tolist(),
+            pbc=[bool(p) for p in atoms.pbc],
+        )
+
+    def to_atoms(self) -> Atoms:
+        """Return the ASE structure."""
+        return Atoms(numbers=self.numbers, positions=self.positions_A, cell=self.cell_A, pbc=self.pbc)
+
+
+class LabelDocument(Document):
+    """One oracle calculation, successful or not. The only place where a label is stored."""
+
+    kind: Literal["label"] = "label"
+    index: int = Field(description="Number of the label within its cycle.")
+    state: Literal["successful", "failed"] = Field(description="Failed labels are never trained on.")
+    reason: str | None = Field(None, description="Why it failed.")
+    split: Literal["train", "test"] = Field("train", description="Held-out labels (test) are never trained on.")
+    origin: str = Field(description="seed..., halted, dumped, displacement, volume, soft_mode, or given by the user.")
+    walker: int | None = Field(None, description="Walker whose halt asked for this label.")
+    gamma: float | None = Field(None, description="Extrapolation grade of the structure when it was selected.")
+    source_id: str | None = Field(None, description="uuid of the proposal that holds the candidate.")
+    source_index: int | None = Field(None, description="Place of the candidate in that proposal.")
+    oracle: str = Field("", description="Class of the maker that computed the label.")
+    directory: str = Field("", description="Where it was computed; for people, never read by the loop.")
+    seconds: float = Field(0.0, description="Wall time in s.")
+    formula: str = Field("", description="Chemical formula.")
+    n_atoms: int = Field(0, description="Number of atoms.")
+    energy_eV: float | None = Field(None, description="Total energy in eV, consistent with the forces (see energy_kind).")
+    energy_kind: str | None = Field(None, description="free_energy (electronic free energy) or potential_energy.")
+    max_force_eV_A: float | None = Field(None, description="Largest force component in eV/A.")
+    forces_eV_A: list[list[float]] | None = Field(None, description="Forces in eV/A, (n_atoms, 3).")
+    stress_eV_A3: list[float] | None = Field(
+        None, description="Stress in eV/A^3, ASE sign (positive = under tension), Voigt xx yy zz yz xz xy."
+    )
+    atoms: AtomsRecord | None = Field(None, description="The structure in the order of the forces.")
+
+    @classmethod
+    def from_labelled(cls, labelled: Atoms, **fields: object) -> LabelDocument:
+        """Make a document of a structure that carries its label in an attached calculator."""
+        forces = labelled.get_forces()
+        results = labelled.calc.results if labelled.calc is not None else {}
+        stress = results.get("stress")
+        return cls.model_validate(
+            {
+                "state": "successful",
+                "formula": labelled.get_chemical_formula(),
+                "n_atoms": len(labelled),
+                "energy_eV": float(labelled.get_potential_energy()),
+                "max_force_eV_A": float(np.abs(forces).max()),
+                "forces_eV_A": forces.tolist(),
+                "stress_eV_A3": None if stress is None else np.asarray(stress).tolist(),
+                "atoms": AtomsRecord.from_atoms(labelled),
+                **fields,
+            }
+        )
+
+    def to_atoms(self) -> Atoms:
+        """Return the structure with the label in an attached calculator."""
+        if self.atoms is None or self.energy_eV is None:
+            raise ValueError(f"label {self.uuid} failed ({self.reason}) and has nothing to give")
+        atoms = self.atoms.to_atoms()
+        results = {"energy": self.energy_eV, "free_energy": self.energy_eV, "forces": np.array(self.forces_eV_A)}
+        if self.stress_eV_A3 is not None:
+            results["stress"] = np.array(self.stress_eV_A3)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
+        return atoms
+
+
+class FailedLabel(BaseModel):
+    """A label that was asked for and not obtained."""
+
+    index: int = Field(description="Number of the label within its cycle.")
+    reason: str = Field(description="Why.")
+
+
+class LabelBatch(Document):
+    """What became of all labels asked for in one cycle; the labels themselves are not repeated."""
+
+    kind: Literal["labels"] = "labels"
+    n_asked: int = Field(description="Labels asked for.")
+    n_labelled: int = Field(description="Labels obtained.")
+    failed: list[FailedLabel] = Field(default_factory=list, description="Labels dropped, with their reasons.")
+    oracle_failing: bool = Field(False, description="Too many failed for the loop to go on.")
+    seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
+
+
+class DatasetDocument(WithPayload):
+    """Labels a user brought along; ``payload['labels']`` holds them as label documents."""
+
+    kind: Literal["dataset"] = "dataset"
+    n_labels: int = Field(description="Number of labels.")

@@ -1,0 +1,110 @@
+"""The state of the loop, and the one document it ends with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from mlip_autopipec.lammps.exploration import Condition
+from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.potential import Errors, PotentialDocument
+
+
+class LoopStatus(StrEnum):
+    """Where a loop stands, or how it ended."""
+
+    LEARNING = "LEARNING"
+    """The next cycle follows."""
+    CONVERGED = "CONVERGED"
+    """Every walker ran through without a halt."""
+    MAX_ITER_REACHED = "MAX_ITER_REACHED"
+    """As many cycles as allowed; some walkers still halt."""
+    BUDGET_SPENT = "BUDGET_SPENT"
+    """As many labels as allowed; some walkers still halt."""
+    STALLED = "STALLED"
+    """A walker halted at the same place again and again."""
+    ORACLE_FAILING = "ORACLE_FAILING"
+    """Too many labels failed."""
+    FAILED = "FAILED"
+    """A step of the last cycle died; its folder and log tell why. All labels are kept."""
+    PAUSED = "PAUSED"
+    """This process cannot nest further cycles; everything is kept and can be continued."""
+
+
+class WalkerState(BaseModel):
+    """One walker = (structure, temperature, pressure, seed) and how far it got."""
+
+    index: int = Field(description="Number of the walker.")
+    formula: str = Field(description="Chemical formula of its structure.")
+    condition: Condition = Field(description="Temperature and pressure.")
+    seed: int = Field(description="Seed of its velocities.")
+    status: Literal["PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field("PENDING", description="As of the last cycle.")
+    step: int = Field(0, description="MD step reached.")
+    reason: str | None = Field(None, description="Why it halted last.")
+    gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
+    walk_id: str | None = Field(None, description="uuid of its last walk.")
+    n_halts: int = Field(0, description="Halts so far.")
+    n_repeats: int = Field(0, description="Halts in a row without progress.")
+
+    def describe(self) -> str:
+        """Tell in a few words where this walker stands."""
+        where = f"w{self.index} {self.condition.temperature_K:g} K"
+        if self.status == "HALTED":
+            grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
+            return f"{where} halted at step {self.step} ({self.reason}{grade})"
+        return f"{where} {self.status.lower()} at step {self.step}"
+
+
+class LoopState(BaseModel):
+    """What one cycle hands to the next: small, and no larger after 300 cycles than after one."""
+
+    campaign_id: str
+    seed: int
+    elements: list[str]
+    cycle: int = 0
+    potential_id: str | None = None
+    walkers: list[WalkerState]
+    n_labels: int = 0
+    n_failed_labels: int = 0
+    n_halts: int = 0
+
+
+class OTFDocument(Document):
+    """
+    Where a campaign stands after a cycle; the last one is the output of the Flow.
+
+    The final document carries the potential with its files, the earlier ones only its id.
+    """
+
+    kind: Literal["loop"] = "loop"
+    status: LoopStatus = Field(description="LEARNING, or how the loop ended.")
+    why: str = Field(description="The reason of the status, in words.")
+    n_cycles: int = Field(description="Cycles of halt, label and train so far.")
+    n_labels: int = Field(description="Labels obtained so far, including the first dataset.")
+    n_new_labels: int = Field(0, description="Labels obtained in this cycle.")
+    n_failed_labels: int = Field(0, description="Labels that failed so far.")
+    n_halts: int = Field(0, description="Halts so far.")
+    walkers: list[WalkerState] = Field(description="All walkers.")
+    potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")
+    potential: PotentialDocument | None = Field(None, description="The potential with its active set, in the final document.")
+    train: Errors | None = Field(None, description="Errors on the training set.")
+    test: Errors | None = Field(None, description="Errors on the held-out set.")
+    new_before: Errors | None = Field(None, description="Errors of the previous potential on this cycle's labels.")
+    new_after: Errors | None = Field(None, description="Errors of the present potential on them.")
+    seconds: dict[str, float] = Field(default_factory=dict, description="Wall time of this cycle by step (label, train, explore), s.")
+    seed: int = Field(0, description="Seed of the campaign.")
+
+    def line(self) -> str:
+        """Tell this cycle in one line: walkers, labels, errors, time."""
+        ran = [w for w in self.walkers if w.status != "PENDING"]
+        shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
+        parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]
+        if self.train is not None:
+            parts.append(f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A")
+        if self.new_before is not None and self.new_after is not None:
+            before, after = self.new_before.forces_rmse_meV_A, self.new_after.forces_rmse_meV_A
+            parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")
+        parts.append(f"{sum(self.seconds.values()):.1f} s")
+        return "  | ".join(parts)

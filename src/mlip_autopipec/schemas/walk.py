@@ -1,0 +1,81 @@
+"""MD runs of the walkers, candidates around their halts, and the choice among them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ase import Atoms
+from pydantic import BaseModel, Field
+
+from mlip_autopipec.frames import unpack_frames
+from mlip_autopipec.schemas.base import Document, WithPayload
+
+
+class WalkDocument(WithPayload):
+    """
+    One MD run of one walker.
+
+    ``payload``: ``final`` and ``frames`` (packed structures; with velocities and gamma),
+    ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max).
+    """
+
+    kind: Literal["walk"] = "walk"
+    walker: int = Field(description="Number of the walker.")
+    status: Literal["CONVERGED", "HALTED", "NOT_RUN"] = Field(description="NOT_RUN when there was no potential to run with.")
+    reason: str | None = Field(None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite.")
+    formula: str = Field("", description="Chemical formula.")
+    n_atoms: int = Field(0, description="Number of atoms.")
+    temperature_K: float = Field(0.0, description="Target temperature at the start of the whole run, K.")
+    pressure_GPa: float = Field(0.0, description="Target pressure, GPa.")
+    start_step: int = Field(0, description="MD step this run began at.")
+    step: int = Field(0, description="MD step it ended at, counted over all resumptions.")
+    n_steps: int = Field(0, description="MD steps asked for.")
+    timestep_fs: float = Field(0.0, description="Time step, fs.")
+    gamma_max: float | None = Field(None, description="Largest extrapolation grade at the halt; None without one.")
+    atom_index: int | None = Field(None, description="Atom of largest grade.")
+    n_frames: int = Field(0, description="Frames kept between the two gamma thresholds.")
+    restart_of: str | None = Field(None, description="uuid of the walk this one resumes.")
+    potential_id: str | None = Field(None, description="uuid of the potential.")
+    seed: int = Field(0, description="Seed of the velocities.")
+    engine: str = Field("", description="library or executable.")
+    seconds: float = Field(0.0, description="Wall time, s.")
+
+    def final_atoms(self) -> Atoms:
+        """Return the last frame with velocities (after an explosion the last sane one)."""
+        return unpack_frames(self.payload["final"])[0]
+
+    def dumped_frames(self) -> list[Atoms]:
+        """Return the frames between the two thresholds."""
+        return unpack_frames(self.payload["frames"])
+
+
+class ProposalDocument(WithPayload):
+    """Candidates for labelling; ``payload['candidates']`` holds the structures."""
+
+    kind: Literal["proposal"] = "proposal"
+    walker: int | None = Field(None, description="Walker whose halt was sampled; None for the first dataset.")
+    walk_id: str | None = Field(None, description="uuid of the walk that halted.")
+    n_candidates: int = Field(description="Number of candidates.")
+    origins: dict[str, int] = Field(description="Candidates by origin.")
+    seed: int = Field(description="Seed of everything random in them.")
+
+    def candidates(self) -> list[Atoms]:
+        """Return the structures."""
+        return unpack_frames(self.payload["candidates"])
+
+
+class Choice(BaseModel):
+    """One candidate to be labelled."""
+
+    source_id: str = Field(description="uuid of its proposal.")
+    source_index: int = Field(description="Its place there.")
+    walker: int | None = Field(None, description="Walker whose halt asked for it.")
+    gamma: float | None = Field(None, description="Extrapolation grade when it was chosen.")
+
+
+class SelectionDocument(Document):
+    """What will be labelled in this cycle."""
+
+    kind: Literal["selection"] = "selection"
+    n_candidates: int = Field(description="Candidates of all halts together.")
+    choices: list[Choice] = Field(description="The chosen ones, most informative first.")
