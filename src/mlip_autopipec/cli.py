@@ -1,0 +1,164 @@
+"""Command line: ``mlip-autopipec run RUN.yaml``."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from mlip_autopipec.errors import MLIPError
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+
+    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+console = Console(highlight=False, soft_wrap=True)
+
+#: Exit codes of ``run``.
+CONVERGED, FAILED, NOT_CONVERGED = 0, 1, 3
+
+
+@app.callback()
+def main() -> None:
+    """Learn ACE interatomic potentials on the fly."""
+
+
+@app.command()
+def run(
+    run_file: Annotated[Path, typer.Argument(help="YAML run file; see tutorials/ for examples.")],
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; default runs/<name>.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Delete the folder if it exists.")] = False,
+) -> None:
+    """
+    Run a campaign on this machine, without a database server.
+
+    Prints one line per cycle. Exit code 0: converged; 3: ended without convergence, potential
+    kept; 1: failed; 2: bad usage.
+    """
+    from mlip_autopipec.runfile import RunFile
+
+    started = time.perf_counter()
+    try:
+        campaign = RunFile.load(run_file)
+        target = _prepare_folder(folder or Path("runs") / campaign.name, overwrite)
+        _log_to(target / "campaign.log")
+        document = _run_campaign(campaign, target, started)
+    except MLIPError as error:
+        console.print(f"[red]error:[/] {error}", markup=True)
+        raise typer.Exit(FAILED) from error
+    raise typer.Exit(_exit_code(document))
+
+
+def _run_campaign(campaign: RunFile, folder: Path, started: float) -> OTFDocument:
+    from jobflow import run_locally
+
+    from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.report import summary_table, write_results
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+    structures, conditions = campaign.load_structures(), campaign.load_conditions()
+    maker = campaign.maker()
+    flow = maker.make(
+        structures, conditions, labels=campaign.load_labels(), initial_potential=campaign.load_potential()
+    )
+    console.print(
+        f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {folder}"
+    )
+    store = open_store(folder / "store")
+    # every cycle nests a few Python frames deeper under run_locally
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
+    (folder / "jobs").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
+    found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
+    if found is None:
+        raise MLIPError(f"the campaign died before its first assessment; see {folder / 'campaign.log'}")
+    document = OTFDocument.model_validate(found["output"])
+    labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
+    errors = write_results(folder, document, labels, _validation_frames(campaign, document))
+    console.print(summary_table(document, errors, folder, time.perf_counter() - started))
+    return document
+
+
+def _validation_frames(campaign: RunFile, document: OTFDocument) -> list:
+    """Frames of the oracle's own MD, where the run file asks for them and a potential exists."""
+    from mlip_autopipec.oracle.validation import oracle_md_frames
+
+    settings = campaign.validation_settings()
+    if settings is None or document.potential is None:
+        return []
+    static = campaign.oracle.static_maker()
+    if not hasattr(static, "calculator"):
+        raise MLIPError(f"validation needs an oracle that is an ASE calculator, not {type(static).__name__}; remove it")
+    console.print("validating on MD of the oracle itself ...")
+    return [
+        frame
+        for i, atoms in enumerate(campaign.load_structures())
+        for j, condition in enumerate(campaign.load_conditions())
+        for frame in oracle_md_frames(
+            atoms, static.calculator, condition.temperature_K, settings, seed=campaign.seed + 1000 * i + j + 1
+        )
+    ]
+
+
+def open_store(folder: Path) -> JobStore:
+    """Open (or make) the on-disk JobStore of a run: documents and the ``data`` store in one SQLite folder."""
+    from jobflow import JobStore
+    from maggma.stores import MontyStore
+
+    folder.mkdir(parents=True, exist_ok=True)
+    documents, data = (MontyStore(name, database_path=str(folder)) for name in ("documents", "data"))
+    store = JobStore(documents, additional_stores={"data": data})
+    store.connect()
+    return store
+
+
+def _prepare_folder(folder: Path, overwrite: bool) -> Path:
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise MLIPError(f"folder '{folder}' is not empty; choose another with --folder, or delete it with --overwrite")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def _log_to(file: Path) -> None:
+    """Everything to the log file; the loop's own lines and dying jobs to the screen."""
+
+    class Screen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.name.startswith("mlip_autopipec"):
+                console.print(message.splitlines()[0], markup=False)
+            elif "failed with exception" in message:
+                console.print(f"a job died: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False)
+
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    to_file = logging.FileHandler(file)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root.handlers = [to_file, Screen()]
+
+
+def _exit_code(document: OTFDocument) -> int:
+    from mlip_autopipec.schemas.loop import LoopStatus
+
+    if document.status is LoopStatus.CONVERGED:
+        return CONVERGED
+    return FAILED if document.status in (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING) else NOT_CONVERGED
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,75 @@
+"""Fresh frames of the oracle's own MD: the error that counts, on configurations nobody selected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase import units
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.md.langevin import Langevin
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+
+@dataclass
+class ValidationSettings:
+    """
+    MD with the oracle itself, for oracles that are an ASE calculator.
+
+    Parameters
+    ----------
+    n_frames
+        Frames taken per structure and temperature.
+    interval_steps
+        MD steps between two frames; as many go by before the first.
+    timestep_fs
+        Time step in fs.
+    """
+
+    n_frames: int = 10
+    interval_steps: int = 100
+    timestep_fs: float = 2.0
+
+
+def oracle_md_frames(
+    atoms: Atoms, calculator: Calculator, temperature_K: float, settings: ValidationSettings, seed: int
+) -> list[Atoms]:
+    """
+    Run Langevin MD with the oracle and return labelled frames.
+
+    Parameters
+    ----------
+    atoms
+        Structure to start from.
+    calculator
+        The oracle.
+    temperature_K
+        Temperature in K.
+    settings
+        How many frames, how far apart.
+    seed
+        Of velocities and thermostat.
+    """
+    if settings.n_frames < 1 or settings.interval_steps < 1:
+        raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
+    rng = np.random.default_rng(seed)
+    moving = atoms.copy()
+    moving.calc = calculator
+    MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
+    dynamics = Langevin(
+        moving, settings.timestep_fs * units.fs, temperature_K=temperature_K, friction=0.01 / units.fs, rng=rng
+    )
+    frames = []
+    for _ in range(settings.n_frames):
+        dynamics.run(settings.interval_steps)
+        frame = moving.copy()
+        frame.calc = SinglePointCalculator(frame, energy=moving.get_potential_energy(), forces=moving.get_forces())
+        frames.append(frame)
+    return frames

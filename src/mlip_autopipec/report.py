@@ -1,0 +1,107 @@
+"""What a campaign leaves behind for people: files, a parity plot, a closing summary."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ase.io
+from rich.table import Table
+
+from mlip_autopipec.ace.accuracy import Predictions, compute_errors, predict
+from mlip_autopipec.schemas.loop import LoopStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+
+    from mlip_autopipec.ace.accuracy import ErrorMetrics
+    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+
+def write_results(
+    folder: Path, document: OTFDocument, labels: Sequence[Atoms], validation: Sequence[Atoms] = ()
+) -> dict[str, ErrorMetrics]:
+    """
+    Write potential, dataset, parity plot and ``result.json`` into ``folder``.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    document
+        Final document of the campaign.
+    labels
+        The dataset, labels in attached calculators.
+    validation
+        Labelled structures the loop never saw.
+
+    Returns
+    -------
+    dict
+        Errors by set: train, test, validation.
+    """
+    without_files = document.model_dump_json(indent=2, exclude={"potential": {"payload"}})
+    (folder / "result.json").write_text(without_files)
+    if labels:
+        ase.io.write(folder / "dataset.extxyz", labels, format="extxyz")
+    if document.potential is None:
+        return {}
+    potential = document.potential.to_potential()
+    potential.write(folder / "potential")
+    sets = {
+        "train": [a for a in labels if a.info.get("split") != "test"],
+        "test": [a for a in labels if a.info.get("split") == "test"],
+        "validation": list(validation),
+    }
+    plot_parity(folder / "parity.png", potential, sets)
+    errors = {name: compute_errors(potential, frames) for name, frames in sets.items()}
+    return {name: e for name, e in errors.items() if e is not None}
+
+
+def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence[Atoms]]) -> None:
+    """Plot energies (eV/atom) and forces (eV/A) of the potential against their labels."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    for name, frames in sets.items():
+        if not frames:
+            continue
+        p: Predictions = predict(potential, frames)
+        left.plot(p.energy_label, p.energy_potential, "o", ms=4, alpha=0.7, label=f"{name} ({len(frames)})")
+        right.plot(p.forces_label, p.forces_potential, ".", ms=3, alpha=0.5, label=name)
+    for axes, what in ((left, "energy (eV/atom)"), (right, "force component (eV/Å)")):
+        low, high = axes.get_xlim()
+        axes.axline((low, low), (high, high), color="0.5", lw=0.8, zorder=0)
+        axes.set(xlabel=f"oracle {what}", ylabel=f"potential {what}")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def summary_table(
+    document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float
+) -> Table:
+    """Build the table a run ends with."""
+    good = document.status is LoopStatus.CONVERGED
+    table = Table(title=f"[{'green' if good else 'yellow'}]{document.status}[/]: {document.why}", show_header=False)
+    table.add_row("cycles / halts", f"{document.n_cycles} / {document.n_halts}")
+    failed = f" ({document.n_failed_labels} failed)" if document.n_failed_labels else ""
+    table.add_row("labels", f"{document.n_labels}{failed}")
+    for name, e in errors.items():
+        what = {"validation": "fresh oracle MD", "train": "training set", "test": "held-out set"}[name]
+        table.add_row(
+            f"error, {what}",
+            f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A ({e.n_structures} structures)",
+        )
+    if document.potential is not None:
+        table.add_row("potential", f"{folder / 'potential'}/potential.yaml .yace .asi")
+        table.add_row("parity plot", str(folder / "parity.png"))
+    table.add_row("dataset, database", f"{folder / 'dataset.extxyz'}, {folder / 'store'}")
+    table.add_row("wall time", f"{seconds:.0f} s")
+    return table
