@@ -128,7 +128,9 @@ def open_store(folder: Path) -> JobStore:
 def _prepare_folder(folder: Path, overwrite: bool) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
-            raise MLIPError(f"folder '{folder}' is not empty; choose another with --folder, or delete it with --overwrite")
+            raise MLIPError(
+                f"folder '{folder}' is not empty; choose another with --folder, or delete it with --overwrite"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()

@@ -84,9 +84,7 @@ def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence
     plt.close(figure)
 
 
-def summary_table(
-    document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float
-) -> Table:
+def summary_table(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> Table:
     """Build the table a run ends with."""
     good = document.status is LoopStatus.CONVERGED
     table = Table(title=f"[{'green' if good else 'yellow'}]{document.status}[/]: {document.why}", show_header=False)

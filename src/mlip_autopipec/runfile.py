@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import ase.build
 import ase.io
 import yaml
 from ase import Atoms
 from jobflow import Maker
-from pydantic import BaseModel, ConfigDict, Field, ImportString, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ImportString,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
@@ -58,22 +67,33 @@ def _section(cls: type, *leave_out: str, **extra: Any) -> type[_Strict]:
     return create_model(cls.__name__, __base__=_Strict, **fields, **extra)
 
 
-_Basis = _section(BasisSettings)
-_TRAINER = {
-    "reference_energies": (dict[str, float] | None, None),
-    "basis": (_Basis, Field(default_factory=_Basis)),
-}
-_Linear = _section(LinearACETrainer, "basis", "reference_energies", kind=(Literal["linear"], "linear"), **_TRAINER)
-_Pacemaker = _section(
-    PacemakerTrainer, "basis", "reference_energies", kind=(Literal["pacemaker"], "pacemaker"), **_TRAINER
-)
-_Dynamics = _section(MDSettings, engine=(Engine, "auto"))
-_Selection = _section(SelectMaker, "name")
-_Condition = _section(Condition)
-_Candidates = _section(CandidateGenerator)
-_FirstDataset = _section(StructureGenerator)
-_Stop = _section(StopRule)
-_Validation = _section(ValidationSettings)
+if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
+    _Linear: TypeAlias = Any
+    _Pacemaker: TypeAlias = Any
+    _Dynamics: TypeAlias = Any
+    _Selection: TypeAlias = Any
+    _Condition: TypeAlias = Any
+    _Candidates: TypeAlias = Any
+    _FirstDataset: TypeAlias = Any
+    _Stop: TypeAlias = Any
+    _Validation: TypeAlias = Any
+else:
+    _Basis = _section(BasisSettings)
+    _TRAINER = {
+        "reference_energies": (dict[str, float] | None, None),
+        "basis": (_Basis, Field(default_factory=_Basis)),
+    }
+    _Linear = _section(LinearACETrainer, "basis", "reference_energies", kind=(Literal["linear"], "linear"), **_TRAINER)
+    _Pacemaker = _section(
+        PacemakerTrainer, "basis", "reference_energies", kind=(Literal["pacemaker"], "pacemaker"), **_TRAINER
+    )
+    _Dynamics = _section(MDSettings, engine=(Engine, "auto"))
+    _Selection = _section(SelectMaker, "name")
+    _Condition = _section(Condition)
+    _Candidates = _section(CandidateGenerator)
+    _FirstDataset = _section(StructureGenerator)
+    _Stop = _section(StopRule)
+    _Validation = _section(ValidationSettings)
 
 
 class StructureSource(_Strict):
@@ -103,7 +123,11 @@ class StructureSource(_Strict):
             try:
                 atoms = ase.build.bulk(**(self.bulk or {}))
             except Exception as error:
-                raise InvalidInputError(f"structures.bulk: {self.bulk} is not understood by ase.build.bulk: {error}") from error
+                raise InvalidInputError(
+                    f"structures.bulk: {self.bulk} is not understood by ase.build.bulk: {error}"
+                ) from error
+        if not isinstance(atoms, Atoms):
+            raise InvalidInputError(f"structures.file: '{self.file}' holds more than one structure")
         return atoms.repeat(self.repeat)
 
 
@@ -121,7 +145,9 @@ class OracleSection(_Strict):
         known = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(self.maker) - known)
         if unknown:
-            raise InvalidInputError(f"oracle.maker: {unknown} are not parameters of {cls.__name__}; known are {sorted(known)}")
+            raise InvalidInputError(
+                f"oracle.maker: {unknown} are not parameters of {cls.__name__}; known are {sorted(known)}"
+            )
         return cls(**self.maker)
 
 
@@ -130,7 +156,9 @@ class StartFrom(_Strict):
 
     potential: Path | None = Field(None, description="B-basis .yaml file.")
     active_set: Path | None = Field(None, description=".asi file of the potential.")
-    reference_energies: dict[str, float] = Field(default_factory=dict, description="eV per atom the potential leaves out.")
+    reference_energies: dict[str, float] = Field(
+        default_factory=dict, description="eV per atom the potential leaves out."
+    )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
 
 
@@ -140,16 +168,16 @@ class RunFile(_Strict):
     name: str = "campaign"
     seed: int = 0
     structures: list[StructureSource] = Field(min_length=1)
-    conditions: list[_Condition] = Field(min_length=1)  # type: ignore[valid-type]
+    conditions: list[_Condition] = Field(min_length=1)
     oracle: OracleSection
-    trainer: Annotated[_Linear | _Pacemaker, Field(discriminator="kind")] = Field(default_factory=_Linear)  # type: ignore[valid-type]
-    dynamics: _Dynamics = Field(default_factory=_Dynamics)  # type: ignore[valid-type]
-    first_dataset: _FirstDataset = Field(default_factory=_FirstDataset)  # type: ignore[valid-type]
-    candidates: _Candidates = Field(default_factory=_Candidates)  # type: ignore[valid-type]
-    selection: _Selection = Field(default_factory=_Selection)  # type: ignore[valid-type]
-    stop: _Stop = Field(default_factory=_Stop)  # type: ignore[valid-type]
-    start_from: StartFrom = Field(default_factory=StartFrom)
-    validation: _Validation | None = None  # type: ignore[valid-type]
+    trainer: Annotated[_Linear | _Pacemaker, Field(discriminator="kind")] = Field(default_factory=_Linear)
+    dynamics: _Dynamics = Field(default_factory=_Dynamics)
+    first_dataset: _FirstDataset = Field(default_factory=_FirstDataset)
+    candidates: _Candidates = Field(default_factory=_Candidates)
+    selection: _Selection = Field(default_factory=_Selection)
+    stop: _Stop = Field(default_factory=_Stop)
+    start_from: StartFrom = StartFrom()
+    validation: _Validation | None = None
 
     _folder: Path = Path()
 
@@ -227,7 +255,8 @@ class RunFile(_Strict):
             raise InvalidInputError(f"start_from.labels: '{path}' is no extxyz file")
         if not path.is_file():
             raise InvalidInputError(f"start_from.labels: '{path}' does not exist")
-        return ase.io.read(path, index=":", format="extxyz")
+        frames = ase.io.read(path, index=":", format="extxyz")
+        return frames if isinstance(frames, list) else [frames]
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""

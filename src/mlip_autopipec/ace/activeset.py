@@ -1,8 +1,8 @@
 """Extrapolation grade, active set and D-optimal (MaxVol) selection.
 
 The projections b of an atom onto the m basis functions of its element are one row; the active
-set A is the m rows of largest \\|det A\\|, and gamma = max_j \\|(b A^-1)_j\\|: the factor by which
-\\|det A\\| would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
+set A is the m rows of largest |det A|, and gamma = max_j |(b A^-1)_j|: the factor by which
+|det A| would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
 gamma <= 1 inside, > 1 outside of what the active set spans.
 """
 
@@ -31,7 +31,7 @@ GAMMA_TOLERANCE = 1.001
 _MAXVOL_ITERATIONS = 1000
 
 
-def compute_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> list[dict[str, NDArray[np.float64]]]:
+def compute_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> list[dict[str, NDArray[np.floating]]]:
     """
     Project the atoms of every frame onto the basis.
 
@@ -85,7 +85,7 @@ def build_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEPot
     )
 
 
-def compute_gamma(potential: ACEPotential, atoms: Atoms) -> NDArray[np.float64]:
+def compute_gamma(potential: ACEPotential, atoms: Atoms) -> NDArray[np.floating]:
     """Return the extrapolation grade of every atom, shape (n_atoms,)."""
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set, so gamma is unknown; give its .asi file")
@@ -159,12 +159,14 @@ def select_active_set(
     return chosen
 
 
-def _grade(rows: dict[str, NDArray[np.float64]], inverse: dict[str, NDArray[np.float64]]) -> float:
+def _grade(rows: dict[str, NDArray[np.floating]], inverse: dict[str, NDArray[np.floating]]) -> float:
     grades = [np.abs(b @ inverse[element]).max() for element, b in rows.items() if len(b)]
     return float(max(grades, default=0.0))
 
 
-def _update(active: NDArray[np.float64], new: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _update(
+    active: NDArray[np.floating], new: NDArray[np.floating]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """MaxVol on the present active rows and new ones; functions that are zero so far stay harmless."""
     stacked = np.vstack([active, new])
     empty = np.flatnonzero(~stacked.any(axis=0))

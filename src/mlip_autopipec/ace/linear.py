@@ -41,6 +41,10 @@ class LinearACETrainer(ACETrainer):
         Strength of the L2 regularisation.
     core_repulsion
         Put a ZBL core below the shortest distance of each pair in the training set.
+    core_margin
+        How far below that distance (Angstrom) the core begins. Right at it, the next slightly
+        shorter pair would meet a wall of tens of eV/A that gamma does not see; in between the
+        basis extrapolates, which gamma does see.
     processes
         Worker processes that build the design matrix.
     """
@@ -49,6 +53,7 @@ class LinearACETrainer(ACETrainer):
     force_weight: float = 1.0
     ridge: float = 1e-6
     core_repulsion: bool = True
+    core_margin: float = 0.1
     processes: int = 1
 
     def fit(
@@ -65,21 +70,20 @@ class LinearACETrainer(ACETrainer):
         seed: int,
     ) -> tuple[ACEPotential, str]:
         """Fit; see :meth:`ACETrainer.fit`. All labels weigh the same, new or not."""
-        del new, test_labels, directory, seed
+        del fine_tune, new, test_labels, directory, seed
         section = self.basis.section(elements)
-        if start is not None:
-            configuration = start.configuration()
-        else:
-            configuration = create_multispecies_basis_config(section)
+        configuration = create_multispecies_basis_config(section) if start is None else start.configuration()
         if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(elements)))
+            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(elements), self.core_margin))
         frame = pd.DataFrame(
             {
                 "ase_atoms": [_bare(a) for a in labels],
-                "energy_corrected": [a.get_potential_energy() - reference_energy(a, reference_energies) for a in labels],
+                "energy_corrected": [
+                    a.get_potential_energy() - reference_energy(a, reference_energies) for a in labels
+                ],
                 "forces": [a.get_forces() for a in labels],
             }
         )
@@ -103,8 +107,8 @@ def _bare(atoms: Atoms) -> Atoms:
     return copy
 
 
-def _core_radii(labels: Sequence[Atoms], elements: Sequence[str]) -> dict[tuple[int, int], float]:
-    """Shortest distance of each pair (Angstrom) by species index; pairs never seen take the shortest of all."""
+def _core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) -> dict[tuple[int, int], float]:
+    """Where the core of each pair begins (Angstrom), by species index; pairs never seen take the shortest of all."""
     index = {e: i for i, e in enumerate(elements)}
     shortest: dict[tuple[int, int], float] = {}
     for atoms in labels:
@@ -115,5 +119,5 @@ def _core_radii(labels: Sequence[Atoms], elements: Sequence[str]) -> dict[tuple[
         raise TrainingError("no two atoms within 6 A of each other in the training set; nothing to fit")
     fallback = min(shortest.values())
     n = len(elements)
-    full = {(i, j): shortest.get((i, j), fallback) for i in range(n) for j in range(i, n)}
+    full = {(i, j): shortest.get((i, j), fallback) - margin for i in range(n) for j in range(i, n)}
     return full | {(j, i): d for (i, j), d in full.items()}

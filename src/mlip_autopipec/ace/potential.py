@@ -190,7 +190,8 @@ def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> f
 def pack_active_set(inverse: Mapping[str, NDArray[np.float64]]) -> bytes:
     """Write an active set as the bytes of an ``.asi`` file (an npz of one matrix per element)."""
     buffer = io.BytesIO()
-    np.savez(buffer, **{element: np.asarray(m) for element, m in inverse.items()})
+    matrices: dict[str, Any] = {element: np.asarray(m) for element, m in inverse.items()}
+    np.savez(buffer, **matrices)
     return buffer.getvalue()
 
 

@@ -213,7 +213,7 @@ def _relative_change(old: ACEPotential | None, new: ACEPotential) -> float | Non
 
 
 def _prove_fine_tune(result: TrainingResult) -> None:
-    """A fine-tune is believed when the coefficients moved and the error on the new labels fell."""
+    """Believe a fine-tune when the coefficients moved and the error on the new labels fell."""
     if result.coefficients_moved is not None and not result.coefficients_moved > 1e-12:
         raise TrainingError(
             f"the fine-tune moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
@@ -29,8 +30,6 @@ from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pymatgen.core import Structure
 
     from mlip_autopipec.ace.potential import ACEPotential
 
@@ -245,7 +244,10 @@ class OTFMaker(Maker):
             died = "label" if labelled and batch is None else "train"
             status, why = LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
         elif status is LoopStatus.LEARNING and not can_nest_further():
-            status, why = LoopStatus.PAUSED, f"this process cannot nest more than {state.cycle} cycles; continue from here"
+            status, why = (
+                LoopStatus.PAUSED,
+                f"this process cannot nest more than {state.cycle} cycles; continue from here",
+            )
         seconds = {
             "label": 0.0 if batch is None else batch.seconds,
             "train": 0.0 if potential is None else potential.seconds,
@@ -266,7 +268,11 @@ class OTFMaker(Maker):
             potential_id=state.potential_id,
             seconds=seconds,
             seed=state.seed,
-            **({} if potential is None else {k: getattr(potential, k) for k in ("train", "test", "new_before", "new_after")}),
+            **(
+                {}
+                if potential is None
+                else {k: getattr(potential, k) for k in ("train", "test", "new_before", "new_after")}
+            ),
         )
         logger.info("%s", document.line())
         if status is not LoopStatus.LEARNING:
@@ -313,7 +319,11 @@ class OTFMaker(Maker):
                 initial_potential=previous,
                 fine_tune=True,
             )
-            _name(select, f"select c{cycle:03d}"), _name(label, f"label c{cycle:03d}"), _name(potential, f"train c{cycle:03d}")
+            (
+                _name(select, f"select c{cycle:03d}"),
+                _name(label, f"label c{cycle:03d}"),
+                _name(potential, f"train c{cycle:03d}"),
+            )
             jobs += [select, label, potential]
         explorations = [self._explore(state, w, potential) for w in running]
         assess = self._assess(state, explorations, potential, label)
@@ -356,7 +366,9 @@ class OTFMaker(Maker):
             if initial_potential is not None:
                 initial_potential.check_elements(atoms, f"labels[{i}]")
         if initial_potential is not None and labels and not initial_potential.active_set_inverse:
-            raise InvalidInputError("initial_potential has no active set; give its .asi file, or build_active_set(...) first")
+            raise InvalidInputError(
+                "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
+            )
 
 
 def _name(job: Job, name: str) -> Job:
@@ -366,8 +378,7 @@ def _name(job: Job, name: str) -> Job:
 
 
 def _as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
-    one = isinstance(structures, Atoms) or hasattr(structures, "lattice")
-    items = [structures] if one else list(structures)  # type: ignore[arg-type]
+    items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
     return [s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False) for s in items]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase.data import atomic_numbers, covalent_radii
-from ase.neighborlist import neighbor_list
+from matscipy.neighbours import neighbour_list
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,13 +25,14 @@ def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str]
         From an alphabetically sorted pair of symbols to a distance in Angstrom; pairs that
         are never closer than ``cutoff`` are left out.
     """
-    i, j, d = neighbor_list("ijd", atoms, cutoff)
-    symbols = np.array(atoms.get_chemical_symbols())
+    i, j, d = neighbour_list("ijd", atoms, cutoff)
+    numbers = atoms.numbers
     shortest: dict[tuple[str, str], float] = {}
-    pairs = np.sort(np.stack([symbols[i], symbols[j]], axis=1), axis=1) if len(i) else np.empty((0, 2), dtype=str)
-    for pair in np.unique(pairs, axis=0):
-        mask = (pairs == pair).all(axis=1)
-        shortest[(str(pair[0]), str(pair[1]))] = float(d[mask].min())
+    elements = sorted(set(atoms.get_chemical_symbols()))
+    for a, b in combinations_with_replacement(elements, 2):
+        distances = d[(numbers[i] == atomic_numbers[a]) & (numbers[j] == atomic_numbers[b])]
+        if len(distances):
+            shortest[(a, b)] = float(distances.min())
     return shortest
 
 

@@ -36,7 +36,8 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
     given = store.query({"output.kind": "dataset", "output.campaign_id": campaign_id}, ["output"], load=True)
     imported = [LabelDocument.model_validate(d) for doc in given for d in doc["output"]["payload"]["labels"]]
     found = store.query(
-        {"output.kind": "label", "output.state": "successful", "output.campaign_id": campaign_id, **in_cycle}, ["output"]
+        {"output.kind": "label", "output.state": "successful", "output.campaign_id": campaign_id, **in_cycle},
+        ["output"],
     )
     by_key: dict[tuple[int, int], LabelDocument] = {}
     for doc in found:
@@ -57,7 +58,9 @@ def import_labels(labels: list[dict[str, Any]], campaign_id: str) -> DatasetDocu
     campaign_id
         The campaign they will be used in.
     """
-    return DatasetDocument(uuid=current_uuid(), campaign_id=campaign_id, n_labels=len(labels), payload={"labels": labels})
+    return DatasetDocument(
+        uuid=current_uuid(), campaign_id=campaign_id, n_labels=len(labels), payload={"labels": labels}
+    )
 
 
 @loop_job()

@@ -87,10 +87,11 @@ class LammpsDynamicsMaker(Maker):
         )
         if potential is None:
             return document
+        atoms: Atoms | None = None
         if walker.walk_id is not None:
             atoms = load_document(WalkDocument, walker.walk_id).final_atoms()
-        else:
-            atoms = None if structure is None else unpack_frames(structure)[0]
+        elif structure is not None:
+            atoms = unpack_frames(structure)[0]
         result = self.explore(walker, potential, atoms, restart_file)
         halt = result.halt
         return document.model_copy(

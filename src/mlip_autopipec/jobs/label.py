@@ -123,14 +123,18 @@ class OracleMaker(Maker):
         """Run the static maker on one structure, here and now, and read off its label."""
         contact = shortest_contact(atoms, self.minimum_distance_ratio)
         if contact is not None:
-            raise LabelError(f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed")
+            raise LabelError(
+                f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed"
+            )
         bare = atoms.copy()
         bare.calc, bare.info = None, {}
         for name in set(bare.arrays) - {"numbers", "positions"}:
             del bare.arrays[name]
         static = self.static_maker.make(AseAtomsAdaptor.get_structure(bare))
         if not isinstance(static, Job):
-            raise LabelError(f"{type(self.static_maker).__name__}.make returns a Flow; a label needs a maker of a single job")
+            raise LabelError(
+                f"{type(self.static_maker).__name__}.make returns a Flow; a label needs a maker of a single job"
+            )
         function = getattr(static.function, "original", static.function)
         output = function(self.static_maker, *static.function_args, **static.function_kwargs)
         document = output.output if isinstance(output, Response) else output

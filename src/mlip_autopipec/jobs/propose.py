@@ -80,7 +80,12 @@ class SelectMaker(Maker):
 
     @loop_job()
     def make(
-        self, proposals: list[ProposalDocument], potential_id: str, campaign_id: str, cycle: int, budget: int | None = None
+        self,
+        proposals: list[ProposalDocument],
+        potential_id: str,
+        campaign_id: str,
+        cycle: int,
+        budget: int | None = None,
     ) -> SelectionDocument:
         """
         Select over all proposals together.
@@ -103,7 +108,7 @@ class SelectMaker(Maker):
         selected = select_active_set(
             potential, [atoms for *_, atoms in pool], n_max, first=halted, gamma_min=self.gamma_min
         )
-        chosen = [(c.index, c.gamma) for c in selected]
+        chosen: list[tuple[int, float | None]] = [(c.index, c.gamma) for c in selected]
         if not chosen:  # a halt that gamma did not cause (core repulsion): learn the halted frames
             chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
         choices = [

@@ -112,7 +112,14 @@ class MDSettings(MSONable):
 
     def check(self) -> None:
         """Refuse values that cannot be meant, naming the field and the value."""
-        for name in ("n_steps", "timestep_fs", "gamma_every", "thermostat_damping_fs", "barostat_damping_fs", "gamma_lo"):
+        for name in (
+            "n_steps",
+            "timestep_fs",
+            "gamma_every",
+            "thermostat_damping_fs",
+            "barostat_damping_fs",
+            "gamma_lo",
+        ):
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"MDSettings.{name} is {getattr(self, name)!r}; it has to be positive")
         if self.gamma_hi < self.gamma_lo:
@@ -316,5 +323,5 @@ def check_structure(atoms: Atoms) -> None:
     contact = shortest_contact(atoms, ratio=0.3)
     if contact is not None:
         raise InvalidInputError(
-            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; at least {contact[3]:.2f} A are needed"
+            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; {contact[3]:.2f} A are the least"
         )

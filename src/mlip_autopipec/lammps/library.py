@@ -59,7 +59,9 @@ def run(
         ).returncode
     if code != 0 or not (folder / OUTPUT).is_file():
         tail = (folder / LOG).read_text()[-2000:]
-        raise ExplorationError(f"the MD process ended with code {code} in {folder}; nothing is lost, run it again:\n{tail}")
+        raise ExplorationError(
+            f"the MD process ended with code {code} in {folder}; nothing is lost, run it again:\n{tail}"
+        )
     return read_result(folder)
 
 

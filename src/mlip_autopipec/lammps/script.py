@@ -62,11 +62,18 @@ def write_structure(path: Path, atoms: Atoms, elements: Sequence[str]) -> None:
     """Write a LAMMPS data file with masses and velocities; atom types follow ``elements``."""
     prism = Prism(atoms.cell.array)
     write_lammps_data(
-        path, atoms, specorder=list(elements), prismobj=prism, velocities=True, masses=True, units="metal", atom_style="atomic"
+        path,
+        atoms,
+        specorder=list(elements),
+        prismobj=prism,
+        velocities=True,
+        masses=True,
+        units="metal",
+        atom_style="atomic",
     )
 
 
-def setup_commands(structure: str | None, restart_file: str | None, n_elements: int) -> list[str]:
+def setup_commands(structure: str | None, restart_file: str | None) -> list[str]:
     """Commands up to the atoms: from a data file, or from a LAMMPS restart file."""
     if (structure is None) == (restart_file is None):
         raise InvalidInputError("LAMMPS starts from a data file or from a restart file; give one of them")
@@ -87,9 +94,10 @@ def dynamics_commands(settings: MDSettings, condition: Condition, start_step: in
     t1 = condition.temperature_at(1.0)
     thermostat = f"temp {t0:.8g} {t1:.8g} {settings.thermostat_damping_fs * 1e-3:.8g}"
     pressure = condition.pressure_GPa * GPA_TO_BAR
+    barostat = f"iso {pressure:.8g} {pressure:.8g} {settings.barostat_damping_fs * 1e-3:.8g}"
     integrator = {
         "nve": "fix md all nve",
         "nvt": f"fix md all nvt {thermostat}",
-        "npt": f"fix md all npt {thermostat} iso {pressure:.8g} {pressure:.8g} {settings.barostat_damping_fs * 1e-3:.8g}",
+        "npt": f"fix md all npt {thermostat} {barostat}",
     }[settings.ensemble]
     return [f"reset_timestep {start_step}", f"timestep {settings.timestep_fs * 1e-3:.8g}", integrator]

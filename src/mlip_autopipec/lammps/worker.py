@@ -51,7 +51,9 @@ def import_lammps() -> Any:
 class LibraryRun:
     """One MD run: LAMMPS moves the atoms, pyace supplies forces and gamma, a halt ends it."""
 
-    def __init__(self, potential: ACEPotential, condition: Condition, settings: MDSettings, atoms: Atoms | None) -> None:
+    def __init__(
+        self, potential: ACEPotential, condition: Condition, settings: MDSettings, atoms: Atoms | None
+    ) -> None:
         self.settings = settings
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
@@ -78,7 +80,7 @@ class LibraryRun:
         """Set up atoms, neighbour list, forces, integrator and halt."""
         elements = self.frame.elements
         self.command(
-            *script.setup_commands(structure, restart_file, len(elements)),
+            *script.setup_commands(structure, restart_file),
             *script.mass_commands(elements),
             f"pair_style zero {self.cutoff} full",
             "pair_coeff * *",
@@ -112,7 +114,7 @@ class LibraryRun:
         lost = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Bond atoms missing")
         if self.last_sane is None or not any(words in text for words in lost):
             raise ExplorationError(f"LAMMPS: {text}") from error
-        print(f"halted by LAMMPS: {text}", flush=True)
+        sys.stdout.write(f"halted by LAMMPS: {text}\n")
         self.halted = (HaltReason.LOST_ATOMS, self.step, math.inf, 0)
 
     @property
@@ -120,11 +122,11 @@ class LibraryRun:
         """Present MD step."""
         return int(self.lmp.extract_global("ntimestep"))
 
-    def _callback(self, _caller: Any, step: int, n_local: int, tags: Any, x: Any, f: Any) -> None:
+    def _callback(self, _caller: Any, step: int, n_local: int, _tags: Any, _x: Any, f: Any) -> None:
         """Supply the forces (called by LAMMPS at every step); errors must not vanish in C."""
         try:
             self._compute(int(step), n_local, f)
-        except BaseException as error:  # noqa: BLE001 - re-raised by run() outside of LAMMPS
+        except BaseException as error:  # re-raised by run(), outside of LAMMPS
             self.error = error
             f[:] = 0.0
             self.lmp.set_internal_variable("halt", 1.0)
@@ -216,11 +218,15 @@ class LibraryRun:
         if self.halted is not None:
             reason, step, gamma_max, index = self.halted
             if reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
-                self.forces.evaluate(self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall")), with_gamma=True)
+                self.forces.evaluate(
+                    self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall")), with_gamma=True
+                )
                 frame = self.snapshot(self.forces.gamma)
             else:  # the frame itself is past use: go back to the last one that was in order
                 if self.last_sane is None:
-                    raise ExplorationError(f"MD was not finite or too hot ({reason}) at its very first step; check the structure")
+                    raise ExplorationError(
+                        f"MD was not finite or too hot ({reason}) at its very first step; check the structure"
+                    )
                 frame = final = self.last_sane
             halt = asdict(HaltStructure(frame, step, reason, gamma_max, index)) | {"atoms": pack_frames([frame])}
         self.command("write_restart final.restart")

@@ -46,5 +46,7 @@ class CalculatorStaticMaker(AseRelaxMaker):
         try:
             calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         except ValidationError as error:
-            raise InvalidInputError(f"calculator_class '{self.calculator_class}' cannot be imported: {error}") from error
+            raise InvalidInputError(
+                f"calculator_class '{self.calculator_class}' cannot be imported: {error}"
+            ) from error
         return calculator(**self.calculator_kwargs)

@@ -63,9 +63,8 @@ def oracle_md_frames(
     moving = atoms.copy()
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
-    dynamics = Langevin(
-        moving, settings.timestep_fs * units.fs, temperature_K=temperature_K, friction=0.01 / units.fs, rng=rng
-    )
+    step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
+    dynamics = Langevin(moving, step, temperature_K=temperature_K, friction=friction, rng=rng, fixcm=False)
     frames = []
     for _ in range(settings.n_frames):
         dynamics.run(settings.interval_steps)

@@ -16,7 +16,9 @@ class Document(BaseModel):
 
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=False)
 
-    kind: str = Field(description="Kind of document: label, labels, potential, walk, proposal, selection, dataset, loop.")
+    kind: str = Field(
+        description="Kind of document: label, labels, potential, walk, proposal, selection, dataset, loop."
+    )
     uuid: str = Field("", description="Identifier of the job that made this document; other documents refer to it.")
     campaign_id: str = Field("", description="Campaign this document belongs to.")
     cycle: int = Field(0, description="Cycle of the loop, 0 for the first dataset and potential.")

@@ -53,7 +53,9 @@ class LabelDocument(Document):
     seconds: float = Field(0.0, description="Wall time in s.")
     formula: str = Field("", description="Chemical formula.")
     n_atoms: int = Field(0, description="Number of atoms.")
-    energy_eV: float | None = Field(None, description="Total energy in eV, consistent with the forces (see energy_kind).")
+    energy_eV: float | None = Field(
+        None, description="Total energy in eV, consistent with the forces (see energy_kind)."
+    )
     energy_kind: str | None = Field(None, description="free_energy (electronic free energy) or potential_energy.")
     max_force_eV_A: float | None = Field(None, description="Largest force component in eV/A.")
     forces_eV_A: list[list[float]] | None = Field(None, description="Forces in eV/A, (n_atoms, 3).")

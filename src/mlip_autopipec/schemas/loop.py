@@ -88,12 +88,16 @@ class OTFDocument(Document):
     n_halts: int = Field(0, description="Halts so far.")
     walkers: list[WalkerState] = Field(description="All walkers.")
     potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")
-    potential: PotentialDocument | None = Field(None, description="The potential with its active set, in the final document.")
+    potential: PotentialDocument | None = Field(
+        None, description="The potential with its active set, in the final document."
+    )
     train: Errors | None = Field(None, description="Errors on the training set.")
     test: Errors | None = Field(None, description="Errors on the held-out set.")
     new_before: Errors | None = Field(None, description="Errors of the previous potential on this cycle's labels.")
     new_after: Errors | None = Field(None, description="Errors of the present potential on them.")
-    seconds: dict[str, float] = Field(default_factory=dict, description="Wall time of this cycle by step (label, train, explore), s.")
+    seconds: dict[str, float] = Field(
+        default_factory=dict, description="Wall time of this cycle by step (label, train, explore), s."
+    )
     seed: int = Field(0, description="Seed of the campaign.")
 
     def line(self) -> str:
@@ -102,7 +106,9 @@ class OTFDocument(Document):
         shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
         parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]
         if self.train is not None:
-            parts.append(f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A")
+            parts.append(
+                f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A"
+            )
         if self.new_before is not None and self.new_after is not None:
             before, after = self.new_before.forces_rmse_meV_A, self.new_after.forces_rmse_meV_A
             parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")

@@ -51,7 +51,9 @@ class PotentialDocument(WithPayload):
     n_test: int = Field(0, description="Labels held out.")
     train: Errors | None = Field(None, description="Errors on the training set.")
     test: Errors | None = Field(None, description="Errors on the held-out set.")
-    new_before: Errors | None = Field(None, description="Errors of the parent on this cycle's labels, before training on them.")
+    new_before: Errors | None = Field(
+        None, description="Errors of the parent on this cycle's labels, before training on them."
+    )
     new_after: Errors | None = Field(None, description="Errors of this potential on the same labels.")
     coefficients_moved: float | None = Field(None, description="Relative change of the coefficients from the parent's.")
     seconds: float = Field(0.0, description="Wall time of the fit in s.")

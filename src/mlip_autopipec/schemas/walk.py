@@ -21,8 +21,12 @@ class WalkDocument(WithPayload):
 
     kind: Literal["walk"] = "walk"
     walker: int = Field(description="Number of the walker.")
-    status: Literal["CONVERGED", "HALTED", "NOT_RUN"] = Field(description="NOT_RUN when there was no potential to run with.")
-    reason: str | None = Field(None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite.")
+    status: Literal["CONVERGED", "HALTED", "NOT_RUN"] = Field(
+        description="NOT_RUN when there was no potential to run with."
+    )
+    reason: str | None = Field(
+        None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite."
+    )
     formula: str = Field("", description="Chemical formula.")
     n_atoms: int = Field(0, description="Number of atoms.")
     temperature_K: float = Field(0.0, description="Target temperature at the start of the whole run, K.")

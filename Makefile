@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= $(firstword $(foreach v,3.11 3.12 3.13,$(shell command -v python$(v))) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := ace,lammps,xtb,fireworks,remote,docs,dev
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint format bench constraints clean
+
+demo: $(INSTALLED)
+	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/loop_overhead.py
+	$(BIN)/python benchmarks/md_throughput.py
+
+# Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
+# keeps CUDA packages out. Done once: the stamp is newer than both files.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed, '$(PYTHON)' is another; set PYTHON=python3.12 or so"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -m pip install --quiet -c constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -c constraints.txt -e ".[$(EXTRAS)]"
+	touch $@
+
+# Resolve anew, for all supported Python versions at once: names and versions only.
+constraints: $(INSTALLED)
+	echo "tensorflow>=2.16,<=2.20" > $(VENV)/overrides.txt
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--override $(VENV)/overrides.txt --no-annotate --no-header --no-emit-index-url -o constraints.txt
+
+clean:
+	rm -rf $(VENV) demo runs
