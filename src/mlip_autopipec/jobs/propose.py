@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ase import Atoms
 from jobflow import Maker
 
 from mlip_autopipec.ace.activeset import select_active_set
@@ -37,15 +39,7 @@ class ProposeMaker(Maker):
             Of the loop; the seed makes the candidates repeatable.
         """
         walk = load_document(WalkDocument, walk_id)
-        potential = load_document(PotentialDocument, potential_id).to_potential()
-        candidates = self.generator.generate(
-            walk.final_atoms(),
-            calculator=potential.calculator(),
-            frames=walk.dumped_frames(),
-            seed=seed,
-            centre=walk.atom_index,
-            temperature_K=walk.temperature_K,
-        )
+        candidates = self.sample(walk, load_document(PotentialDocument, potential_id), seed)
         return ProposalDocument(
             uuid=current_uuid(),
             campaign_id=campaign_id,
@@ -56,6 +50,17 @@ class ProposeMaker(Maker):
             origins=dict(Counter(str(c.info["origin"]) for c in candidates)),
             seed=seed,
             payload={"candidates": pack_frames(candidates)},
+        )
+
+    def sample(self, walk: WalkDocument, potential: PotentialDocument, seed: int) -> list[Atoms]:
+        """Make the candidates; what another way of sampling replaces."""
+        return self.generator.generate(
+            walk.final_atoms(),
+            calculator=potential.to_potential().calculator(),
+            frames=walk.dumped_frames(),
+            seed=seed,
+            centre=walk.atom_index,
+            temperature_K=walk.temperature_K,
         )
 
 
@@ -104,11 +109,8 @@ class SelectMaker(Maker):
         n_max = self.n_max if budget is None else min(self.n_max, budget)
         pool = [(p, i, atoms) for p in proposals for i, atoms in enumerate(p.candidates())]
         halted = [k for k, (_, _, atoms) in enumerate(pool) if atoms.info["origin"] == "halted"]
-        potential = load_document(PotentialDocument, potential_id).to_potential()
-        selected = select_active_set(
-            potential, [atoms for *_, atoms in pool], n_max, first=halted, gamma_min=self.gamma_min
-        )
-        chosen: list[tuple[int, float | None]] = [(c.index, c.gamma) for c in selected]
+        potential = load_document(PotentialDocument, potential_id)
+        chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, n_max)
         if not chosen:  # a halt that gamma did not cause (core repulsion): learn the halted frames
             chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
         choices = [
@@ -118,3 +120,12 @@ class SelectMaker(Maker):
         return SelectionDocument(
             uuid=current_uuid(), campaign_id=campaign_id, cycle=cycle, n_candidates=len(pool), choices=choices
         )
+
+    def choose(
+        self, potential: PotentialDocument, candidates: Sequence[Atoms], halted: Sequence[int], n_max: int
+    ) -> list[tuple[int, float | None]]:
+        """Return place and grade of the chosen candidates; what another rule of selection replaces."""
+        selected = select_active_set(
+            potential.to_potential(), candidates, n_max, first=halted, gamma_min=self.gamma_min
+        )
+        return [(c.index, c.gamma) for c in selected]

@@ -1,0 +1,62 @@
+"""An oracle for nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from ase.calculators.emt import EMT
+from ase.calculators.lj import LennardJones
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip_autopipec.errors import LabelError
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.oracle.extract import ExtractedLabel
+from mlip_autopipec.testing.events import is_current_job, record_event
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass
+class StandInOracleMaker(OracleMaker):
+    """
+    Label without atomate2 and without cost, and fail where told to.
+
+    Parameters
+    ----------
+    physics
+        ``constant``: -1 eV per atom, no forces. ``lennard-jones``: argon-like, for any
+        element. ``emt``: effective medium theory, for its elements.
+    failing
+        Parts of the names of label jobs that fail: ``c001 000`` is the first label of cycle 1,
+        ``label`` is each of them.
+    events
+        Log of events: ``label`` or ``bad label``.
+    """
+
+    physics: Literal["constant", "lennard-jones", "emt"] = "constant"
+    failing: list[str] = field(default_factory=list)
+    events: str | None = None
+
+    def compute(self, atoms: Atoms) -> ExtractedLabel:
+        """Label one structure."""
+        if is_current_job(self.failing):
+            record_event(self.events, "bad label")
+            raise LabelError("the stand-in oracle was told to fail here")
+        bare = atoms.copy()
+        bare.info, bare.calc = {}, None
+        if self.physics == "constant":
+            results = {"energy": -1.0 * len(bare), "forces": np.zeros((len(bare), 3)), "stress": np.zeros(6)}
+        else:
+            probe = bare.copy()
+            probe.calc = EMT() if self.physics == "emt" else LennardJones(sigma=2.3, epsilon=0.1, rc=5.0, smooth=True)
+            results = {
+                "energy": probe.get_potential_energy(),
+                "forces": probe.get_forces(),
+                "stress": probe.get_stress(),
+            }
+        bare.calc = SinglePointCalculator(bare, **results)
+        record_event(self.events, "label")
+        return ExtractedLabel(bare, "potential_energy")
