@@ -7,6 +7,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.core import Structure
@@ -16,7 +17,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import StopRule, can_nest_further, update_state
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
-from mlip_autopipec.jobs.dataset import import_labels, import_potential
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, import_structures
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
@@ -123,27 +124,29 @@ class OTFMaker(Maker):
         walker_conditions = _as_conditions(conditions)
         self._check(frames, walker_conditions, labels, initial_potential)
         campaign = campaign_id or str(uuid.uuid4())
+        starts = import_structures(pack_frames(frames), campaign)
         walkers = [
             WalkerState(
                 index=i,
-                formula=atoms.get_chemical_formula(),
+                formula=frames[k].get_chemical_formula(),
                 condition=condition,
                 seed=derive_seed(self.seed, _SEED_WALKER, i),
+                start_id=starts.uuid,
+                start_index=k,
             )
-            for i, (atoms, condition) in enumerate((a, c) for a in frames for c in walker_conditions)
+            for i, (k, condition) in enumerate((k, c) for k in range(len(frames)) for c in walker_conditions)
         ]
         state = LoopState(
             campaign_id=campaign,
             seed=self.seed,
-            elements=sorted({s for a in [*frames, *labels] for s in a.get_chemical_symbols()}),
+            elements=_elements([*frames, *labels]),
             walkers=walkers,
             n_labels=len(labels),
         )
         jobs, potential, batch = self._first_potential(state, frames, labels, initial_potential)
-        starts = [pack_frames([a]) for a in frames for _ in walker_conditions]
-        explorations = [self._explore(state, w, potential, start) for w, start in zip(walkers, starts, strict=True)]
+        explorations = [self._explore(state, w, potential, starts) for w in walkers]
         assess = self._assess(state, explorations, potential, batch)
-        return Flow([*jobs, *explorations, assess], output=assess.output, name=self.name)
+        return Flow([starts, *jobs, *explorations, assess], output=assess.output, name=self.name)
 
     def _first_potential(
         self,
@@ -154,43 +157,45 @@ class OTFMaker(Maker):
     ) -> tuple[list[Job], Job, Job | None]:
         """Jobs up to the first potential: generated or given labels, trained or given potential."""
         campaign, jobs = state.campaign_id, []
+        imported: Job | None = None
         batch: Job | None = None
         given: Job | None = None
         if labels:
             documents = [_as_label_document(a, i, campaign) for i, a in enumerate(labels)]
-            jobs.append(import_labels(documents, campaign))
+            source = imported = import_labels(documents, campaign)
+            jobs.append(imported)
         else:
             seed = derive_seed(self.seed, _SEED_GENERATE)
             generate = self.generate_maker.make(pack_frames(frames), campaign, seed)
-            batch = self.oracle_maker.make(generate.output, campaign, 0)
+            source = batch = self.oracle_maker.make(generate.output, campaign, 0)
             _name(generate, "generate c000"), _name(batch, "label c000")
             jobs += [generate, batch]
         if initial_potential is not None:
             document = PotentialDocument.from_potential(initial_potential)
-            given = import_potential(document.model_dump(mode="json"), campaign)
+            after = None if imported is None else imported.output
+            given = import_potential(document.model_dump(mode="json"), campaign, after)
             jobs.append(given)
         if given is not None and labels:
             return jobs, given, None
         train = self.train_maker.make(
-            batch=None if batch is None else batch.output,
+            batch=source.output,
             campaign_id=campaign,
             cycle=0,
             seed=self.seed,
             elements=state.elements,
             initial_potential=None if given is None else given.output,
             fine_tune=given is not None,
-            after=jobs[0].output if labels else None,
         )
         _name(train, "train c000")
         return [*jobs, train], train, batch
 
-    def _explore(self, state: LoopState, walker: WalkerState, potential: Job | str, start: str | None = None) -> Job:
+    def _explore(self, state: LoopState, walker: WalkerState, potential: Job | str, start: Job | None = None) -> Job:
         explore = self.dynamics_maker.make(
             walker,
             potential if isinstance(potential, str) else potential.output,
             state.campaign_id,
             state.cycle,
-            structure=start,
+            start=None if start is None else start.output,
         )
         return _name(explore, f"explore c{state.cycle:03d} w{walker.index:02d}")
 
@@ -352,7 +357,6 @@ class OTFMaker(Maker):
         self.dynamics_maker.settings.check()
         self.stop_rule.check()
         self.oracle_maker.check()
-        self.train_maker.trainer.basis.section(sorted({s for a in frames for s in a.get_chemical_symbols()}))
         for atoms in frames:
             check_structure(atoms)
             if initial_potential is not None:
@@ -363,18 +367,37 @@ class OTFMaker(Maker):
                     f"labels[{i}] ({atoms.get_chemical_formula()}) has no energy or no forces attached; "
                     "read it from extxyz or attach a SinglePointCalculator"
                 )
+            energy, forces = atoms.calc.results["energy"], np.asarray(atoms.calc.results["forces"])
+            if not np.isfinite(energy) or not np.isfinite(forces).all():
+                raise InvalidInputError(
+                    f"labels[{i}] ({atoms.get_chemical_formula()}) has energy {energy} eV and largest force "
+                    f"{np.abs(forces).max()} eV/A; a label has to be finite"
+                )
             if initial_potential is not None:
                 initial_potential.check_elements(atoms, f"labels[{i}]")
         if initial_potential is not None and labels and not initial_potential.active_set_inverse:
             raise InvalidInputError(
                 "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
             )
+        self.train_maker.trainer.basis.section(_elements([*frames, *labels]))
+        if self.stop_rule.max_labels is not None and not labels:
+            seed = derive_seed(self.seed, _SEED_GENERATE)
+            n_first = len(self.generate_maker.generator.generate(frames, seed=seed))
+            if n_first > self.stop_rule.max_labels:
+                raise InvalidInputError(
+                    f"StopRule.max_labels is {self.stop_rule.max_labels}, but the first dataset alone has {n_first} "
+                    "structures; raise it, or lower StructureGenerator.n_structures and n_test"
+                )
 
 
 def _name(job: Job, name: str) -> Job:
     """Assign the job's name: appended suffixes would pile up from cycle to cycle."""
     job.name = name
     return job
+
+
+def _elements(frames: Sequence[Atoms]) -> list[str]:
+    return sorted({s for a in frames for s in a.get_chemical_symbols()})
 
 
 def _as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlip_autopipec.frames import unpack_frames
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import StructuresDocument
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -64,6 +66,38 @@ def import_labels(labels: list[dict[str, Any]], campaign_id: str) -> DatasetDocu
 
 
 @loop_job()
-def import_potential(document: dict[str, Any], campaign_id: str) -> PotentialDocument:
-    """Store the potential a user brought along."""
+def import_structures(structures: str, campaign_id: str) -> StructuresDocument:
+    """
+    Store the structures MD starts from; a walker whose first run crashes starts from there again.
+
+    Parameters
+    ----------
+    structures
+        Packed structures (:func:`mlip_autopipec.frames.pack_frames`).
+    campaign_id
+        The campaign they are used in.
+    """
+    return StructuresDocument(
+        uuid=current_uuid(),
+        campaign_id=campaign_id,
+        n_structures=len(unpack_frames(structures)),
+        payload={"structures": structures},
+    )
+
+
+@loop_job()
+def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument:
+    """
+    Store the potential a user brought along.
+
+    Parameters
+    ----------
+    document
+        Potential document as a dictionary.
+    campaign_id
+        The campaign it will be used in.
+    after
+        Output of a job that has to be done before MD starts, such as the import of labels.
+    """
+    del after
     return PotentialDocument.model_validate({**document, "uuid": current_uuid(), "campaign_id": campaign_id})

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from jobflow import Maker
 
-from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
 from mlip_autopipec.lammps.exploration import Engine, MDSettings, run_exploration
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.schemas.walk import StructuresDocument, WalkDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,14 +40,14 @@ class LammpsDynamicsMaker(Maker):
     settings: MDSettings = field(default_factory=MDSettings)
     engine: Engine = "auto"
 
-    @loop_job()
+    @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
         walker: WalkerState,
         potential: PotentialDocument | str | None,
         campaign_id: str,
         cycle: int,
-        structure: str | None = None,
+        start: StructuresDocument | None = None,
         restart_file: str | None = None,
     ) -> WalkDocument:
         """
@@ -61,8 +61,8 @@ class LammpsDynamicsMaker(Maker):
             The potential or its uuid; None if none could be trained, then nothing is run.
         campaign_id, cycle
             Of the loop.
-        structure
-            Packed structure to start from.
+        start
+            The structures walkers start from; read by the walker's ``start_id`` if not given.
         restart_file
             LAMMPS restart file to start from instead.
         """
@@ -90,8 +90,9 @@ class LammpsDynamicsMaker(Maker):
         atoms: Atoms | None = None
         if walker.walk_id is not None:
             atoms = load_document(WalkDocument, walker.walk_id).final_atoms()
-        elif structure is not None:
-            atoms = unpack_frames(structure)[0]
+        elif restart_file is None:
+            start = load_document(StructuresDocument, walker.start_id or "") if start is None else start
+            atoms = start.structures()[walker.start_index]
         result = self.explore(walker, potential, atoms, restart_file)
         halt = result.halt
         return document.model_copy(

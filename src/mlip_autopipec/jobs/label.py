@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
 from mlip_autopipec.oracle.extract import ExtractedLabel, extract_label
@@ -59,8 +59,10 @@ class OracleMaker(Maker):
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 
-    @loop_job()
-    def make(self, source: ProposalDocument | SelectionDocument, campaign_id: str, cycle: int) -> Response[LabelBatch]:
+    @loop_job(tolerate_failed_inputs=True)
+    def make(
+        self, source: ProposalDocument | SelectionDocument | None, campaign_id: str, cycle: int
+    ) -> Response[LabelBatch]:
         """
         Label all structures of a proposal, or the chosen ones of a selection.
 
@@ -69,10 +71,12 @@ class OracleMaker(Maker):
         Parameters
         ----------
         source
-            A proposal, all of which is labelled, or a selection.
+            A proposal, all of which is labelled, or a selection; None when its job died.
         campaign_id, cycle
             Of the loop.
         """
+        if source is None:
+            raise MLIPError(f"there is nothing to label in cycle {cycle}: the job that was to choose died")
         choices = _choices(source)
         jobs = []
         for index, choice in enumerate(choices):

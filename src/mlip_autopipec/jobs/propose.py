@@ -10,6 +10,7 @@ from ase import Atoms
 from jobflow import Maker
 
 from mlip_autopipec.ace.activeset import select_active_set
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
@@ -83,10 +84,10 @@ class SelectMaker(Maker):
     n_max: int = 4
     gamma_min: float = 1.1
 
-    @loop_job()
+    @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
-        proposals: list[ProposalDocument],
+        proposals: list[ProposalDocument | None],
         potential_id: str,
         campaign_id: str,
         cycle: int,
@@ -98,7 +99,7 @@ class SelectMaker(Maker):
         Parameters
         ----------
         proposals
-            The proposals of this cycle.
+            The proposals of this cycle; None where a job died, which does without that walker.
         potential_id
             uuid of the potential whose active set is enlarged.
         campaign_id, cycle
@@ -107,7 +108,9 @@ class SelectMaker(Maker):
             Labels that may still be bought, if that is limited.
         """
         n_max = self.n_max if budget is None else min(self.n_max, budget)
-        pool = [(p, i, atoms) for p in proposals for i, atoms in enumerate(p.candidates())]
+        pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
+        if not pool:
+            raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
         halted = [k for k, (_, _, atoms) in enumerate(pool) if atoms.info["origin"] == "halted"]
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, n_max)

@@ -8,9 +8,10 @@ from jobflow import Maker
 
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.training import ACETrainer
+from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.schemas.label import LabelBatch
+from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
 from mlip_autopipec.schemas.potential import PotentialDocument
 
 
@@ -31,17 +32,16 @@ class TrainMaker(Maker):
     name: str = "train"
     trainer: ACETrainer = field(default_factory=LinearACETrainer)
 
-    @loop_job()
+    @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
-        batch: LabelBatch | None,
+        batch: LabelBatch | DatasetDocument | None,
         campaign_id: str,
         cycle: int,
         seed: int,
         elements: list[str],
         initial_potential: PotentialDocument | str | None = None,
         fine_tune: bool = False,
-        after: object = None,
     ) -> PotentialDocument | None:
         """
         Train; the labels are read from the store.
@@ -49,7 +49,8 @@ class TrainMaker(Maker):
         Parameters
         ----------
         batch
-            What became of this cycle's labels; nothing is trained when the oracle is failing.
+            What became of this cycle's labels, or the user's own; None when their job died.
+            Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.
         elements
@@ -58,16 +59,15 @@ class TrainMaker(Maker):
             The potential to continue from, or its uuid.
         fine_tune
             Continue with few iterations, and prove that the new labels were learnt.
-        after
-            Output of a job that has to be done before, such as an import of labels.
 
         Returns
         -------
         PotentialDocument or None
             None when the oracle is failing.
         """
-        del after
-        if batch is not None and batch.oracle_failing:
+        if batch is None:
+            raise TrainingError(f"there are no labels of cycle {cycle}: the job that was to make them died")
+        if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
         is_new = [label.cycle == cycle and label.origin != "given" for label in labels]

@@ -40,6 +40,8 @@ class WalkerState(BaseModel):
     formula: str = Field(description="Chemical formula of its structure.")
     condition: Condition = Field(description="Temperature and pressure.")
     seed: int = Field(description="Seed of its velocities.")
+    start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
+    start_index: int = Field(0, description="Place of the structure in that document.")
     status: Literal["PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field("PENDING", description="As of the last cycle.")
     step: int = Field(0, description="MD step reached.")
     reason: str | None = Field(None, description="Why it halted last.")
