@@ -1,0 +1,218 @@
+"""Reads what the ``lmp`` command wrote and judges how the run ended."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase import units
+from ase.io.lammpsrun import iread_lammps_dump_text
+
+from mlip_autopipec.ace.potential import reference_energy
+from mlip_autopipec.errors import ExplorationError
+from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps.exploration import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.lammps.records import FrameRecord, Trace
+from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from ase import Atoms
+
+#: What LAMMPS says when atoms fly away or collapse: physics (a halt), not a crash.
+FLOWN_APART = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Neighbor list overflow")
+#: LAMMPS' own, rounded, bar per eV/A^3 in metal units; undoing just this one keeps all digits.
+LAMMPS_BAR = 1.6021765e6
+
+
+@dataclass(frozen=True)
+class Look:
+    """
+    One line of the trace file.
+
+    Parameters
+    ----------
+    step
+        MD step.
+    temperature_K, energy_eV, pressure_GPa, volume_A3
+        Instantaneous; the energy without reference energies.
+    gamma_max
+        Largest extrapolation grade; infinite where something was not finite.
+    stop
+        Sum of the :data:`.deck.STOP` that apply.
+    """
+
+    step: int
+    temperature_K: float
+    energy_eV: float
+    pressure_GPa: float
+    volume_A3: float
+    gamma_max: float
+    stop: int
+
+    @property
+    def reason(self) -> HaltReason | None:
+        """Why to halt here, if so."""
+        for name, weight in sorted(deck.STOP.items(), key=lambda item: -item[1]):
+            if self.stop >= weight:
+                return HaltReason(name)
+        return None
+
+
+def read_looks(path: Path) -> Iterator[Look]:
+    """Read the trace file; a last line cut off by a crash is left out."""
+    if not path.is_file():
+        return
+    last = -1
+    with path.open() as stream:
+        for line in stream:
+            words = line.split()
+            if len(words) != len(deck.TRACE_COLUMNS) or not line.endswith("\n") or words[0] == deck.TRACE_COLUMNS[0]:
+                continue
+            step = int(words[0])
+            if step > last:  # the first step may be written by both runs of the deck
+                temperature, energy, pressure, volume, gamma, stop = map(float, words[1:])
+                pressure /= LAMMPS_BAR * units.GPa
+                gamma = gamma if math.isfinite(energy + pressure + gamma) else math.inf
+                yield Look(step, temperature, energy, pressure, volume, gamma, round(stop))
+            last = step
+
+
+def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[tuple[int, Atoms]]:
+    """
+    Read the steps and structures of a text dump, in the structure's own orientation.
+
+    Parameters
+    ----------
+    path
+        Of the dump. ``f_grade[1]`` becomes the array ``gamma``.
+    frame
+        From :meth:`.script.Frame.of`.
+    n_atoms
+        Frames with another number of atoms (some are lost, or the file is cut off) are left out.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    last = -1
+    with path.open() as stream:
+        # ase.io.iread would read all frames at once, and none if the last one is cut off
+        raws = iread_lammps_dump_text(stream, index=":", specorder=list(frame.elements), units="metal")
+        while True:
+            try:
+                raw = next(raws, None)
+            except (RuntimeError, ValueError, IndexError):  # the frame LAMMPS was writing when it died
+                return
+            if raw is None:
+                return
+            step = int(raw.info["timestep"])
+            if (n_atoms is None or len(raw) == n_atoms) and step > last:
+                yield step, _to_atoms(raw, frame)
+            last = step
+
+
+def _to_atoms(raw: Atoms, frame: Frame) -> Atoms:
+    """Rotate and shift what ASE read, which is in LAMMPS' frame."""
+    atoms = frame.to_atoms(
+        raw.arrays["type"],
+        raw.positions,
+        raw.get_velocities() / ANGSTROM_PER_PS,
+        raw.cell.array,
+        raw.get_celldisp().ravel(),
+    )
+    if "f_grade[1]" in raw.arrays:
+        atoms.arrays["gamma"] = raw.arrays["f_grade[1]"]
+    return atoms
+
+
+def read_result(
+    folder: Path, frame: Frame, reference_energies: Mapping[str, float], *, exit_code: int, max_frames: int
+) -> ExplorationResult:
+    """
+    Judge a finished LAMMPS process by its files.
+
+    Parameters
+    ----------
+    folder
+        Where it ran.
+    frame
+        Orientation and elements.
+    reference_energies
+        In eV; added to the energies of the trace.
+    exit_code
+        Of the process.
+    max_frames
+        Frames between the thresholds to keep.
+
+    Raises
+    ------
+    ExplorationError
+        If LAMMPS crashed, or already its first frame was not sane.
+    """
+    kept = _kept_looks(folder, frame)
+    n_atoms = len(next(iter(kept.values()))) if kept else None
+    log = "".join(p.read_text(errors="replace") for name in (deck.LOG, deck.SCREEN) if (p := folder / name).is_file())
+    end = re.search(rf"^{deck.END} step (\d+)$", log, re.MULTILINE)
+    finals = [atoms for _, atoms in read_dump(folder / deck.FINAL, frame)]
+    finished = exit_code == 0 and end is not None and len(finals) == 1
+    # which elements there are never changes, so one frame tells the shift
+    shift = reference_energy((finals or list(kept.values()))[-1], reference_energies) if finals or kept else 0.0
+    trace, last, sane_steps = Trace(), None, set()
+    for look in read_looks(folder / deck.TRACE):
+        trace.add(
+            look.step, look.temperature_K, look.energy_eV + shift, look.pressure_GPa, look.volume_A3, look.gamma_max
+        )
+        last = look
+        if look.reason is None and look.step in kept:
+            sane_steps.add(look.step)
+    sane = kept[max(sane_steps)] if sane_steps else None
+
+    if finished:
+        final, step, reason = finals[0], int(end[1]) if end else -1, None if last is None else last.reason
+    elif last is not None and sane is not None and any(words in log for words in FLOWN_APART):
+        final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
+    else:
+        raise ExplorationError(
+            f"LAMMPS ended with code {exit_code} in {folder}; nothing is lost, run it again:\n{log[-2000:].strip()}"
+        )
+
+    halt = None
+    if reason is not None and last is not None:
+        present = kept.get(last.step)
+        gamma_max, index = math.inf, 0
+        if reason not in (HaltReason.NOT_FINITE, HaltReason.LOST_ATOMS):
+            gamma_max = last.gamma_max
+            index = 0 if present is None else int(np.argmax(present.arrays["gamma"]))
+        is_usable = reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION)
+        halted = present if is_usable else sane  # else go back to the last frame that was in order
+        if halted is None:
+            raise ExplorationError(
+                f"MD was not finite or too hot ({reason}) at its very first step; check the structure"
+            )
+        final = final if is_usable else halted
+        halt = HaltStructure(halted, last.step, reason, gamma_max, index)
+    record = FrameRecord(max_frames)
+    for at, atoms in read_dump(folder / deck.FRAMES, frame, n_atoms):
+        record.add(atoms, at, float(atoms.arrays["gamma"].max()))
+    restart = folder / deck.RESTART
+    is_restart_of_final = restart.is_file() and finished and final is finals[0]  # not after an explosion
+    return ExplorationResult(
+        status=WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
+        step=step,
+        final=final,
+        halt=halt,
+        frames=record.frames,
+        trace=trace.columns,
+        restart_file=str(restart) if is_restart_of_final else None,
+    )
+
+
+def _kept_looks(folder: Path, frame: Frame) -> dict[int, Atoms]:
+    """Read the last looks by step, without those in which atoms are missing."""
+    looks = dict(entry for path in folder.glob(deck.LOOKS) for entry in read_dump(path, frame))
+    most = max(map(len, looks.values()), default=0)
+    return {step: atoms for step, atoms in looks.items() if len(atoms) == most}
