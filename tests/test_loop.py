@@ -271,7 +271,7 @@ def test_md_that_always_crashes_stalls(run_loop: Run, copper: Atoms) -> None:
 def test_pauses_before_python_overflows(run_loop: Run, copper: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = sys.getrecursionlimit()
     # room for some cycles only, counted from here
-    sys.setrecursionlimit(len(inspect.stack(0)) + 330)
+    sys.setrecursionlimit(len(inspect.stack(0)) + 275)
     try:
         document = run_loop(stand_in_loop(dynamics_maker=PeriodicHaltsDynamicsMaker(n_halts=60)).make(copper, 300))
     finally:

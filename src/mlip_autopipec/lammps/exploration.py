@@ -299,7 +299,8 @@ def _check_input(
     condition.check()
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set, so MD could never halt; give its .asi file")
-    if not 0 <= start_step < settings.n_steps:
+    # a walk that halted at its very last step is resumed there, to look at that frame once more
+    if not 0 <= start_step <= settings.n_steps:
         raise InvalidInputError(f"start_step is {start_step}, outside of 0 to n_steps = {settings.n_steps}")
     if (atoms is None) == (restart_file is None):
         raise InvalidInputError("give either a structure or a restart_file to start MD from, not both or neither")
