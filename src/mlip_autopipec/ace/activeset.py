@@ -9,7 +9,7 @@ gamma <= 1 inside, > 1 outside of what the active set spans.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pyace.activelearning import compute_A_active_inverse, compute_active_set, compute_B_projections
@@ -31,7 +31,7 @@ GAMMA_TOLERANCE = 1.001
 _MAXVOL_ITERATIONS = 1000
 
 
-def compute_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> list[dict[str, NDArray[np.floating]]]:
+def compute_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> list[dict[str, NDArray[Any]]]:
     """
     Project the atoms of every frame onto the basis.
 
@@ -85,7 +85,7 @@ def build_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEPot
     )
 
 
-def compute_gamma(potential: ACEPotential, atoms: Atoms) -> NDArray[np.floating]:
+def compute_gamma(potential: ACEPotential, atoms: Atoms) -> NDArray[Any]:
     """Return the extrapolation grade of every atom, shape (n_atoms,)."""
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set, so gamma is unknown; give its .asi file")
@@ -159,14 +159,14 @@ def select_active_set(
     return chosen
 
 
-def _grade(rows: dict[str, NDArray[np.floating]], inverse: dict[str, NDArray[np.floating]]) -> float:
+def _grade(rows: dict[str, NDArray[Any]], inverse: dict[str, NDArray[Any]]) -> float:
     grades = [np.abs(b @ inverse[element]).max() for element, b in rows.items() if len(b)]
     return float(max(grades, default=0.0))
 
 
 def _update(
-    active: NDArray[np.floating], new: NDArray[np.floating]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    active: NDArray[Any], new: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """MaxVol on the present active rows and new ones; functions that are zero so far stay harmless."""
     stacked = np.vstack([active, new])
     empty = np.flatnonzero(~stacked.any(axis=0))

@@ -101,12 +101,16 @@ class LibraryRun:
         try:
             self.command("run 0 post no")  # fix halt never looks at the first step
             if self.halted is None:
-                self.command(f"run {n_steps} pre no post no")
+                self.run_more(n_steps)
         except Exception as error:
             if self.error is None:
                 self._judge_lammps_error(error)
         if self.error is not None:
             raise self.error
+
+    def run_more(self, n_steps: int) -> None:
+        """Go on where the last run ended, without setting up anew."""
+        self.command(f"run {n_steps} pre no post no")
 
     def _judge_lammps_error(self, error: Exception) -> None:
         """Atoms that fly away are physics (a halt); anything else is a crash."""
@@ -149,8 +153,9 @@ class LibraryRun:
         look = step % self.settings.gamma_every == 0 and step != self._graded_step
         self.forces.evaluate(positions, with_gamma=look)
         f[:] = self.forces.forces
-        lmp.fix_external_set_energy_global("ace", self.forces.energy)
-        lmp.fix_external_set_virial_global("ace", self.forces.virial)
+        if look or self.settings.ensemble == "npt":  # a barostat needs the virial at every step
+            lmp.fix_external_set_energy_global("ace", self.forces.energy)
+            lmp.fix_external_set_virial_global("ace", self.forces.virial)
         if look:
             self._graded_step = step
             self._look(step, n_local)
