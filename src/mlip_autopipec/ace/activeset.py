@@ -164,9 +164,7 @@ def _grade(rows: dict[str, NDArray[Any]], inverse: dict[str, NDArray[Any]]) -> f
     return float(max(grades, default=0.0))
 
 
-def _update(
-    active: NDArray[Any], new: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _update(active: NDArray[Any], new: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """MaxVol on the present active rows and new ones; functions that are zero so far stay harmless."""
     stacked = np.vstack([active, new])
     empty = np.flatnonzero(~stacked.any(axis=0))

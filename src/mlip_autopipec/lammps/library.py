@@ -79,5 +79,5 @@ def read_result(folder: Path) -> ExplorationResult:
         halt=halt,
         frames=unpack_frames(out["frames"]),
         trace=out["trace"],
-        restart_file=str(folder / "final.restart"),
+        restart_file=str(folder / "final.restart") if (folder / "final.restart").is_file() else None,
     )

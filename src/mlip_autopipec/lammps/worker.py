@@ -68,6 +68,7 @@ class LibraryRun:
         self.halt_gamma: NDArray[np.float64] | None = None
         self.last_sane: Atoms | None = None
         self.error: BaseException | None = None
+        self.n_atoms = 0
         self._builds: float | None = None
         self._graded_step = -1
 
@@ -94,6 +95,7 @@ class LibraryRun:
             "variable halt internal 0.0",
             f"fix halt all halt {self.settings.gamma_every} v_halt > 0.5 error soft message no",
         )
+        self.n_atoms = int(self.lmp.get_natoms())
         self.lmp.set_fix_external_callback("ace", self._callback, None)
 
     def run(self, n_steps: int) -> None:
@@ -138,6 +140,12 @@ class LibraryRun:
 
     def _compute(self, step: int, n_local: int, f: NDArray[np.float64]) -> None:
         lmp = self.lmp
+        if n_local != self.n_atoms:  # atoms left the cell: nothing can be computed any more
+            self.halted = (HaltReason.LOST_ATOMS, step, math.inf, 0)
+            lmp.set_internal_variable("halt", 1.0)
+            lmp.force_timeout()
+            f[:] = 0.0
+            return
         n_all = lmp.extract_setting("nall")
         positions = lmp.numpy.extract_atom("x", nelem=n_all)
         builds = lmp.get_thermo("nbuild")
@@ -219,25 +227,23 @@ class LibraryRun:
     def result(self) -> dict[str, Any]:
         """Write the restart file and pack everything :func:`.library.read_result` reads."""
         halt = None
-        final = self.snapshot()
+        if self.halted is None or self.halted[0] in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
+            positions = self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall"))
+            self.forces.evaluate(positions, with_gamma=True)
+            final = self.snapshot(self.forces.gamma)
+            self.command("write_restart final.restart")
+        elif self.last_sane is not None:  # the frame itself is past use: go back to the last one in order
+            final = self.last_sane
+        else:
+            raise ExplorationError(
+                f"MD ended with '{self.halted[0]}' at its very first look; check the structure and the time step"
+            )
         if self.halted is not None:
             reason, step, gamma_max, index = self.halted
-            if reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
-                self.forces.evaluate(
-                    self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall")), with_gamma=True
-                )
-                frame = self.snapshot(self.forces.gamma)
-            else:  # the frame itself is past use: go back to the last one that was in order
-                if self.last_sane is None:
-                    raise ExplorationError(
-                        f"MD was not finite or too hot ({reason}) at its very first step; check the structure"
-                    )
-                frame = final = self.last_sane
-            halt = asdict(HaltStructure(frame, step, reason, gamma_max, index)) | {"atoms": pack_frames([frame])}
-        self.command("write_restart final.restart")
+            halt = asdict(HaltStructure(final, step, reason, gamma_max, index)) | {"atoms": pack_frames([final])}
         return {
             "status": WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
-            "step": self.step,
+            "step": self.step if self.halted is None else self.halted[1],
             "final": pack_frames([final]),
             "halt": halt,
             "frames": pack_frames(self.record.frames),
