@@ -100,14 +100,28 @@ def main():
     parser.add_argument("--quick", action="store_true", help="small cells only")
     quick = parser.parse_args().quick
     table = Table(title="library engine, one core, copper 1000 K, us/atom/step (medians)")
-    for column in ("functions", "atoms", "MD step", "evaluation alone", "with projections", "MD/evaluation", "MD/with proj."):
+    for column in (
+        "functions",
+        "atoms",
+        "MD step",
+        "evaluation alone",
+        "with projections",
+        "MD/evaluation",
+        "MD/with proj.",
+    ):
         table.add_column(column, justify="right")
     for n_functions in (30, 150):
         potential = train(n_functions)
         for repeat, steps in ((3, 200), (5, 100), (7, 50), (10, 30))[: 2 if quick else 4]:
             n, md, fast, graded, ratio, ratio_graded = measure(potential, repeat, steps)
             table.add_row(
-                str(n_functions), str(n), f"{md:.1f}", f"{fast:.1f}", f"{graded:.1f}", f"{ratio:.2f}", f"{ratio_graded:.2f}"
+                str(n_functions),
+                str(n),
+                f"{md:.1f}",
+                f"{fast:.1f}",
+                f"{graded:.1f}",
+                f"{ratio:.2f}",
+                f"{ratio_graded:.2f}",
             )
     Console(width=110).print(table)
 

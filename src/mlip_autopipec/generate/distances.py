@@ -25,6 +25,9 @@ def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str]
         From an alphabetically sorted pair of symbols to a distance in Angstrom; pairs that
         are never closer than ``cutoff`` are left out.
     """
+    if atoms.cell.rank < 3:  # a molecule without a cell, which matscipy cannot bin
+        atoms = atoms.copy()
+        atoms.cell = atoms.cell.complete()
     i, j, d = neighbour_list("ijd", atoms, cutoff)
     numbers = atoms.numbers
     shortest: dict[tuple[str, str], float] = {}

@@ -101,6 +101,7 @@ class LammpsDynamicsMaker(Maker):
                 "reason": None if halt is None else str(halt.reason),
                 "n_atoms": len(result.final),
                 "step": result.step,
+                "halt_step": None if halt is None else halt.step,
                 "gamma_max": None if halt is None else halt.gamma_max,
                 "atom_index": None if halt is None else halt.atom_index,
                 "n_frames": len(result.frames),

@@ -147,7 +147,7 @@ class HaltStructure:
         The halted frame with velocities and, as array ``gamma``, the grade of every atom.
         After an explosion the last sane frame.
     step
-        MD step of the frame.
+        MD step at which MD halted.
     reason
         Why MD halted.
     gamma_max
@@ -173,9 +173,10 @@ class ExplorationResult:
     status
         CONVERGED when all steps were done, else HALTED.
     step
-        Last MD step that was reached, counted over all resumptions.
+        MD step of ``final``, counted over all resumptions: where to resume. After an explosion
+        it is earlier than the halt.
     final
-        Last frame with velocities: where to resume.
+        Last sane frame with velocities.
     halt
         Set when halted.
     frames

@@ -193,7 +193,8 @@ def read_result(
             raise ExplorationError(
                 f"MD was not finite or too hot ({reason}) at its very first step; check the structure"
             )
-        final = final if is_usable else halted
+        if not is_usable:
+            final, step = halted, max(sane_steps)
         halt = HaltStructure(halted, last.step, reason, gamma_max, index)
     record = FrameRecord(max_frames)
     for at, atoms in read_dump(folder / deck.FRAMES, frame, n_atoms):

@@ -67,6 +67,7 @@ class LibraryRun:
         self.halted: tuple[HaltReason, int, float, int] | None = None
         self.halt_gamma: NDArray[np.float64] | None = None
         self.last_sane: Atoms | None = None
+        self.last_sane_step = -1
         self.error: BaseException | None = None
         self.n_atoms = 0
         self._builds: float | None = None
@@ -191,7 +192,7 @@ class LibraryRun:
             self.halted = (reason, step, gamma_max, int(tags[worst]) - 1)
             self.lmp.set_internal_variable("halt", 1.0)
             return
-        self.last_sane = atoms
+        self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
             self.record.add(atoms, step, gamma_max)
 
@@ -226,24 +227,24 @@ class LibraryRun:
 
     def result(self) -> dict[str, Any]:
         """Write the restart file and pack everything :func:`.library.read_result` reads."""
-        halt = None
+        halt, resume_step = None, self.step
         if self.halted is None or self.halted[0] in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
             positions = self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall"))
             self.forces.evaluate(positions, with_gamma=True)
             final = self.snapshot(self.forces.gamma)
             self.command("write_restart final.restart")
         elif self.last_sane is not None:  # the frame itself is past use: go back to the last one in order
-            final = self.last_sane
+            final, resume_step = self.last_sane, self.last_sane_step
         else:
             raise ExplorationError(
-                f"MD ended with '{self.halted[0]}' at its very first look; check the structure and the time step"
+                f"MD ended with '{self.halted[0]}' at its very first step; check the structure and the time step"
             )
         if self.halted is not None:
             reason, step, gamma_max, index = self.halted
             halt = asdict(HaltStructure(final, step, reason, gamma_max, index)) | {"atoms": pack_frames([final])}
         return {
             "status": WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
-            "step": self.step if self.halted is None else self.halted[1],
+            "step": resume_step,
             "final": pack_frames([final]),
             "halt": halt,
             "frames": pack_frames(self.record.frames),
