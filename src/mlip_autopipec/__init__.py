@@ -1,1 +1,92 @@
-"""On-the-fly learning of ACE interatomic potentials."""
+"""
+On-the-fly learning of ACE interatomic potentials.
+
+The names below are imported when they are first used: LAMMPS runs in a process of its own, and
+that one need not wait for atomate2.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlip_autopipec.ace.activeset import build_active_set, select_active_set
+    from mlip_autopipec.ace.basis import BasisSettings
+    from mlip_autopipec.ace.linear import LinearACETrainer
+    from mlip_autopipec.ace.pacemaker import PacemakerTrainer
+    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.generate.candidates import CandidateGenerator, generate_local_candidates
+    from mlip_autopipec.generate.seeds import StructureGenerator
+    from mlip_autopipec.jobs.assess import StopRule
+    from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
+    from mlip_autopipec.jobs.generate import GenerateMaker
+    from mlip_autopipec.jobs.label import OracleMaker
+    from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+    from mlip_autopipec.jobs.train import TrainMaker
+    from mlip_autopipec.lammps.exploration import Condition, HaltStructure, MDSettings, run_exploration
+    from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
+
+_HOMES = {
+    "ACEPotential": "ace.potential",
+    "BasisSettings": "ace.basis",
+    "CandidateGenerator": "generate.candidates",
+    "Condition": "lammps.exploration",
+    "GenerateMaker": "jobs.generate",
+    "HaltStructure": "lammps.exploration",
+    "LammpsDynamicsMaker": "jobs.explore",
+    "LinearACETrainer": "ace.linear",
+    "LoopStatus": "schemas.loop",
+    "MDSettings": "lammps.exploration",
+    "OTFDocument": "schemas.loop",
+    "OTFMaker": "flows.otf",
+    "OracleMaker": "jobs.label",
+    "PacemakerTrainer": "ace.pacemaker",
+    "ProposeMaker": "jobs.propose",
+    "SelectMaker": "jobs.propose",
+    "StopRule": "jobs.assess",
+    "StructureGenerator": "generate.seeds",
+    "TrainMaker": "jobs.train",
+    "build_active_set": "ace.activeset",
+    "generate_local_candidates": "generate.candidates",
+    "run_exploration": "lammps.exploration",
+    "select_active_set": "ace.activeset",
+}
+__all__ = [
+    "ACEPotential",
+    "BasisSettings",
+    "CandidateGenerator",
+    "Condition",
+    "GenerateMaker",
+    "HaltStructure",
+    "LammpsDynamicsMaker",
+    "LinearACETrainer",
+    "LoopStatus",
+    "MDSettings",
+    "OTFDocument",
+    "OTFMaker",
+    "OracleMaker",
+    "PacemakerTrainer",
+    "ProposeMaker",
+    "SelectMaker",
+    "StopRule",
+    "StructureGenerator",
+    "TrainMaker",
+    "build_active_set",
+    "generate_local_candidates",
+    "run_exploration",
+    "select_active_set",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlip_autopipec' has no attribute '{name}'")
+    return getattr(import_module(f"mlip_autopipec.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__
