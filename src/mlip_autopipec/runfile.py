@@ -79,13 +79,18 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Validation: TypeAlias = Any
 else:
     _Basis = _section(BasisSettings)
-    _TRAINER = {
-        "reference_energies": (dict[str, float] | None, None),
-        "basis": (_Basis, Field(default_factory=_Basis)),
-    }
-    _Linear = _section(LinearACETrainer, "basis", "reference_energies", kind=(Literal["linear"], "linear"), **_TRAINER)
+    _NonLinearBasis = _section(BasisSettings, "ndensity", ndensity=(int, 2))
+    _Linear = _section(
+        LinearACETrainer,
+        "basis",
+        kind=(Literal["linear"], "linear"),
+        basis=(_Basis, Field(default_factory=_Basis)),
+    )
     _Pacemaker = _section(
-        PacemakerTrainer, "basis", "reference_energies", kind=(Literal["pacemaker"], "pacemaker"), **_TRAINER
+        PacemakerTrainer,
+        "basis",
+        kind=(Literal["pacemaker"], "pacemaker"),
+        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis)),
     )
     _Dynamics = _section(MDSettings, engine=(Engine, "auto"))
     _Selection = _section(SelectMaker, "name")

@@ -23,6 +23,7 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
 from mlip_autopipec.ace.training import ACETrainer
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
+from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -199,13 +200,14 @@ class PacemakerTrainer(ACETrainer):
 
     def find_command(self) -> list[str]:
         """Return the command that starts pacemaker, or say how to get it."""
-        words = shlex.split(self.command) if self.command else ["pacemaker"]
+        command = self.command or get_settings().PACEMAKER_CMD
+        words = shlex.split(command) if command else ["pacemaker"]
         beside = Path(sys.executable).with_name("pacemaker")
-        if not self.command and os.access(beside, os.X_OK):
+        if not command and os.access(beside, os.X_OK):
             return [str(beside)]
         found = shutil.which(words[0])
         if found is None:
-            where = "on PATH" if self.command else f"beside {sys.executable} or on PATH"
+            where = "on PATH" if command else f"beside {sys.executable} or on PATH"
             raise ExecutableError(
                 f"'{words[0]}' was not found {where}; install pacemaker with pip install 'mlip-autopipec[ace]', "
                 "give PacemakerTrainer(command=...), or use LinearACETrainer, which does not need it"

@@ -118,6 +118,26 @@ class ACEPotential:
         """All trainable coefficients (radial and function), flat."""
         return np.asarray(self.basis.all_coeffs, dtype=float)
 
+    def active_set_matrices(self) -> list[NDArray[np.float64]]:
+        """
+        Return the inverse active sets in the order of the elements, as pyace takes them.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is missing or belongs to another basis; pyace would read past its end.
+        """
+        matrices = []
+        for element, n in self.n_functions.items():
+            matrix = np.asarray(self.active_set_inverse.get(element, np.empty((0, 0))), dtype=float)
+            if matrix.shape != (n, n):
+                raise InvalidInputError(
+                    f"the active set of {element} has shape {matrix.shape}, but the potential has {n} functions: "
+                    "the .asi file belongs to another potential"
+                )
+            matrices.append(matrix)
+        return matrices
+
     @property
     def sha256(self) -> str:
         """Fingerprint of basis and active set."""
@@ -171,7 +191,7 @@ class ACECalculator(PyACECalculator):
         self.potential = potential
         super().__init__(potential.basis)
         if potential.active_set_inverse:
-            self.set_active_set([np.asarray(potential.active_set_inverse[e]) for e in potential.elements])
+            self.set_active_set(potential.active_set_matrices())
 
     def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
         """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""

@@ -38,7 +38,7 @@ class ACEForces:
         self._recursive = ACERecursiveEvaluator(self._ctilde_basis)
         self._recursive.set_recursive(True)
         self._bbasis = ACEBEvaluator(self._basis)
-        self._bbasis.set_active_set([np.asarray(potential.active_set_inverse[e]) for e in potential.elements])
+        self._bbasis.set_active_set(potential.active_set_matrices())
         self._fast, self._graded = ACECalculator(), ACECalculator()
         self._fast.set_evaluator(self._recursive)
         self._graded.set_evaluator(self._bbasis)

@@ -1,0 +1,260 @@
+"""LAMMPS as a library with forces from pyace: against pyace alone, finite differences, and itself resumed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import pytest
+from ase import units
+from ase.build import bulk
+
+from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.errors import ExplorationError, InvalidInputError
+from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps.exploration import (
+    Condition,
+    HaltReason,
+    MDSettings,
+    WalkStatus,
+    run_exploration,
+    with_velocities,
+)
+from mlip_autopipec.lammps.worker import LibraryRun
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ase import Atoms
+
+WIDE = {"gamma_lo": 1e9, "gamma_hi": 1e9}
+
+
+def triclinic(seed: int = 0, repeat: tuple[int, int, int] = (2, 2, 2)) -> Atoms:
+    """Copper in a sheared and rotated cell, as an NPT run or a user may hand it over."""
+    atoms = bulk("Cu", cubic=True) * repeat
+    strain = np.eye(3) + [[0.01, 0.02, 0.0], [0.0, -0.01, 0.015], [0.01, 0.0, 0.005]]
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    atoms.rotate(30, (1, 2, 3), rotate_cell=True)
+    atoms.rattle(0.08, seed=seed)
+    return atoms
+
+
+def explore(atoms: Atoms | None, potential: ACEPotential, folder: Path, temperature: float = 300.0, **kwargs):
+    fields = {k: kwargs.pop(k) for k in list(kwargs) if k in MDSettings.__dataclass_fields__}
+    return run_exploration(
+        atoms, potential, Condition(temperature), MDSettings(**fields), engine="library", directory=folder, **kwargs
+    )
+
+
+@pytest.mark.parametrize("repeat", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("with_gamma", [True, False])
+def test_forces_energy_pressure_and_gamma_are_pyaces(
+    copper_potential: ACEPotential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeat, with_gamma: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atoms = triclinic(repeat=repeat)
+    atoms.set_momenta(np.zeros((len(atoms), 3)))
+    expected = copper_potential.calculator()
+    expected.calculate(atoms)
+    script.write_structure(tmp_path / "structure.data", atoms, copper_potential.elements)
+    settings = MDSettings(ensemble="nve", gamma_every=1 if with_gamma else 7, **WIDE)
+    run = LibraryRun(copper_potential, Condition(300), settings, atoms)
+    run.prepare("structure.data", None, Condition(300), 0 if with_gamma else 1)  # step 1 is no gamma step
+    run.run(0)
+    n = len(atoms)
+    forces = run.lmp.numpy.extract_atom("f", nelem=n)[np.argsort(run.lmp.numpy.extract_atom("id", nelem=n))]
+    assert np.abs(forces @ run.frame.rotation.T - expected.results["forces"]).max() < 1e-8
+    energy = run.forces.energy + n * copper_potential.reference_energies["Cu"]
+    assert energy == pytest.approx(expected.results["energy"], abs=1e-8)
+    pressure = -expected.results["stress"][:3].mean() / units.GPa
+    assert run.forces.virial[:3].sum() / 3 / atoms.get_volume() / units.GPa == pytest.approx(pressure, abs=1e-8)
+    if with_gamma:
+        # LAMMPS' own pressure as well (bar), the one a barostat works with
+        assert run.lmp.get_thermo("press") / script.GPA_TO_BAR == pytest.approx(pressure, abs=1e-6)
+        frame = run.snapshot(run.forces.gamma)
+        assert np.abs(frame.arrays["gamma"] - expected.results["gamma"]).max() < 1e-6
+        assert expected.results["gamma"].max() > 0
+        assert np.abs(frame.cell.array - atoms.cell.array).max() < 1e-10
+        difference = np.linalg.solve(atoms.cell.array.T, (frame.positions - atoms.positions).T)
+        assert np.abs(difference - np.rint(difference)).max() < 1e-10
+
+
+def test_forces_and_stress_are_derivatives_of_the_energy(copper_potential: ACEPotential) -> None:
+    atoms = triclinic()
+    atoms.calc = copper_potential.calculator()
+    forces, stress, h = atoms.get_forces(), atoms.get_stress(voigt=False), 1e-4
+    for index, axis in [(0, 0), (7, 1), (20, 2)]:
+        energies = []
+        for sign in (1, -1):
+            moved = atoms.copy()
+            moved.positions[index, axis] += sign * h
+            moved.calc = copper_potential.calculator()
+            energies.append(moved.get_potential_energy())
+        assert -(energies[0] - energies[1]) / (2 * h) == pytest.approx(forces[index, axis], abs=1e-5)
+    for i, j in [(0, 0), (1, 2), (0, 1)]:
+        energies = []
+        for sign in (1, -1):
+            strain = np.eye(3)
+            strain[i, j] += sign * h / 2
+            strain[j, i] += sign * h / 2
+            strained = atoms.copy()
+            strained.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+            strained.calc = copper_potential.calculator()
+            energies.append(strained.get_potential_energy())
+        # a symmetric strain of h/2 in both triangles is h on the diagonal, h/2 twice off it
+        derivative = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
+        assert derivative == pytest.approx(stress[i, j], abs=1e-6)
+
+
+def test_energy_is_conserved_and_the_list_is_rebuilt(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    """Atoms cross the cell and the skin many times; a stale neighbour list would show in the energy."""
+    atoms = with_velocities(triclinic(), 900.0, seed=3)
+    result = explore(atoms, copper_potential, tmp_path, 900.0, n_steps=1000, ensemble="nve", **WIDE)
+    assert result.status is WalkStatus.CONVERGED
+    assert result.step == 1000
+
+    def total(frame: Atoms) -> float:
+        frame.calc = copper_potential.calculator()
+        return frame.get_potential_energy() + frame.get_kinetic_energy()
+
+    assert total(result.final) == pytest.approx(total(atoms), abs=2e-3 * len(atoms) * units.kB * 900)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "npt"])
+def test_resume_continues_velocities_and_time(copper_potential: ACEPotential, tmp_path: Path, ensemble: str) -> None:
+    atoms = with_velocities(triclinic(), 300.0, seed=1)
+    common = {"ensemble": ensemble, **WIDE}
+    first = explore(atoms, copper_potential, tmp_path, n_steps=40, **common)
+    resumed = explore(first.final, copper_potential, tmp_path, n_steps=80, start_step=40, **common)
+    assert (resumed.step, resumed.trace["step"][0], resumed.trace["step"][-1]) == (80, 40, 80)
+    assert resumed.trace["potential_energy_eV"][0] == pytest.approx(first.trace["potential_energy_eV"][-1], abs=1e-8)
+    assert first.final.get_temperature() > 0
+    if ensemble == "nve":  # no thermostat whose inner state a frame could not hold
+        whole = explore(atoms, copper_potential, tmp_path, n_steps=80, **common)
+        assert np.abs(resumed.final.get_velocities() - whole.final.get_velocities()).max() < 1e-9
+        shift = np.linalg.solve(atoms.cell.array.T, (resumed.final.positions - whole.final.positions).T)
+        assert np.abs(shift - np.rint(shift)).max() < 1e-9
+
+
+def test_restart_file_continues(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = with_velocities(triclinic(), 300.0, seed=1)
+    first = explore(atoms, copper_potential, tmp_path, n_steps=40, **WIDE)
+    assert first.restart_file is not None
+    resumed = explore(
+        None, copper_potential, tmp_path, n_steps=60, start_step=40, restart_file=first.restart_file, **WIDE
+    )
+    assert resumed.step == 60
+    assert resumed.trace["potential_energy_eV"][0] == pytest.approx(first.trace["potential_energy_eV"][-1], abs=1e-6)
+    with pytest.raises(InvalidInputError, match=r"no\.restart"):
+        explore(None, copper_potential, tmp_path, restart_file="no.restart")
+
+
+def test_halts_at_the_first_step(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.45, seed=4)
+    result = explore(atoms, copper_potential, tmp_path, n_steps=100, gamma_lo=1.0, gamma_hi=1.5)
+    assert result.halt is not None
+    assert (result.status, result.step, result.halt.step) == (WalkStatus.HALTED, 0, 0)
+    assert result.halt.reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION)
+    gamma = copper_potential.calculator()
+    gamma.calculate(result.halt.atoms)
+    assert np.allclose(gamma.results["gamma"], result.halt.atoms.arrays["gamma"], rtol=1e-6)
+    assert result.halt.gamma_max == pytest.approx(result.halt.atoms.arrays["gamma"].max(), rel=1e-6)
+    assert result.halt.atom_index == int(np.argmax(result.halt.atoms.arrays["gamma"]))
+
+
+def test_halts_on_gamma_and_keeps_frames_between_the_thresholds(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    settings = MDSettings(n_steps=4000, gamma_lo=0.9, gamma_hi=1.6, gamma_every=5, max_frames=6)
+    result = run_exploration(
+        atoms,
+        copper_potential,
+        Condition(300.0, temperature_end_K=6000.0),
+        settings,
+        engine="library",
+        directory=tmp_path,
+    )
+    assert result.halt is not None
+    assert result.halt.step % 5 == 0
+    assert result.halt.step == result.trace["step"][-1]
+    assert 0 < len(result.frames) <= 6
+    assert all(0.9 < f.info["gamma_max"] <= 1.6 for f in result.frames)
+    assert result.halt.atoms.has("momenta")
+
+
+def test_explosion_goes_back_to_the_last_sane_frame(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    fields = {"n_steps": 2000, "gamma_lo": 1e9, "gamma_hi": 1e300, "gamma_every": 2, "thermostat_damping_fs": 10.0}
+    settings = MDSettings(temperature_limit_K=3000.0, **fields)
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    condition = Condition(1000.0, temperature_end_K=100_000.0)
+    result = run_exploration(atoms, copper_potential, condition, settings, engine="library", directory=tmp_path)
+    assert result.halt is not None
+    assert result.halt.reason in (HaltReason.EXPLOSION, HaltReason.CORE_REPULSION)
+    assert np.isfinite(result.final.positions).all()
+    if result.halt.reason is HaltReason.EXPLOSION:
+        assert result.step == result.halt.step - 2
+
+
+def test_lost_atoms_halt(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.05, seed=1)
+    wild = {"timestep_fs": 500.0, "ensemble": "nve", "gamma_every": 50, "temperature_limit_K": 1e300}
+    result = explore(atoms, copper_potential, tmp_path, 3000.0, n_steps=1000, gamma_lo=1e3, gamma_hi=1e300, **wild)
+    assert result.halt is not None
+    assert result.halt.reason is HaltReason.LOST_ATOMS
+    assert len(result.final) == len(atoms)
+
+
+def test_a_killed_process_is_an_error_that_names_its_folder(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    def kill() -> None:
+        while not (tasks := [p for p in psutil.Process().children() if "mlip_autopipec.lammps.worker" in p.cmdline()]):
+            time.sleep(0.05)
+        time.sleep(1.0)
+        tasks[0].kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with pytest.raises(ExplorationError, match=r"code -9 in .*exploration-"):
+        explore(bulk("Cu", cubic=True) * (3, 3, 3), copper_potential, tmp_path, n_steps=10**7, **WIDE)
+    killer.join()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_steps": 0}, "n_steps is 0"),
+        ({"timestep_fs": -1.0}, "timestep_fs is -1"),
+        ({"gamma_lo": 5.0, "gamma_hi": 2.0}, "gamma_hi is 2"),
+        ({"ensemble": "muvt"}, "'muvt'"),
+        ({"start_step": 99, "n_steps": 10}, "start_step is 99"),
+    ],
+)
+def test_bad_settings_are_refused(copper_potential: ACEPotential, tmp_path: Path, change, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        explore(bulk("Cu", cubic=True), copper_potential, tmp_path, **change)
+    assert not list(tmp_path.iterdir())  # refused before anything was computed
+
+
+def test_bad_structures_are_refused(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    slab, empty, close = bulk("Cu", cubic=True), bulk("Cu")[:0], bulk("Cu", cubic=True)
+    slab.pbc = (True, True, False)
+    close.positions[1] = close.positions[0] + 0.3
+    for atoms, message in [
+        (bulk("NaCl", "rocksalt", a=5.6), r"\['Cl', 'Na'\]"),
+        (slab, "pbc"),
+        (empty, "empty"),
+        (close, "apart"),
+    ]:
+        with pytest.raises(InvalidInputError, match=message):
+            explore(atoms, copper_potential, tmp_path)
+    of_another = ACEPotential(copper_potential.yaml, {"Cu": np.eye(3)})
+    with pytest.raises(InvalidInputError, match=r"shape \(3, 3\)"):
+        explore(bulk("Cu", cubic=True), of_another, tmp_path)
+    no_active_set = ACEPotential(copper_potential.yaml)
+    with pytest.raises(InvalidInputError, match="active set"):
+        explore(bulk("Cu", cubic=True), no_active_set, tmp_path)
+    assert not list(tmp_path.iterdir())

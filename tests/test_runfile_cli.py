@@ -1,0 +1,124 @@
+"""The run file and the command line, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ase.io
+import pytest
+import yaml
+from ase.build import bulk
+from typer.testing import CliRunner
+
+from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, app
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.runfile import RunFile
+
+TUTORIALS = Path(__file__).parents[1] / "tutorials"
+SMALL = {
+    "name": "small",
+    "seed": 3,
+    "structures": [{"bulk": {"name": "Cu", "cubic": True}, "repeat": [2, 2, 2]}],
+    "conditions": [{"temperature_K": 600}],
+    "oracle": {"kind": "emt"},
+    "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 4.5}},
+    "dynamics": {"n_steps": 400, "gamma_lo": 1.5, "gamma_hi": 3.0},
+    "first_dataset": {"n_structures": 6, "n_test": 2, "rattle_amplitudes": [0.05, 0.1]},
+    "validation": {"n_frames": 2, "interval_steps": 5},
+}
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def prepare(path: Path):
+    run = RunFile.load(path)
+    return run.maker().make(
+        run.load_structures(), run.load_conditions(), labels=run.load_labels(), initial_potential=run.load_potential()
+    )
+
+
+@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_tutorials_are_valid(path: Path) -> None:
+    assert prepare(path).jobs
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"oracle": {"kind": "quantum-espresso"}}, r"oracle\.kind.*'emt'.*quantum-espresso"),
+        ({"oracle": {"kind": "emt", "maker": {"foo": 1}}}, r"oracle\.maker.*foo.*EMTStaticMaker"),
+        ({"dynamcs": {}}, "dynamcs"),
+        ({"dynamics": {"n_step": 3}}, r"dynamics\.n_step"),
+        ({"dynamics": {"n_steps": "many"}}, r"dynamics\.n_steps.*'many'"),
+        ({"dynamics": {"gamma_lo": 3, "gamma_hi": 1}}, "gamma_hi is 1"),
+        ({"conditions": []}, "conditions"),
+        ({"conditions": [{"temperature_K": -3}]}, "temperature_K is -3"),
+        ({"structures": []}, "structures"),
+        ({"structures": [{"file": "no.cif"}]}, r"no\.cif"),
+        ({"structures": [{"bulk": {"name": "Xx"}}]}, "Xx"),
+        ({"structures": [{}]}, "either 'file' or 'bulk'"),
+        ({"trainer": {"kind": "mace"}}, "'mace'"),
+        ({"trainer": {"kind": "linear", "basis": {"cutof": 3}}}, "cutof"),
+        ({"start_from": {"potential": "x.yaml"}}, r"x\.yaml"),
+        ({"start_from": {"labels": "data.pckl.gzip"}}, "extxyz"),
+        ({"stop": {"max_cycles": -1}}, "max_cycles is -1"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, change, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        prepare(written(tmp_path, **change))
+
+
+def test_run_leaves_everything_in_one_folder_and_can_be_started_from(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    result = CliRunner().invoke(app, ["run", str(written(tmp_path)), "--folder", str(folder)])
+    assert result.exit_code == CONVERGED, result.output
+    assert "cycle   0" in result.output
+    document = json.loads((folder / "result.json").read_text())
+    assert document["status"] == "CONVERGED"
+    dataset = ase.io.read(folder / "dataset.extxyz", index=":")
+    assert len(dataset) == document["n_labels"]
+    assert (folder / "parity.png").stat().st_size > 10_000
+    files = [folder / "potential" / f"potential.{suffix}" for suffix in ("yaml", "asi")]
+    potential = ACEPotential.from_files(*files, document["potential"]["reference_energies_eV"])
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = potential.calculator()
+    assert atoms.get_potential_energy() / 4 == pytest.approx(0.0, abs=0.05)  # EMT's zero is near fcc copper
+
+    again = CliRunner().invoke(app, ["run", str(tmp_path / "run.yaml"), "--folder", str(folder)])
+    assert again.exit_code == FAILED
+    assert "--overwrite" in again.output
+
+    start = {
+        "potential": str(files[0]),
+        "active_set": str(files[1]),
+        "reference_energies": document["potential"]["reference_energies_eV"],
+        "labels": str(folder / "dataset.extxyz"),
+    }
+    continued = written(tmp_path, start_from=start, conditions=[{"temperature_K": 700}])
+    second = CliRunner().invoke(app, ["run", str(continued), "--folder", str(tmp_path / "second")])
+    assert second.exit_code == CONVERGED, second.output
+    result2 = json.loads((tmp_path / "second" / "result.json").read_text())
+    assert result2["n_labels"] >= document["n_labels"]
+
+
+def test_exit_code_tells_that_it_did_not_converge(tmp_path: Path) -> None:
+    hard = {"dynamics": {"n_steps": 4000, "gamma_lo": 1.01, "gamma_hi": 1.02}, "stop": {"max_cycles": 1}}
+    path = written(tmp_path, validation=None, conditions=[{"temperature_K": 1500}], **hard)
+    result = CliRunner().invoke(app, ["run", str(path), "--folder", str(tmp_path / "out")])
+    assert result.exit_code == NOT_CONVERGED, result.output
+    assert "MAX_ITER_REACHED" in result.output
+    assert (tmp_path / "out" / "potential" / "potential.yace").is_file()
+
+
+def test_a_bad_run_file_is_told_in_one_message(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(written(tmp_path, sed=1)), "--folder", str(tmp_path / "out")])
+    assert result.exit_code == FAILED
+    assert "sed" in result.output
+    assert not (tmp_path / "out").exists()
