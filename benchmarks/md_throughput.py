@@ -31,7 +31,8 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.lammps import script
-from mlip_autopipec.lammps.exploration import Condition, MDSettings, with_velocities
+from mlip_autopipec.lammps.exploration import with_velocities
+from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.lammps.worker import LibraryRun
 
 ROUNDS = 7

@@ -26,12 +26,13 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, executable, readback, script
-from mlip_autopipec.lammps.exploration import Condition, Engine, HaltReason, MDSettings, WalkStatus, run_exploration
+from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.types import Condition, Engine, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
     from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.lammps.exploration import ExplorationResult
+    from mlip_autopipec.lammps.types import ExplorationResult
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
 FRAME = script.Frame(("Au", "Cu"), np.eye(3))

@@ -15,14 +15,8 @@ from ase.build import bulk
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import script
-from mlip_autopipec.lammps.exploration import (
-    Condition,
-    HaltReason,
-    MDSettings,
-    WalkStatus,
-    run_exploration,
-    with_velocities,
-)
+from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
+from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
 
 if TYPE_CHECKING:
@@ -36,7 +30,7 @@ WIDE = {"gamma_lo": 1e9, "gamma_hi": 1e9}
 def triclinic(seed: int = 0, repeat: tuple[int, int, int] = (2, 2, 2)) -> Atoms:
     """Copper in a sheared and rotated cell, as an NPT run or a user may hand it over."""
     atoms = bulk("Cu", cubic=True) * repeat
-    strain = np.eye(3) + [[0.01, 0.02, 0.0], [0.0, -0.01, 0.015], [0.01, 0.0, 0.005]]
+    strain = np.array([[1.01, 0.02, 0.0], [0.0, 0.99, 0.015], [0.01, 0.0, 1.005]])
     atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     atoms.rotate(30, (1, 2, 3), rotate_cell=True)
     atoms.rattle(0.08, seed=seed)

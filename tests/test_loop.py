@@ -22,7 +22,7 @@ from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.lammps.exploration import Condition, MDSettings
+from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument

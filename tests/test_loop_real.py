@@ -25,7 +25,8 @@ from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.lammps.exploration import MDSettings, run_exploration
+from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument

@@ -25,20 +25,21 @@ if TYPE_CHECKING:
     from mlip_autopipec.jobs.label import OracleMaker
     from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
     from mlip_autopipec.jobs.train import TrainMaker
-    from mlip_autopipec.lammps.exploration import Condition, HaltStructure, MDSettings, run_exploration
+    from mlip_autopipec.lammps.exploration import run_exploration
+    from mlip_autopipec.lammps.types import Condition, HaltStructure, MDSettings
     from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 
 _HOMES = {
     "ACEPotential": "ace.potential",
     "BasisSettings": "ace.basis",
     "CandidateGenerator": "generate.candidates",
-    "Condition": "lammps.exploration",
+    "Condition": "lammps.types",
     "GenerateMaker": "jobs.generate",
-    "HaltStructure": "lammps.exploration",
+    "HaltStructure": "lammps.types",
     "LammpsDynamicsMaker": "jobs.explore",
     "LinearACETrainer": "ace.linear",
     "LoopStatus": "schemas.loop",
-    "MDSettings": "lammps.exploration",
+    "MDSettings": "lammps.types",
     "OTFDocument": "schemas.loop",
     "OTFMaker": "flows.otf",
     "OracleMaker": "jobs.label",

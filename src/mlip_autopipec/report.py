@@ -87,7 +87,7 @@ def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence
 def summary_table(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> Table:
     """Build the table a run ends with."""
     good = document.status is LoopStatus.CONVERGED
-    table = Table(title=f"[{'green' if good else 'yellow'}]{document.status}[/]: {document.why}", show_header=False)
+    table = Table(title=f"[{'green' if good else 'yellow'}]{document.status}[/]", show_header=False)
     table.add_row("cycles / halts", f"{document.n_cycles} / {document.n_halts}")
     failed = f" ({document.n_failed_labels} failed)" if document.n_failed_labels else ""
     table.add_row("labels", f"{document.n_labels}{failed}")

@@ -36,7 +36,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.lammps.exploration import Condition, Engine, MDSettings
+from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.oracle.validation import ValidationSettings
 
 #: Oracles by the name a run file calls them.

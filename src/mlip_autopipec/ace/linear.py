@@ -13,13 +13,12 @@ from pyace.linearacefit import LinearACEDataset, LinearACEFit
 from sklearn.linear_model import Ridge
 
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
-from mlip_autopipec.ace.training import ACETrainer
+from mlip_autopipec.ace.training import ACETrainer, FitTask
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.generate.distances import minimum_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from ase import Atoms
 
@@ -56,33 +55,23 @@ class LinearACETrainer(ACETrainer):
     core_margin: float = 0.1
     processes: int = 1
 
-    def fit(
-        self,
-        labels: Sequence[Atoms],
-        start: ACEPotential | None,
-        *,
-        elements: Sequence[str],
-        reference_energies: Mapping[str, float],
-        fine_tune: bool,
-        new: Sequence[bool],
-        test_labels: Sequence[Atoms],
-        directory: Path,
-        seed: int,
-    ) -> tuple[ACEPotential, str]:
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
         """Fit; see :meth:`ACETrainer.fit`. All labels weigh the same, new or not."""
-        del fine_tune, new, test_labels, directory, seed
-        section = self.basis.section(elements)
-        configuration = create_multispecies_basis_config(section) if start is None else start.configuration()
+        labels = task.labels
+        if task.start is None:
+            configuration = create_multispecies_basis_config(self.basis.section(task.elements))
+        else:
+            configuration = task.start.configuration()
         if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(elements), self.core_margin))
+            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(task.elements), self.core_margin))
         frame = pd.DataFrame(
             {
                 "ase_atoms": [_bare(a) for a in labels],
                 "energy_corrected": [
-                    a.get_potential_energy() - reference_energy(a, reference_energies) for a in labels
+                    a.get_potential_energy() - reference_energy(a, task.reference_energies) for a in labels
                 ],
                 "forces": [a.get_forces() for a in labels],
             }

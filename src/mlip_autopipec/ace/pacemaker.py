@@ -21,7 +21,7 @@ import yaml
 
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
-from mlip_autopipec.ace.training import ACETrainer
+from mlip_autopipec.ace.training import ACETrainer, FitTask
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
 from mlip_autopipec.settings import get_settings
 
@@ -116,34 +116,25 @@ class PacemakerTrainer(ACETrainer):
     timeout: float | None = None
     input_sections: dict[str, Any] = field(default_factory=dict)
 
-    def fit(
-        self,
-        labels: Sequence[Atoms],
-        start: ACEPotential | None,
-        *,
-        elements: Sequence[str],
-        reference_energies: Mapping[str, float],
-        fine_tune: bool,
-        new: Sequence[bool],
-        test_labels: Sequence[Atoms],
-        directory: Path,
-        seed: int,
-    ) -> tuple[ACEPotential, str]:
-        """Fit in a fresh subfolder of ``directory``; see :meth:`ACETrainer.fit`."""
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
+        """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
         command = self.find_command()
-        weights = [self.new_label_weight if is_new else 1.0 for is_new in new]
-        train = _data_frame(labels, reference_energies, weights, "label")
+        weights = [self.new_label_weight if is_new else 1.0 for is_new in task.new]
+        train = _data_frame(task.labels, task.reference_energies, weights, "label")
         # pacemaker joins both frames, so the test set needs the weight column as well
-        test = _data_frame(test_labels, reference_energies, [1.0] * len(test_labels), "test label")
-        settings = self.input(elements, start is not None, fine_tune=fine_tune, test=bool(test_labels), seed=seed)
+        test = _data_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
+        fine_tune, start = task.fine_tune, task.start
+        settings = self.input(
+            task.elements, start is not None, fine_tune=fine_tune, test=bool(task.test_labels), seed=task.seed
+        )
 
-        directory.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix="pacemaker-", dir=directory)).resolve()
+        task.directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="pacemaker-", dir=task.directory)).resolve()
         train.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
-        if test_labels:
+        if task.test_labels:
             test.to_pickle(folder / "test.pckl.gzip", compression="gzip", protocol=4)
         if start is not None:
-            _write_start(start, folder / _START, reference_energies if fine_tune else None)
+            _write_start(start, folder / _START, task.reference_energies if fine_tune else None)
         (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
         log = self._run(command, folder)

@@ -60,6 +60,44 @@ class TrainingResult:
     log: str = ""
 
 
+@dataclass(frozen=True)
+class FitTask:
+    """
+    What one fit is given, checked already.
+
+    Parameters
+    ----------
+    labels
+        Structures to train on, labels (eV, eV/A) in attached calculators.
+    start
+        Potential to continue from.
+    elements
+        Elements of the potential, alphabetical.
+    reference_energies
+        Energy in eV per atom of each element that the ACE is not to learn.
+    fine_tune
+        Continue from ``start`` with few iterations.
+    new
+        For each label whether it was bought in this cycle.
+    test_labels
+        Held-out labels; for a program's own log only.
+    directory
+        Where an external program may keep its files.
+    seed
+        For whatever is random.
+    """
+
+    labels: Sequence[Atoms]
+    start: ACEPotential | None
+    elements: Sequence[str]
+    reference_energies: Mapping[str, float]
+    fine_tune: bool
+    new: Sequence[bool]
+    test_labels: Sequence[Atoms]
+    directory: Path
+    seed: int
+
+
 @dataclass
 class ACETrainer(MSONable, ABC):
     """
@@ -79,20 +117,8 @@ class ACETrainer(MSONable, ABC):
     reference_energies: dict[str, float] | None = None
 
     @abstractmethod
-    def fit(
-        self,
-        labels: Sequence[Atoms],
-        start: ACEPotential | None,
-        *,
-        elements: Sequence[str],
-        reference_energies: Mapping[str, float],
-        fine_tune: bool,
-        new: Sequence[bool],
-        test_labels: Sequence[Atoms],
-        directory: Path,
-        seed: int,
-    ) -> tuple[ACEPotential, str]:
-        """Fit and return the potential (no active set needed) and the log; ``new`` marks the labels bought last."""
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
+        """Fit; return the potential (no active set needed) and the log."""
 
     def train(
         self,
@@ -148,9 +174,9 @@ class ACETrainer(MSONable, ABC):
         else:
             references = self.reference_energies or fit_reference_energies(everything)
         started = time.perf_counter()
-        fitted, log = self.fit(
-            everything,
-            initial_potential,
+        task = FitTask(
+            labels=everything,
+            start=initial_potential,
             elements=symbols,
             reference_energies=references,
             fine_tune=fine_tune,
@@ -159,6 +185,7 @@ class ACETrainer(MSONable, ABC):
             directory=Path(directory),
             seed=seed,
         )
+        fitted, log = self.fit(task)
         seconds = time.perf_counter() - started
         potential = build_active_set(replace(fitted, reference_energies=references), everything)
         train_errors = compute_errors(potential, everything)

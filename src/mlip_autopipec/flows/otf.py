@@ -7,23 +7,30 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.checks import check_campaign, elements_of
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import StopRule, can_nest_further, update_state
-from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.base import (
+    SEED_GENERATE,
+    SEED_PROPOSE,
+    SEED_WALKER,
+    current_uuid,
+    derive_seed,
+    load_document,
+    loop_job,
+)
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, import_structures
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.lammps.exploration import Condition, check_structure
+from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -35,9 +42,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.ace.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
-
-# what each derived seed is for
-_SEED_GENERATE, _SEED_WALKER, _SEED_PROPOSE = 1, 2, 3
 
 
 @dataclass
@@ -122,7 +126,7 @@ class OTFMaker(Maker):
         """
         frames = _as_frames(structures)
         walker_conditions = _as_conditions(conditions)
-        self._check(frames, walker_conditions, labels, initial_potential)
+        check_campaign(self, frames, walker_conditions, labels, initial_potential)
         campaign = campaign_id or str(uuid.uuid4())
         starts = import_structures(pack_frames(frames), campaign)
         walkers = [
@@ -130,7 +134,7 @@ class OTFMaker(Maker):
                 index=i,
                 formula=frames[k].get_chemical_formula(),
                 condition=condition,
-                seed=derive_seed(self.seed, _SEED_WALKER, i),
+                seed=derive_seed(self.seed, SEED_WALKER, i),
                 start_id=starts.uuid,
                 start_index=k,
             )
@@ -139,7 +143,7 @@ class OTFMaker(Maker):
         state = LoopState(
             campaign_id=campaign,
             seed=self.seed,
-            elements=_elements([*frames, *labels]),
+            elements=elements_of([*frames, *labels]),
             walkers=walkers,
             n_labels=len(labels),
         )
@@ -165,7 +169,7 @@ class OTFMaker(Maker):
             source = imported = import_labels(documents, campaign)
             jobs.append(imported)
         else:
-            seed = derive_seed(self.seed, _SEED_GENERATE)
+            seed = derive_seed(self.seed, SEED_GENERATE)
             generate = self.generate_maker.make(pack_frames(frames), campaign, seed)
             source = batch = self.oracle_maker.make(generate.output, campaign, 0)
             _name(generate, "generate c000"), _name(batch, "label c000")
@@ -300,7 +304,7 @@ class OTFMaker(Maker):
         jobs: list[Job] = []
         for walker in running:
             if walker.walk_id is not None and walker.reason != "crashed":
-                seed = derive_seed(state.seed, _SEED_PROPOSE, cycle, walker.index)
+                seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
                 propose = self.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
                 jobs.append(_name(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
         potential: Job | str = previous
@@ -335,69 +339,11 @@ class OTFMaker(Maker):
         continue_as_current(assess)
         return Flow([*jobs, *explorations, assess], name=f"{campaign} c{cycle:03d}")
 
-    def _check(
-        self,
-        frames: Sequence[Atoms],
-        conditions: Sequence[Condition],
-        labels: Sequence[Atoms],
-        initial_potential: ACEPotential | None,
-    ) -> None:
-        """Refuse bad input before anything is computed."""
-        if not frames:
-            raise InvalidInputError("structures is empty; give at least one structure")
-        if not conditions:
-            raise InvalidInputError("conditions is empty; give at least one temperature in K")
-        for condition in conditions:
-            if condition.pressure_GPa and self.dynamics_maker.settings.ensemble != "npt":
-                raise InvalidInputError(
-                    f"pressure_GPa is {condition.pressure_GPa}, but ensemble is "
-                    f"'{self.dynamics_maker.settings.ensemble}'; a pressure needs 'npt'"
-                )
-            condition.check()
-        self.dynamics_maker.settings.check()
-        self.stop_rule.check()
-        self.oracle_maker.check()
-        for atoms in frames:
-            check_structure(atoms)
-            if initial_potential is not None:
-                initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
-        for i, atoms in enumerate(labels):
-            if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:
-                raise InvalidInputError(
-                    f"labels[{i}] ({atoms.get_chemical_formula()}) has no energy or no forces attached; "
-                    "read it from extxyz or attach a SinglePointCalculator"
-                )
-            energy, forces = atoms.calc.results["energy"], np.asarray(atoms.calc.results["forces"])
-            if not np.isfinite(energy) or not np.isfinite(forces).all():
-                raise InvalidInputError(
-                    f"labels[{i}] ({atoms.get_chemical_formula()}) has energy {energy} eV and largest force "
-                    f"{np.abs(forces).max()} eV/A; a label has to be finite"
-                )
-            if initial_potential is not None:
-                initial_potential.check_elements(atoms, f"labels[{i}]")
-        if initial_potential is not None and labels and not initial_potential.active_set_inverse:
-            raise InvalidInputError(
-                "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
-            )
-        self.train_maker.trainer.basis.section(_elements([*frames, *labels]))
-        if self.stop_rule.max_labels is not None and not labels:
-            seed = derive_seed(self.seed, _SEED_GENERATE)
-            n_first = len(self.generate_maker.generator.generate(frames, seed=seed))
-            if n_first > self.stop_rule.max_labels:
-                raise InvalidInputError(
-                    f"StopRule.max_labels is {self.stop_rule.max_labels}, but the first dataset alone has {n_first} "
-                    "structures; raise it, or lower StructureGenerator.n_structures and n_test"
-                )
-
 
 def _name(job: Job, name: str) -> Job:
     """Assign the job's name: appended suffixes would pile up from cycle to cycle."""
     job.name = name
     return job
-
-
-def _elements(frames: Sequence[Atoms]) -> list[str]:
-    return sorted({s for a in frames for s in a.get_chemical_symbols()})
 
 
 def _as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:

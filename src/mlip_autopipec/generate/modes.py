@@ -140,12 +140,9 @@ def soft_modes(
     chosen = _checked_indices(atoms, indices)
     masses = np.repeat(atoms.get_masses()[chosen], 3)
     everything = len(set(chosen)) == len(atoms)
-    if everything:
-        # the orthogonal complement of the rigid motions: they vanish exactly, also where the
-        # numerical noise of the sum rule would mix them with truly soft modes
-        basis = null_space(_rigid_motions(atoms, chosen).T)
-    else:
-        basis = np.eye(len(masses))
+    # the orthogonal complement of the rigid motions: they vanish exactly, also where the
+    # numerical noise of the sum rule would mix them with truly soft modes
+    basis = null_space(_rigid_motions(atoms, chosen).T) if everything else np.eye(len(masses))
     if basis.shape[1] == 0:
         return SoftModes(np.empty(0), np.empty((0, len(atoms), 3)))
     hessian = compute_hessian(atoms, calculator, chosen, displacement)

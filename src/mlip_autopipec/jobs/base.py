@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from jobflow import Job, JobStore
 
+# what each seed derived from the campaign's is for
+SEED_GENERATE, SEED_WALKER, SEED_PROPOSE = 1, 2, 3
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 

@@ -9,7 +9,8 @@ from jobflow import Maker
 
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
-from mlip_autopipec.lammps.exploration import Engine, MDSettings, run_exploration
+from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.types import Engine, MDSettings
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import StructuresDocument, WalkDocument
@@ -17,7 +18,7 @@ from mlip_autopipec.schemas.walk import StructuresDocument, WalkDocument
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.lammps.exploration import ExplorationResult
+    from mlip_autopipec.lammps.types import ExplorationResult
 
 
 @dataclass

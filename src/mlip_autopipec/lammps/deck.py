@@ -9,7 +9,7 @@ from mlip_autopipec.lammps import script
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.lammps.exploration import Condition, MDSettings
+    from mlip_autopipec.lammps.types import Condition, MDSettings
 
 INPUT, LOG, SCREEN = "in.lammps", "log.lammps", "screen.log"
 STRUCTURE, START_RESTART = "structure.data", "start.restart"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.lammps.exploration import Condition, ExplorationResult, MDSettings
+    from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
 
 STYLE = "pace/extrapolation"
 #: Seconds ``lmp -h`` may take; a launcher outside of a batch job may wait for ever.

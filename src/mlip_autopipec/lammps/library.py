@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps.exploration import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.lammps.exploration import Condition, MDSettings
+    from mlip_autopipec.lammps.types import Condition, MDSettings
 
 INPUT, OUTPUT, LOG = "exploration_input.json", "exploration_output.json", "exploration.log"
 

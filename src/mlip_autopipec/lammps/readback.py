@@ -14,9 +14,9 @@ from ase.io.lammpsrun import iread_lammps_dump_text
 from mlip_autopipec.ace.potential import reference_energy
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.lammps import deck
-from mlip_autopipec.lammps.exploration import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
+from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

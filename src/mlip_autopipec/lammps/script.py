@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mlip_autopipec.lammps.exploration import Condition, MDSettings
+    from mlip_autopipec.lammps.types import Condition, MDSettings
 
 GPA_TO_BAR = 1e4
 #: LAMMPS metal velocities are A/ps, ASE's are A per ASE time unit.

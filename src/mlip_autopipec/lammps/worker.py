@@ -18,9 +18,9 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import script
 from mlip_autopipec.lammps.ace_forces import ACEForces
-from mlip_autopipec.lammps.exploration import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.records import FrameRecord, Trace
+from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from mlip_autopipec.lammps.exploration import Condition
+from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.potential import Errors, PotentialDocument
 

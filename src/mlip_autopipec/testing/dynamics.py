@@ -10,7 +10,8 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
-from mlip_autopipec.lammps.exploration import ExplorationResult, HaltReason, HaltStructure, WalkStatus, with_velocities
+from mlip_autopipec.lammps.exploration import with_velocities
+from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.testing.events import record_event
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 from mlip_autopipec.ace.accuracy import ErrorMetrics
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.training import ACETrainer, TrainingResult
+from mlip_autopipec.ace.training import ACETrainer, FitTask, TrainingResult
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.testing.events import is_current_job, record_event
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ase import Atoms
@@ -90,22 +90,9 @@ class StandInTrainer(ACETrainer):
             log="no fit",
         )
 
-    def fit(
-        self,
-        labels: Sequence[Atoms],
-        start: ACEPotential | None,
-        *,
-        elements: Sequence[str],
-        reference_energies: Mapping[str, float],
-        fine_tune: bool,
-        new: Sequence[bool],
-        test_labels: Sequence[Atoms],
-        directory: Path,
-        seed: int,
-    ) -> tuple[ACEPotential, str]:
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
         """Fit nothing; see :meth:`ACETrainer.fit`."""
-        del labels, start, reference_energies, fine_tune, new, test_labels, directory, seed
-        return tiny_potential(*sorted(elements)), "no fit"
+        return tiny_potential(*sorted(task.elements)), "no fit"
 
 
 def _unmeasured(labels: Sequence[Atoms]) -> ErrorMetrics:

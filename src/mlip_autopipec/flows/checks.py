@@ -1,0 +1,92 @@
+"""What a campaign is refused for, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
+from mlip_autopipec.lammps.exploration import check_structure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.lammps.types import Condition
+
+
+def check_campaign(
+    maker: OTFMaker,
+    frames: Sequence[Atoms],
+    conditions: Sequence[Condition],
+    labels: Sequence[Atoms],
+    initial_potential: ACEPotential | None,
+) -> None:
+    """
+    Refuse bad input; each message names the field, its value and what is allowed.
+
+    Raises
+    ------
+    InvalidInputError
+        For structures MD cannot run in, labels without energy or forces, elements the initial
+        potential lacks, and parameters of the makers that cannot be meant.
+    """
+    if not frames:
+        raise InvalidInputError("structures is empty; give at least one structure")
+    if not conditions:
+        raise InvalidInputError("conditions is empty; give at least one temperature in K")
+    for condition in conditions:
+        if condition.pressure_GPa and maker.dynamics_maker.settings.ensemble != "npt":
+            raise InvalidInputError(
+                f"pressure_GPa is {condition.pressure_GPa}, but ensemble is "
+                f"'{maker.dynamics_maker.settings.ensemble}'; a pressure needs 'npt'"
+            )
+        condition.check()
+    maker.dynamics_maker.settings.check()
+    maker.stop_rule.check()
+    maker.oracle_maker.check()
+    for atoms in frames:
+        check_structure(atoms)
+        if initial_potential is not None:
+            initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
+    _check_labels(labels, initial_potential)
+    if initial_potential is not None and labels and not initial_potential.active_set_inverse:
+        raise InvalidInputError(
+            "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
+        )
+    maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
+    if maker.stop_rule.max_labels is not None and not labels:
+        seed = derive_seed(maker.seed, SEED_GENERATE)
+        n_first = len(maker.generate_maker.generator.generate(frames, seed=seed))
+        if n_first > maker.stop_rule.max_labels:
+            raise InvalidInputError(
+                f"StopRule.max_labels is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
+                "structures; raise it, or lower StructureGenerator.n_structures and n_test"
+            )
+
+
+def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
+    for i, atoms in enumerate(labels):
+        if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:
+            raise InvalidInputError(
+                f"labels[{i}] ({atoms.get_chemical_formula()}) has no energy or no forces attached; "
+                "read it from extxyz or attach a SinglePointCalculator"
+            )
+        energy, forces = atoms.calc.results["energy"], np.asarray(atoms.calc.results["forces"])
+        if not np.isfinite(energy) or not np.isfinite(forces).all():
+            raise InvalidInputError(
+                f"labels[{i}] ({atoms.get_chemical_formula()}) has energy {energy} eV and largest force "
+                f"{np.abs(forces).max()} eV/A; a label has to be finite"
+            )
+        if initial_potential is not None:
+            initial_potential.check_elements(atoms, f"labels[{i}]")
+
+
+def elements_of(frames: Sequence[Atoms]) -> list[str]:
+    """Return the elements of all frames, alphabetical."""
+    return sorted({s for a in frames for s in a.get_chemical_symbols()})

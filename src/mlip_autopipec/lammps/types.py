@@ -1,0 +1,195 @@
+"""What goes into one MD run that halts on gamma, and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+from monty.json import MSONable
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Engine = Literal["auto", "library", "executable"]
+
+
+class WalkStatus(StrEnum):
+    """How one MD run ended."""
+
+    CONVERGED = "CONVERGED"
+    HALTED = "HALTED"
+
+
+class HaltReason(StrEnum):
+    """Why MD halted."""
+
+    GAMMA = "gamma"
+    CORE_REPULSION = "core_repulsion"
+    EXPLOSION = "explosion"
+    LOST_ATOMS = "lost_atoms"
+    NOT_FINITE = "not_finite"
+
+
+@dataclass
+class Condition(MSONable):
+    """
+    What a walker is held at.
+
+    Parameters
+    ----------
+    temperature_K
+        Target temperature in K.
+    pressure_GPa
+        Target pressure in GPa; read with ``ensemble="npt"`` only.
+    temperature_end_K
+        Where a linear ramp over the whole run ends; None keeps ``temperature_K``.
+    """
+
+    temperature_K: float
+    pressure_GPa: float = 0.0
+    temperature_end_K: float | None = None
+
+    def check(self) -> None:
+        """Refuse temperatures that are not positive."""
+        for name in ("temperature_K", "temperature_end_K"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"Condition.{name} is {value}; it has to be positive")
+
+    def temperature_at(self, fraction: float) -> float:
+        """Target temperature in K after ``fraction`` (0 to 1) of the run."""
+        end = self.temperature_K if self.temperature_end_K is None else self.temperature_end_K
+        return self.temperature_K + (end - self.temperature_K) * fraction
+
+
+@dataclass
+class MDSettings(MSONable):
+    """
+    How MD is run and when it halts.
+
+    Parameters
+    ----------
+    n_steps
+        Length of the whole run in steps; a resumed run does what is left of it.
+    timestep_fs
+        Time step in fs.
+    ensemble
+        ``nve``, ``nvt`` (Nose-Hoover) or ``npt`` (isotropic Nose-Hoover).
+    thermostat_damping_fs, barostat_damping_fs
+        Damping times in fs.
+    gamma_lo, gamma_hi
+        Frames above ``gamma_lo`` are kept as candidates; above ``gamma_hi`` MD halts.
+    gamma_every
+        Steps between two looks at gamma.
+    max_frames
+        Most frames kept between the thresholds; beyond it every second one is dropped.
+    temperature_limit_K
+        Above this instantaneous temperature the run counts as exploded. None: ten times the
+        target, at least 5000 K.
+    """
+
+    n_steps: int = 10_000
+    timestep_fs: float = 1.0
+    ensemble: Literal["nve", "nvt", "npt"] = "nvt"
+    thermostat_damping_fs: float = 100.0
+    barostat_damping_fs: float = 1000.0
+    gamma_lo: float = 2.0
+    gamma_hi: float = 10.0
+    gamma_every: int = 10
+    max_frames: int = 20
+    temperature_limit_K: float | None = None
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant, naming the field and the value."""
+        for name in (
+            "n_steps",
+            "timestep_fs",
+            "gamma_every",
+            "thermostat_damping_fs",
+            "barostat_damping_fs",
+            "gamma_lo",
+        ):
+            if not getattr(self, name) > 0:
+                raise InvalidInputError(f"MDSettings.{name} is {getattr(self, name)!r}; it has to be positive")
+        if self.gamma_hi < self.gamma_lo:
+            raise InvalidInputError(f"MDSettings.gamma_hi is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")
+        if self.ensemble not in ("nve", "nvt", "npt"):
+            raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
+        if self.max_frames < 0:
+            raise InvalidInputError(f"MDSettings.max_frames is {self.max_frames}; it cannot be negative")
+
+    def hottest_allowed_K(self, condition: Condition) -> float:
+        """Instantaneous temperature in K above which the run counts as exploded."""
+        if self.temperature_limit_K is not None:
+            return self.temperature_limit_K
+        return max(5000.0, 10 * max(condition.temperature_at(0), condition.temperature_at(1)))
+
+
+@dataclass
+class HaltStructure:
+    """
+    Where MD left known territory.
+
+    Parameters
+    ----------
+    atoms
+        The halted frame with velocities and, as array ``gamma``, the grade of every atom.
+        After an explosion the last sane frame.
+    step
+        MD step at which MD halted.
+    reason
+        Why MD halted.
+    gamma_max
+        Largest grade at the halt (infinite where it could not be computed).
+    atom_index
+        Atom of largest grade.
+    """
+
+    atoms: Atoms
+    step: int
+    reason: HaltReason
+    gamma_max: float
+    atom_index: int
+
+
+@dataclass
+class ExplorationResult:
+    """
+    Outcome of :func:`run_exploration`.
+
+    Parameters
+    ----------
+    status
+        CONVERGED when all steps were done, else HALTED.
+    step
+        MD step of ``final``, counted over all resumptions: where to resume. After an explosion
+        it is earlier than the halt.
+    final
+        Last sane frame with velocities.
+    halt
+        Set when halted.
+    frames
+        Frames between the two thresholds (array ``gamma``; ``info``: ``step``, ``gamma_max``).
+    trace
+        Equally long lists ``step``, ``temperature_K``, ``potential_energy_eV``,
+        ``pressure_GPa``, ``volume_A3``, ``gamma_max``.
+    seconds
+        Wall time.
+    engine
+        The engine that ran.
+    restart_file
+        LAMMPS restart file of the final state, where the engine wrote one.
+    """
+
+    status: WalkStatus
+    step: int
+    final: Atoms
+    halt: HaltStructure | None
+    frames: list[Atoms] = field(default_factory=list)
+    trace: dict[str, list[float]] = field(default_factory=dict)
+    seconds: float = 0.0
+    engine: str = ""
+    restart_file: str | None = None
