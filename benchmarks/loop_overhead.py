@@ -80,6 +80,7 @@ def main():
         "last 10",
     ):
         table.add_column(column, justify="right")
+    measure(1)  # imports and the like
     for cycles in counts:
         output, seconds, sizes = measure(cycles)
         n = output["n_cycles"]

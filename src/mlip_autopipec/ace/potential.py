@@ -89,7 +89,7 @@ class ACEPotential:
             path.write_text(self.yaml)
             return BBasisConfiguration(str(path))
 
-    @property
+    @cached_property
     def yace(self) -> str:
         """Text of the ``.yace`` form (C-tilde basis), which ``pair_style pace`` reads."""
         with tempfile.TemporaryDirectory() as folder:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, job
+from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, job
+from monty.json import MontyDecoder
 from pydantic import BaseModel
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.schemas.base import PAYLOAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jobflow import Job, JobStore
 
@@ -28,10 +29,10 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
     Decorate a function or method as a job of the loop.
 
     The bulk of its document goes to the ``data`` store, and the job can read earlier
-    documents by their id. Between jobs travel ids only, never structures or files: so a
-    document never holds what another one holds already, no Firework outgrows MongoDB's
-    16 MB, and a job that is appended at run time may use what was made long before it
-    (jobflow refuses such references from outside of the appended flow).
+    documents by their id. Between jobs of different cycles travel ids only, never structures
+    or files: so a document never holds what another one holds already, no Firework outgrows
+    MongoDB's 16 MB, and a job that is appended at run time may use what was made long before
+    it (jobflow refuses such references from outside of the appended flow).
 
     Parameters
     ----------
@@ -40,21 +41,64 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Job]:
-        make_job = job(method, data=PAYLOAD)
+        @wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = _resolve((args, kwargs), tolerate_failed_inputs)
+            return method(*args, **kwargs)
+
+        make_job = job(run, data=PAYLOAD)
 
         @wraps(method)
         def create(*args: Any, **kwargs: Any) -> Job:
             new = make_job(*args, **kwargs)
             # a config of its own: one given to the decorator would be shared by all jobs, and
             # changing one job's worker would change everybody's
-            on_missing = OnMissing.NONE if tolerate_failed_inputs else OnMissing.ERROR
-            new.config = JobConfig(expose_store=True, on_missing_references=on_missing)
+            new.config = JobConfig(
+                expose_store=True,
+                resolve_references=False,  # jobflow asks the store three times for each, run() once for all
+                on_missing_references=OnMissing.NONE if tolerate_failed_inputs else OnMissing.ERROR,
+            )
             return new
 
-        create.original = method  # type: ignore[attr-defined]  # where jobflow looks for the function
+        create.original = run  # type: ignore[attr-defined]  # where jobflow looks for the function
         return create
 
     return decorate
+
+
+def _resolve(arguments: Any, tolerate_missing: bool) -> Any:
+    """Replace the references among a job's arguments by the newest documents of their jobs."""
+    references = {ref.uuid for ref in _references(arguments)}
+    if not references:
+        return arguments
+    outputs: dict[str, Any] = {}
+    criteria = {"uuid": {"$in": sorted(references)} if len(references) > 1 else next(iter(references))}
+    for doc in current_store().query(criteria, ["uuid", "output"], sort={"index": 1}, load=True):
+        outputs[doc["uuid"]] = MontyDecoder().process_decoded(doc["output"])
+    missing = references - set(outputs)
+    if missing and not tolerate_missing:
+        raise MLIPError(
+            f"the jobs {sorted(missing)} this one depends on left no document in the JobStore {current_store()}"
+        )
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, OutputReference):
+            return outputs.get(value.uuid)
+        if isinstance(value, (list, tuple)):
+            return type(value)(fill(v) for v in value)
+        return {k: fill(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return fill(arguments)
+
+
+def _references(value: Any) -> Iterator[OutputReference]:
+    if isinstance(value, OutputReference):
+        if value.attributes:
+            raise MLIPError(f"{value} points into a document; jobs of the loop take whole documents")
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
 
 
 def current_uuid() -> str:
@@ -84,6 +128,14 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> Mo
     payload
         Whether to fetch the bulk data too.
     """
+    # run_locally never runs a job twice, so there a document that was read once need not be asked for
+    # again (the same potential is read by propose, select and train); FireWorks may rerun a job
+    if payload and CURRENT_JOB.job is not None and "fw_id" not in CURRENT_JOB.job.metadata:
+        return _read_once(model, uuid)
+    return _read(model, uuid, payload)
+
+
+def _read(model: type[ModelT], uuid: str, payload: bool) -> ModelT:
     found = current_store().query_one({"uuid": uuid}, ["output"], sort={"index": -1}, load=payload)
     if found is None:
         raise MLIPError(
@@ -91,6 +143,11 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> Mo
             "was the store changed or emptied while the campaign ran?"
         )
     return model.model_validate(found["output"])
+
+
+@lru_cache(maxsize=8)
+def _read_once(model: type[ModelT], uuid: str) -> ModelT:
+    return _read(model, uuid, payload=True)
 
 
 def derive_seed(*keys: int) -> int:

@@ -35,16 +35,16 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
     """
     store = current_store() if store is None else store
     in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
-    given = store.query({"output.kind": "dataset", "output.campaign_id": campaign_id}, ["output"], load=True)
-    imported = [LabelDocument.model_validate(d) for doc in given for d in doc["output"]["payload"]["labels"]]
-    found = store.query(
-        {"output.kind": "label", "output.state": "successful", "output.campaign_id": campaign_id, **in_cycle},
-        ["output"],
-    )
+    criteria = {"output.kind": {"$in": ["label", "dataset"]}, "output.campaign_id": campaign_id, **in_cycle}
+    imported: list[LabelDocument] = []
     by_key: dict[tuple[int, int], LabelDocument] = {}
-    for doc in found:
-        label = LabelDocument.model_validate(doc["output"])
-        by_key.setdefault((label.cycle, label.index), label)
+    for output in (doc["output"] for doc in store.query(criteria, ["output"])):
+        if output["kind"] == "dataset":
+            (dataset,) = store.query({"uuid": output["uuid"]}, ["output"], load=True)
+            imported += [LabelDocument.model_validate(label) for label in dataset["output"]["payload"]["labels"]]
+        elif output["state"] == "successful":
+            label = LabelDocument.model_validate(output)
+            by_key.setdefault((label.cycle, label.index), label)
     return [*imported, *(by_key[key] for key in sorted(by_key))]
 
 

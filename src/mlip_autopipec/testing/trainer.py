@@ -79,8 +79,12 @@ class StandInTrainer(ACETrainer):
         references = dict.fromkeys(sorted(symbols), 1e-3 * len(everything))
         record_event(self.events, f"train {len(everything)}")
         started = initial_potential is not None
+        tiny = tiny_potential(*sorted(symbols))
+        potential = replace(tiny, reference_energies=references)
+        # parsed and converted once, not in every cycle
+        potential.__dict__.update(basis=tiny.basis, yace=tiny.yace)
         return TrainingResult(
-            potential=replace(tiny_potential(*sorted(symbols)), reference_energies=references),
+            potential=potential,
             train=_unmeasured(everything),
             test=_unmeasured(test_labels) if test_labels else None,
             new_before=_unmeasured(new_labels) if started and new_labels else None,
