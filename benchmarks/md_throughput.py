@@ -30,8 +30,8 @@ from rich.table import Table
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.generate.seeds import StructureGenerator
-from mlip_autopipec.lammps import script
-from mlip_autopipec.lammps.exploration import with_velocities
+from mlip_autopipec.lammps import executable, script
+from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.lammps.worker import LibraryRun
 
@@ -69,7 +69,7 @@ def measure(potential, repeat, steps):
         script.write_structure(Path("structure.data"), atoms, potential.elements)
         run = LibraryRun(potential, condition, settings, atoms)
         run.prepare("structure.data", None, condition, 0)
-        run.run(200)  # off the lattice, caches warm
+        run.run(max(40, 20_000 // len(atoms)))  # off the lattice, caches warm
         times = {"md": [], "fast": [], "graded": []}
         for _ in range(ROUNDS):
             started = time.perf_counter()
@@ -96,11 +96,27 @@ def measure(potential, repeat, steps):
     )
 
 
+def measure_executable(potential, repeat, steps):
+    """Microseconds per atom and step of `lmp` with ML-PACE: a long run less a short one, so without start-up."""
+    atoms = with_velocities(bulk("Cu", cubic=True).repeat(repeat), 1000, seed=1)
+    seconds = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (steps, 5 * steps):
+            settings = MDSettings(n_steps=n, gamma_hi=1e9, gamma_lo=1e9, gamma_every=10)
+            runs = [
+                run_exploration(atoms, potential, Condition(1000), settings, engine="executable", directory=folder)
+                for _ in range(3)
+            ]
+            seconds[n] = statistics.median(r.seconds for r in runs)
+    return 1e6 * (seconds[5 * steps] - seconds[steps]) / (4 * steps * len(atoms))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small cells only")
     quick = parser.parse_args().quick
     table = Table(title="library engine, one core, copper 1000 K, us/atom/step (medians)")
+    has_lmp = executable.is_available()
     for column in (
         "functions",
         "atoms",
@@ -109,12 +125,14 @@ def main():
         "with projections",
         "MD/evaluation",
         "MD/with proj.",
+        "lmp, ML-PACE",
     ):
         table.add_column(column, justify="right")
     for n_functions in (30, 150):
         potential = train(n_functions)
         for repeat, steps in ((3, 200), (5, 100), (7, 50), (10, 30))[: 2 if quick else 4]:
             n, md, fast, graded, ratio, ratio_graded = measure(potential, repeat, steps)
+            lmp = f"{measure_executable(potential, repeat, steps):.1f}" if has_lmp else "not here"
             table.add_row(
                 str(n_functions),
                 str(n),
@@ -123,6 +141,7 @@ def main():
                 f"{graded:.1f}",
                 f"{ratio:.2f}",
                 f"{ratio_graded:.2f}",
+                lmp,
             )
     Console(width=110).print(table)
 
