@@ -108,6 +108,7 @@ def select_active_set(
     n_max: int,
     *,
     first: Sequence[int] = (),
+    required: Sequence[int] = (),
     gamma_min: float = 1.1,
 ) -> list[SelectedCandidate]:
     """
@@ -128,6 +129,9 @@ def select_active_set(
     first
         Indices considered before all others (the halted frames): labelling them is what
         lets their walkers go on.
+    required
+        Indices chosen before all others whatever their grade: frames that halted for what gamma
+        does not see, such as a pair inside the core.
     gamma_min
         Candidates below this grade add nothing and are left out.
 
@@ -147,9 +151,10 @@ def select_active_set(
     chosen: list[SelectedCandidate] = []
     while remaining and len(chosen) < n_max:
         grades = {i: _grade(rows[i], inverse) for i in remaining}
-        preferred = [i for i in first if i in grades and grades[i] > gamma_min] or remaining
+        due = [i for i in required if i in grades]
+        preferred = due or [i for i in first if i in grades and grades[i] > gamma_min] or remaining
         best = max(preferred, key=lambda i: grades[i])
-        if not grades[best] > gamma_min:
+        if not due and not grades[best] > gamma_min:
             break
         chosen.append(SelectedCandidate(best, float(grades[best])))
         remaining.remove(best)

@@ -14,6 +14,7 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.lammps.types import HaltReason
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
 
@@ -47,6 +48,7 @@ class ProposeMaker(Maker):
             cycle=cycle,
             walker=walk.walker,
             walk_id=walk_id,
+            reason=walk.reason,
             n_candidates=len(candidates),
             origins=dict(Counter(str(c.info["origin"]) for c in candidates)),
             seed=seed,
@@ -112,9 +114,11 @@ class SelectMaker(Maker):
         if not pool:
             raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
         halted = [k for k, (_, _, atoms) in enumerate(pool) if atoms.info["origin"] == "halted"]
+        # a pair inside the core has no grade of its own; unlabelled, its walker would halt there again
+        required = [k for k in halted if pool[k][0].reason == HaltReason.CORE_REPULSION]
         potential = load_document(PotentialDocument, potential_id)
-        chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, n_max)
-        if not chosen:  # a halt that gamma did not cause (core repulsion): learn the halted frames
+        chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
+        if not chosen:  # nothing new by gamma, after an explosion for instance: learn the halted frames
             chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
         choices = [
             Choice(source_id=pool[k][0].uuid, source_index=pool[k][1], walker=pool[k][0].walker, gamma=gamma)
@@ -125,10 +129,15 @@ class SelectMaker(Maker):
         )
 
     def choose(
-        self, potential: PotentialDocument, candidates: Sequence[Atoms], halted: Sequence[int], n_max: int
+        self,
+        potential: PotentialDocument,
+        candidates: Sequence[Atoms],
+        halted: Sequence[int],
+        required: Sequence[int],
+        n_max: int,
     ) -> list[tuple[int, float | None]]:
         """Return place and grade of the chosen candidates; what another rule of selection replaces."""
         selected = select_active_set(
-            potential.to_potential(), candidates, n_max, first=halted, gamma_min=self.gamma_min
+            potential.to_potential(), candidates, n_max, first=halted, required=required, gamma_min=self.gamma_min
         )
         return [(c.index, c.gamma) for c in selected]

@@ -70,10 +70,15 @@ class StandInSelectMaker(SelectMaker):
     events: str | None = None
 
     def choose(
-        self, potential: PotentialDocument, candidates: Sequence[Atoms], halted: Sequence[int], n_max: int
+        self,
+        potential: PotentialDocument,
+        candidates: Sequence[Atoms],
+        halted: Sequence[int],
+        required: Sequence[int],
+        n_max: int,
     ) -> list[tuple[int, float | None]]:
         """Return the places of the chosen candidates, without grades."""
-        del potential
+        del potential, required
         record_event(self.events, f"select {len(candidates)}")
         others = [k for k in range(len(candidates)) if k not in halted]
         return [(k, None) for k in [*halted, *others][:n_max]]
