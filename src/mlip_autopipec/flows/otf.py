@@ -172,8 +172,7 @@ class OTFMaker(Maker):
             seed = derive_seed(self.seed, SEED_GENERATE)
             generate = self.generate_maker.make(pack_frames(frames), campaign, seed)
             source = batch = self.oracle_maker.make(generate.output, campaign, 0)
-            _name(generate, "generate c000"), _name(batch, "label c000")
-            jobs += [generate, batch]
+            jobs += [_name(generate, "generate c000"), _name(batch, "label c000")]
         if initial_potential is not None:
             document = PotentialDocument.from_potential(initial_potential)
             after = None if imported is None else imported.output
@@ -190,8 +189,7 @@ class OTFMaker(Maker):
             initial_potential=None if given is None else given.output,
             fine_tune=given is not None,
         )
-        _name(train, "train c000")
-        return [*jobs, train], train, batch
+        return [*jobs, _name(train, "train c000")], train, batch
 
     def _explore(self, state: LoopState, walker: WalkerState, potential: Job | str, start: Job | None = None) -> Job:
         explore = self.dynamics_maker.make(
@@ -277,11 +275,7 @@ class OTFMaker(Maker):
             potential_id=state.potential_id,
             seconds=seconds,
             seed=state.seed,
-            **(
-                {}
-                if potential is None
-                else {k: getattr(potential, k) for k in ("train", "test", "new_before", "new_after")}
-            ),
+            **({} if potential is None else potential.errors()),
         )
         logger.info("%s", document.line())
         if status is not LoopStatus.LEARNING:
@@ -328,12 +322,11 @@ class OTFMaker(Maker):
                 initial_potential=previous,
                 fine_tune=True,
             )
-            (
+            jobs += [
                 _name(select, f"select c{cycle:03d}"),
                 _name(label, f"label c{cycle:03d}"),
                 _name(potential, f"train c{cycle:03d}"),
-            )
-            jobs += [select, label, potential]
+            ]
         explorations = [self._explore(state, w, potential) for w in running]
         assess = self._assess(state, explorations, potential, label)
         continue_as_current(assess)

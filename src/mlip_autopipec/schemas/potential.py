@@ -94,6 +94,10 @@ class PotentialDocument(WithPayload):
             **fields,
         )
 
+    def errors(self) -> dict[str, Errors | None]:
+        """Return all measured errors by the names of their fields."""
+        return {"train": self.train, "test": self.test, "new_before": self.new_before, "new_after": self.new_after}
+
     def to_potential(self) -> ACEPotential:
         """Return the potential; needs the payload."""
         from mlip_autopipec.ace.potential import ACEPotential, unpack_active_set
