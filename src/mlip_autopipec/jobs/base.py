@@ -128,10 +128,11 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> Mo
     payload
         Whether to fetch the bulk data too.
     """
-    # run_locally never runs a job twice, so there a document that was read once need not be asked for
-    # again (the same potential is read by propose, select and train); FireWorks may rerun a job
-    if payload and CURRENT_JOB.job is not None and "fw_id" not in CURRENT_JOB.job.metadata:
-        return _read_once(model, uuid)
+    # run_locally never runs a job twice, so within one flow a document that was read once need not be
+    # asked for again (the same potential is read by propose, select and train); FireWorks may rerun a job
+    current = CURRENT_JOB.job
+    if payload and current is not None and current.hosts and "fw_id" not in current.metadata:
+        return _read_once(current.hosts[-1], model, uuid)
     return _read(model, uuid, payload)
 
 
@@ -146,7 +147,8 @@ def _read(model: type[ModelT], uuid: str, payload: bool) -> ModelT:
 
 
 @lru_cache(maxsize=8)
-def _read_once(model: type[ModelT], uuid: str) -> ModelT:
+def _read_once(flow_id: str, model: type[ModelT], uuid: str) -> ModelT:
+    del flow_id  # part of the key: another flow may run in another store
     return _read(model, uuid, payload=True)
 
 
