@@ -122,3 +122,15 @@ def test_a_bad_run_file_is_told_in_one_message(tmp_path: Path) -> None:
     assert result.exit_code == FAILED
     assert "sed" in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"conditions": [{"temperature_K": -1}]}, {"oracle": {"kind": "vasp"}}], ids=["condition", "validation"]
+)
+def test_an_old_run_is_not_deleted_for_a_run_that_is_refused(tmp_path: Path, change) -> None:
+    old = tmp_path / "out" / "result.json"
+    old.parent.mkdir()
+    old.write_text("{}")
+    arguments = ["run", str(written(tmp_path, **change)), "--folder", str(old.parent), "--overwrite"]
+    assert CliRunner().invoke(app, arguments).exit_code == FAILED
+    assert old.read_text() == "{}"

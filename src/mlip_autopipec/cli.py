@@ -16,8 +16,12 @@ from rich.console import Console
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
-    from jobflow import JobStore
+    from collections.abc import Sequence
 
+    from ase import Atoms
+    from jobflow import Flow, JobStore
+
+    from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.runfile import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
 
@@ -50,27 +54,35 @@ def run(
     started = time.perf_counter()
     try:
         campaign = RunFile.load(run_file)
+        structures, conditions = campaign.load_structures(), campaign.load_conditions()
+        flow = campaign.maker().make(
+            structures, conditions, labels=campaign.load_labels(), initial_potential=campaign.load_potential()
+        )
+        _check_validation(campaign)
+        # only now, when nothing can be refused any more, may an old run be deleted
         target = _prepare_folder(folder or Path("runs") / campaign.name, overwrite)
         _log_to(target / "campaign.log")
-        document = _run_campaign(campaign, target, started)
+        document = _run_campaign(campaign, flow, structures, conditions, target, started)
     except MLIPError as error:
         console.print(f"[red]error:[/] {error}", markup=True)
         raise typer.Exit(FAILED) from error
     raise typer.Exit(_exit_code(document))
 
 
-def _run_campaign(campaign: RunFile, folder: Path, started: float) -> OTFDocument:
+def _run_campaign(
+    campaign: RunFile,
+    flow: Flow,
+    structures: Sequence[Atoms],
+    conditions: Sequence[Condition],
+    folder: Path,
+    started: float,
+) -> OTFDocument:
     from jobflow import run_locally
 
     from mlip_autopipec.jobs.dataset import read_labels
     from mlip_autopipec.report import summary_table, write_results
     from mlip_autopipec.schemas.loop import OTFDocument
 
-    structures, conditions = campaign.load_structures(), campaign.load_conditions()
-    maker = campaign.maker()
-    flow = maker.make(
-        structures, conditions, labels=campaign.load_labels(), initial_potential=campaign.load_potential()
-    )
     console.print(
         f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
         f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {folder}"
@@ -87,28 +99,37 @@ def _run_campaign(campaign: RunFile, folder: Path, started: float) -> OTFDocumen
         raise MLIPError(f"the campaign died before its first assessment; see {folder / 'campaign.log'}")
     document = OTFDocument.model_validate(found["output"])
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
-    errors = write_results(folder, document, labels, _validation_frames(campaign, document))
+    validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
+    errors = write_results(folder, document, labels, validation)
     console.print(summary_table(document, errors, folder, time.perf_counter() - started))
     return document
 
 
-def _validation_frames(campaign: RunFile, document: OTFDocument) -> list:
-    """Frames of the oracle's own MD, where the run file asks for them and a potential exists."""
+def _check_validation(campaign: RunFile) -> None:
+    """Refuse a validation that could not be run, before the campaign instead of after it."""
+    if campaign.validation is not None:
+        static = campaign.oracle.static_maker()
+        if not hasattr(type(static), "calculator"):
+            raise MLIPError(
+                f"validation needs an oracle that is an ASE calculator, not {type(static).__name__}; remove it"
+            )
+
+
+def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], conditions: Sequence[Condition]) -> list[Atoms]:
+    """Frames of the oracle's own MD, where the run file asks for them."""
     from mlip_autopipec.oracle.validation import oracle_md_frames
 
     settings = campaign.validation_settings()
-    if settings is None or document.potential is None:
+    if settings is None:
         return []
-    static = campaign.oracle.static_maker()
-    if not hasattr(static, "calculator"):
-        raise MLIPError(f"validation needs an oracle that is an ASE calculator, not {type(static).__name__}; remove it")
+    calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - _check_validation saw it
     console.print("validating on MD of the oracle itself ...")
     return [
         frame
-        for i, atoms in enumerate(campaign.load_structures())
-        for j, condition in enumerate(campaign.load_conditions())
+        for i, atoms in enumerate(structures)
+        for j, condition in enumerate(conditions)
         for frame in oracle_md_frames(
-            atoms, static.calculator, condition.temperature_K, settings, seed=campaign.seed + 1000 * i + j + 1
+            atoms, calculator, condition.temperature_K, settings, seed=campaign.seed + 1000 * i + j + 1
         )
     ]
 

@@ -83,9 +83,14 @@ def setup_commands(structure: str | None, restart_file: str | None) -> list[str]
     return [*lines, f"read_data {structure}"]
 
 
+def masses(elements: Sequence[str]) -> list[float]:
+    """Masses of the elements in atomic mass units."""
+    return [float(atomic_masses[atomic_numbers[e]]) for e in elements]
+
+
 def mass_commands(elements: Sequence[str]) -> list[str]:
     """Masses of the atom types."""
-    return [f"mass {i} {atomic_masses[atomic_numbers[e]]:.8f}" for i, e in enumerate(elements, 1)]
+    return [f"mass {i} {mass:.8f}" for i, mass in enumerate(masses(elements), 1)]
 
 
 def dynamics_commands(settings: MDSettings, condition: Condition, start_step: int) -> list[str]:

