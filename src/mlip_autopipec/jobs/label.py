@@ -14,13 +14,15 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
-from mlip_autopipec.oracle.extract import ExtractedLabel, extract_label
+from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.static import EMTStaticMaker
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from mlip_autopipec.oracle.extracted import ExtractedLabel
 
 logger = logging.getLogger(__name__)
 

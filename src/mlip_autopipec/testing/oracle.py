@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.oracle.extract import ExtractedLabel
+from mlip_autopipec.oracle.extracted import ExtractedLabel
 from mlip_autopipec.testing.events import is_current_job, record_event
 
 if TYPE_CHECKING:
