@@ -191,3 +191,13 @@ def test_wrong_input_is_named(structures, settings, message):
 def test_settings_survive_json():
     generator = StructureGenerator(n_structures=7, volume_window=(0.9, 1.1))
     assert MontyDecoder().decode(generator.to_json()) == generator
+
+
+def test_isolated_atoms_come_last_and_are_no_training_data():
+    made = StructureGenerator(n_structures=2, n_test=1, isolated_atoms=True).generate([bulk("CuAu", "rocksalt", a=5.2)])
+    atoms = [a for a in made if a.info["origin"] == "isolated_atom"]
+    assert [a.get_chemical_formula() for a in atoms] == ["Au", "Cu"]
+    assert made[-2:] == atoms
+    assert {a.info["split"] for a in atoms} == {"reference"}
+    assert len(set(atoms[0].cell.lengths())) == 3
+    assert all(atoms[0].pbc)

@@ -37,6 +37,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.oracle.validation import ValidationSettings
 
 #: Oracles by the name a run file calls them.
@@ -165,6 +166,9 @@ class StartFrom(_Strict):
         default_factory=dict, description="eV per atom the potential leaves out."
     )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
+    energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
+    forces_key: str = Field("forces", description="What it calls forces.")
+    virial_key: str | None = Field(None, description="What it calls virials (eV, positive = compressed), if it has any.")
 
 
 class RunFile(_Strict):
@@ -253,15 +257,10 @@ class RunFile(_Strict):
 
     def load_labels(self) -> list[Atoms]:
         """Read the dataset to start from, if one is named."""
-        if self.start_from.labels is None:
+        start = self.start_from
+        if start.labels is None:
             return []
-        path = self._folder / self.start_from.labels
-        if path.suffix not in (".xyz", ".extxyz"):
-            raise InvalidInputError(f"start_from.labels: '{path}' is no extxyz file")
-        if not path.is_file():
-            raise InvalidInputError(f"start_from.labels: '{path}' does not exist")
-        frames = ase.io.read(path, index=":", format="extxyz")
-        return frames if isinstance(frames, list) else [frames]
+        return read_labels_file(self._folder / start.labels, start.energy_key, start.forces_key, start.virial_key)
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""

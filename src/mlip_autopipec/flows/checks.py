@@ -71,6 +71,11 @@ def check_campaign(
 
 
 def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
+    if labels and all(atoms.info.get("split", "train") != "train" for atoms in labels):
+        raise InvalidInputError(
+            f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
+            f"{sorted({str(a.info['split']) for a in labels})}; 'train' is what a potential learns from"
+        )
     for i, atoms in enumerate(labels):
         if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:
             raise InvalidInputError(

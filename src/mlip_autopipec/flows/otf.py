@@ -350,7 +350,7 @@ def _as_conditions(conditions: float | Condition | Sequence[float | Condition]) 
 
 
 def _as_label_document(atoms: Atoms, index: int, campaign_id: str) -> dict[str, object]:
-    document = LabelDocument.from_labelled(
-        atoms, campaign_id=campaign_id, index=index, origin="given", split=atoms.info.get("split", "train")
-    )
+    split = atoms.info.get("split", "train")
+    origin = "isolated_atom" if split == "reference" else "given"
+    document = LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
     return document.model_dump(mode="json")

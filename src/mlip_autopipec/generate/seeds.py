@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase import Atoms
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
@@ -20,13 +21,14 @@ from mlip_autopipec.generate.supercells import nearly_cubic_supercell, pair_cove
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ase import Atoms
-
 #: A rattle is repeated so often, each time this much smaller, until nothing is too close.
 _MAX_ATTEMPTS = 30
 _SHRINK = 0.9
 #: Distances above this (Angstrom) are no matter of the core repulsion.
 _NEAR = 4.0
+#: Cell of an isolated atom in Angstrom: wide enough to be alone, and without the symmetry of a
+#: cube, which would force a spherical, hence wrong, density on an open shell.
+ATOM_BOX_A = (14.0, 14.5, 15.0)
 #: Part of the host's sites that is substituted, in turn: one atom, a quarter, half of them.
 _SUBSTITUTED = (0.0, 0.25, 0.5)
 
@@ -64,6 +66,9 @@ class StructureGenerator(MSONable):
         So many for each missing pair.
     pair_cutoff
         Distance in Angstrom up to which two atoms meet.
+    isolated_atoms
+        Add each element as a single atom in a box. Their energies become the reference energies
+        of the potential; they are not trained on.
     """
 
     n_structures: int = 30
@@ -77,6 +82,7 @@ class StructureGenerator(MSONable):
     cover_pairs: bool = True
     n_pair_structures: int = 6
     pair_cutoff: float = 5.0
+    isolated_atoms: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
@@ -111,10 +117,11 @@ class StructureGenerator(MSONable):
         -------
         list of ase.Atoms
             ``n_structures`` of each structure (one of an isolated atom), then those of missing
-            pairs, then ``n_test``;
+            pairs, then ``n_test``, then the isolated atoms;
             without calculators. ``info["origin"]`` is ``seed_ideal`` (undistorted),
             ``seed_rattled`` (volume and displacements), ``seed_strained`` (shear and
-            tetragonal strain as well) or ``seed_pair``; ``info["split"]`` is ``train`` or ``test``.
+            tetragonal strain as well), ``seed_pair`` or ``isolated_atom``; ``info["split"]`` is
+            ``train``, ``test`` or ``reference``.
 
         Raises
         ------
@@ -157,7 +164,8 @@ class StructureGenerator(MSONable):
         test = self._spread_over(chosen, rng, made, None, held_out=True)
         for atoms in test:
             atoms.info["split"] = "test"
-        return made + test
+        elements = sorted({s for atoms in cells for s in atoms.get_chemical_symbols()})
+        return [*made, *test, *(isolated_atom(e) for e in elements if self.isolated_atoms)]
 
     def _spread_over(
         self,
@@ -227,6 +235,14 @@ class StructureGenerator(MSONable):
         if contact is not None:
             cell = deform(cell, np.eye(3) * 1.02 * contact[3] / contact[2])
         return cell
+
+
+def isolated_atom(element: str) -> Atoms:
+    """Return one atom in the middle of a box, to be labelled for its energy alone."""
+    atoms = Atoms(element, cell=ATOM_BOX_A, pbc=True)
+    atoms.center()
+    atoms.info.update(origin="isolated_atom", split="reference")
+    return atoms
 
 
 def _isolated(atoms: Atoms) -> bool:
