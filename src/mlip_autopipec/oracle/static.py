@@ -2,45 +2,161 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomate2.ase.jobs import AseRelaxMaker, EmtRelaxMaker
-from pydantic import ImportString, TypeAdapter, ValidationError
+from ase.calculators.calculator import FileIOCalculator, all_changes
+from ase.calculators.genericfileio import GenericFileIOCalculator
+from atomate2.ase.jobs import AseMaker
+from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
+from emmet.core.types.enums import TaskState
+from jobflow import job
+from pydantic import Field, ImportString, TypeAdapter, ValidationError
+from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
+from mlip_autopipec.oracle.extracted import EnergyKind  # noqa: TC001 - pydantic needs it at run time
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
+    from pymatgen.core import Structure
+
+
+class StaticTaskDoc(AseStructureTaskDoc):
+    """atomate2's document of an ASE calculation, with the energy that the forces derive from."""
+
+    force_consistent_energy: float = Field(description="Energy in eV whose derivative the forces are.")
+    energy_kind: EnergyKind = Field(description="free_energy (electronic free energy) or potential_energy.")
 
 
 @dataclass
-class EMTStaticMaker(EmtRelaxMaker):
+class AseStaticMaker(AseMaker):
+    """
+    Base of single points with an ASE calculator; a maker of one's own defines ``_get_calculator``.
+
+    Unlike ``AseRelaxMaker(steps=1)`` it asks the calculator for everything at once (codes that run a program
+    compute once, not once per property), makes a new calculator for each structure, gives codes that write files
+    a new folder below the job's, and keeps the energy that the forces derive from.
+
+    Parameters
+    ----------
+    energy_kind
+        What the calculator's ``energy`` is, for calculators that state no ``free_energy``: ``potential_energy``
+        or ``free_energy``. Only if its forces derive from that energy. None leaves it to the calculator.
+    initial_moments_muB
+        Magnetic moment in Bohr magnetons that each atom of an element starts with; the calculator has to be told
+        to be spin-polarised by its own parameters.
+    """
+
+    name: str = "ASE static"
+    energy_kind: EnergyKind | None = None
+    initial_moments_muB: dict[str, float] = field(default_factory=dict)
+
+    @job
+    def make(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> StaticTaskDoc:  # noqa: ARG002
+        """
+        Compute one structure.
+
+        Parameters
+        ----------
+        mol_or_struct
+            The structure.
+        prev_dir
+            Not used; other makers have it.
+
+        Raises
+        ------
+        LabelError
+            If the calculator failed, did not converge, or gave no energy or forces.
+        """
+        atoms = AseAtomsAdaptor.get_atoms(mol_or_struct, msonable=False)
+        if self.initial_moments_muB:
+            atoms.set_initial_magnetic_moments([self.initial_moments_muB.get(s, 0.0) for s in atoms.symbols])
+        calculator = self._get_calculator()
+        name = str(getattr(calculator, "name", type(calculator).__name__)).lower()
+        started = time.perf_counter()
+        directory = self._calculate(atoms, calculator, name)
+        results = calculator.results
+        energy, kind = force_consistent_energy(name, results, self.energy_kind)
+        if results.get("forces") is None:
+            raise LabelError(
+                f"the calculator '{name}' gave no forces in {directory}; "
+                "its parameters may have to ask for them (tprnfor of Quantum ESPRESSO)"
+            )
+        stress = results.get("stress")
+        return StaticTaskDoc.from_structure(
+            meta_structure=mol_or_struct,
+            structure=mol_or_struct,
+            output=OutputDoc(
+                mol_or_struct=mol_or_struct,
+                energy=results.get("energy", energy),
+                energy_per_atom=results.get("energy", energy) / len(atoms),
+                forces=results["forces"].tolist(),
+                stress=None if stress is None else convert_stress_from_voigt_to_symm(stress),
+                n_steps=1,
+                elapsed_time=time.perf_counter() - started,
+            ),
+            ase_calculator_name=name,
+            dir_name=str(directory),
+            state=TaskState.SUCCESS,
+            tags=self.tags,
+            force_consistent_energy=energy,
+            energy_kind=kind,
+        )
+
+    def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
+        """Run the calculator where nothing of another structure lies, and say where that was."""
+        directory = Path.cwd()
+        if isinstance(calculator, GenericFileIOCalculator | FileIOCalculator) and Path(calculator.directory) == Path():
+            directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=directory))
+            calculator.directory = directory
+        wanted = [p for p in ("energy", "free_energy", "forces", "stress") if p in calculator.implemented_properties]
+        try:
+            calculator.calculate(atoms, wanted, all_changes)
+        except Exception as error:
+            said = find_failure(name, directory)
+            raise LabelError(
+                f"the calculator '{name}' failed in {directory}: {said or f'{type(error).__name__}: {error}'}"
+            ) from error
+        if said := find_failure(name, directory):
+            raise LabelError(f"the calculator '{name}' did not converge in {directory}: {said}")
+        if getattr(calculator, "converged", True) is False:
+            raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
+        return directory
+
+
+@dataclass
+class EMTStaticMaker(AseStaticMaker):
     """Single point with ASE's effective medium theory (Al, Cu, Ag, Au, Ni, Pd, Pt; toy H, C, N, O)."""
 
     name: str = "EMT static"
-    steps: int = 1
-    relax_cell: bool = False
+
+    def _get_calculator(self) -> Calculator:
+        from ase.calculators.emt import EMT
+
+        return EMT(**self.calculator_kwargs)
 
 
 @dataclass
-class CalculatorStaticMaker(AseRelaxMaker):
+class CalculatorStaticMaker(AseStaticMaker):
     """
     Single point with any ASE calculator.
 
     Parameters
     ----------
     calculator_class
-        Import path of the calculator class, e.g. ``ase.calculators.espresso.Espresso``.
+        Import path of the calculator class, e.g. ``ase.calculators.abinit.Abinit``.
     calculator_kwargs
-        What it is made with.
+        What it is made with; plain data. Programs and pseudopotentials are found through ASE's own
+        configuration on the worker (``~/.config/ase/config.ini``).
     """
 
-    name: str = "ASE static"
     calculator_class: str = "ase.calculators.emt.EMT"
-    calculator_kwargs: dict[str, Any] = field(default_factory=dict)
-    steps: int = 1
-    relax_cell: bool = False
 
     def _get_calculator(self) -> Calculator:
         try:
