@@ -52,7 +52,7 @@ def write_results(
     potential = document.potential.to_potential()
     potential.write(folder / "potential")
     sets = {
-        "train": [a for a in labels if a.info.get("split") != "test"],
+        "train": [a for a in labels if a.info.get("split", "train") == "train"],
         "test": [a for a in labels if a.info.get("split") == "test"],
         "validation": list(validation),
     }

@@ -271,6 +271,7 @@ class OTFMaker(Maker):
             n_new_labels=0 if batch is None else batch.n_labelled,
             n_failed_labels=state.n_failed_labels,
             n_halts=state.n_halts,
+            elements=state.elements,
             walkers=state.walkers,
             potential_id=state.potential_id,
             seconds=seconds,

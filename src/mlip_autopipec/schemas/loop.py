@@ -88,6 +88,7 @@ class OTFDocument(Document):
     n_new_labels: int = Field(0, description="Labels obtained in this cycle.")
     n_failed_labels: int = Field(0, description="Labels that failed so far.")
     n_halts: int = Field(0, description="Halts so far.")
+    elements: list[str] = Field(default_factory=list, description="Elements of the campaign, alphabetical.")
     walkers: list[WalkerState] = Field(description="All walkers.")
     potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")
     potential: PotentialDocument | None = Field(

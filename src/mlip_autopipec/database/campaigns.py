@@ -1,0 +1,278 @@
+"""Results of campaigns, read from the JobStore they were run in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import ase.io
+from jobflow import SETTINGS
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+    from jobflow import JobStore
+
+    from mlip_autopipec.ace.potential import ACECalculator
+
+T = TypeVar("T")
+DocumentT = TypeVar("DocumentT", bound=Document)
+#: ``list``, which is the name of a method below.
+List: TypeAlias = list[T]
+
+#: Fields that the queries of this module ask by, besides ``uuid``, which jobflow's own stores index.
+INDEXES = (
+    "output.kind",
+    "output.campaign_id",
+    "output.cycle",
+    "output.key",
+    "output.elements",
+    "output.source_id",
+)
+
+
+@dataclass(frozen=True)
+class LabelOrigin:
+    """
+    The way back from a label.
+
+    Parameters
+    ----------
+    label
+        The label; ``directory`` is where the oracle ran.
+    proposal
+        What was proposed for labelling; None for a label the user brought along.
+    walk
+        The MD run whose halt asked for it: walker, ``halt_step``, ``temperature_K``,
+        ``gamma_max``, ``atom_index``; None in the first dataset.
+    """
+
+    label: LabelDocument
+    proposal: ProposalDocument | None
+    walk: WalkDocument | None
+
+
+class Campaigns:
+    """
+    All campaigns of a JobStore.
+
+    Parameters
+    ----------
+    store
+        A JobStore; by default the one that jobflow is configured with (``JOBFLOW_CONFIG_FILE``).
+
+    Examples
+    --------
+    >>> campaigns = Campaigns(store)  # doctest: +SKIP
+    >>> to_table(campaigns.list())  # doctest: +SKIP
+    >>> atoms.calc = campaigns.calculator("copper")  # doctest: +SKIP
+    """
+
+    def __init__(self, store: JobStore | None = None) -> None:
+        self.store = SETTINGS.JOB_STORE if store is None else store
+        self.store.connect()
+
+    def list(self, elements: Sequence[str] | None = None) -> List[OTFDocument]:
+        """
+        Return where each campaign stands, the latest last.
+
+        Parameters
+        ----------
+        elements
+            Only campaigns whose potentials know all of these.
+        """
+        criteria = {} if elements is None else {"output.elements": {"$all": sorted(set(elements))}}
+        newest: dict[str, OTFDocument] = {}
+        for document in self._read(OTFDocument, "loop", criteria, payload=False):
+            newest.pop(document.campaign_id, None)
+            newest[document.campaign_id] = document
+        return list(newest.values())
+
+    def status(self, campaign_id: str) -> OTFDocument:
+        """Return where a campaign stands: its last assessment."""
+        return self.cycles(campaign_id)[-1]
+
+    def cycles(self, campaign_id: str) -> List[OTFDocument]:
+        """Return all assessments of a campaign, one per cycle."""
+        found = self._read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
+        if not found:
+            raise MLIPError(f"no cycle of a campaign '{campaign_id}' is in {self.store}; there are {self.names()}")
+        by_cycle = {document.cycle: document for document in found}  # a rerun assessment replaces the one before
+        return [by_cycle[cycle] for cycle in sorted(by_cycle)]
+
+    def names(self) -> List[str]:
+        """Return the identifiers of all campaigns."""
+        return [str(name) for name in sorted(self.store.distinct("output.campaign_id", {"output.kind": "loop"}))]
+
+    def labels(self, campaign_id: str, **criteria: Any) -> List[LabelDocument]:
+        """
+        Return what was asked of the oracle, failed labels too.
+
+        Parameters
+        ----------
+        campaign_id
+            The campaign.
+        **criteria
+            Values of fields of :class:`~mlip_autopipec.schemas.label.LabelDocument`, for
+            instance ``state="failed"`` or ``cycle=3``.
+        """
+        return self._of(LabelDocument, "label", campaign_id, criteria)
+
+    def walks(self, campaign_id: str, **criteria: Any) -> List[WalkDocument]:
+        """Return the MD runs, without their frames; ``criteria`` as in :meth:`labels`."""
+        return self._of(WalkDocument, "walk", campaign_id, criteria)
+
+    def halts(self, campaign_id: str) -> List[WalkDocument]:
+        """Return the MD runs that halted."""
+        return self.walks(campaign_id, status="HALTED")
+
+    def potentials(self, campaign_id: str) -> List[PotentialDocument]:
+        """Return the potentials with their errors, without their files."""
+        return self._of(PotentialDocument, "potential", campaign_id, {})
+
+    def potential(self, campaign_id: str, cycle: int | None = None) -> PotentialDocument:
+        """
+        Return one potential with its files (``to_potential().write(folder)``).
+
+        Parameters
+        ----------
+        campaign_id
+            The campaign.
+        cycle
+            Its cycle; the last one by default.
+        """
+        criteria: dict[str, Any] = {"output.campaign_id": campaign_id}
+        if cycle is not None:
+            criteria["output.cycle"] = {"$lte": cycle}  # a cycle without new labels keeps the potential
+        found = self._read(PotentialDocument, "potential", criteria, payload=False)
+        if not found:
+            of_cycle = "" if cycle is None else f" of cycle {cycle}"
+            raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {self.store}")
+        last = max(found, key=lambda document: document.cycle)
+        return self._read(PotentialDocument, "potential", {"uuid": last.uuid})[-1]
+
+    def calculator(self, campaign_id: str, cycle: int | None = None) -> ACECalculator:
+        """Return an ASE calculator of a campaign's potential, by default the last one."""
+        from mlip_autopipec.ace.potential import ACECalculator
+
+        return ACECalculator(self.potential(campaign_id, cycle).to_potential())
+
+    def best_potential(self, elements: Sequence[str]) -> PotentialDocument:
+        """
+        Return the potential of smallest held-out force error among the converged campaigns of just these elements.
+
+        Errors of different test sets are compared, which says most where the campaigns were run
+        alike; :meth:`list` shows the choice.
+        """
+        wanted = sorted(set(elements))
+        converged = [d for d in self.list(wanted) if d.status == "CONVERGED" and d.potential_id is not None]
+        found = [
+            document
+            for document in self._read(
+                PotentialDocument,
+                "potential",
+                {"uuid": {"$in": [d.potential_id for d in converged]}, "output.elements": wanted},
+                payload=False,
+            )
+            if document.test is not None
+        ]
+        if not found:
+            raise MLIPError(
+                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {self.store}; "
+                f"there are {self.names()}"
+            )
+        best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
+        return self._read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
+
+    def dataset(self, campaign_id: str, last_cycle: int | None = None) -> List[Atoms]:
+        """
+        Return all successful labels as structures, each with its provenance in ``info``.
+
+        ``label_id``, ``cycle``, ``origin``, ``split``, ``walker``, ``gamma``, ``oracle``,
+        ``energy_kind``, ``directory``.
+        """
+        frames = []
+        for label in read_labels(campaign_id, last_cycle, self.store):
+            atoms = label.to_atoms()
+            more = label.model_dump(include={"campaign_id", "walker", "gamma", "oracle", "energy_kind", "directory"})
+            atoms.info.update({name: value for name, value in more.items() if value is not None})
+            frames.append(atoms)
+        return frames
+
+    def write_dataset(self, path: str | Path, campaign_id: str, last_cycle: int | None = None) -> int:
+        """Write :meth:`dataset` as extended XYZ (eV, eV/A, eV/A^3) and return the number of structures."""
+        frames = self.dataset(campaign_id, last_cycle)
+        if not frames:
+            raise MLIPError(f"campaign '{campaign_id}' has no labels in {self.store}")
+        ase.io.write(path, frames, format="extxyz")
+        return len(frames)
+
+    def trained_on(self, potential_id: str) -> List[LabelDocument]:
+        """Return every label that a potential was trained on."""
+        found = self._read(PotentialDocument, "potential", {"uuid": potential_id}, payload=False)
+        if not found:
+            raise MLIPError(f"no potential {potential_id} is in {self.store}")
+        labels = read_labels(found[-1].campaign_id, found[-1].cycle, self.store)
+        return [label for label in labels if label.split == "train"]
+
+    def origin(self, label_id: str) -> LabelOrigin:
+        """Return where a label came from: the oracle's folder, the candidate, and the halt that asked for it."""
+        found = self._read(LabelDocument, "label", {"uuid": label_id})
+        if not found:
+            raise MLIPError(f"no label {label_id} is in {self.store}")
+        label = found[-1]
+        proposal = self._one(ProposalDocument, "proposal", label.source_id)
+        walk = None if proposal is None else self._one(WalkDocument, "walk", proposal.walk_id)
+        return LabelOrigin(label, proposal, walk)
+
+    def create_indexes(self) -> None:
+        """Create the indexes that these queries use; once per database."""
+        for field in INDEXES:
+            self.store.ensure_index(field)
+
+    def _of(self, model: type[DocumentT], kind: str, campaign_id: str, criteria: dict[str, Any]) -> List[DocumentT]:
+        """Documents of one kind and campaign by the values of their fields, ordered by cycle, without bulk data."""
+        unknown = sorted(set(criteria) - set(model.model_fields))
+        if unknown:
+            raise MLIPError(f"{unknown} are no fields of {model.__name__}; known are {sorted(model.model_fields)}")
+        asked = {"output.campaign_id": campaign_id} | {f"output.{name}": value for name, value in criteria.items()}
+        return sorted(self._read(model, kind, asked, payload=False), key=lambda document: document.cycle)
+
+    def _one(self, model: type[DocumentT], kind: str, uuid: str | None) -> DocumentT | None:
+        found = [] if uuid is None else self._read(model, kind, {"uuid": uuid}, payload=False)
+        return found[-1] if found else None
+
+    def _read(
+        self, model: type[DocumentT], kind: str, criteria: dict[str, Any], *, payload: bool = True
+    ) -> List[DocumentT]:
+        """Read documents in the order in which they were made; of a job that ran twice the newest."""
+        # bulk data is left where it is: a document that refers to it holds a small reference
+        found = self.store.query(
+            {"output.kind": kind, **criteria}, ["uuid", "output"], {"completed_at": 1}, load=payload
+        )
+        by_job: dict[tuple[str, int], DocumentT] = {}
+        for doc in found:
+            output = doc["output"]
+            if not payload:
+                output = _without_bulk(output)
+            document = model.model_validate(output)
+            by_job[doc["uuid"], document.cycle] = document
+        return list(by_job.values())
+
+
+def _without_bulk(output: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: (_without_bulk(value) if isinstance(value, dict) else value)
+        for name, value in output.items()
+        if name != "payload"
+    }
