@@ -20,7 +20,8 @@ def to_table(documents: Sequence[Document]) -> pd.DataFrame:
     left out, except lists of words (``elements``), which are joined.
     """
     rows = [_flat(document.model_dump(mode="json")) for document in documents]
-    return pd.DataFrame(rows)
+    bulky = {name for row in rows for name, value in row.items() if isinstance(value, list)}
+    return pd.DataFrame([{name: value for name, value in row.items() if name not in bulky} for row in rows])
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -28,9 +29,8 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict):
             row |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list):
-            if value and all(isinstance(item, str) for item in value):
-                row[prefix + name] = " ".join(value)
+        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            row[prefix + name] = " ".join(value)
         else:
             row[prefix + name] = value
     return row
