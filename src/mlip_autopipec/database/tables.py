@@ -29,7 +29,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict):
             row |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
             row[prefix + name] = " ".join(value)
         else:
             row[prefix + name] = value
