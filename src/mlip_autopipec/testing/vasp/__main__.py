@@ -1,0 +1,8 @@
+"""Run the stand-in as VASP is run: in the directory of its input, without arguments that name files."""
+
+import sys
+
+from mlip_autopipec.testing.vasp.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

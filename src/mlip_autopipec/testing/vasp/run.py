@@ -1,0 +1,51 @@
+"""One run of the stand-in as a value: what was read, what was computed, what was made up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlip_autopipec.testing.vasp.compute import SinglePoint
+    from mlip_autopipec.testing.vasp.electrons import Bands, Loop
+    from mlip_autopipec.testing.vasp.inputs import VaspInput
+
+# The version whose files are imitated; VASP itself puts a fourth part of any text behind such numbers
+IMITATED_VERSION = "6.1.2"
+
+
+@dataclass(frozen=True)
+class StandInRun:
+    """A finished single point, ready to be written as VASP's files."""
+
+    given: VaspInput
+    point: SinglePoint
+    bands: Bands
+    loop: Loop
+    calculator: str  # as the user named it
+    entropy_eV: float = 0.0  # T*S, a stated shift that tells the kinds of energy apart
+    started: datetime = field(default_factory=lambda: datetime.now(tz=UTC).astimezone())
+
+    @property
+    def what(self) -> str:
+        """What wrote the files; stands in all of them."""
+        return f"stand-in of mlip_autopipec, calculator {self.calculator}, NOT VASP"
+
+    @property
+    def version(self) -> str:
+        """The version with what it is in the fourth part, so that parsers find three numbers."""
+        return f"{IMITATED_VERSION}.{self.what.replace('.', ':')}"
+
+    @property
+    def free_energies_eV(self) -> list[float]:
+        """F, the force-consistent energy, after each electronic step."""
+        return [float(energy) for energy in self.loop.energies_eV]
+
+    def without_entropy_eV(self, free_energy: float) -> float:
+        """Energy without entropy, ``F + TS``."""
+        return free_energy + self.entropy_eV
+
+    def sigma_zero_eV(self, free_energy: float) -> float:
+        """Energy extrapolated to sigma -> 0, ``F + TS / 2``, as VASP does for Gaussian smearing."""
+        return free_energy + 0.5 * self.entropy_eV
