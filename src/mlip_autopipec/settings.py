@@ -18,6 +18,8 @@ class MLIPAutopipecSettings(BaseSettings):
 
     LAMMPS_CMD: str = Field("lmp", description="Starts LAMMPS; may hold a launcher and options, split as a shell does.")
     PACEMAKER_CMD: str | None = Field(None, description="Starts pacemaker; None takes the one of this environment.")
+    ESPRESSO_CMD: str = Field("pw.x", description="Starts pw.x of Quantum ESPRESSO; may hold a launcher and options.")
+    ESPRESSO_PSEUDO_DIR: str | None = Field(None, description="Folder of the pseudopotentials of Quantum ESPRESSO.")
 
 
 def get_settings() -> MLIPAutopipecSettings:

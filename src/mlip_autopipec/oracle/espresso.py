@@ -1,0 +1,79 @@
+"""Quantum ESPRESSO: a static maker made of plain data, its program and pseudopotentials found on the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.static import AseStaticMaker
+from mlip_autopipec.settings import get_settings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+#: What labels need: forces, stress, nothing kept on disk; no symmetry, so that a structure and the same one slightly
+#: displaced are computed at the same k-points; smearing as narrow as in MatPES (0.05 eV), as hot frames close gaps.
+LABEL_INPUT: dict[str, dict[str, Any]] = {
+    "control": {"calculation": "scf", "tprnfor": True, "tstress": True, "disk_io": "none"},
+    "system": {"nosym": True, "occupations": "smearing", "smearing": "gaussian", "degauss": 0.0037},
+    "electrons": {"conv_thr": 1e-9},
+}
+
+
+@dataclass
+class EspressoStaticMaker(AseStaticMaker):
+    """
+    Single point with ``pw.x``, labelled with the free energy F = E - TS that its forces derive from.
+
+    The command is ``MLIP_AUTOPIPEC_ESPRESSO_CMD`` on the worker (``pw.x``). An unconverged field is an error.
+
+    Parameters
+    ----------
+    pseudopotentials
+        File of each element.
+    input_data
+        Namelists of ``pw.x`` and their keywords, over :data:`LABEL_INPUT`; ``system: ecutwfc`` has to be given.
+    kspacing
+        Largest distance of k-points in 1/A, without the factor 2 pi (0.035 is VASP's KSPACING = 0.22). The same
+        density for cells of any size and shape.
+    pseudo_dir
+        Folder of the pseudopotentials; None takes ``MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR`` of the worker.
+    """
+
+    name: str = "Espresso static"
+    pseudopotentials: dict[str, str] = field(default_factory=dict)
+    input_data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kspacing: float | None = 0.035
+    pseudo_dir: str | None = None
+
+    def _get_calculator(self) -> Calculator:
+        from ase.calculators.espresso import Espresso, EspressoProfile
+
+        settings = get_settings()
+        folder = self.pseudo_dir or settings.ESPRESSO_PSEUDO_DIR
+        if folder is None:
+            raise InvalidInputError(
+                "EspressoStaticMaker knows no folder of pseudopotentials; give pseudo_dir, or set "
+                "MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR on the worker"
+            )
+        for element, file in self.pseudopotentials.items():
+            if not (Path(folder) / file).is_file():
+                raise InvalidInputError(f"pseudopotentials.{element}: there is no '{file}' in {folder}")
+        given = {section.lower(): keywords for section, keywords in self.input_data.items()}
+        if "ecutwfc" not in given.get("system", {}):
+            raise InvalidInputError("input_data.system.ecutwfc (Ry) is missing; pw.x has no default for it")
+        return Espresso(
+            profile=EspressoProfile(settings.ESPRESSO_CMD, folder),
+            pseudopotentials=dict(self.pseudopotentials),
+            input_data={s: {**LABEL_INPUT.get(s, {}), **given.get(s, {})} for s in {**LABEL_INPUT, **given}},
+            kspacing=self.kspacing,
+            **self.calculator_kwargs,
+        )
+
+    def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
+        if missing := sorted(set(atoms.symbols) - set(self.pseudopotentials)):
+            raise InvalidInputError(f"EspressoStaticMaker.pseudopotentials has no file for {missing}")
+        return super()._calculate(atoms, calculator, name)
