@@ -8,13 +8,17 @@ INSTALLED := $(VENV)/.installed
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint format bench constraints clean
+.PHONY: demo test test-dft lint format bench constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Real DFT codes, where they are installed; what is skipped says which Debian package is missing
+test-dft: $(INSTALLED)
+	$(BIN)/python -m pytest tests/dft
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check src tests benchmarks
