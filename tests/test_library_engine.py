@@ -14,7 +14,7 @@ from ase.build import bulk
 
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
-from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
@@ -57,7 +57,16 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
     script.write_structure(tmp_path / "structure.data", atoms, copper_potential.elements)
     settings = MDSettings(ensemble="nve", gamma_every=1 if with_gamma else 7, **WIDE)
     run = LibraryRun(copper_potential, Condition(300), settings, atoms)
-    run.prepare("structure.data", None, Condition(300), 0 if with_gamma else 1)  # step 1 is no gamma step
+    text = deck.render(
+        copper_potential.elements,
+        Condition(300),
+        settings,
+        engine="library",
+        start_step=0 if with_gamma else 1,  # step 1 is no gamma step
+        cutoff_A=copper_potential.cutoff,
+    )
+    (tmp_path / deck.INPUT).write_text(text)
+    run.prepare(deck.INPUT)
     run.run(0)
     n = len(atoms)
     forces = run.lmp.numpy.extract_atom("f", nelem=n)[np.argsort(run.lmp.numpy.extract_atom("id", nelem=n))]
@@ -212,7 +221,7 @@ def test_a_killed_process_is_an_error_that_names_its_folder(copper_potential: AC
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(ExplorationError, match=r"code -9 in .*exploration-"):
+    with pytest.raises(ExplorationError, match=r"code -9, killed by signal 9 .* in .*exploration-"):
         explore(bulk("Cu", cubic=True) * (3, 3, 3), copper_potential, tmp_path, n_steps=10**7, **WIDE)
     killer.join()
 

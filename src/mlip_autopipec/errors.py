@@ -23,5 +23,9 @@ class ExplorationError(MLIPError):
     """An MD run that crashed or never started, as opposed to one that halted."""
 
 
+class RestartFileError(ExplorationError):
+    """A LAMMPS restart file this LAMMPS cannot read, one of a newer version for instance."""
+
+
 class ExecutableError(MLIPError):
     """An external program that is missing, lacks a feature, or ended without its result."""

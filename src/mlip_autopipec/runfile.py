@@ -93,7 +93,7 @@ else:
         kind=(Literal["pacemaker"], "pacemaker"),
         basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis)),
     )
-    _Dynamics = _section(MDSettings, engine=(Engine, "auto"))
+    _Dynamics = _section(MDSettings, "template", engine=(Engine, "auto"), template=(Path | None, None))
     _Selection = _section(SelectMaker, "name")
     _Condition = _section(Condition)
     _Candidates = _section(CandidateGenerator)
@@ -219,6 +219,8 @@ class RunFile(_Strict):
         """Make the OTFMaker this file describes."""
         dynamics = self.dynamics.model_dump()
         engine = dynamics.pop("engine")
+        if dynamics["template"] is not None:  # its text travels with the jobs, not its path
+            dynamics["template"] = self._read_text("dynamics.template", dynamics["template"])
         trainer = self.trainer.model_dump()
         trainer_class = {"linear": LinearACETrainer, "pacemaker": PacemakerTrainer}[trainer.pop("kind")]
         trainer["basis"] = BasisSettings(**trainer["basis"])
@@ -238,6 +240,14 @@ class RunFile(_Strict):
             stop_rule=StopRule(**self.stop.model_dump()),
             seed=self.seed,
         )
+
+    def _read_text(self, name: str, file: Path) -> str:
+        """Read a file named in the run file, relative to it."""
+        path = self._folder / file
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"{name}: '{path}' cannot be read: {error}") from error
 
     def load_structures(self) -> list[Atoms]:
         """Read or build all structures."""

@@ -47,7 +47,7 @@ def check_campaign(
                 f"'{maker.dynamics_maker.settings.ensemble}'; a pressure needs 'npt'"
             )
         condition.check()
-    maker.dynamics_maker.settings.check()
+    maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
     maker.stop_rule.check()
     maker.oracle_maker.check()
     for atoms in frames:

@@ -298,7 +298,7 @@ class OTFMaker(Maker):
         running = [w for w in state.walkers if w.status != "CONVERGED"]
         jobs: list[Job] = []
         for walker in running:
-            if walker.walk_id is not None and walker.reason != "crashed":
+            if walker.walk_id is not None and walker.reason not in ("crashed", "timed_out"):
                 seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
                 propose = self.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
                 jobs.append(_name(propose, f"propose c{cycle:03d} w{walker.index:02d}"))

@@ -107,6 +107,9 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None) -> WalkerStat
         return walker.model_copy(update=crashed)
     if walk.status == "NOT_RUN":
         return walker.model_copy(update={"status": "NOT_RUN"})
+    if walk.status == "TIMED_OUT":  # the job that was to go on died: the next one goes on from the same restart file
+        found = {"status": "HALTED", "reason": "timed_out", "gamma_max": None, "walk_id": walk.uuid, "step": walk.step}
+        return walker.model_copy(update={**found, "n_repeats": 0 if walk.step > walker.step else walker.n_repeats + 1})
     halted = walk.status == "HALTED"
     no_progress = halted and walk.step <= walker.step and walker.n_halts > 0
     return walker.model_copy(

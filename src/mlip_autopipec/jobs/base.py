@@ -115,9 +115,9 @@ def current_store() -> JobStore:
     return store
 
 
-def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> ModelT:
+def load_document(model: type[ModelT], uuid: str, *, payload: bool = True, index: int | None = None) -> ModelT:
     """
-    Read the newest document of a job.
+    Read a document of a job.
 
     Parameters
     ----------
@@ -127,7 +127,11 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> Mo
         Identifier of the job that made it.
     payload
         Whether to fetch the bulk data too.
+    index
+        Which of a job that replaced itself; None for the newest.
     """
+    if index is not None:
+        return _read(model, uuid, payload, index)
     # run_locally never runs a job twice, so within one flow a document that was read once need not be
     # asked for again (the same potential is read by propose, select and train); FireWorks may rerun a job
     current = CURRENT_JOB.job
@@ -136,8 +140,9 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True) -> Mo
     return _read(model, uuid, payload)
 
 
-def _read(model: type[ModelT], uuid: str, payload: bool) -> ModelT:
-    found = current_store().query_one({"uuid": uuid}, ["output"], sort={"index": -1}, load=payload)
+def _read(model: type[ModelT], uuid: str, payload: bool, index: int | None = None) -> ModelT:
+    criteria: dict[str, Any] = {"uuid": uuid} if index is None else {"uuid": uuid, "index": index}
+    found = current_store().query_one(criteria, ["output"], sort={"index": -1}, load=payload)
     if found is None:
         raise MLIPError(
             f"document {uuid} ({model.__name__}) is not in the JobStore {current_store()}; "

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
+from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobflow import Maker
+from jobflow import CURRENT_JOB, Maker, Response
 
+from mlip_autopipec.errors import RestartFileError
 from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.lammps.deck import check_template
 from mlip_autopipec.lammps.exploration import run_exploration
-from mlip_autopipec.lammps.types import Engine, MDSettings
+from mlip_autopipec.lammps.records import FrameRecord, Trace
+from mlip_autopipec.lammps.types import Condition, Engine, MDSettings, WalkStatus
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import StructuresDocument, WalkDocument
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.lammps.types import ExplorationResult
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,6 +53,12 @@ class LammpsDynamicsMaker(Maker):
     settings: MDSettings = field(default_factory=MDSettings)
     engine: Engine = "auto"
 
+    def check(self, elements: Sequence[str], conditions: Sequence[Condition]) -> None:
+        """Refuse settings that cannot be meant, and a template that could not be read back."""
+        self.settings.check()
+        for condition in conditions:
+            check_template(elements, condition, self.settings, self.engine)
+
     @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
@@ -50,9 +68,12 @@ class LammpsDynamicsMaker(Maker):
         cycle: int,
         start: StructuresDocument | None = None,
         restart_file: str | None = None,
-    ) -> WalkDocument:
+        part: int = 1,
+    ) -> WalkDocument | Response[WalkDocument]:
         """
         Start a walker, or resume it where it halted.
+
+        A run whose wall time is over replaces itself by one that goes on from its restart file.
 
         Parameters
         ----------
@@ -65,7 +86,9 @@ class LammpsDynamicsMaker(Maker):
         start
             The structures walkers start from; read by the walker's ``start_id`` if not given.
         restart_file
-            LAMMPS restart file to start from instead.
+            LAMMPS restart file to start from instead, on the machine the job runs on.
+        part
+            Which of the jobs this walk takes.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
@@ -85,36 +108,45 @@ class LammpsDynamicsMaker(Maker):
             restart_of=walker.walk_id,
             potential_id=None if potential is None else potential.uuid,
             seed=walker.seed,
+            n_parts=part,
         )
         if potential is None:
             return document
+        earlier: WalkDocument | None = None
+        if part > 1:
+            # what this job replaces: the same uuid, one index less
+            earlier = load_document(WalkDocument, current_uuid(), index=CURRENT_JOB.job.index - 1)
+        elif walker.walk_id is not None:
+            earlier = load_document(WalkDocument, walker.walk_id)
         atoms: Atoms | None = None
-        if walker.walk_id is not None:
-            atoms = load_document(WalkDocument, walker.walk_id).final_atoms()
+        if earlier is not None:
+            atoms = earlier.final_atoms()
         elif restart_file is None:
             start = load_document(StructuresDocument, walker.start_id or "") if start is None else start
             atoms = start.structures()[walker.start_index]
-        result = self.explore(walker, potential, atoms, restart_file)
-        halt = result.halt
-        return document.model_copy(
-            update={
-                "status": str(result.status),
-                "reason": None if halt is None else str(halt.reason),
-                "n_atoms": len(result.final),
-                "step": result.step,
-                "halt_step": None if halt is None else halt.step,
-                "gamma_max": None if halt is None else halt.gamma_max,
-                "atom_index": None if halt is None else halt.atom_index,
-                "n_frames": len(result.frames),
-                "engine": result.engine,
-                "seconds": result.seconds,
-                "payload": {
-                    "final": pack_frames([halt.atoms if halt is not None else result.final]),
-                    "frames": pack_frames(result.frames),
-                    "trace": result.trace,
-                },
-            }
-        )
+        at = walker if part == 1 or earlier is None else walker.model_copy(update={"step": earlier.step})
+        with tempfile.TemporaryDirectory() as folder:
+            if earlier is not None and (restart := earlier.restart()) is not None:
+                path = Path(folder) / "walk.restart"
+                path.write_bytes(restart)
+                restart_file = str(path)
+            try:
+                result = self.explore(at, potential, atoms, restart_file)
+            except RestartFileError as error:
+                if atoms is None:
+                    raise
+                logger.warning("going on without the state of the thermostat, from positions and velocities: %s", error)
+                result = self.explore(at, potential, atoms, None)
+        document = _filled(document, result)
+        if part > 1 and earlier is not None:
+            document = _joined(earlier, document, self.settings.max_frames)
+        # a walk that ends here unfinished is taken up again in the next cycle
+        if result.status is not WalkStatus.TIMED_OUT or not can_nest_further():
+            return document
+        CURRENT_JOB.job.hosts = CURRENT_JOB.job.hosts[-1:]  # else they grow with every part
+        further = self.make(walker, potential.uuid, campaign_id, cycle, part=part + 1)
+        further.name = CURRENT_JOB.job.name
+        return Response(output=document, replace=further)
 
     def explore(
         self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
@@ -130,3 +162,43 @@ class LammpsDynamicsMaker(Maker):
             restart_file=restart_file,
             engine=self.engine,
         )
+
+
+def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
+    """Write the outcome of a run into its document."""
+    halt = result.halt
+    payload = {
+        "final": pack_frames([halt.atoms if halt is not None else result.final]),
+        "frames": pack_frames(result.frames),
+        "trace": result.trace,
+    }
+    if result.restart_file is not None:
+        payload["restart"] = b64encode(Path(result.restart_file).read_bytes()).decode()
+    return document.model_copy(
+        update={
+            "status": str(result.status),
+            "reason": None if halt is None else str(halt.reason),
+            "n_atoms": len(result.final),
+            "step": result.step,
+            "halt_step": None if halt is None else halt.step,
+            "gamma_max": None if halt is None else halt.gamma_max,
+            "atom_index": None if halt is None else halt.atom_index,
+            "n_frames": len(result.frames),
+            "engine": result.engine,
+            "seconds": result.seconds,
+            "payload": payload,
+        }
+    )
+
+
+def _joined(earlier: WalkDocument, later: WalkDocument, max_frames: int) -> WalkDocument:
+    """Let the document of a further part speak for the parts before."""
+    frames = FrameRecord.joined(earlier.dumped_frames(), later.dumped_frames(), max_frames)
+    trace = Trace.joined(earlier.payload["trace"], later.payload["trace"])
+    return later.model_copy(
+        update={
+            "n_frames": len(frames),
+            "seconds": earlier.seconds + later.seconds,
+            "payload": {**later.payload, "frames": pack_frames(frames), "trace": trace},
+        }
+    )

@@ -1,9 +1,15 @@
-"""The input deck with which the ``lmp`` command explores, and the names of the files it writes."""
+"""The LAMMPS input of an exploration, rendered from a template, and the names of the files it writes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import Environment, StrictUndefined, TemplateError
+
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import script
 
 if TYPE_CHECKING:
@@ -11,9 +17,13 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.lammps.types import Condition, MDSettings
 
+#: The template of this package; ``MDSettings.template`` takes its place.
+TEMPLATE = "exploration.lmp"
+
 INPUT, LOG, SCREEN = "in.lammps", "log.lammps", "screen.log"
 STRUCTURE, START_RESTART = "structure.data", "start.restart"
-TRACE, FRAMES, LOOKS, FINAL, RESTART = "trace.dat", "frames.dump", "look.*.dump", "final.dump", "final.restart"
+TRACE, FRAMES, LOOKS, FIRST = "trace.dat", "frames.dump", "look.*.dump", "first.dump"
+FINAL, RESTART = "final.dump", "final.restart"
 #: Last line of a deck that ran to its end, halted or not.
 END = "EXPLORATION_END"
 
@@ -22,8 +32,9 @@ TRACE_COLUMNS = ("step", "temperature", "energy", "pressure", "volume", "gamma",
 #: Why to halt, by weight: the larger one decides.
 STOP = {"not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
 
-#: Skin of the neighbour list in Angstrom.
-SKIN_A = 1.0
+#: Skin of the neighbour list in Angstrom. With forces from pyace each pair beyond the cutoff
+#: costs more, a rebuild less.
+SKIN_A = {"executable": 1.0, "library": 0.7}
 #: Files of the last looks that are kept: the present one, the one before, and one more because
 #: LAMMPS counts a look twice when it writes it again at the start of a run.
 KEPT_LOOKS = 3
@@ -31,22 +42,53 @@ KEPT_LOOKS = 3
 #: long run cannot fill the disk.
 DUMPED_PER_FRAME = 50
 
-_FULL = "format float %.17g"
-_PHASE_SPACE = "id type x y z vx vy vz"
+_FRAME = "id type x y z vx vy vz"
+_BOTH = {
+    r"^timestep\s": "timestep: the time step",
+    r"^reset_timestep\s": "reset_timestep: a resumed run counts on",
+    r"^newton\s+on\b": "newton on: ACE needs it",
+    r"^thermo_modify\s.*\blost\s+error\b": "thermo_modify ... lost error: lost atoms end the run",
+}
+#: What a rendered template has to hold, a regular expression each, and what it is for.
+NEEDED: dict[str, dict[str, str]] = {
+    "executable": _BOTH
+    | {
+        r"^pair_style\s+pace/extrapolation\b": "pair_style pace/extrapolation: ACE with gamma",
+        r"^fix\s+\S+\s+all\s+pair\s.*\bgamma\s+1\b": "fix ... pair ... gamma 1: gamma of every atom",
+        rf"^fix\s.*\sprint\s.*\bfile\s+{re.escape(TRACE)}\b.*\"{' '.join(TRACE_COLUMNS)}\"": (
+            f'fix ... print ... file {TRACE} ... title "{" ".join(TRACE_COLUMNS)}": the numbers of each look'
+        ),
+        rf"^dump\s.*\s{re.escape(LOOKS)}\s+{_FRAME} f_grade\[1\]": (
+            f"dump ... {LOOKS} {_FRAME} f_grade[1]: the last looks, where a halt takes its frame from"
+        ),
+        rf"^dump\s.*\s{re.escape(FIRST)}\s+{_FRAME} fx fy fz f_grade\[1\]": (
+            f"dump ... {FIRST} {_FRAME} fx fy fz f_grade[1]: the first frame, checked against pyace"
+        ),
+        r"^fix\s+\S+\s+all\s+halt\s.*\berror\s+soft\b": "fix ... halt ... error soft: the halt that keeps its frame",
+        rf"^write_dump\s.*\s{re.escape(FINAL)}\s+{_FRAME}\b": f"write_dump ... {FINAL} {_FRAME}: the last frame",
+        rf"^write_restart\s+{re.escape(RESTART)}\b": f"write_restart {RESTART}: where a further job goes on",
+        rf"^print\s+\"{END} step ": f'print "{END} step ${{...}}": the sign that the input ran to its end',
+    },
+    "library": _BOTH
+    | {
+        r"^pair_style\s+zero\s+\S+\s+full\b": "pair_style zero ... full: the neighbour list pyace works on",
+        r"^fix\s+ace\s+all\s+external\s+pf/callback\s+1\s+1\b": "fix ace all external pf/callback 1 1: forces of pyace",
+    },
+}
 
 
-def deck(
+def render(
     elements: Sequence[str],
     condition: Condition,
     settings: MDSettings,
     *,
-    start_step: int,
-    from_restart: bool,
-    potential: str = "potential.yaml",
-    active_set: str = "potential.asi",
-) -> list[str]:
+    engine: Literal["library", "executable"],
+    start_step: int = 0,
+    from_restart: bool = False,
+    cutoff_A: float = 0.0,
+) -> str:
     """
-    Return the commands of one exploration.
+    Return the input of one exploration.
 
     Parameters
     ----------
@@ -54,82 +96,123 @@ def deck(
         Of the potential; atom types 1, 2, ... in this order.
     condition, settings
         What to run and when to halt.
+    engine
+        Which of the two ways of the template.
     start_step
-        Steps already done.
+        Steps already done; a temperature ramp goes on where it was.
     from_restart
         Start from :data:`START_RESTART` instead of :data:`STRUCTURE`.
-    potential, active_set
-        The B-basis ``.yaml`` and the ``.asi`` file (the style takes no ``.yace``).
+    cutoff_A
+        Of the potential in Angstrom; for the library engine.
+
+    Raises
+    ------
+    InvalidInputError
+        If the template cannot be rendered, or lacks what is read back; says what.
     """
-    every = settings.gamma_every
-    sources = (None, START_RESTART) if from_restart else (STRUCTURE, None)
-    return [
-        *script.setup_commands(*sources),
-        *script.mass_commands(elements),
-        "pair_style pace/extrapolation",
-        f"pair_coeff * * {potential} {active_set} {' '.join(elements)}",
-        f"neighbor {SKIN_A} bin",
-        "neigh_modify every 1 delay 0 check yes",
-        *script.dynamics_commands(settings, condition, start_step),
-        *_watch_commands(condition, settings),
-        *_dump_commands(settings),
-        f"thermo {every}",
-        "thermo_style custom step temp pe press vol v_gamma v_core",
-        "thermo_modify lost error norm no flush yes",
-        # `error soft` lets the step's output and the commands after the run happen; `hard` would lose the frame
-        f"fix halt all halt {every} v_stop > 0.5 error soft message yes",
-        # fix halt never looks at the first step, hence a run of its own for that one; the second
-        # run sets nothing up again, so all that it needs has to be defined before the first
-        "run 0 post no",
-        "variable first equal ${stop}",
-        f'if "${{first}} < 0.5" then "run {settings.n_steps - start_step} pre no post no"',
-        f"write_dump all custom {FINAL} {_PHASE_SPACE} modify sort id {_FULL}",
-        f"write_restart {RESTART}",
-        "variable done equal step",
-        f'print "{END} step ${{done}}"',
-    ]
-
-
-def _watch_commands(condition: Condition, settings: MDSettings) -> list[str]:
-    """Take gamma and the core at every look, say why to stop, write the trace file."""
-    every = settings.gamma_every
-    tests = {
-        # the maximum over gamma would skip a NaN; sums do not
-        "not_finite": "((c_thermo_pe + c_thermo_press + c_thermo_temp) * 0 != 0)",
-        "explosion": f"(c_thermo_temp > {settings.hottest_allowed_K(condition):.17g})",
-        "gamma": f"(v_gamma > {settings.gamma_hi:.17g})",
-        "core_repulsion": "(v_core > 0)",  # gamma does not see the core
+    what = f"the LAMMPS template {TEMPLATE}" if settings.template is None else "MDSettings.template"
+    values = _variables(elements, condition, settings, engine, start_step) | {
+        "from_restart": from_restart,
+        "cutoff_A": cutoff_A,
     }
-    values = ["stepnow", "c_thermo_temp", "c_thermo_pe", "c_thermo_press", "volume", "gamma", "stop"]
-    line = " ".join(f"${{{v}}}" if not v.startswith("c_") else f"$({v}:%.17g)" for v in values)
-    return [
-        f"fix grade all pair {every} pace/extrapolation gamma 1 corerep 1",
-        "compute worst all reduce max f_grade[1] f_grade[2]",
-        "variable gamma equal c_worst[1]",
-        "variable core equal c_worst[2]",
-        f'variable stop equal "{" + ".join(f"{STOP[name]} * {test}" for name, test in tests.items())}"',
-        "variable stepnow equal step",
-        "variable volume equal vol",
-        f'fix trace all print {every} "{line}" file {TRACE} screen no title "{" ".join(TRACE_COLUMNS)}"',
-    ]
+    try:
+        text = _environment().from_string(settings.template or shipped_template()).render(values)
+    except TemplateError as error:
+        line = f" in line {number}" if (number := getattr(error, "lineno", None)) else ""
+        raise InvalidInputError(
+            f"{what} cannot be rendered{line}: {error}; the variables are {', '.join(sorted(values))}"
+        ) from error
+    source = f"read_restart {START_RESTART}" if from_restart else f"read_data {STRUCTURE}"
+    needed = NEEDED[engine] | {"^" + re.escape(source).replace(r"\ ", r"\s+"): f"{source}: what it starts from"}
+    if settings.wall_time_s is not None and engine == "executable":
+        needed[r"^timer\s+timeout\s"] = "timer timeout: the wall-time limit"
+    commands = command_lines(text)
+    missing = [meaning for pattern, meaning in needed.items() if not any(re.search(pattern, c) for c in commands)]
+    if missing:
+        raise InvalidInputError(
+            f"{what}, rendered for the {engine} engine, lacks what is needed to read the run back:\n  "
+            + "\n  ".join(missing)
+            + f"\nstart from a copy of the package's own, {shipped_path()}"
+        )
+    runs = [c for c in commands if re.match(r"(run|minimize|rerun)\s", c)]
+    if engine == "library" and runs:
+        raise InvalidInputError(
+            f"{what} holds '{runs[0]}' for the library engine, which runs the steps itself; drop it"
+        )
+    return text
 
 
-def _dump_commands(settings: MDSettings) -> list[str]:
-    """
-    Dump the last looks, from which a halt takes its frame, and the frames between the thresholds.
+def check_template(elements: Sequence[str], condition: Condition, settings: MDSettings, engine: str) -> None:
+    """Refuse a template that could not be read back, before anything is computed (``auto`` checks both engines)."""
+    for name in ("library", "executable") if engine == "auto" else (engine,):
+        for from_restart in (False, True):
+            render(elements, condition, settings, engine=name, from_restart=from_restart, cutoff_A=5.0)  # type: ignore[arg-type]
 
-    The last looks go to files of their own because memory is gone when LAMMPS stops on lost atoms.
-    """
-    every = settings.gamma_every
-    commands = [
-        f"dump looks all custom {every} {LOOKS} {_PHASE_SPACE} f_grade[1]",
-        f"dump_modify looks sort id maxfiles {KEPT_LOOKS} {_FULL}",
-    ]
-    if settings.max_frames > 0:
-        stride = max(1, settings.n_steps // every // (DUMPED_PER_FRAME * settings.max_frames))
-        commands += [
-            f'variable skip equal "(v_gamma <= {settings.gamma_lo:.17g}) || (v_stop > 0.5)"',
-            f"dump frames all custom {every * stride} {FRAMES} {_PHASE_SPACE} f_grade[1]",
-            f"dump_modify frames sort id skip v_skip {_FULL}",
-        ]
-    return commands
+
+@cache
+def shipped_template() -> str:
+    """Text of this package's template, to copy and change."""
+    return files(__package__).joinpath(TEMPLATE).read_text()
+
+
+def shipped_path() -> str:
+    """Where this package's template lies, to tell a user."""
+    return f"{__package__.replace('.', '/')}/{TEMPLATE}"
+
+
+def command_lines(text: str) -> list[str]:
+    """Split LAMMPS input into commands: continued lines joined, comments and white space gone."""
+    joined = re.sub(r"&[ \t]*\n[ \t]*", "", text)
+    return [stripped for line in joined.splitlines() if (stripped := line.strip()) and not stripped.startswith("#")]
+
+
+def _variables(
+    elements: Sequence[str], condition: Condition, settings: MDSettings, engine: str, start_step: int
+) -> dict[str, Any]:
+    """Everything a template may use; docs/lammps.md lists it."""
+    every, fs = settings.gamma_every, 1e-3
+    return {
+        "engine": engine,
+        "elements": list(elements),
+        "masses": script.masses(elements),
+        "skin_A": SKIN_A[engine],
+        "start_step": start_step,
+        "n_steps": settings.n_steps,
+        "timestep_ps": settings.timestep_fs * fs,
+        "ensemble": settings.ensemble,
+        "temperature_K": condition.temperature_at(start_step / settings.n_steps),
+        "temperature_end_K": condition.temperature_at(1.0),
+        "thermostat_damping_ps": settings.thermostat_damping_fs * fs,
+        "pressure_bar": condition.pressure_GPa * script.GPA_TO_BAR,
+        "barostat_damping_ps": settings.barostat_damping_fs * fs,
+        "gamma_lo": settings.gamma_lo,
+        "gamma_hi": settings.gamma_hi,
+        "gamma_every": every,
+        "hottest_K": settings.hottest_allowed_K(condition),
+        "stop": STOP,
+        "max_frames": settings.max_frames,
+        "frames_every": every * max(1, settings.n_steps // every // (DUMPED_PER_FRAME * max(1, settings.max_frames))),
+        "kept_looks": KEPT_LOOKS,
+        # LAMMPS takes whole seconds
+        "wall_time_s": None if settings.wall_time_s is None else max(1, int(settings.wall_time_s)),
+    }
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_number,
+        autoescape=False,  # noqa: S701  # LAMMPS input is no HTML
+    )
+
+
+def _number(value: Any) -> Any:
+    """Write floats so that LAMMPS reads the same bits."""
+    if isinstance(value, float):
+        short = f"{value:.15g}"
+        return short if float(short) == value else f"{value:.17g}"
+    return value

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.errors import ExecutableError
-from mlip_autopipec.lammps import deck, readback, script
+from mlip_autopipec.errors import ExecutableError, ExplorationError
+from mlip_autopipec.lammps import deck, readback, script, startup
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ase import Atoms
 
     from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
 
+logger = logging.getLogger(__name__)
+
 STYLE = "pace/extrapolation"
 #: Seconds ``lmp -h`` may take; a launcher outside of a batch job may wait for ever.
 PROBE_TIMEOUT_S = 120
+#: Seconds between two looks at whether the first frame is there to be checked.
+POLL_S = 0.2
 ADVICE = (
     "install a LAMMPS built with the package ML-PACE (cmake -D PKG_ML-PACE=yes) and set "
     "MLIP_AUTOPIPEC_LAMMPS_CMD to its command, or use engine='library', which does without"
@@ -79,6 +84,12 @@ def _probe(command: tuple[str, ...]) -> str:
     except OSError as error:
         return f"cannot be started: {error}"
     if lists_style(answer.stdout):
+        if asks_for_kokkos(command) and not lists_style(answer.stdout, f"{STYLE}/kk"):
+            logger.warning(
+                "the LAMMPS command '%s' asks for KOKKOS, but has no pair_style %s/kk: ACE runs without it, on the CPU",
+                " ".join(command),
+                STYLE,
+            )
         return ""
     if "LAMMPS" not in answer.stdout and "Large-scale" not in answer.stdout:
         return (
@@ -90,6 +101,11 @@ def _probe(command: tuple[str, ...]) -> str:
 def lists_style(help_text: str, style: str = STYLE) -> bool:
     """Tell whether the text ``lmp -h`` prints lists a style."""
     return re.search(rf"(?<!\S){re.escape(style)}(?!\S)", help_text) is not None
+
+
+def asks_for_kokkos(command: Sequence[str]) -> bool:
+    """Tell whether a command holds ``-sf kk`` or ``-suffix kk``."""
+    return any(a in ("-sf", "-suffix") and b == "kk" for a, b in pairwise(command))
 
 
 def _environment(command: Sequence[str]) -> dict[str, str]:
@@ -120,34 +136,67 @@ def run(
 ) -> ExplorationResult:
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
-    folder = Path(tempfile.mkdtemp(prefix="exploration-", dir=directory)).resolve()
-    potential.write(folder)
-    if restart_file is not None:
-        shutil.copyfile(restart_file, folder / deck.START_RESTART)
-    elif atoms is not None:
-        script.write_structure(folder / deck.STRUCTURE, atoms, potential.elements)
-    lines = deck.deck(
-        potential.elements, condition, settings, start_step=start_step, from_restart=restart_file is not None
+    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    text = deck.render(
+        potential.elements,
+        condition,
+        settings,
+        engine="executable",
+        start_step=start_step,
+        from_restart=restart_file is not None,
     )
-    (folder / deck.INPUT).write_text("\n".join(lines) + "\n")
+    frame = script.Frame.of(atoms, potential.elements)
+    try:
+        (folder / deck.INPUT).write_text(text)
+        code = _run_watched(command, folder, partial(startup.check_first_frame, folder, frame, potential))
+    except OSError as error:
+        raise ExplorationError(f"LAMMPS cannot be run in {folder}: {error}; nothing is lost, run it again") from error
+    result = readback.read_result(
+        folder,
+        frame,
+        potential.reference_energies,
+        exit_code=code,
+        n_steps=settings.n_steps,
+        max_frames=settings.max_frames,
+    )
+    # the result holds what was to be kept of the dumps, and they are by far the largest files
+    for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
+        path.unlink(missing_ok=True)
+    return result
+
+
+def _run_watched(command: Sequence[str], folder: Path, check: Callable[[], bool]) -> int:
+    """Run LAMMPS and return its exit code; ``check`` is called until it is true, and ends LAMMPS if it raises."""
+    checked = False
     with (folder / deck.SCREEN).open("w") as screen:
-        code = subprocess.run(
+        process = subprocess.Popen(
             [*command, "-in", deck.INPUT, "-log", deck.LOG, "-screen", "none", "-nocite"],
             cwd=folder,
             env=_environment(command),
             stdin=subprocess.DEVNULL,
             stdout=screen,
             stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-    result = readback.read_result(
-        folder,
-        script.Frame.of(atoms, potential.elements),
-        potential.reference_energies,
-        exit_code=code,
-        max_frames=settings.max_frames,
-    )
-    # the result holds what was to be kept of the dumps, and they are by far the largest files
-    for path in (folder / deck.FRAMES, *folder.glob(deck.LOOKS)):
-        path.unlink(missing_ok=True)
-    return result
+        )
+        try:
+            while True:
+                try:
+                    code = process.wait(timeout=POLL_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    checked = checked or check()
+            if not checked:
+                check()
+        except BaseException:
+            _end(process)
+            raise
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a process to end (a launcher passes that on to its ranks), then make it."""
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

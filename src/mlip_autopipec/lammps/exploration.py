@@ -10,9 +10,10 @@ import numpy as np
 from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.generate.distances import shortest_contact
-from mlip_autopipec.lammps import executable, library
+from mlip_autopipec.lammps import deck, executable, library
+from mlip_autopipec.lammps.types import WalkStatus
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,7 +35,7 @@ def run_exploration(
     directory: str | Path = ".",
 ) -> ExplorationResult:
     """
-    Run MD from ``start_step`` to ``settings.n_steps`` or to the first halt.
+    Run MD from ``start_step`` to ``settings.n_steps``, to the first halt, or until the wall time is over.
 
     The engine runs in a process of its own, in a folder below ``directory``.
 
@@ -42,7 +43,8 @@ def run_exploration(
     ----------
     atoms
         Structure to start from. Velocities are kept where it has them, else drawn from a
-        Maxwell-Boltzmann distribution with ``seed``. None with a ``restart_file``.
+        Maxwell-Boltzmann distribution with ``seed``. With a ``restart_file`` it only tells how the
+        cell is oriented; without one there the result is in LAMMPS' own orientation.
     potential
         With its active set.
     condition
@@ -54,8 +56,8 @@ def run_exploration(
     seed
         For the velocities.
     restart_file
-        A LAMMPS restart file to continue instead of ``atoms``; its atom types are the
-        potential's elements in alphabetical order.
+        A LAMMPS restart file to go on from, with the state of the thermostat and barostat; its
+        atom types 1, 2, ... are the potential's elements in alphabetical order.
     engine
         ``library``: LAMMPS as a Python library with forces from pyace. ``executable``: the
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
@@ -68,15 +70,17 @@ def run_exploration(
     InvalidInputError
         Before anything is run, for input that cannot be meant.
     ExplorationError
-        If the MD process crashed; the message names the folder and ends with the log.
+        If the MD process crashed, its LAMMPS computes something else than pyace, or the wall time
+        was over before the first step; the message names the folder and ends with the log.
     """
     settings.check()
-    _check_input(atoms, potential, condition, settings, start_step, restart_file)
     if engine not in ("auto", "library", "executable"):
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
+    _check_input(atoms, potential, condition, settings, start_step, restart_file)
+    deck.check_template(potential.elements, condition, settings, engine)
     if engine == "auto":
         engine = "executable" if executable.is_available() else "library"
-    if atoms is not None:
+    if atoms is not None and restart_file is None:
         atoms = with_velocities(atoms, condition.temperature_at(start_step / settings.n_steps), seed)
     run = {"library": library.run, "executable": executable.run}[engine]
     started = time.perf_counter()
@@ -91,6 +95,11 @@ def run_exploration(
     )
     result.seconds = time.perf_counter() - started
     result.engine = engine
+    if result.status is WalkStatus.TIMED_OUT and result.step <= start_step:
+        raise ExplorationError(
+            f"the wall time of {settings.wall_time_s} s was over after {result.seconds:.1f} s without one MD step from "
+            f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
+        )
     return result
 
 
@@ -120,8 +129,8 @@ def _check_input(
     potential.active_set_matrices()
     if not 0 <= start_step <= settings.n_steps:
         raise InvalidInputError(f"start_step is {start_step}, outside of 0 to n_steps = {settings.n_steps}")
-    if (atoms is None) == (restart_file is None):
-        raise InvalidInputError("give either a structure or a restart_file to start MD from, not both or neither")
+    if atoms is None and restart_file is None:
+        raise InvalidInputError("give a structure or a restart_file to start MD from")
     if restart_file is not None and not Path(restart_file).is_file():
         raise InvalidInputError(f"restart_file '{restart_file}' does not exist")
     if atoms is not None:

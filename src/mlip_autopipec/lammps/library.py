@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.lammps import deck, readback, script
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ase import Atoms
 
     from mlip_autopipec.ace.potential import ACEPotential
@@ -35,33 +36,41 @@ def run(
     directory: Path,
 ) -> ExplorationResult:
     """Run one exploration with LAMMPS as a library; see :func:`.exploration.run_exploration`."""
-    folder = Path(tempfile.mkdtemp(prefix="exploration-", dir=directory)).resolve()
-    potential.write(folder)
+    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    text = deck.render(
+        potential.elements,
+        condition,
+        settings,
+        engine="library",
+        start_step=start_step,
+        from_restart=restart_file is not None,
+        cutoff_A=potential.cutoff,
+    )
     task = {
         "atoms": None if atoms is None else pack_frames([atoms]),
         "reference_energies": dict(potential.reference_energies),
         "condition": asdict(condition),
         "settings": asdict(settings),
         "start_step": start_step,
-        "restart_file": None if restart_file is None else str(restart_file),
     }
-    (folder / INPUT).write_text(json.dumps(task))
     # one thread: pyace and LAMMPS are serial here, and walkers run side by side
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (folder / LOG).open("w") as log:
-        code = subprocess.run(
-            [sys.executable, "-m", "mlip_autopipec.lammps.worker"],
-            cwd=folder,
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
+    try:
+        (folder / deck.INPUT).write_text(text)
+        (folder / INPUT).write_text(json.dumps(task))
+        with (folder / LOG).open("w") as log:
+            code = subprocess.run(
+                [sys.executable, "-m", "mlip_autopipec.lammps.worker"],
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+    except OSError as error:
+        raise ExplorationError(f"MD cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     if code != 0 or not (folder / OUTPUT).is_file():
-        tail = (folder / LOG).read_text()[-2000:]
-        raise ExplorationError(
-            f"the MD process ended with code {code} in {folder}; nothing is lost, run it again:\n{tail}"
-        )
+        raise readback.crash(f"the MD process {readback.how_it_ended(code)} in {folder}", (folder / LOG).read_text())
     return read_result(folder)
 
 
@@ -79,5 +88,5 @@ def read_result(folder: Path) -> ExplorationResult:
         halt=halt,
         frames=unpack_frames(out["frames"]),
         trace=out["trace"],
-        restart_file=str(folder / "final.restart") if (folder / "final.restart").is_file() else None,
+        restart_file=str(folder / deck.RESTART) if (folder / deck.RESTART).is_file() else None,
     )

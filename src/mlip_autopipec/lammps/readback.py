@@ -12,7 +12,7 @@ from ase import units
 from ase.io.lammpsrun import iread_lammps_dump_text
 
 from mlip_autopipec.ace.potential import reference_energy
-from mlip_autopipec.errors import ExplorationError
+from mlip_autopipec.errors import ExplorationError, RestartFileError
 from mlip_autopipec.lammps import deck
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 
 #: What LAMMPS says when atoms fly away or collapse: physics (a halt), not a crash.
 FLOWN_APART = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Neighbor list overflow")
+#: What LAMMPS says when its ``timer timeout`` ended the run.
+TIME_OVER = "Wall time limit reached"
+_KILLERS = {
+    9: "by the batch queue, or out of memory",
+    11: "a crash inside of it",
+    15: "by the batch queue",
+    25: "a file grew beyond what the file system or ulimit -f allows",
+}
+RETRY = "nothing is lost, run it again"
 #: LAMMPS' own, rounded, bar per eV/A^3 in metal units; undoing just this one keeps all digits.
 LAMMPS_BAR = 1.6021765e6
 
@@ -90,7 +99,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
     Parameters
     ----------
     path
-        Of the dump. ``f_grade[1]`` becomes the array ``gamma``.
+        Of the dump. ``f_grade[1]`` becomes the array ``gamma``, forces (eV/A) the array ``forces``.
     frame
         From :meth:`.script.Frame.of`.
     n_atoms
@@ -124,13 +133,21 @@ def _to_atoms(raw: Atoms, frame: Frame) -> Atoms:
         raw.cell.array,
         raw.get_celldisp().ravel(),
     )
+    if raw.calc is not None:
+        atoms.arrays["forces"] = raw.get_forces() @ frame.rotation.T
     if "f_grade[1]" in raw.arrays:
         atoms.arrays["gamma"] = raw.arrays["f_grade[1]"]
     return atoms
 
 
 def read_result(
-    folder: Path, frame: Frame, reference_energies: Mapping[str, float], *, exit_code: int, max_frames: int
+    folder: Path,
+    frame: Frame,
+    reference_energies: Mapping[str, float],
+    *,
+    exit_code: int,
+    n_steps: int,
+    max_frames: int,
 ) -> ExplorationResult:
     """
     Judge a finished LAMMPS process by its files.
@@ -145,13 +162,16 @@ def read_result(
         In eV; added to the energies of the trace.
     exit_code
         Of the process.
+    n_steps
+        Where the whole run ends.
     max_frames
         Frames between the thresholds to keep.
 
     Raises
     ------
     ExplorationError
-        If LAMMPS crashed, or already its first frame was not sane.
+        If LAMMPS crashed, already its first frame was not sane, or it stopped early without saying why
+        (a full disk, for one).
     """
     kept = _kept_looks(folder, frame)
     n_atoms = len(next(iter(kept.values()))) if kept else None
@@ -171,17 +191,27 @@ def read_result(
             sane_steps.add(look.step)
     sane = kept[max(sane_steps)] if sane_steps else None
 
-    if finished:
-        final, step, reason = finals[0], int(end[1]) if end else -1, None if last is None else last.reason
+    status = WalkStatus.CONVERGED
+    if finished and end is not None:
+        final, step, reason = finals[0], int(end[1]), None
+        if last is not None and last.step == step:
+            reason = last.reason
+        if reason is None and step < n_steps:
+            # files that a full disk cut short would else pass for a run that went through
+            if TIME_OVER not in log:
+                raise ExplorationError(
+                    f"LAMMPS stopped at step {step} of {n_steps} in {folder} and its files do not say why "
+                    f"(is the disk full?); {RETRY}:\n{log[-2000:].strip()}"
+                )
+            status = WalkStatus.TIMED_OUT
     elif last is not None and sane is not None and any(words in log for words in FLOWN_APART):
         final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
     else:
-        raise ExplorationError(
-            f"LAMMPS ended with code {exit_code} in {folder}; nothing is lost, run it again:\n{log[-2000:].strip()}"
-        )
+        raise crash(f"LAMMPS {how_it_ended(exit_code)} in {folder}", log)
 
     halt = None
     if reason is not None and last is not None:
+        status = WalkStatus.HALTED
         present = kept.get(last.step)
         gamma_max, index = math.inf, 0
         if reason not in (HaltReason.NOT_FINITE, HaltReason.LOST_ATOMS):
@@ -202,7 +232,7 @@ def read_result(
     restart = folder / deck.RESTART
     is_restart_of_final = restart.is_file() and finished and final is finals[0]  # not after an explosion
     return ExplorationResult(
-        status=WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
+        status=status,
         step=step,
         final=final,
         halt=halt,
@@ -210,6 +240,24 @@ def read_result(
         trace=trace.columns,
         restart_file=str(restart) if is_restart_of_final else None,
     )
+
+
+def crash(what: str, log: str) -> ExplorationError:
+    """Return the error of a process that ended without its result: what happened, what to do, the end of the log."""
+    if "read_restart.cpp" in log:
+        return RestartFileError(
+            f"{what}: it cannot read its restart file; LAMMPS reads files of its own and of older versions:\n"
+            f"{log[-2000:].strip()}"
+        )
+    return ExplorationError(f"{what}; {RETRY}:\n{log[-2000:].strip()}")
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Say how a process ended; one that was killed names the usual culprits."""
+    signal = -exit_code if exit_code < 0 else exit_code - 128  # a shell or launcher in between adds 128
+    if signal in _KILLERS:
+        return f"ended with code {exit_code}, killed by signal {signal} ({_KILLERS[signal]})"
+    return f"ended with code {exit_code}"
 
 
 def _kept_looks(folder: Path, frame: Frame) -> dict[int, Atoms]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ase import Atoms
 
 #: Most points of a trace that are kept; beyond it every second one is dropped.
@@ -20,6 +22,18 @@ class Trace:
     columns: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     _stride: int = 1
     _seen: int = 0
+
+    @classmethod
+    def joined(
+        cls, earlier: Mapping[str, Sequence[float]], later: Mapping[str, Sequence[float]]
+    ) -> dict[str, list[float]]:
+        """Columns of two runs one after the other; the first look of the later one repeats the last of the earlier."""
+        known = set(earlier["step"])
+        new = [i for i, step in enumerate(later["step"]) if step not in known]
+        columns = {name: [*earlier[name], *(later[name][i] for i in new)] for name in COLUMNS}
+        while len(columns["step"]) > MAX_TRACE:
+            columns = {name: column[::2] for name, column in columns.items()}
+        return columns
 
     def add(self, *values: float) -> None:
         """Append one point, in the order of :data:`COLUMNS`."""
@@ -40,6 +54,15 @@ class FrameRecord:
     frames: list[Atoms] = field(default_factory=list)
     _stride: int = 1
     _seen: int = 0
+
+    @classmethod
+    def joined(cls, earlier: Sequence[Atoms], later: Sequence[Atoms], limit: int) -> list[Atoms]:
+        """Frames of two runs one after the other, at most ``limit``."""
+        known = {atoms.info["step"] for atoms in earlier}
+        frames = [*earlier, *(atoms for atoms in later if atoms.info["step"] not in known)]
+        while len(frames) > max(limit, 0):
+            frames = frames[::2] if limit > 0 else []
+        return frames
 
     def add(self, atoms: Atoms, step: int, gamma_max: float) -> None:
         """Offer one frame."""

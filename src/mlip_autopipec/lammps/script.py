@@ -1,8 +1,11 @@
-"""The LAMMPS commands both engines share, and the way of a structure into LAMMPS and back."""
+"""The way of a structure into LAMMPS and back, and the units both engines share."""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +14,14 @@ from ase.calculators.lammps import Prism
 from ase.data import atomic_masses, atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import ExplorationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mlip_autopipec.lammps.types import Condition, MDSettings
+    from mlip_autopipec.ace.potential import ACEPotential
 
 GPA_TO_BAR = 1e4
 #: LAMMPS metal velocities are A/ps, ASE's are A per ASE time unit.
@@ -58,6 +60,43 @@ class Frame:
         return atoms
 
 
+def make_run_folder(
+    directory: Path, potential: ACEPotential, atoms: Atoms | None, restart_file: Path | None, names: tuple[str, str]
+) -> Path:
+    """
+    Make the folder of one run, with the potential and what MD starts from.
+
+    Parameters
+    ----------
+    directory
+        Where to make it.
+    potential
+        Its files are written.
+    atoms, restart_file
+        The restart file is copied if there is one, else the structure written.
+    names
+        Of structure and restart file in the folder.
+
+    Raises
+    ------
+    ExplorationError
+        If nothing can be written there.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="exploration-", dir=directory)).resolve()
+        potential.write(folder)
+        if restart_file is not None:
+            shutil.copyfile(restart_file, folder / names[1])
+        elif atoms is not None:
+            write_structure(folder / names[0], atoms, potential.elements)
+    except OSError as error:
+        raise ExplorationError(
+            f"no folder for MD can be made in '{directory.resolve()}': {error}; nothing is lost: free the disk, or "
+            "choose a folder that can be written, and run it again"
+        ) from error
+    return folder
+
+
 def write_structure(path: Path, atoms: Atoms, elements: Sequence[str]) -> None:
     """Write a LAMMPS data file with masses and velocities; atom types follow ``elements``."""
     prism = Prism(atoms.cell.array)
@@ -73,36 +112,6 @@ def write_structure(path: Path, atoms: Atoms, elements: Sequence[str]) -> None:
     )
 
 
-def setup_commands(structure: str | None, restart_file: str | None) -> list[str]:
-    """Commands up to the atoms: from a data file, or from a LAMMPS restart file."""
-    if (structure is None) == (restart_file is None):
-        raise InvalidInputError("LAMMPS starts from a data file or from a restart file; give one of them")
-    lines = ["units metal", "atom_style atomic", "atom_modify map yes", "newton on", "boundary p p p", "box tilt large"]
-    if restart_file is not None:
-        return [*lines, f"read_restart {restart_file}"]
-    return [*lines, f"read_data {structure}"]
-
-
 def masses(elements: Sequence[str]) -> list[float]:
     """Masses of the elements in atomic mass units."""
     return [float(atomic_masses[atomic_numbers[e]]) for e in elements]
-
-
-def mass_commands(elements: Sequence[str]) -> list[str]:
-    """Masses of the atom types."""
-    return [f"mass {i} {mass:.8f}" for i, mass in enumerate(masses(elements), 1)]
-
-
-def dynamics_commands(settings: MDSettings, condition: Condition, start_step: int) -> list[str]:
-    """Time step and integrator for the steps from ``start_step`` on; a ramp goes on where it was."""
-    t0 = condition.temperature_at(start_step / settings.n_steps)
-    t1 = condition.temperature_at(1.0)
-    thermostat = f"temp {t0:.8g} {t1:.8g} {settings.thermostat_damping_fs * 1e-3:.8g}"
-    pressure = condition.pressure_GPa * GPA_TO_BAR
-    barostat = f"iso {pressure:.8g} {pressure:.8g} {settings.barostat_damping_fs * 1e-3:.8g}"
-    integrator = {
-        "nve": "fix md all nve",
-        "nvt": f"fix md all nvt {thermostat}",
-        "npt": f"fix md all npt {thermostat} {barostat}",
-    }[settings.ensemble]
-    return [f"reset_timestep {start_step}", f"timestep {settings.timestep_fs * 1e-3:.8g}", integrator]

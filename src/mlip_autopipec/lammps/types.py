@@ -21,6 +21,8 @@ class WalkStatus(StrEnum):
 
     CONVERGED = "CONVERGED"
     HALTED = "HALTED"
+    TIMED_OUT = "TIMED_OUT"
+    """The wall time was over; a further run goes on from its restart file."""
 
 
 class HaltReason(StrEnum):
@@ -89,6 +91,12 @@ class MDSettings(MSONable):
     temperature_limit_K
         Above this instantaneous temperature the run counts as exploded. None: ten times the
         target, at least 5000 K.
+    wall_time_s
+        Wall time in s after which a run writes a restart file and ends, for a further job to go
+        on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at
+        its clock every ``gamma_every`` steps. None: no limit.
+    template
+        Text of a LAMMPS input template to take the place of the package's own; see docs/lammps.md.
     """
 
     n_steps: int = 10_000
@@ -101,6 +109,8 @@ class MDSettings(MSONable):
     gamma_every: int = 10
     max_frames: int = 20
     temperature_limit_K: float | None = None
+    wall_time_s: float | None = None
+    template: str | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be meant, naming the field and the value."""
@@ -120,6 +130,10 @@ class MDSettings(MSONable):
             raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
         if self.max_frames < 0:
             raise InvalidInputError(f"MDSettings.max_frames is {self.max_frames}; it cannot be negative")
+        for optional in ("temperature_limit_K", "wall_time_s"):
+            value = getattr(self, optional)
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"MDSettings.{optional} is {value!r}; it has to be positive, or None")
 
     def hottest_allowed_K(self, condition: Condition) -> float:
         """Instantaneous temperature in K above which the run counts as exploded."""
@@ -163,7 +177,7 @@ class ExplorationResult:
     Parameters
     ----------
     status
-        CONVERGED when all steps were done, else HALTED.
+        CONVERGED when all steps were done, HALTED, or TIMED_OUT.
     step
         MD step of ``final``, counted over all resumptions: where to resume. After an explosion
         it is earlier than the halt.
@@ -181,7 +195,7 @@ class ExplorationResult:
     engine
         The engine that ran.
     restart_file
-        LAMMPS restart file of the final state, where the engine wrote one.
+        LAMMPS restart file of the final state; None where ``final`` is an earlier, sane frame.
     """
 
     status: WalkStatus

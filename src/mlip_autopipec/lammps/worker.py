@@ -6,6 +6,7 @@ import ctypes
 import json
 import math
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from ase import units
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.ace_forces import ACEForces
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.records import FrameRecord, Trace
@@ -25,10 +26,6 @@ from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MD
 if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
-
-#: Skin of LAMMPS' neighbour list in Angstrom: wide enough that it is rebuilt every 10 to 50
-#: steps, narrow enough that few pairs beyond the cutoff are looked at.
-SKIN_A = 0.7
 
 
 def import_lammps() -> Any:
@@ -49,17 +46,34 @@ def import_lammps() -> Any:
 
 
 class LibraryRun:
-    """One MD run: LAMMPS moves the atoms, pyace supplies forces and gamma, a halt ends it."""
+    """
+    One MD run: LAMMPS moves the atoms, pyace supplies forces and gamma, a halt ends it.
+
+    Parameters
+    ----------
+    potential
+        With its active set.
+    condition, settings
+        What to run and when to halt.
+    atoms
+        For the orientation of the cell; None for LAMMPS' own.
+    started
+        Value of ``time.monotonic()`` the wall time counts from.
+    """
 
     def __init__(
-        self, potential: ACEPotential, condition: Condition, settings: MDSettings, atoms: Atoms | None
+        self,
+        potential: ACEPotential,
+        condition: Condition,
+        settings: MDSettings,
+        atoms: Atoms | None,
+        started: float | None = None,
     ) -> None:
         self.settings = settings
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
-        self.cutoff = potential.cutoff
         self.frame = script.Frame.of(atoms, potential.elements)
-        self.lmp = import_lammps()(cmdargs=["-log", "log.lammps", "-screen", "none", "-nocite"])
+        self.lmp = import_lammps()(cmdargs=["-log", deck.LOG, "-screen", "none", "-nocite"])
         self.masses = np.array([0.0, *script.masses(potential.elements)])
         self.reference_energies = potential.reference_energies
         self.trace = Trace()
@@ -69,6 +83,8 @@ class LibraryRun:
         self.last_sane_step = -1
         self.error: BaseException | None = None
         self.n_atoms = 0
+        self.begin = self.end = 0
+        self._started = time.monotonic() if started is None else started
         self._builds: float | None = None
         self._graded_step = -1
 
@@ -77,42 +93,50 @@ class LibraryRun:
         for line in lines:
             self.lmp.command(line)
 
-    def prepare(self, structure: str | None, restart_file: str | None, condition: Condition, start_step: int) -> None:
-        """Set up atoms, neighbour list, forces, integrator and halt."""
-        elements = self.frame.elements
-        self.command(
-            *script.setup_commands(structure, restart_file),
-            *script.mass_commands(elements),
-            f"pair_style zero {self.cutoff} full",
-            "pair_coeff * *",
-            f"neighbor {SKIN_A} bin",
-            "neigh_modify every 1 delay 0 check yes",
-            *script.dynamics_commands(self.settings, condition, start_step),
-            "fix ace all external pf/callback 1 1",
-            "fix_modify ace energy yes virial yes",
-            f"thermo {self.settings.gamma_every}",
-            "thermo_modify lost error norm no",
-            "variable halt internal 0.0",
-            f"fix halt all halt {self.settings.gamma_every} v_halt > 0.5 error soft message no",
-        )
+    def prepare(self, input_file: str) -> None:
+        """Set up atoms, neighbour list, forces and integrator as the input file says."""
+        self.lmp.file(input_file)
         self.n_atoms = int(self.lmp.get_natoms())
         self.lmp.set_fix_external_callback("ace", self._callback, None)
+        # a short run at a time would fill the log with headings; what an error says comes as an exception
+        self.command("log none")
 
     def run(self, n_steps: int) -> None:
-        """Run; returns at the end or at the first halt."""
+        """Run; returns at the end, at the first halt, or when the wall time is over."""
+        self.begin = self.end = self.step
+        self._guarded("run 0 post no")
+        self.run_more(n_steps)
+
+    def run_more(self, n_steps: int) -> None:
+        """
+        Go on where the last run ended, without setting up anew.
+
+        LAMMPS is asked for as many steps as there are to the next look, and looked at then: inside
+        of a step velocities would be those of the half step.
+        """
+        self.end += n_steps
+        every = self.settings.gamma_every
+        while self.halted is None and self.step < self.end and not self.out_of_time():
+            n = min(every - self.step % every, self.end - self.step)
+            # a temperature ramp goes over the whole run
+            self._guarded(f"run {n} start {self.begin} stop {self.end} pre no post no")
+
+    def out_of_time(self) -> bool:
+        """Tell whether the wall time is over."""
+        limit = self.settings.wall_time_s
+        return limit is not None and time.monotonic() - self._started > limit
+
+    def _guarded(self, line: str) -> None:
+        """Let LAMMPS run some steps and look at the result; errors of the callback come out here."""
         try:
-            self.command("run 0 post no")  # fix halt never looks at the first step
-            if self.halted is None:
-                self.run_more(n_steps)
+            self.command(line)
+            if self.error is None and self.halted is None and self._graded_step == self.step:
+                self._look()
         except Exception as error:
             if self.error is None:
                 self._judge_lammps_error(error)
         if self.error is not None:
             raise self.error
-
-    def run_more(self, n_steps: int) -> None:
-        """Go on where the last run ended, without setting up anew."""
-        self.command(f"run {n_steps} pre no post no")
 
     def _judge_lammps_error(self, error: Exception) -> None:
         """Atoms that fly away are physics (a halt); anything else is a crash."""
@@ -135,14 +159,12 @@ class LibraryRun:
         except BaseException as error:  # re-raised by run(), outside of LAMMPS
             self.error = error
             f[:] = 0.0
-            self.lmp.set_internal_variable("halt", 1.0)
             self.lmp.force_timeout()
 
     def _compute(self, step: int, n_local: int, f: NDArray[np.float64]) -> None:
         lmp = self.lmp
         if n_local != self.n_atoms:  # atoms left the cell: nothing can be computed any more
             self.halted = (HaltReason.LOST_ATOMS, step, math.inf, 0)
-            lmp.set_internal_variable("halt", 1.0)
             lmp.force_timeout()
             f[:] = 0.0
             return
@@ -166,10 +188,10 @@ class LibraryRun:
             lmp.fix_external_set_virial_global("ace", self.forces.virial)
         if look:
             self._graded_step = step
-            self._look(step, n_local)
 
-    def _look(self, step: int, n_local: int) -> None:
-        """Judge the present frame: go on, keep it as a candidate, or halt."""
+    def _look(self) -> None:
+        """Judge the present frame, on which gamma was taken: go on, keep it as a candidate, or halt."""
+        step, n_local = self.step, self.lmp.extract_setting("nlocal")
         gamma = self.forces.gamma
         finite = bool(np.isfinite(self.forces.forces).all() and np.isfinite(gamma).all())
         gamma_max, worst = (float(gamma.max()), int(gamma.argmax())) if finite else (math.inf, 0)
@@ -189,14 +211,13 @@ class LibraryRun:
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
             self.halted = (reason, step, gamma_max, int(tags[worst]) - 1)
-            self.lmp.set_internal_variable("halt", 1.0)
             return
         self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
             self.record.add(atoms, step, gamma_max)
 
     def _thermo(self, n_local: int) -> tuple[float, float, float]:
-        """Temperature (K), pressure (GPa) and volume (A^3), with the velocities of the last half step."""
+        """Temperature (K), pressure (GPa) and volume (A^3)."""
         lmp = self.lmp
         v = lmp.numpy.extract_atom("v", nelem=n_local)
         mass = self.masses[lmp.numpy.extract_atom("type", nelem=n_local)]
@@ -231,7 +252,7 @@ class LibraryRun:
             positions = self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall"))
             self.forces.evaluate(positions, with_gamma=True)
             final = self.snapshot(self.forces.gamma)
-            self.command("write_restart final.restart")
+            self.command(f"write_restart {deck.RESTART}")
         elif self.last_sane is not None:  # the frame itself is past use: go back to the last one in order
             final, resume_step = self.last_sane, self.last_sane_step
         else:
@@ -241,8 +262,11 @@ class LibraryRun:
         if self.halted is not None:
             reason, step, gamma_max, index = self.halted
             halt = asdict(HaltStructure(final, step, reason, gamma_max, index)) | {"atoms": pack_frames([final])}
+        status = WalkStatus.HALTED
+        if halt is None:
+            status = WalkStatus.CONVERGED if self.step == self.end else WalkStatus.TIMED_OUT
         return {
-            "status": WalkStatus.CONVERGED if halt is None else WalkStatus.HALTED,
+            "status": status,
             "step": resume_step,
             "final": pack_frames([final]),
             "halt": halt,
@@ -253,15 +277,13 @@ class LibraryRun:
 
 def main() -> None:
     """Read the task from the current folder, run it, write the result."""
+    started = time.monotonic()
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
     potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"])
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
-    if atoms is not None:
-        script.write_structure(Path("structure.data"), atoms, potential.elements)
-    run = LibraryRun(potential, condition, settings, atoms)
-    structure = None if atoms is None else "structure.data"
-    run.prepare(structure, task["restart_file"], condition, task["start_step"])
+    run = LibraryRun(potential, condition, settings, atoms, started)
+    run.prepare(deck.INPUT)
     run.run(settings.n_steps - task["start_step"])
     temporary = Path(OUTPUT + ".part")
     temporary.write_text(json.dumps(run.result()))

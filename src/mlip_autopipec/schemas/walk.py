@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from typing import Literal
 
 from ase import Atoms
@@ -26,14 +27,18 @@ class WalkDocument(WithPayload):
     """
     One MD run of one walker.
 
+    Where the wall time was over each job left a document under the same uuid; the newest one has the frames, the
+    trace and the time of all of them.
+
     ``payload``: ``final`` and ``frames`` (packed structures; with velocities and gamma),
-    ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max).
+    ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max),
+    ``restart`` (LAMMPS' own restart file of ``final``, base64; absent after an explosion).
     """
 
     kind: Literal["walk"] = "walk"
     walker: int = Field(description="Number of the walker.")
-    status: Literal["CONVERGED", "HALTED", "NOT_RUN"] = Field(
-        description="NOT_RUN when there was no potential to run with."
+    status: Literal["CONVERGED", "HALTED", "TIMED_OUT", "NOT_RUN"] = Field(
+        description="TIMED_OUT when the wall time was over, NOT_RUN when there was no potential to run with."
     )
     reason: str | None = Field(
         None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite."
@@ -54,11 +59,21 @@ class WalkDocument(WithPayload):
     potential_id: str | None = Field(None, description="uuid of the potential.")
     seed: int = Field(0, description="Seed of the velocities.")
     engine: str = Field("", description="library or executable.")
-    seconds: float = Field(0.0, description="Wall time, s.")
+    n_parts: int = Field(1, description="Jobs it took; more than one where the wall time was over.")
+    seconds: float = Field(0.0, description="Wall time of all of them, s.")
 
     def final_atoms(self) -> Atoms:
         """Return the last frame with velocities (after an explosion the last sane one)."""
         return unpack_frames(self.payload["final"])[0]
+
+    def restart(self) -> bytes | None:
+        """
+        Return LAMMPS' restart file of the last frame, with the state of thermostat and barostat; None if there is none.
+
+        Its atom types 1, 2, ... are the potential's elements in alphabetical order.
+        """
+        packed = self.payload.get("restart")
+        return None if packed is None else b64decode(packed)
 
     def dumped_frames(self) -> list[Atoms]:
         """Return the frames between the two thresholds."""
