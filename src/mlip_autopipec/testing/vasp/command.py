@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--calculator", default="emt", help="emt (default), lj, gfn-xtb or the import path of a class, module.Class")
     add("--arguments", help="keyword arguments of the calculator, a JSON object")
+    add(
+        "--energy-zero",
+        choices=["calculator", "atoms"],
+        default="calculator",
+        help="what the energy is counted from: as the calculator has it (default), or the free atoms, so that bound "
+        "structures are negative as in VASP (EMT counts from the bulk elements)",
+    )
     add("--entropy", type=float, default=0.0, help="T*S in eV per cell: F stays the calculator's energy, the energy "
         "without entropy becomes F + TS, that of sigma->0 F + TS/2 (default 0: all the same)")  # fmt: skip
     add("--fail", type=Failure, choices=list(Failure), help="fail in this way")
@@ -86,15 +94,18 @@ def _say(*lines: str) -> None:
 
 def run_single_point(folder: Path, options: argparse.Namespace, failure: Failure | None = None) -> StandInRun:
     """Read the folder's input, compute it, and make up what is to be made up."""
-    from mlip_autopipec.testing.vasp.compute import SinglePoint, build_calculator, compute
+    from mlip_autopipec.testing.vasp.compute import build_calculator, compute, free_atoms_energy_eV
     from mlip_autopipec.testing.vasp.electrons import empty_lattice_bands, made_up_loop
     from mlip_autopipec.testing.vasp.inputs import read_input
     from mlip_autopipec.testing.vasp.run import StandInRun
 
     given = read_input(folder)
-    point = compute(given.atoms, build_calculator(options.calculator, options.arguments))
+    calculator = build_calculator(options.calculator, options.arguments)
+    point = compute(given.atoms, calculator)
+    if options.energy_zero == "atoms":
+        point = replace(point, energy_eV=point.energy_eV - free_atoms_energy_eV(given.atoms, calculator))
     if failure is Failure.NAN:
-        point = SinglePoint(float("nan"), point.forces_eV_per_A, point.stress_kB, point.magmoms_muB)
+        point = replace(point, energy_eV=float("nan"))
     converges = failure is not Failure.UNCONVERGED
     loop = made_up_loop(point.energy_eV, len(given.atoms), given.incar, converges=converges)
     name = options.calculator.upper() if "." not in options.calculator else options.calculator
@@ -127,6 +138,10 @@ def write_files(run: StandInRun, folder: Path, plan: FailurePlan, failure: Failu
     if failure is Failure.TRUNCATED:
         _cut_in_half(folder / "vasprun.xml")
     _say(*steps)
+    if run.free_energies_eV[-1] > 0:
+        _say(
+            " stand-in: custodian's PositiveEnergyErrorHandler takes a positive energy for an error; see --energy-zero"
+        )
     return 0
 
 

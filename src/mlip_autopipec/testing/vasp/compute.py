@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
 from mlip_autopipec.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 KNOWN = {
     "emt": "ase.calculators.emt.EMT",
@@ -73,4 +72,14 @@ def compute(atoms: Atoms, calculator: Any) -> SinglePoint:
         raise PropertyNotImplementedError(f"{type(calculator).__name__} returned no {error}") from error
     magmoms = np.asarray(results.get("magmoms", np.zeros(len(atoms))), dtype=float).reshape(-1)
     full = np.asarray(stress) if np.shape(stress) == (3, 3) else voigt_6_to_full_3x3_stress(stress)
-    return SinglePoint(float(energy), np.asarray(forces, dtype=float), -full / KBAR, magmoms)
+    return SinglePoint(float(energy), np.array(forces, dtype=float), -full / KBAR, magmoms)
+
+
+def free_atoms_energy_eV(atoms: Atoms, calculator: Any) -> float:
+    """Sum the calculator's energies of the atoms, each alone in space."""
+    energy = 0.0
+    for element, count in Counter(atoms.get_chemical_symbols()).items():
+        alone = Atoms(element)
+        calculator.calculate(alone, ["energy"], all_changes)
+        energy += count * float(calculator.results.get("free_energy", calculator.results["energy"]))
+    return energy

@@ -8,6 +8,7 @@ by a factor of ten each. The files say so.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,11 +114,10 @@ def made_up_loop(energy_eV: float, n_atoms: int, incar: Incar, *, converges: boo
     if not converges:
         errors = UNCONVERGED_ERROR_EV_PER_ATOM * n_atoms * (1.5 + np.cos(np.pi * np.arange(nelm)))
         return Loop(energy_eV + errors, converged=False)
-    errors_eV: list[float] = []
-    error = FIRST_ERROR_EV_PER_ATOM * n_atoms
-    while not errors_eV or errors_eV[-1] >= 0.5 * ediff:
-        errors_eV.append(error)
-        error /= 10
+    # the last error is half of EDIFF, so that the change falls below EDIFF at the very last step
+    last = 0.5 * ediff
+    decades = max(0, math.ceil(math.log10(FIRST_ERROR_EV_PER_ATOM * n_atoms / last)))
+    errors_eV = [last * 10.0**power for power in range(decades, -1, -1)]
     errors_eV += [0.0] * max(1, nelmin - len(errors_eV))
     # VASP counts a loop that needs all of NELM as unconverged, and so does pymatgen
     converged = len(errors_eV) < nelm

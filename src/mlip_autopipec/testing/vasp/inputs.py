@@ -82,6 +82,7 @@ class Species:
     titel: str
     zval: float
     enmax_eV: float
+    eaug_eV: float
     pomass_amu: float
 
 
@@ -125,9 +126,11 @@ class VaspInput:
     @property
     def bands(self) -> int:
         """NBANDS of INCAR, else VASP's default before it rounds to a multiple of the band groups."""
-        magnetic = len(self.atoms) if self.spins == 2 else 0
-        half = int((self.electrons + 2) / 2 + (magnetic + 1) // 2)
-        least = max(half + max(len(self.atoms) // 2, 3), int(0.6 * self.electrons))
+        half = int((self.electrons + 2) / 2) + max(len(self.atoms) // 2, 3)
+        if self.spins == 2:
+            moments = self.incar.reals("MAGMOM") or [1.0] * len(self.atoms)
+            half += (max(1, round(abs(sum(moments)))) + 1) // 2
+        least = max(half, int(0.6 * self.electrons))
         return self.incar.integer("NBANDS", least)
 
 
@@ -189,8 +192,9 @@ def _read_potcar(path: Path, elements: list[str], counts: list[int]) -> tuple[Sp
     species = []
     for element, count, block in zip(elements, counts, blocks, strict=True):
         titel = _potcar_field(block, "TITEL", r"(.*)")
-        zval, enmax, pomass = (float(_potcar_field(block, key, r"([\d.]+)")) for key in ("ZVAL", "ENMAX", "POMASS"))
-        species.append(Species(element, count, block.strip().splitlines()[0].strip(), titel, zval, enmax, pomass))
+        keys = ("ZVAL", "ENMAX", "EAUG", "POMASS")
+        zval, enmax, eaug, pomass = (float(_potcar_field(block, key, r"([\d.]+)")) for key in keys)
+        species.append(Species(element, count, block.strip().splitlines()[0].strip(), titel, zval, enmax, eaug, pomass))
     return tuple(species)
 
 

@@ -57,7 +57,6 @@ def _head(run: StandInRun) -> Iterator[str]:
     yield f" {run.what}"
     yield " energy, forces and stress are the calculator's; electronic steps, bands and DOS are made up"
     yield from ("", "", RULE, "", "", " INCAR:")
-    yield from (f"   {name} = {text}" for name, text in given.incar.tags.items())
     yield from (f" POTCAR:    {kind.header:38s}" for kind in given.species)
     for kind in given.species:
         yield f" POTCAR:    {kind.header:38s}"

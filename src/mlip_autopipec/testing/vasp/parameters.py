@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from mlip_autopipec.testing.vasp.electrons import DEFAULT_EDIFF_EV, plane_wave_cutoff
 from mlip_autopipec.testing.vasp.inputs import DEFAULT_KSPACING, is_true
 
 if TYPE_CHECKING:
@@ -88,11 +90,16 @@ def _computed(given: VaspInput) -> dict[str, str]:
     incar, atoms = given.incar, given.atoms
     coarse, fine = fft_grids(given)
     magmoms = incar.reals("MAGMOM") or [1.0] * len(atoms)
+    ialgo = incar.integer("IALGO", IALGO.get(incar.text("ALGO", "N").lower()[:1], 38))
     computed = {
-        "PREC": incar.text("PREC", "normal").lower(),
+        "PREC": incar.text("PREC", "normal").lower()[:6],  # VASP keeps six letters
+        "GGA": incar.text("GGA", "--").upper(),
         "ENMAX": str(given.encut_eV),
         "ENINI": str(given.encut_eV),
-        "IALGO": str(incar.integer("IALGO", IALGO.get(incar.text("ALGO", "N").lower()[:1], 38))),
+        "ENAUG": str(incar.real("ENAUG", max(kind.eaug_eV for kind in given.species))),
+        "EDIFFG": str(incar.real("EDIFFG", 10 * incar.real("EDIFF", DEFAULT_EDIFF_EV))),
+        "IALGO": str(ialgo),
+        "NELMDL": str(incar.integer("NELMDL", {48: -12, 68: 0}.get(ialgo, -5))),
         "NBANDS": str(given.bands),
         "NELECT": str(given.electrons),
         "MAGMOM": " ".join(map(str, magmoms)),
@@ -104,7 +111,7 @@ def _computed(given: VaspInput) -> dict[str, str]:
         "ROPT": " ".join("0" for _ in given.species),
         "KSPACING": str(incar.real("KSPACING", DEFAULT_KSPACING)),
         "LMETAGGA": "T" if incar.text("METAGGA", "--").strip("- ").lower() not in {"", "none"} else "F",
-        "EBREAK": str(abs(incar.real("EDIFF", 1e-4)) / given.bands / 4),
+        "EBREAK": str(abs(incar.real("EDIFF", DEFAULT_EDIFF_EV)) / given.bands / 4),
         "NPAR": "1",
     }
     for axes, grid in (("NGX NGY NGZ", coarse), ("NGXF NGYF NGZF", fine)):
@@ -121,16 +128,14 @@ def fft_grids(given: VaspInput) -> tuple[list[int], list[int]]:
     VASP's: room for 3/2 (PREC normal) or 2 (accurate) times the largest plane wave in each
     direction, rounded up to an even number with prime factors of 2, 3, 5 and 7.
     """
-    from mlip_autopipec.testing.vasp.electrons import plane_wave_cutoff
-
     wrap = 2.0 if given.incar.text("PREC", "n").lower()[:1] in "ah" else 1.5
-    reach = plane_wave_cutoff(given.encut_eV) * given.atoms.cell.lengths() / 6.283185307179586
+    reach = plane_wave_cutoff(given.encut_eV) * given.atoms.cell.lengths() / (2 * math.pi)
     coarse = [_fft_size(2 * wrap * number) for number in reach]
     return coarse, [2 * number for number in coarse]
 
 
 def _fft_size(least: float) -> int:
-    size = max(2, int(least + 1) // 2 * 2)
+    size = 2 * max(1, math.ceil(least / 2))
     while True:
         rest = size
         for factor in (2, 3, 5, 7):
