@@ -10,17 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import label_from_ase
+from mlip_autopipec.oracle.cp2k import label_from_cp2k
 from mlip_autopipec.oracle.vasp import label_from_vasp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
-#: What is missing for the documents of atomate2 that are known by name and refused.
+# by module and class: several codes call their document TaskDoc
+_READERS: dict[str, Callable[[Any], ExtractedLabel]] = {
+    "atomate2.ase.schemas.AseStructureTaskDoc": label_from_ase,
+    "atomate2.cp2k.schemas.task.TaskDocument": label_from_cp2k,
+    "emmet.core.tasks.TaskDoc": label_from_vasp,
+    "emmet.core.tasks.CoreTaskDoc": label_from_vasp,
+}
+
+#: What is missing for documents that are known and refused.
 _NOT_PROVEN = {
-    "AbinitTaskDoc": "its energies, forces and stress come from abipy, whose units nobody checked here against a run; "
-    "use CalculatorStaticMaker with ase.calculators.abinit.Abinit",
-    "AimsTaskDoc": "its energy is FHI-aims' total energy, not the electronic free energy that forces derive from; "
-    "use CalculatorStaticMaker with ase.calculators.aims.Aims",
+    "atomate2.ase.schemas.AseMoleculeTaskDoc": "a molecule has no cell; give the structure one, with vacuum",
+    "atomate2.jdftx.schemas.task.TaskDoc": "by their source its forces are in eV/A and its energy is the one named by "
+    "energy_type (F or G), but no run of JDFTx was there to check them against",
+    "atomate2.abinit.schemas.task.AbinitTaskDoc": "its numbers are abipy's, and no run was there to check units and "
+    "sign against, nor does its state tell an unconverged field; use CalculatorStaticMaker with "
+    "ase.calculators.abinit.Abinit",
+    "atomate2.aims.schemas.task.AimsTaskDoc": "which of FHI-aims' energies it holds and the sign of its stress were "
+    "not checked against a run; use CalculatorStaticMaker with ase.calculators.aims.Aims",
 }
 
 
@@ -31,22 +46,22 @@ def extract_label(document: Any) -> ExtractedLabel:
     Parameters
     ----------
     document
-        An atomate2 ``AseStructureTaskDoc`` (any ASE calculator) or an emmet ``TaskDoc`` (VASP).
+        The document of an ASE calculator (atomate2's ``AseStructureTaskDoc``), of VASP (emmet's ``TaskDoc``) or of
+        CP2K (atomate2's ``TaskDocument``).
 
     Raises
     ------
     LabelError
         If the document is of another kind, unsuccessful, or lacks energy or forces.
     """
-    names = {cls.__name__ for cls in type(document).__mro__}
-    if "AseStructureTaskDoc" in names:
-        return label_from_ase(document)
-    if {"TaskDoc", "CoreTaskDoc"} & names:
-        return label_from_vasp(document)
-    known = "Known are AseStructureTaskDoc (ASE) and TaskDoc (VASP); see docs/oracles.md"
-    for name, why in _NOT_PROVEN.items():
-        if name in names:
-            raise LabelError(f"no label is read off a {name}: {why}. {known}")
+    names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(document).__mro__]
+    for name in names:
+        if name in _READERS:
+            return _READERS[name](document)
+    known = "Known are the documents of ASE calculators, VASP and CP2K; see docs/oracles.md"
+    for name in names:
+        if name in _NOT_PROVEN:
+            raise LabelError(f"no label is read off a {name}: {_NOT_PROVEN[name]}. {known}")
     raise LabelError(
         f"no label can be read off a {type(document).__name__}: its units and kind of energy are not known here. "
         f"{known}"
