@@ -30,7 +30,7 @@ from rich.table import Table
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.generate.seeds import StructureGenerator
-from mlip_autopipec.lammps import executable, script
+from mlip_autopipec.lammps import deck, executable, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.lammps.worker import LibraryRun
@@ -68,7 +68,9 @@ def measure(potential, repeat, steps):
         os.chdir(folder)
         script.write_structure(Path("structure.data"), atoms, potential.elements)
         run = LibraryRun(potential, condition, settings, atoms)
-        run.prepare("structure.data", None, condition, 0)
+        text = deck.render(potential.elements, condition, settings, engine="library", cutoff_A=potential.cutoff)
+        Path(deck.INPUT).write_text(text)
+        run.prepare(deck.INPUT)
         run.run(max(40, 20_000 // len(atoms)))  # off the lattice, caches warm
         times = {"md": [], "fast": [], "graded": []}
         for _ in range(ROUNDS):

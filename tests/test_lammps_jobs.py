@@ -203,6 +203,7 @@ def test_a_restart_file_of_a_newer_lammps(
     copper_potential: ACEPotential,
     memory_jobstore: JobStore,
     tmp_path: Path,
+    tmp_cwd: Path,
     engine: Engine,
     caplog: pytest.LogCaptureFixture,
 ) -> None:

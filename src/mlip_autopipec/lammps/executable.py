@@ -148,7 +148,8 @@ def run(
     frame = script.Frame.of(atoms, potential.elements)
     try:
         (folder / deck.INPUT).write_text(text)
-        code = _run_watched(command, folder, partial(startup.check_first_frame, folder, frame, potential))
+        check = partial(startup.check_first_frame, folder, frame, potential, forces_too=settings.template is None)
+        code = _run_watched(command, folder, check)
     except OSError as error:
         raise ExplorationError(f"LAMMPS cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     result = readback.read_result(
@@ -156,8 +157,8 @@ def run(
         frame,
         potential.reference_energies,
         exit_code=code,
-        n_steps=settings.n_steps,
-        max_frames=settings.max_frames,
+        settings=settings,
+        start_step=start_step,
     )
     # the result holds what was to be kept of the dumps, and they are by far the largest files
     for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
+    from mlip_autopipec.lammps.types import MDSettings
+
 #: What LAMMPS says when atoms fly away or collapse: physics (a halt), not a crash.
 FLOWN_APART = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Neighbor list overflow")
 #: What LAMMPS says when its ``timer timeout`` ended the run.
@@ -74,7 +76,12 @@ class Look:
 
 
 def read_looks(path: Path) -> Iterator[Look]:
-    """Read the trace file; a last line cut off by a crash is left out."""
+    """
+    Read the trace file; a last line cut off by a crash is left out.
+
+    It is a file of ours, in place of the thermo output that pymatgen reads, because that one is rounded, begins anew
+    with each ``run``, and ends in the middle of a table when LAMMPS is killed, which pymatgen does not take.
+    """
     if not path.is_file():
         return
     last = -1
@@ -146,8 +153,8 @@ def read_result(
     reference_energies: Mapping[str, float],
     *,
     exit_code: int,
-    n_steps: int,
-    max_frames: int,
+    settings: MDSettings,
+    start_step: int = 0,
 ) -> ExplorationResult:
     """
     Judge a finished LAMMPS process by its files.
@@ -162,10 +169,10 @@ def read_result(
         In eV; added to the energies of the trace.
     exit_code
         Of the process.
-    n_steps
-        Where the whole run ends.
-    max_frames
-        Frames between the thresholds to keep.
+    settings
+        Where the run ends, how often it looks, how many frames between the thresholds are kept.
+    start_step
+        Where it began.
 
     Raises
     ------
@@ -193,21 +200,13 @@ def read_result(
 
     status = WalkStatus.CONVERGED
     if finished and end is not None:
-        final, step, reason = finals[0], int(end[1]), None
-        if last is not None and last.step == step:
-            reason = last.reason
-        if reason is None and step < n_steps:
-            # files that a full disk cut short would else pass for a run that went through
-            if TIME_OVER not in log:
-                raise ExplorationError(
-                    f"LAMMPS stopped at step {step} of {n_steps} in {folder} and its files do not say why "
-                    f"(is the disk full?); {RETRY}:\n{log[-2000:].strip()}"
-                )
-            status = WalkStatus.TIMED_OUT
+        final, step = finals[0], int(end[1])
+        status, reason = _judge_end(step, last, settings, start_step, log, folder)
     elif last is not None and sane is not None and any(words in log for words in FLOWN_APART):
         final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
     else:
-        raise crash(f"LAMMPS {how_it_ended(exit_code)} in {folder}", log)
+        unfinished = " without its last line (is the disk full?)" if exit_code == 0 else ""
+        raise crash(f"LAMMPS {how_it_ended(exit_code)}{unfinished} in {folder}", log)
 
     halt = None
     if reason is not None and last is not None:
@@ -226,7 +225,7 @@ def read_result(
         if not is_usable:
             final, step = halted, max(sane_steps)
         halt = HaltStructure(halted, last.step, reason, gamma_max, index)
-    record = FrameRecord(max_frames)
+    record = FrameRecord(settings.max_frames)
     for at, atoms in read_dump(folder / deck.FRAMES, frame, n_atoms):
         record.add(atoms, at, float(atoms.arrays["gamma"].max()))
     restart = folder / deck.RESTART
@@ -240,6 +239,24 @@ def read_result(
         trace=trace.columns,
         restart_file=str(restart) if is_restart_of_final else None,
     )
+
+
+def _judge_end(
+    step: int, last: Look | None, settings: MDSettings, start_step: int, log: str, folder: Path
+) -> tuple[WalkStatus, HaltReason | None]:
+    """Say why an input that ran to its end did so; files that a full disk cut short must not pass for a run."""
+    last_look = step - step % settings.gamma_every
+    if last_look >= start_step and (last is None or last.step != last_look):
+        at = "no look" if last is None else f"the look at step {last.step}"
+        what = f"LAMMPS ended at step {step}, but {deck.TRACE} ends with {at} (is the disk full?) in {folder}"
+        raise crash(what, log)
+    if last is not None and last.step == step and last.reason is not None:
+        return WalkStatus.HALTED, last.reason
+    if step >= settings.n_steps:
+        return WalkStatus.CONVERGED, None
+    if TIME_OVER in log:
+        return WalkStatus.TIMED_OUT, None
+    raise crash(f"LAMMPS ended at step {step} of {settings.n_steps} without saying why in {folder}", log)
 
 
 def crash(what: str, log: str) -> ExplorationError:

@@ -29,9 +29,9 @@ ADVICE = (
 )
 
 
-def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential) -> bool:
+def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential, *, forces_too: bool) -> bool:
     """
-    Compare gamma, forces, energy and pressure of the first frame with pyace, one evaluation.
+    Compare gamma, energy, forces and pressure of the first frame with pyace, one evaluation.
 
     Parameters
     ----------
@@ -41,6 +41,9 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential) -> bo
         Orientation and elements.
     potential
         With its active set.
+    forces_too
+        Whether forces and pressure are all the potential's, so that they can be compared; a template
+        of a user's own may hold fixes that add to them (a Langevin thermostat, a wall).
 
     Returns
     -------
@@ -62,7 +65,7 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential) -> bo
     if not (np.isfinite(results["forces"]).all() and np.isfinite(results["gamma"]).all()):
         return True  # nothing to compare with; the run itself ends as not finite
     n, volume = len(atoms), atoms.get_volume()
-    pairs = {"force": (atoms.arrays["forces"], results["forces"])}
+    pairs = {"force": (atoms.arrays["forces"], results["forces"])} if forces_too else {}
     # gamma, energy and pressure are taken at the looks; a run that starts between two has none of its first frame
     look = next(iter(readback.read_looks(folder / deck.TRACE)), None)
     if look is not None and look.step == step:
@@ -71,8 +74,10 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential) -> bo
         pairs |= {
             "gamma": (atoms.arrays["gamma"], results["gamma"]),
             "energy": (np.array(look.energy_eV + shift) / n, np.array(results["energy"] / n)),
-            "pressure": (np.array(look.pressure_GPa), np.array((kinetic + virial) / (3 * volume) / units.GPa)),
         }
+        if forces_too:
+            pressure = (kinetic + virial) / (3 * volume) / units.GPa
+            pairs["pressure"] = (np.array(look.pressure_GPa), np.array(pressure))
     wrong = []
     for name, (theirs, ours) in pairs.items():
         scale = max(float(np.abs(ours).max()), SMALLEST_SCALE[name])
