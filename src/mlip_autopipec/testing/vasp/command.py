@@ -47,7 +47,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "without entropy becomes F + TS, that of sigma->0 F + TS/2 (default 0: all the same)")  # fmt: skip
     add("--fail", type=Failure, choices=list(Failure), help="fail in this way")
     add("--message", default="brmix", help=f"with --fail message: {', '.join(MESSAGES)}, or any text")
-    add("--exit-code", type=int, default=1, help="with --fail exit-code or message")
+    add("--exit-code", type=int, default=1, help="with --fail exit-code, crash-at-end or message")
     add("--seconds", type=float, default=3600.0, help="with --fail hang")
     add("--calls", help="fail only the calls first:N or every:K; needs --counter")
     add("--counter", type=Path, help="file that counts the calls")
@@ -142,7 +142,7 @@ def write_files(run: StandInRun, folder: Path, plan: FailurePlan, failure: Failu
         _say(
             " stand-in: custodian's PositiveEnergyErrorHandler takes a positive energy for an error; see --energy-zero"
         )
-    return 0
+    return plan.exit_code if failure is Failure.CRASH_AT_END else 0
 
 
 def _cut_in_half(path: Path) -> None:

@@ -21,6 +21,7 @@ class Failure(StrEnum):
     KILLED = "killed"  # SIGKILL with half of the files written
     MISSING = "missing"  # nothing written, exit code 0
     EXIT_CODE = "exit-code"  # output stops before the electronic loop, exit code not 0
+    CRASH_AT_END = "crash-at-end"  # all files complete, exit code not 0
     TRUNCATED = "truncated"  # vasprun.xml ends in the middle, exit code 0
     HANG = "hang"  # sleeps in the electronic loop
     MESSAGE = "message"  # VASP's error message on standard output, files stop in the electronic loop
@@ -51,7 +52,7 @@ class FailurePlan:
     message
         For ``message``: a key of `MESSAGES` or any text.
     exit_code
-        For ``exit-code`` and ``message``.
+        For ``exit-code``, ``crash-at-end`` and ``message``.
     seconds
         For ``hang``.
     calls
