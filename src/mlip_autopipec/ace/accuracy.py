@@ -31,6 +31,20 @@ class ErrorMetrics:
         """Return the fields as a plain dictionary."""
         return asdict(self)
 
+    def loss(self, kappa: float) -> float:
+        """
+        Return pacemaker's loss of these errors for uniform weights, without regularisation.
+
+        ``(1 - kappa) <(dE/n)^2> + kappa <|dF|^2>`` in eV^2, with force errors in eV/A (A = 1).
+
+        Parameters
+        ----------
+        kappa
+            Share of the forces, 0 to 1.
+        """
+        energy, component = 1e-3 * self.energy_rmse_meV_atom, 1e-3 * self.forces_rmse_meV_A
+        return (1 - kappa) * energy**2 + kappa * 3 * component**2
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from monty.json import MSONable
@@ -10,13 +10,41 @@ from monty.json import MSONable
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+#: Default cutoff (Angstrom) and basis functions per element, for a linear fit.
+LINEAR_CUTOFF, LINEAR_FUNCTIONS = 5.0, 30
+#: Default shape for a linear fit, of all blocks: radial and angular limits per correlation order.
+LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
+#: Default cutoff (Angstrom) for a gradient fit: what ``pacemaker -t`` proposes.
+GRADIENT_CUTOFF = 7.0
+#: Default basis functions per element for a gradient fit, for one, two, and three or more elements.
+GRADIENT_FUNCTIONS = (400, 240, 160)
+#: Default shape for a gradient fit, by block: pacemaker's template (``pyace/data/input_template.yaml``).
+GRADIENT_SHAPE = {
+    "UNARY": ([15, 6, 4, 3, 2, 2], [0, 3, 3, 2, 2, 1]),
+    "BINARY": ([15, 6, 3, 2, 2, 1], [0, 3, 2, 1, 1, 0]),
+    "TERNARY": ([15, 3, 3, 2, 1], [0, 2, 2, 1, 1]),
+    "ALL": ([15, 3, 2, 1, 1], [0, 2, 2, 1, 1]),
+}
+# in a potential section these start from another potential, which is not the basis' business
+_STARTS = ("filename", "initial_potential", "reset")
 
 
 @dataclass
 class BasisSettings(MSONable):
     """
     An ACE basis, written as the ``potential`` section of a pacemaker input.
+
+    What is None is chosen by ``ndensity`` and the number of elements. One density (a linear
+    fit) gets a basis for laptops: 30 functions per element, 5 A, body order 6. Two densities
+    (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
+    functions, body order 7 for blocks of one or two elements and 6 for more. The template's
+    700 functions per element are for data sets of thousands of structures; an active set
+    needs at least as many atoms of an element as functions, better four times as many, and
+    a first data set of 30 structures of up to 64 atoms has about 1900. So the defaults are
+    400, 240 and 160 functions per element for one, two, and three or more elements; give
+    the number where there is more data, for a basis cannot grow in a fine-tune.
 
     Parameters
     ----------
@@ -25,7 +53,8 @@ class BasisSettings(MSONable):
     cutoff
         Outer cutoff radius in Angstrom.
     nradmax_by_orders, lmax_by_orders
-        Largest radial and angular index per correlation order (body order minus one).
+        Largest radial and angular index per correlation order (body order minus one), of all
+        blocks. Give both or none.
     radial_basis
         pacemaker's ``radbase``.
     radial_parameters
@@ -37,12 +66,12 @@ class BasisSettings(MSONable):
         A complete pacemaker ``potential`` section that replaces all of the above.
     """
 
-    number_of_functions_per_element: int = 30
-    cutoff: float = 5.0
-    nradmax_by_orders: list[int] = field(default_factory=lambda: [15, 6, 4, 3, 2])
-    lmax_by_orders: list[int] = field(default_factory=lambda: [0, 4, 3, 2, 1])
+    number_of_functions_per_element: int | None = None
+    cutoff: float | None = None
+    nradmax_by_orders: list[int] | None = None
+    lmax_by_orders: list[int] | None = None
     radial_basis: str = "SBessel"
-    radial_parameters: list[float] = field(default_factory=lambda: [5.25])
+    radial_parameters: list[float] | None = None
     ndensity: int = 1
     potential_section: dict[str, Any] | None = None
 
@@ -59,20 +88,26 @@ class BasisSettings(MSONable):
         -------
         dict
             What pacemaker and ``pyace.create_multispecies_basis_config`` read.
+
+        Raises
+        ------
+        InvalidInputError
+            If the section names other elements, or starts from another potential.
         """
         symbols = sorted(set(elements))
         if not symbols:
             raise InvalidInputError("BasisSettings.section: 'elements' is empty; name at least one element")
         if self.potential_section is not None:
-            given = sorted(self.potential_section.get("elements", symbols))
-            if given != symbols:
-                raise InvalidInputError(
-                    f"potential_section.elements is {given}, but the structures hold {symbols}; make them agree"
-                )
-            return {**self.potential_section, "elements": symbols}
+            return _complete(self.potential_section, symbols)
         if self.ndensity not in (1, 2):
             raise InvalidInputError(f"ndensity is {self.ndensity}; 1 (linear) and 2 (square root) are known")
         fs_parameters = [1, 1] if self.ndensity == 1 else [1, 1, 1, 0.5]
+        linear = self.ndensity == 1
+        cutoff, number = self.cutoff, self.number_of_functions_per_element
+        if cutoff is None:
+            cutoff = LINEAR_CUTOFF if linear else GRADIENT_CUTOFF
+        if number is None:
+            number = LINEAR_FUNCTIONS if linear else GRADIENT_FUNCTIONS[min(len(symbols), 3) - 1]
         return {
             "deltaSplineBins": 0.001,
             "elements": symbols,
@@ -86,17 +121,43 @@ class BasisSettings(MSONable):
             "bonds": {
                 "ALL": {
                     "radbase": self.radial_basis,
-                    "radparameters": list(self.radial_parameters),
-                    "rcut": self.cutoff,
+                    "radparameters": [5.25] if self.radial_parameters is None else list(self.radial_parameters),
+                    "rcut": cutoff,
                     "dcut": 0.01,
                     "NameOfCutoffFunction": "cos",
                 }
             },
-            "functions": {
-                "number_of_functions_per_element": self.number_of_functions_per_element,
-                "ALL": {
-                    "nradmax_by_orders": list(self.nradmax_by_orders),
-                    "lmax_by_orders": list(self.lmax_by_orders),
-                },
-            },
+            "functions": {"number_of_functions_per_element": number, **self._shape(linear)},
         }
+
+    def _shape(self, linear: bool) -> dict[str, dict[str, list[int]]]:
+        """Write the radial and angular limits of each block."""
+        if (self.nradmax_by_orders is None) != (self.lmax_by_orders is None):
+            raise InvalidInputError(
+                f"nradmax_by_orders is {self.nradmax_by_orders} and lmax_by_orders {self.lmax_by_orders}; give both "
+                "or none"
+            )
+        if self.nradmax_by_orders is not None and self.lmax_by_orders is not None:
+            blocks = {"ALL": (self.nradmax_by_orders, self.lmax_by_orders)}
+        else:
+            blocks = {"ALL": LINEAR_SHAPE} if linear else GRADIENT_SHAPE
+        return {name: {"nradmax_by_orders": list(n), "lmax_by_orders": list(m)} for name, (n, m) in blocks.items()}
+
+
+def _complete(section: Mapping[str, Any], symbols: list[str]) -> dict[str, Any]:
+    """Return the user's own section if it is one for these elements."""
+    if start := next((key for key in _STARTS if key in section), None):
+        raise InvalidInputError(
+            f"the potential section holds '{start}: {section[start]}'; a potential to start from is given as "
+            "initial_potential (start_from.potential in a run file), and the section describes a basis only"
+        )
+    given = section.get("elements", [section["element"]] if "element" in section else symbols)
+    if sorted(given) != symbols:
+        missing, extra = sorted(set(symbols) - set(given)), sorted(set(given) - set(symbols))
+        raise InvalidInputError(
+            f"potential_section.elements is {sorted(given)}, but the structures hold {symbols} "
+            f"(missing in the section: {missing or 'none'}; only in the section: {extra or 'none'}); make them agree"
+        )
+    if "element" in section:
+        return dict(section)
+    return {**section, "elements": symbols}

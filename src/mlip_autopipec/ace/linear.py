@@ -8,18 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from pyace import ACEBBasisSet, create_multispecies_basis_config
-from pyace.generalfit import setup_zbl_inner_core_repulsion
 from pyace.linearacefit import LinearACEDataset, LinearACEFit
 from sklearn.linear_model import Ridge
 
+from mlip_autopipec.ace.core import set_core
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
 from mlip_autopipec.ace.training import ACETrainer, FitTask
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.generate.distances import minimum_distances
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ase import Atoms
 
 
@@ -41,9 +38,7 @@ class LinearACETrainer(ACETrainer):
     core_repulsion
         Put a ZBL core below the shortest distance of each pair in the training set.
     core_margin
-        How far below that distance (Angstrom) the core begins. Right at it, the next slightly
-        shorter pair would meet a wall of tens of eV/A that gamma does not see; in between the
-        basis extrapolates, which gamma does see.
+        How far below that distance (Angstrom) the core begins; see :func:`~mlip_autopipec.ace.core.set_core`.
     processes
         Worker processes that build the design matrix.
     """
@@ -66,7 +61,7 @@ class LinearACETrainer(ACETrainer):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            setup_zbl_inner_core_repulsion(configuration, _core_radii(labels, sorted(task.elements), self.core_margin))
+            set_core(configuration, labels, task.elements, self.core_margin)
         frame = pd.DataFrame(
             {
                 "ase_atoms": [_bare(a) for a in labels],
@@ -94,19 +89,3 @@ def _bare(atoms: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.calc = None
     return copy
-
-
-def _core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) -> dict[tuple[int, int], float]:
-    """Where the core of each pair begins (Angstrom), by species index; pairs never seen take the shortest of all."""
-    index = {e: i for i, e in enumerate(elements)}
-    shortest: dict[tuple[int, int], float] = {}
-    for atoms in labels:
-        for (a, b), distance in minimum_distances(atoms).items():
-            key = (min(index[a], index[b]), max(index[a], index[b]))
-            shortest[key] = min(distance, shortest.get(key, np.inf))
-    if not shortest:
-        raise TrainingError("no two atoms within 6 A of each other in the training set; nothing to fit")
-    fallback = min(shortest.values())
-    n = len(elements)
-    full = {(i, j): shortest.get((i, j), fallback) - margin for i in range(n) for j in range(i, n)}
-    return full | {(j, i): d for (i, j), d in full.items()}

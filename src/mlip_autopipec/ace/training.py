@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from monty.json import MSONable
@@ -26,6 +26,77 @@ if TYPE_CHECKING:
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
+
+
+class LossPoint(NamedTuple):
+    """The loss after an iteration, with its share of energies and of forces (the rest is regularisation)."""
+
+    iteration: int
+    total: float
+    energy: float
+    forces: float
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """
+    How an iterative fit went.
+
+    Parameters
+    ----------
+    n_iterations
+        Of the optimiser, over all steps of a ladder.
+    history
+        The loss at the start, along the way (thinned) and at the end.
+    converged
+        Whether the optimiser said so; None where it said nothing.
+    message
+        Why the optimiser stopped, in its own words.
+    device
+        "cpu", or the GPU.
+    """
+
+    n_iterations: int
+    history: tuple[LossPoint, ...]
+    converged: bool | None
+    message: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Refit:
+    """
+    What a refit from scratch beside a fine-tune gave.
+
+    Parameters
+    ----------
+    kept
+        Which of the two potentials was kept.
+    judged_on
+        The set whose loss decided.
+    fine_tune_loss, refit_loss
+        That loss in eV^2; NaN for a refit that failed.
+    fine_tune, refit
+        Errors on that set; None for a refit that failed.
+    failure
+        Why the refit failed.
+    """
+
+    kept: Literal["fine-tune", "refit"]
+    judged_on: Literal["test", "train"]
+    fine_tune_loss: float
+    refit_loss: float
+    fine_tune: ErrorMetrics
+    refit: ErrorMetrics | None
+    failure: str | None = None
+
+
+class Fit(NamedTuple):
+    """What :meth:`ACETrainer.fit` returns: the potential (no active set needed), the log, and how it went."""
+
+    potential: ACEPotential
+    log: str
+    progress: FitProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +119,10 @@ class TrainingResult:
         Wall time of the fit.
     log
         What the fit printed.
+    progress
+        How the fit went; None for a fit in closed form.
+    refit
+        What a refit from scratch gave, where one was due.
     """
 
     potential: ACEPotential
@@ -58,6 +133,8 @@ class TrainingResult:
     coefficients_moved: float | None
     seconds: float
     log: str = ""
+    progress: FitProgress | None = None
+    refit: Refit | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +194,8 @@ class ACETrainer(MSONable, ABC):
     reference_energies: dict[str, float] | None = None
 
     @abstractmethod
-    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
-        """Fit; return the potential (no active set needed) and the log."""
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
+        """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""
 
     def train(
         self,
@@ -131,6 +208,7 @@ class ACETrainer(MSONable, ABC):
         elements: Sequence[str] | None = None,
         directory: str | Path = ".",
         seed: int = 0,
+        cycle: int = 0,
     ) -> TrainingResult:
         """
         Train a potential on all labels.
@@ -154,6 +232,8 @@ class ACETrainer(MSONable, ABC):
             Where an external program may keep its files.
         seed
             For whatever is random in the fit.
+        cycle
+            Of the loop, for trainers that do something every so many cycles.
 
         Raises
         ------
@@ -161,6 +241,7 @@ class ACETrainer(MSONable, ABC):
             If the fit fails, does not move the coefficients, or does not lower the error on
             the new labels.
         """
+        del cycle
         everything = [*labels, *new_labels]
         _check_labels([*everything, *test_labels])
         if fine_tune and initial_potential is None:
@@ -185,7 +266,7 @@ class ACETrainer(MSONable, ABC):
             directory=Path(directory),
             seed=seed,
         )
-        fitted, log = self.fit(task)
+        fitted, log, progress = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
         potential = build_active_set(replace(fitted, reference_energies=references), everything)
         train_errors = compute_errors(potential, everything)
@@ -200,6 +281,7 @@ class ACETrainer(MSONable, ABC):
             coefficients_moved=_relative_change(initial_potential, potential),
             seconds=seconds,
             log=log,
+            progress=progress,
         )
         if fine_tune:
             _prove_fine_tune(result)

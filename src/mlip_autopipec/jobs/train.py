@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 from jobflow import Maker
 
@@ -11,7 +12,7 @@ from mlip_autopipec.ace.training import ACETrainer
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
+from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 
 
@@ -70,19 +71,24 @@ class TrainMaker(Maker):
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
-        is_new = [label.cycle == cycle and label.origin != "given" for label in labels]
-        train = [label.split == "train" for label in labels]
+        train = [label for label in labels if label.split == "train"]
+        # the user's own labels are never new: no potential of this campaign was without them
+        new = [label for label in train if fine_tune and label.cycle == cycle and label.origin != "given"]
+        test = [label for label in labels if label.split == "test"]
+        trainer = with_reference_energies(self.trainer, labels, elements)
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
         start = None if initial_potential is None else initial_potential.to_potential()
-        result = self.trainer.train(
-            [a.to_atoms() for a, t, n in zip(labels, train, is_new, strict=True) if t and not (n and fine_tune)],
+        new_ids = {id(label) for label in new}
+        result = trainer.train(
+            [label.to_atoms() for label in train if id(label) not in new_ids],
             start,
             fine_tune,
-            new_labels=[a.to_atoms() for a, t, n in zip(labels, train, is_new, strict=True) if t and n and fine_tune],
-            test_labels=[a.to_atoms() for a, t in zip(labels, train, strict=True) if not t],
+            new_labels=[label.to_atoms() for label in new],
+            test_labels=[label.to_atoms() for label in test],
             elements=elements,
             seed=derive_seed(seed, cycle),
+            cycle=cycle,
         )
         return PotentialDocument.from_training(
             result,
@@ -90,8 +96,37 @@ class TrainMaker(Maker):
             campaign_id=campaign_id,
             cycle=cycle,
             parent_id=None if initial_potential is None else initial_potential.uuid,
-            trainer={"class": type(self.trainer).__name__, **asdict(self.trainer)},
-            fine_tuned=fine_tune,
-            n_train=sum(train),
-            n_test=len(train) - sum(train),
+            trainer={"class": type(trainer).__name__, **asdict(trainer)},
+            fine_tuned=fine_tune and (result.refit is None or result.refit.kept == "fine-tune"),
+            n_train=len(train),
+            n_test=len(test),
         )
+
+
+def with_reference_energies(
+    trainer: ACETrainer, labels: Sequence[LabelDocument], elements: Sequence[str]
+) -> ACETrainer:
+    """
+    Return the trainer with the energies of the isolated atoms among the labels.
+
+    The trainer's own reference energies come first. Where an element has no isolated atom, none
+    is used: energies of atoms and fitted energies do not mix.
+
+    Parameters
+    ----------
+    trainer
+        How to fit.
+    labels
+        All labels; those with split "reference" are isolated atoms.
+    elements
+        Elements of the potential.
+    """
+    atoms = {
+        label.atoms.to_atoms().get_chemical_formula(): label.energy_eV
+        for label in labels
+        if label.split == "reference" and label.n_atoms == 1 and label.atoms is not None
+    }
+    energies = {element: energy for element, energy in atoms.items() if energy is not None}
+    if trainer.reference_energies or set(elements) - set(energies):
+        return trainer
+    return replace(trainer, reference_energies={element: energies[element] for element in sorted(set(elements))})

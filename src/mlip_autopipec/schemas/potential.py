@@ -12,7 +12,7 @@ from mlip_autopipec.schemas.base import WithPayload
 if TYPE_CHECKING:
     from mlip_autopipec.ace.accuracy import ErrorMetrics
     from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.ace.training import TrainingResult
+    from mlip_autopipec.ace.training import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
@@ -29,6 +29,77 @@ class Errors(BaseModel):
     def from_metrics(cls, metrics: ErrorMetrics | None) -> Errors | None:
         """Take over what was measured, or None where nothing was."""
         return None if metrics is None else cls(**metrics.as_dict())
+
+
+class Loss(BaseModel):
+    """The loss of a fit after an iteration; what energies and forces leave of it is regularisation."""
+
+    iteration: int = Field(description="Counted over all steps of a ladder; 0 is the start.")
+    total: float = Field(description="What the optimiser minimises.")
+    energy: float = Field(description="Share of the energies, (1 - kappa) <(dE/n)^2> in eV^2 for uniform weights.")
+    forces: float = Field(description="Share of the forces, kappa <|dF|^2> in (eV/A)^2 for uniform weights.")
+
+    @classmethod
+    def from_point(cls, point: LossPoint) -> Loss:
+        """Take over a point of a loss curve."""
+        return cls(**point._asdict())
+
+
+class FitRecord(BaseModel):
+    """How an iterative fit went."""
+
+    n_iterations: int = Field(description="Iterations of the optimiser, over all steps of a ladder.")
+    converged: bool | None = Field(description="Whether the optimiser said so; running out of iterations is usual.")
+    message: str = Field(description="Why the optimiser stopped, in its own words.")
+    device: str = Field(description="cpu, or the GPU.")
+    start: Loss = Field(description="Before the first iteration.")
+    end: Loss = Field(description="After the last iteration.")
+    history: list[Loss] = Field(description="Along the way, thinned.")
+
+    @classmethod
+    def from_progress(cls, progress: FitProgress | None) -> FitRecord | None:
+        """Take over what a fit told, or None for a fit in closed form."""
+        if progress is None:
+            return None
+        history = [Loss.from_point(p) for p in progress.history]
+        return cls(
+            n_iterations=progress.n_iterations,
+            converged=progress.converged,
+            message=progress.message,
+            device=progress.device,
+            start=history[0],
+            end=history[-1],
+            history=history,
+        )
+
+
+class RefitRecord(BaseModel):
+    """A refit from reset coefficients beside a fine-tune; the better of the two was kept."""
+
+    kept: Literal["fine-tune", "refit"] = Field(description="Which potential this document holds.")
+    judged_on: Literal["test", "train"] = Field(description="The set of labels whose loss decided.")
+    fine_tune_loss: float = Field(description="Loss of the fine-tuned potential there, eV^2.")
+    refit_loss: float | None = Field(description="Loss of the refitted potential there, eV^2.")
+    fine_tune: Errors = Field(description="Errors of the fine-tuned potential there.")
+    refit: Errors | None = Field(description="Errors of the refitted potential there.")
+    failure: str | None = Field(None, description="Why the refit failed.")
+
+    @classmethod
+    def from_refit(cls, refit: Refit | None) -> RefitRecord | None:
+        """Take over what a refit gave, or None where none was due."""
+        if refit is None:
+            return None
+        fine_tune = Errors.from_metrics(refit.fine_tune)
+        assert fine_tune is not None
+        return cls(
+            kept=refit.kept,
+            judged_on=refit.judged_on,
+            fine_tune_loss=refit.fine_tune_loss,
+            refit_loss=None if refit.refit is None else refit.refit_loss,
+            fine_tune=fine_tune,
+            refit=Errors.from_metrics(refit.refit),
+            failure=refit.failure,
+        )
 
 
 class PotentialDocument(WithPayload):
@@ -56,7 +127,9 @@ class PotentialDocument(WithPayload):
     )
     new_after: Errors | None = Field(None, description="Errors of this potential on the same labels.")
     coefficients_moved: float | None = Field(None, description="Relative change of the coefficients from the parent's.")
-    seconds: float = Field(0.0, description="Wall time of the fit in s.")
+    seconds: float = Field(0.0, description="Wall time of the fit in s, with that of a refit.")
+    fit: FitRecord | None = Field(None, description="How the fit went; None for a fit in closed form.")
+    refit: RefitRecord | None = Field(None, description="What a refit from scratch gave, in cycles where one was due.")
 
     @classmethod
     def from_potential(cls, potential: ACEPotential, **fields: Any) -> PotentialDocument:
@@ -91,6 +164,8 @@ class PotentialDocument(WithPayload):
             coefficients_moved=result.coefficients_moved,
             seconds=result.seconds,
             log=result.log,
+            fit=FitRecord.from_progress(result.progress),
+            refit=RefitRecord.from_refit(result.refit),
             **fields,
         )
 

@@ -67,9 +67,10 @@ class StandInTrainer(ACETrainer):
         elements: Sequence[str] | None = None,
         directory: str | Path = ".",
         seed: int = 0,
+        cycle: int = 0,
     ) -> TrainingResult:
         """Return the potential and made-up errors."""
-        del fine_tune, directory, seed
+        del fine_tune, directory, seed, cycle
         if is_current_job(self.failing):
             record_event(self.events, "bad train")
             raise TrainingError("the stand-in trainer was told to die here")
