@@ -20,6 +20,7 @@ from pymatgen.io.vasp.inputs import POTCAR_FUNCTIONAL_MAP, PotcarSingle
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.testing.vasp import write_potcars
 from mlip_autopipec.testing.vasp.command import main
+from mlip_autopipec.testing.vasp.inputs import read_poscar
 from mlip_autopipec.testing.vasp.potcars import FUNCTIONALS, make_believe_potcar, valence_electrons
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -261,6 +262,26 @@ def test_kpoints_file_is_used(tmp_path):
     assert {tuple(np.abs(point)) for point in run.actual_kpoints} == {(0.25, 0.25, 0.0)}
     write_input(tmp_path / "line", atoms, kpoints="line\n10\nLine\nReciprocal\n0 0 0\n0.5 0 0\n")
     assert run_here(tmp_path / "line") == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2.0\n1.5 0 0.2\n0 1.6 0\n0.1 0 1.7\nCu Al Cu\n1 1 2\nDirect\n0 0 0\n.5 .5 -0.1\n0 .5 .5\n1.25 0 .5\n",
+        "-40.0\n3 0 0.2\n0 3 0\n0.1 0 3\nCu Al\n1 1\nDirect\n0 0 0\n0.4 -0.3 0.3\n",
+        "1.5\n3 0 0.2\n0 3 0\n0.1 0 3\nCu Al\n1 1\nCartesian\n0 0 0\n1.2 -1.4 1.6\n",
+        "1\n3 0 0\n0 3 0\n0 0 3\nAl\n2\nSelective\nDirect\n0 0 0 T T F\n.5 .5 -1e-17 F F F\n\n1 1 1\n1 1 1\n",
+    ],
+)
+def test_poscar_is_read_as_pymatgen_and_ase_read_it(tmp_path, text):
+    text = f"title\n{text}"
+    (tmp_path / "POSCAR").write_text(text)
+    _, _, _, ours = read_poscar(tmp_path / "POSCAR")
+    theirs, ase = Poscar.from_str(text).structure, read(tmp_path / "POSCAR", format="vasp")
+    assert ours.get_chemical_symbols() == ase.get_chemical_symbols() == [site.specie.symbol for site in theirs]
+    for cell, positions in ((theirs.lattice.matrix, theirs.frac_coords), (ase.cell, ase.get_scaled_positions(False))):
+        np.testing.assert_allclose(ours.cell, cell, atol=1e-12)
+        np.testing.assert_allclose(ours.get_scaled_positions(wrap=False), positions % 1 % 1, atol=1e-12)
 
 
 # --- refusals -------------------------------------------------------------------------------------

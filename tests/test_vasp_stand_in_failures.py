@@ -66,12 +66,11 @@ def good(tmp_path_factory):
 
 
 def failed(tmp_path, *options):
-    write_input(tmp_path)
-    return run_process(tmp_path, "--fail", *options)
+    return run(write_input(tmp_path), "--fail", *options)
 
 
 def test_killed(tmp_path, good):
-    assert failed(tmp_path, "killed").returncode == -signal.SIGKILL
+    assert run_process(write_input(tmp_path), "--fail", "killed").returncode == -signal.SIGKILL
     full, half = sizes(good), sizes(tmp_path)
     assert half["CONTCAR"] == 0
     for name in ("vasprun.xml", "OUTCAR", "OSZICAR"):
@@ -81,32 +80,31 @@ def test_killed(tmp_path, good):
 
 
 def test_missing(tmp_path):
-    result = failed(tmp_path, "missing")
+    result = run_process(write_input(tmp_path), "--fail", "missing")
     assert (result.returncode, result.stdout) == (0, "")
     assert set(sizes(tmp_path).values()) == {None}
 
 
-def test_exit_code(tmp_path):
-    result = failed(tmp_path, "exit-code", "--exit-code", "42")
-    assert result.returncode == 42
-    assert "SICK JOB" in result.stdout
+def test_exit_code(tmp_path, capsys):
+    assert failed(tmp_path, "exit-code", "--exit-code", "42") == 42
+    assert "SICK JOB" in capsys.readouterr().out
     assert set(sizes(tmp_path).values()) == {0}
 
 
 def test_crash_at_the_end(tmp_path, good):
-    assert failed(tmp_path, "crash-at-end", "--exit-code", "139").returncode == 139
+    assert failed(tmp_path, "crash-at-end", "--exit-code", "139") == 139
     assert vasprun_of(tmp_path).final_energy == vasprun_of(good).final_energy
 
 
 def test_truncated(tmp_path, good):
-    assert failed(tmp_path, "truncated").returncode == 0
+    assert failed(tmp_path, "truncated") == 0
     with pytest.raises(ET.ParseError):
         ET.parse(tmp_path / "vasprun.xml")
     assert sizes(tmp_path)["OUTCAR"] == pytest.approx(sizes(good)["OUTCAR"], rel=0.01)
 
 
 def test_unconverged(tmp_path, good):
-    assert failed(tmp_path, "unconverged").returncode == 0
+    assert failed(tmp_path, "unconverged") == 0
     read = vasprun_of(tmp_path)
     assert not read.converged_electronic
     assert len(read.ionic_steps[-1]["electronic_steps"]) == read.parameters["NELM"]
@@ -115,7 +113,7 @@ def test_unconverged(tmp_path, good):
 
 
 def test_nan(tmp_path):
-    assert failed(tmp_path, "nan").returncode == 0
+    assert failed(tmp_path, "nan") == 0
     read = vasprun_of(tmp_path)
     assert read.converged_electronic
     assert np.isnan(read.ionic_steps[-1]["e_fr_energy"])
@@ -174,11 +172,10 @@ def test_a_fraction_of_the_structures_fails_always_in_the_same_way():
     assert 0 <= hash_fraction("x", 0) < 1
 
 
-def test_options_are_read_from_the_environment(tmp_path):
+def test_options_of_the_environment_come_before_those_of_the_command(tmp_path):
     write_input(tmp_path)
-    result = run_process(tmp_path, VASP_STAND_IN_OPTIONS="--fail exit-code --exit-code 7")
-    assert result.returncode == 7
-    assert run_process(tmp_path, "--exit-code", "8", VASP_STAND_IN_OPTIONS="--fail exit-code").returncode == 8
+    result = run_process(tmp_path, "--exit-code", "8", VASP_STAND_IN_OPTIONS="--fail exit-code --exit-code 7")
+    assert result.returncode == 8
 
 
 # --- under atomate2 ---------------------------------------------------------------------------------
@@ -247,7 +244,6 @@ CASES = {
         QUICK | {"max_errors": 2},
     ),
     "hang": ("--fail hang", QUICK | {"frozen": True}),
-    "direct-good": ("", DIRECT),
     "direct-unconverged": ("--fail unconverged", DIRECT),
     "direct-truncated": ("--fail truncated", DIRECT),
     "direct-missing": ("--fail missing", DIRECT),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.units import Bohr, Hartree
-from scipy.special import erf
 
 if TYPE_CHECKING:
     from mlip_autopipec.testing.vasp.inputs import Incar, VaspInput
@@ -44,7 +43,7 @@ def plane_wave_cutoff(kinetic_eV: float) -> float:
 
 
 def empty_lattice_bands(given: VaspInput) -> Bands:
-    """Fill the free-electron bands of the cell with the run's electrons, smeared by SIGMA (Gaussian)."""
+    """Fill the free-electron bands of the cell with the run's electrons, smeared by SIGMA (Fermi)."""
     reciprocal = 2 * np.pi * given.atoms.cell.reciprocal().array
     k_points = given.mesh.points @ reciprocal
     energies = HBAR2_OVER_2M * _lowest_squares(k_points, reciprocal, given.bands)
@@ -52,7 +51,7 @@ def empty_lattice_bands(given: VaspInput) -> Bands:
     wanted = given.electrons / 2  # per spin
 
     def occupations(fermi: float) -> np.ndarray:
-        return 0.5 * (1 - erf((energies - fermi) / sigma))
+        return _fermi((energies - fermi) / sigma)
 
     low, high = float(energies.min()) - 10 * sigma, float(energies.max()) + 10 * sigma
     for _ in range(80):
@@ -62,10 +61,12 @@ def empty_lattice_bands(given: VaspInput) -> Bands:
     fermi = 0.5 * (low + high)
     points = given.incar.integer("NEDOS", 301)
     grid = np.linspace(energies.min() - 5 * sigma, energies.max() + 5 * sigma, points)
-    integrated = np.array(
-        [given.mesh.weights @ (0.5 * (1 + erf((energy - energies) / sigma))).sum(axis=1) for energy in grid]
-    )
+    integrated = np.array([given.mesh.weights @ _fermi((energies - energy) / sigma).sum(axis=1) for energy in grid])
     return Bands(energies, occupations(fermi), fermi, grid, np.gradient(integrated, grid), integrated)
+
+
+def _fermi(x: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 - np.tanh(0.5 * x))
 
 
 def _lowest_squares(k_points: np.ndarray, reciprocal: np.ndarray, bands: int) -> np.ndarray:

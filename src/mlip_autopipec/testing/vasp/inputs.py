@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.io.vasp import read_vasp
+from ase import Atoms
 
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ase import Atoms
 
 # VASP's value where INCAR names none; https://www.vasp.at/wiki
 DEFAULT_KSPACING = 0.5
@@ -148,23 +146,40 @@ def read_input(folder: Path) -> VaspInput:
             raise InvalidInputError(f"{name} is missing in {folder.resolve()}; VASP needs INCAR, POSCAR and POTCAR")
     incar = Incar.read(folder / "INCAR")
     _refuse_what_is_not_static(incar)
-    lines = (folder / "POSCAR").read_text().splitlines()
-    names, counts = lines[5].split(), lines[6].split()
+    comment, elements, counts, atoms = read_poscar(folder / "POSCAR")
+    species = _read_potcar(folder / "POTCAR", elements, counts)
+    return VaspInput(comment, atoms, species, incar, read_mesh(folder, atoms, incar))
+
+
+def read_poscar(path: Path) -> tuple[str, list[str], list[int], Atoms]:
+    """
+    Read POSCAR: comment, element and number of atoms of each block, and the atoms wrapped into the cell.
+
+    Own code, since ase.io and pymatgen.io.vasp take longer to import than a label to compute.
+    """
+    lines = path.read_text().splitlines()
+    scale = np.array(lines[1].split(), dtype=float)
+    cell = np.array([line.split()[:3] for line in lines[2:5]], dtype=float)
+    if scale[0] < 0:  # a negative scale is the volume
+        scale = (-scale / abs(np.linalg.det(cell))) ** (1 / 3)
+    names, numbers = lines[5].split(), lines[6].split()
     if not names[0][0].isalpha():
         raise InvalidInputError(
-            f"POSCAR has no line with element names (line 6 is {lines[5]!r}); write VASP 5's format"
+            f"{path} has no line with element names (line 6 is {lines[5]!r}); write VASP 5's format"
         )
-    atoms = read_vasp(folder / "POSCAR")
-    if atoms.cell.volume <= 0 or len(atoms) == 0:
-        raise InvalidInputError(f"POSCAR holds {len(atoms)} atoms in a cell of {atoms.cell.volume} A^3")
-    atoms.set_constraint()
-    atoms.wrap(eps=0)
-    # a coordinate of -1e-17 wraps to 1.0
-    scaled = atoms.get_scaled_positions(wrap=False)
-    atoms.set_scaled_positions(np.where(scaled >= 1, scaled - 1, scaled))
-    elements = [re.split(r"[_/]", name)[0] for name in names]
-    species = _read_potcar(folder / "POTCAR", elements, [int(count) for count in counts])
-    return VaspInput(lines[0].strip(), atoms, species, incar, read_mesh(folder, atoms, incar))
+    elements, counts = [re.split(r"[_/]", name)[0] for name in names], [int(number) for number in numbers]
+    first = 8 if lines[7].strip()[:1].upper() == "S" else 7  # selective dynamics: nothing moves anyway
+    rows = np.array([line.split()[:3] for line in lines[first + 1 : first + 1 + sum(counts)]], dtype=float)
+    if len(rows) != sum(counts) or not counts or abs(np.linalg.det(cell)) < 1e-6:
+        raise InvalidInputError(f"{path} holds {len(rows)} of {sum(counts)} atoms in a cell of {cell.tolist()}")
+    symbols = [element for element, count in zip(elements, counts, strict=True) for _ in range(count)]
+    atoms = Atoms(symbols, cell=cell * scale, pbc=True)
+    if lines[first].strip()[:1].upper() in {"C", "K"}:
+        atoms.positions = rows * scale
+        rows = atoms.get_scaled_positions(wrap=False)
+    wrapped = rows % 1.0
+    atoms.set_scaled_positions(np.where(wrapped >= 1.0, 0.0, wrapped))  # -1e-17 wraps to 1.0
+    return lines[0].strip(), elements, counts, atoms
 
 
 def _refuse_what_is_not_static(incar: Incar) -> None:
