@@ -12,6 +12,7 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.pacemaker_run import environment
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.runfile import RunFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,6 +110,22 @@ def test_an_input_file_is_read_when_the_trainer_is_made(tmp_path: Path) -> None:
     assert written["seed"] == 5
     with pytest.raises(InvalidInputError, match=r"input\.yaml' does not exist"):
         PacemakerTrainer(input_file=str(file))
+
+
+def test_a_run_file_names_an_input_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump({"potential": POTENTIAL, "fit": {"loss": {"kappa": 0.08}}}))
+    run = {
+        "structures": [{"bulk": {"name": "NiAl", "crystalstructure": "cesiumchloride", "a": 2.88}}],
+        "conditions": [{"temperature_K": 300}],
+        "oracle": {"kind": "emt"},
+        "trainer": {"kind": "pacemaker", "input_file": "input.yaml", "maxiter": 77},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    trainer = RunFile.load(tmp_path / "run.yaml").maker().train_maker.trainer
+    assert isinstance(trainer, PacemakerTrainer)
+    assert trainer.basis.potential_section == POTENTIAL
+    assert trainer.input_sections == {"fit": {"loss": {"kappa": 0.08}}}
+    assert trainer.maxiter == 77
 
 
 @pytest.mark.parametrize(

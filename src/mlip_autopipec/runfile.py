@@ -168,7 +168,9 @@ class StartFrom(_Strict):
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
     energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
     forces_key: str = Field("forces", description="What it calls forces.")
-    virial_key: str | None = Field(None, description="What it calls virials (eV, positive = compressed), if it has any.")
+    virial_key: str | None = Field(
+        None, description="What it calls virials (eV, positive = compressed), if it has any."
+    )
 
 
 class RunFile(_Strict):
@@ -224,6 +226,8 @@ class RunFile(_Strict):
         trainer = self.trainer.model_dump()
         trainer_class = {"linear": LinearACETrainer, "pacemaker": PacemakerTrainer}[trainer.pop("kind")]
         trainer["basis"] = BasisSettings(**trainer["basis"])
+        if trainer.get("input_file") is not None:  # read when the trainer is made: no step depends on a path
+            trainer["input_file"] = str(self._folder / trainer["input_file"])
         oracle = self.oracle
         return OTFMaker(
             name=self.name,
