@@ -29,7 +29,8 @@ FORCE_CONSISTENT: dict[str, EnergyKind] = {
 # what codes print when they end, without an error code of their own, on an unconverged field
 _UNCONVERGED = {
     "espresso": re.compile(r"convergence NOT achieved after\s+\d+ iterations.*"),
-    "abinit": re.compile(r"scprqt:\s+WARNING.*|nstep=\s*\d+ was not enough SCF cycles to converge.*"),
+    "abinit": re.compile(r"nstep=\s*\d+ was not enough SCF cycles to converge"),
+    "cp2k": re.compile(r"SCF run NOT converged"),
 }
 # what they print when they stop
 _STOPPED = {
