@@ -177,7 +177,7 @@ def test_energies_can_be_counted_from_the_free_atoms(tmp_path):
     assert vasprun_of(tmp_path).ionic_steps[-1]["e_fr_energy"] == pytest.approx(total, abs=1e-7)
 
 
-def test_magnetisation_is_the_calculators_or_zero(tmp_path):
+def test_magnetisation_is_zero_where_the_calculator_has_none(tmp_path):
     write_input(tmp_path, mixed_triclinic(), INCAR + "ISPIN = 2\nLORBIT = 11\nMAGMOM = 8*0.6\n")
     assert run_here(tmp_path) == 0
     outcar = Outcar(tmp_path / "OUTCAR")
@@ -186,6 +186,28 @@ def test_magnetisation_is_the_calculators_or_zero(tmp_path):
     assert [moment["tot"] for moment in outcar.magnetization] == [0.0] * 8
     assert Oszicar(tmp_path / "OSZICAR").ionic_steps[-1]["mag"] == 0
     assert len(vasprun_of(tmp_path).eigenvalues) == 2
+
+
+def test_any_calculator_by_its_import_path_with_magnetic_moments(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from ase.calculators.emt import EMT\n"
+        "class Magnetic(EMT):\n"
+        "    implemented_properties = [*EMT.implemented_properties, 'magmoms']\n"
+        "    def __init__(self, moment):\n"
+        "        super().__init__()\n"
+        "        self.moment = moment\n"
+        "    def calculate(self, *args):\n"
+        "        super().calculate(*args)\n"
+        "        self.results['magmoms'] = [self.moment * (i + 1) for i in range(len(self.atoms))]\n"
+    )
+    write_input(tmp_path, bulk("Ni") * (2, 1, 1), INCAR + "ISPIN = 2\nLORBIT = 11\n")
+    options = ["--calculator", "own.Magnetic", "--arguments", '{"moment": 0.25}']
+    assert run_process(tmp_path, *options, PYTHONPATH=str(tmp_path)).returncode == 0
+    outcar = Outcar(tmp_path / "OUTCAR")
+    assert outcar.total_mag == pytest.approx(0.75)
+    assert [moment["tot"] for moment in outcar.magnetization] == [0.25, 0.5]
+    assert Oszicar(tmp_path / "OSZICAR").ionic_steps[-1]["mag"] == pytest.approx(0.75)
+    assert "calculator own:Magnetic, NOT VASP" in (tmp_path / "OUTCAR").read_text()[:200]
 
 
 # --- settings and k-points ---------------------------------------------------------------------
@@ -333,6 +355,16 @@ def test_every_file_says_that_it_is_not_vasp(tmp_path):
     assert "stand-in" in version
     assert "not vasp" in version.lower()
     assert version.split(".")[0] == "6"  # emmet takes the part before the first point for a number
+
+
+def test_it_starts_without_pymatgen_and_atomate2(tmp_path):
+    """They take seconds to import, and every label is a start."""
+    write_input(tmp_path, bulk("Cu"))
+    code = (
+        "import sys; from mlip_autopipec.testing.vasp.command import main; assert main([]) == 0; "
+        "assert not {'pymatgen.core', 'atomate2', 'jobflow'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
 
 
 # --- make-believe POTCARs -----------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = Path.cwd()
     try:
         poscar = (folder / "POSCAR").read_text() if (folder / "POSCAR").is_file() else ""
-        failure = plan.kind if plan.strikes(poscar) else None
+        failure = plan.kind if poscar and plan.strikes(poscar) else None
         if failure is Failure.MISSING:
             return 0
         run = run_single_point(folder, options, failure)
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _say(f" ERROR: {error}", f" stand-in of mlip_autopipec (NOT VASP) refuses to continue in {folder}")
         return 1
     except Exception as error:  # whatever a calculator may raise
-        _say(f" ERROR: calculator {options.calculator} failed with {type(error).__name__}: {error}")
+        _say(f" ERROR: the stand-in with calculator {options.calculator} failed with {type(error).__name__}: {error}")
         return 1
     return write_files(run, folder, plan, failure)
 
