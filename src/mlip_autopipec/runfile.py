@@ -46,6 +46,7 @@ ORACLES: dict[str, str] = {
     "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
     "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
     "ase": "mlip_autopipec.oracle.static.CalculatorStaticMaker",
+    "espresso": "mlip_autopipec.oracle.espresso.EspressoStaticMaker",
     "vasp": "atomate2.vasp.jobs.matpes.MatPesGGAStaticMaker",
 }
 
@@ -140,7 +141,7 @@ class StructureSource(_Strict):
 class OracleSection(_Strict):
     """Who labels."""
 
-    kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "vasp"] = Field(description="The static maker.")
+    kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
