@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 SECTIONS = ("metadata", "potential", "data", "fit", "backend", "weighting")
 #: pacemaker's optimisers that train energies and forces to the end.
 OPTIMIZERS = ("BFGS", "L-BFGS-B", "CG")
+# what pacemaker reads in these sections; it ignores the rest without a word
+_KEYS = {
+    "fit": (
+        *("loss", "optimizer", "options", "maxiter", "weighting", "repulsion", "trainable_parameters", "callbacks"),
+        *("fit_cycles", "noise_relative_sigma", "noise_absolute_sigma", "randomize_func_coeffs"),
+        *("ladder_step", "ladder_type", "early_stopping_patience"),
+        *("min_relative_train_loss_per_iter", "min_relative_test_loss_per_iter"),
+    ),
+    "fit.loss": ("kappa", "L1_coeffs", "L2_coeffs", "w0_rad", "w1_rad", "w2_rad", "w_orth"),
+    "backend": (
+        *("evaluator", "batch_size", "batch_size_reduction", "batch_size_reduction_factor", "display_step"),
+        *("gpu_config", "n_workers", "parallel_mode"),
+    ),
+}
 # key of pacemaker -> what to use instead
 _OURS = {
     "seed": "the campaign's seed, from which each fit's is derived",
@@ -102,6 +116,17 @@ def check_sections(sections: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidInputError("input_sections holds 'weighting' twice, at the top and under fit; leave one")
         checked["fit"] = {**checked.get("fit", {}), "weighting": checked.pop("weighting")}
     _check_fit(checked.get("fit", {}))
+    for name, content in (
+        ("fit", checked.get("fit", {})),
+        ("fit.loss", checked.get("fit", {}).get("loss", {})),
+        ("backend", checked.get("backend", {})),
+    ):
+        for key in set(content) - set(_KEYS[name]):
+            # another version of pacemaker may know more keys; one that is nearly right is a typing error
+            if alike := difflib.get_close_matches(str(key), _KEYS[name], n=1, cutoff=0.8):
+                raise InvalidInputError(
+                    f"input_sections.{name} holds '{key}', which pacemaker would ignore; did you mean '{alike[0]}'?"
+                )
     return checked
 
 
