@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +18,22 @@ from mlip_autopipec.jobs.dataset import import_potential, import_structures
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker, _filled
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
+from mlip_autopipec.lammps.records import COLUMNS, FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
 from mlip_autopipec.schemas.loop import LoopState, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.testing import ScriptedDynamicsMaker, stand_in_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ase import Atoms
     from jobflow import Job, JobStore
 
     from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import Engine, ExplorationResult
+    from mlip_autopipec.schemas.loop import OTFDocument
 
 RAMP, CONSTANT = Condition(300.0, temperature_end_K=500.0), Condition(300.0, pressure_GPa=1.0)
 
@@ -245,3 +250,42 @@ def test_a_part_that_died_is_taken_up_where_the_last_one_ended() -> None:
     again = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[after])
     (stuck,) = update_state(again, [None], [0], None, None).walkers
     assert (stuck.walk_id, stuck.step, stuck.n_repeats) == ("w", 40, 1)  # nothing learnt counts towards a stall
+
+
+@dataclass
+class DiesInItsSecondPart(ScriptedDynamicsMaker):
+    """The wall time is over at step 50; the job that goes on from there dies the first time."""
+
+    mark: str = ""
+
+    def explore(self, walker, potential, atoms, restart_file) -> ExplorationResult:
+        if walker.step == 50 and not Path(self.mark).exists():
+            Path(self.mark).touch()
+            raise ExplorationError("killed by the queue")
+        result = super().explore(walker, potential, atoms, restart_file)
+        if walker.step == 0:
+            result.status, result.step = WalkStatus.TIMED_OUT, 50
+        return result
+
+
+def test_the_loop_takes_up_a_part_that_died(run_loop: Callable[[Flow], OTFDocument], tmp_path: Path) -> None:
+    """In the next cycle and from step 50, without buying labels for it."""
+    events = str(tmp_path / "events.log")
+    maker = stand_in_loop(events, dynamics_maker=DiesInItsSecondPart(mark=str(tmp_path / "mark")))
+    document = run_loop(maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300))
+    assert (document.status, document.n_cycles, document.n_halts) == ("CONVERGED", 1, 0)
+    steps = Path(events).read_text().split("\n")
+    assert [s for s in steps if "w0" in s] == ["start w0 0", "finish w0 10000", "restart w0 50", "finish w0 10000"]
+    assert not [s for s in steps if s.startswith("select")]
+
+
+def test_what_parts_leave_is_bounded() -> None:
+    columns = {name: list(range(1500)) for name in COLUMNS}
+    later = {name: list(range(1499, 2999)) for name in COLUMNS}
+    joined = Trace.joined(columns, later)
+    assert joined["step"] == list(range(0, 2999, 2))  # 1499 is in both
+    frames = [bulk("Cu") for _ in range(9)]
+    for step, frame in enumerate(frames):
+        frame.info["step"] = step
+    assert [f.info["step"] for f in FrameRecord.joined(frames[:5], frames[4:], 5)] == [0, 2, 4, 6, 8]
+    assert FrameRecord.joined(frames, [], 0) == []
