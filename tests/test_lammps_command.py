@@ -256,6 +256,8 @@ def test_a_full_disk_is_no_result(
     signalled: bool,
 ) -> None:
     """Files may grow to 16 kB; LAMMPS does not notice when its writes fail and ends with code 0."""
+    if len(lmp) > 1:
+        pytest.skip("the limit would stop a launcher's own files first")
     body = "ulimit -f 32" if signalled else "trap '' XFSZ\nulimit -f 32"
     monkeypatch.setenv(NAME, in_front_of(lmp, tmp_path, body))
     settings = replace(SHORT, n_steps=1000, gamma_every=2)
