@@ -254,7 +254,7 @@ def test_a_tight_gradient_ends_a_fit_that_has_not_begun(tmp_path: Path) -> None:
 
 def test_refit_beside_a_fine_tune(tmp_path: Path) -> None:
     trainer = PacemakerTrainer(
-        basis=TINY, maxiter=8, fine_tune_maxiter=2, refit_every=2, input_sections={"backend": PYACE}
+        basis=TINY, maxiter=4, fine_tune_maxiter=2, refit_every=2, input_sections={"backend": PYACE}
     )
     start = trainer.train(OLD[:3], directory=tmp_path / "first").potential
     options = {"new_labels": NEW[:1], "test_labels": TEST, "directory": tmp_path / "refit"}
