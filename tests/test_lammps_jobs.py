@@ -136,7 +136,7 @@ def test_a_walk_in_parts_is_the_walk_in_one(
 
 def test_the_clock_ends_a_run_and_it_goes_on(copper_potential: ACEPotential, tmp_path: Path, engine: Engine) -> None:
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
-    settings = MDSettings(n_steps=10**8, gamma_every=5, gamma_lo=1e9, gamma_hi=1e9, wall_time_s=1.0)
+    settings = MDSettings(n_steps=10**8, gamma_every=5, gamma_lo=1e9, gamma_hi=1e9, wall_time_s=2.0)
     kwargs = {"engine": engine, "directory": tmp_path, "seed": 1}
     first = run_exploration(atoms, copper_potential, Condition(50.0), settings, **kwargs)
     assert (first.status, first.halt) == (WalkStatus.TIMED_OUT, None)
