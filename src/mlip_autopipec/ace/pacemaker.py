@@ -22,7 +22,7 @@ from mlip_autopipec.ace.pacemaker_input import check_optimizer, check_sections, 
 from mlip_autopipec.ace.pacemaker_log import check_log, fail, read_progress
 from mlip_autopipec.ace.pacemaker_run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.training import ACETrainer, Fit, FitTask, Refit, TrainingResult
+from mlip_autopipec.ace.training import ACETrainer, Fit, FitTask, Refit, TrainingResult, prove_learning
 from mlip_autopipec.errors import ExecutableError, InvalidInputError
 from mlip_autopipec.settings import get_settings
 
@@ -173,6 +173,7 @@ class PacemakerTrainer(ACETrainer):
             return tuned
         try:
             refitted = super().train(labels, initial_potential, False, **options)
+            prove_learning(refitted)
         except Exception as error:  # whatever it was: the fine-tuned potential is good
             return self._judge(tuned, None, f"{type(error).__name__}: {error}")
         return self._judge(tuned, refitted)

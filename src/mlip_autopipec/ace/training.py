@@ -284,7 +284,7 @@ class ACETrainer(MSONable, ABC):
             progress=progress,
         )
         if fine_tune:
-            _prove_fine_tune(result)
+            prove_learning(result)
         return result
 
 
@@ -321,11 +321,18 @@ def _relative_change(old: ACEPotential | None, new: ACEPotential) -> float | Non
     return float(np.linalg.norm(new.coefficients - old.coefficients)) / max(norm, 1e-300)
 
 
-def _prove_fine_tune(result: TrainingResult) -> None:
-    """Believe a fine-tune when the coefficients moved and the error on the new labels fell."""
+def prove_learning(result: TrainingResult) -> None:
+    """
+    Believe a fit that had a potential to start from when coefficients moved and the error on the new labels fell.
+
+    Raises
+    ------
+    TrainingError
+        If they did not.
+    """
     if result.coefficients_moved is not None and not result.coefficients_moved > 1e-12:
         raise TrainingError(
-            f"the fine-tune moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "
+            f"the fit moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "
             f"trained. Last lines of the log:\n{result.log[-1500:]}"
         )
     before, after = result.new_before, result.new_after
@@ -334,7 +341,7 @@ def _prove_fine_tune(result: TrainingResult) -> None:
     allowed = max(before.forces_rmse_meV_A, ALREADY_LEARNT * result.train.forces_rmse_meV_A)
     if after.forces_rmse_meV_A > allowed:
         raise TrainingError(
-            f"after the fine-tune the force error on the {after.n_structures} new labels is "
+            f"after the fit the force error on the {after.n_structures} new labels is "
             f"{after.forces_rmse_meV_A:.3g} meV/A, before it {before.forces_rmse_meV_A:.3g}: not a better potential. "
             "Raise maxiter, lower the regularisation, or use more functions"
         )
