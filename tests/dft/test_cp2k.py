@@ -47,6 +47,7 @@ def oracle(**settings: object) -> OracleMaker:
                 "basis_filenames": ["GTH_BASIS_SETS"],
                 "potential_filename": "GTH_POTENTIALS",
                 "H": {"basis": "SZV-GTH", "potential": "GTH-PADE-q1", "aux_basis": None},
+                "C": {"basis": "SZV-GTH", "potential": "GTH-PADE-q4", "aux_basis": None},
             },
             "xc_functionals": ["PADE"],
             "cutoff": 250,
@@ -108,6 +109,23 @@ def test_units_sign_and_kind_of_energy() -> None:
         stress = (energies[0] - energies[1]) / (2 * step * atoms.get_volume())
         print(f"stress {label.get_stress()[voigt]:.5f}, by difference {stress:.5f} eV/A^3")
         assert label.get_stress()[voigt] == pytest.approx(stress, rel=1e-2, abs=1e-4)
+
+
+def test_forces_follow_the_sites_that_atomate2_sorted() -> None:
+    atoms = hydrogen()
+    atoms.numbers[0] = 6  # the most electronegative goes last
+    label = compute(atoms).atoms
+    assert label.numbers.tolist() == [1, 1, 1, 6]
+    axis = int(np.abs(label.get_forces()[3]).argmax())
+    energies = []
+    for sign in (1, -1):
+        moved = atoms.copy()
+        moved.positions[0, axis] += 0.01 * sign
+        energies.append(energy(moved))
+    force = -(energies[0] - energies[1]) / 0.02
+    print(f"forces along the axis {label.get_forces()[:, axis].round(4).tolist()}, by difference {force:.4f} eV/A")
+    others = np.abs(label.get_forces()[:3, axis] - force)
+    assert abs(label.get_forces()[3, axis] - force) < 0.1 * others.min()
 
 
 def test_unconverged_field_is_a_failed_label() -> None:

@@ -146,6 +146,14 @@ def test_unconverged_field_is_a_failed_label_with_the_words_of_the_code() -> Non
         OracleMaker(static_maker=maker).compute(distorted(bulk("Si")))
 
 
+def test_field_that_need_not_converge_is_not_believed() -> None:
+    """With this keyword pw.x ends well, and prints that convergence has been achieved."""
+    maker = silicon_maker()
+    maker.input_data["electrons"] = {"electron_maxstep": 2, "scf_must_converge": False}
+    with pytest.raises(LabelError, match=r"did not converge.*scf_must_converge = \.false\."):
+        OracleMaker(static_maker=maker).compute(distorted(bulk("Si")))
+
+
 def test_unconverged_field_of_the_plain_ase_calculator_too(
     espresso: Path, tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

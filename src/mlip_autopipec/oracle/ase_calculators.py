@@ -26,9 +26,10 @@ FORCE_CONSISTENT: dict[str, EnergyKind] = {
     "tblite": "free_energy",  # holds -T*S of the electrons at electronic_temperature
 }
 
-# what codes print when they end, without an error code of their own, on an unconverged field
+# what stands in the files of codes, some of which end well, when the field did not converge; pw.x that need not
+# converge prints "convergence has been achieved" after the last iteration it was allowed
 _UNCONVERGED = {
-    "espresso": re.compile(r"convergence NOT achieved after\s+\d+ iterations.*"),
+    "espresso": re.compile(r"convergence NOT achieved after\s+\d+ iterations.*|scf_must_converge\s*=\s*\.false\."),
     "abinit": re.compile(r"nstep=\s*\d+ was not enough SCF cycles to converge"),
     "cp2k": re.compile(r"SCF run NOT converged"),
 }
