@@ -32,7 +32,7 @@ def silicon() -> list[Atoms]:
 def test_first_fit_and_fine_tune_on_dft(silicon: list[Atoms], tmp_path: Path) -> None:
     train, new, test = [silicon[i] for i in (0, 2, 9)], [silicon[8]], [silicon[i] for i in (3, 14)]
     trainer = PacemakerTrainer(
-        basis=BasisSettings(25, cutoff=5.0, nradmax_by_orders=[8, 4, 2], lmax_by_orders=[0, 3, 2], ndensity=2),
+        basis=BasisSettings(25, cutoff=5.0, nradmax_by_orders=[8, 3], lmax_by_orders=[0, 3], ndensity=2),
         maxiter=40,
         fine_tune_maxiter=15,
     )
