@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tempfile
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import yaml
 from pyace import ACEBBasisSet, BBasisConfiguration
-from pyace.asecalc import PyACECalculator
+from pyace.asecalc import PyACECalculator, PyGRACEFSCalculator
+from pyace.grace_fs import GRACEFSBasisSet, GRACEFSBEvaluator
 
 from mlip_autopipec.errors import InvalidInputError
 
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class PotentialPaths(NamedTuple):
-    """Where :meth:`ACEPotential.write` put the three files."""
+    """Where :meth:`ACEPotential.write` put the files; a GRACE-FS potential has no ``.yace``."""
 
     yaml: Path
-    yace: Path
+    yace: Path | None
     asi: Path
 
 
@@ -39,7 +42,8 @@ class ACEPotential:
     Parameters
     ----------
     yaml
-        Text of the B-basis file (pacemaker's ``output_potential.yaml``).
+        Text of the B-basis file (pacemaker's ``output_potential.yaml``), or of a GRACE-FS
+        potential (gracemaker's ``FS_model.yaml``).
     active_set_inverse
         For each element the inverse of its active set, (n_functions, n_functions): what an
         ``.asi`` file holds. Empty where gamma is not known.
@@ -75,15 +79,29 @@ class ACEPotential:
             return cls(path.read_text(), **kwargs)
 
     @cached_property
-    def basis(self) -> ACEBBasisSet:
+    def is_grace(self) -> bool:
+        """Whether this is a GRACE-FS potential; told from the keys of its file."""
+        return re.search(r"^emb_spec:", self.yaml, re.MULTILINE) is not None
+
+    @cached_property
+    def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """The basis set as pyace evaluates it."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "potential.yaml"
             path.write_text(self.yaml)
-            return ACEBBasisSet(str(path))
+            return GRACEFSBasisSet(str(path)) if self.is_grace else ACEBBasisSet(str(path))
+
+    def refuse_grace(self, who: str) -> None:
+        """Raise if this is a GRACE-FS potential, which ``who`` cannot take."""
+        if self.is_grace:
+            raise InvalidInputError(
+                f"{who} cannot take a GRACE-FS potential; MD with it runs in the library engine (engine: library), "
+                "and GRACEFSTrainer trains it"
+            )
 
     def configuration(self) -> BBasisConfiguration:
-        """Return a fresh, editable pyace configuration of this potential."""
+        """Return a fresh, editable pyace configuration of this potential; GRACE-FS has none."""
+        self.refuse_grace("pacemaker's basis configuration")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "potential.yaml"
             path.write_text(self.yaml)
@@ -91,7 +109,8 @@ class ACEPotential:
 
     @cached_property
     def yace(self) -> str:
-        """Text of the ``.yace`` form (C-tilde basis), which ``pair_style pace`` reads."""
+        """Text of the ``.yace`` form (C-tilde basis), which ``pair_style pace`` reads; GRACE-FS has none."""
+        self.refuse_grace("the C-tilde basis (.yace) of pair_style pace")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "potential.yace"
             self.basis.to_ACECTildeBasisSet().save_yaml(str(path))
@@ -110,13 +129,20 @@ class ACEPotential:
     @property
     def n_functions(self) -> dict[str, int]:
         """Number of basis functions of each element."""
+        if self.is_grace:
+            return dict(zip(self.elements, map(int, self.basis.nfuncs), strict=True))
         counts = [len(a) + len(b) for a, b in zip(self.basis.basis_rank1, self.basis.basis, strict=True)]
         return dict(zip(self.elements, counts, strict=True))
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
         """All trainable coefficients (radial and function), flat."""
-        return np.asarray(self.basis.all_coeffs, dtype=float)
+        if not self.is_grace:
+            return np.asarray(self.basis.all_coeffs, dtype=float)
+        content = yaml.load(self.yaml, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 both are safe
+        radial, functions = content["radial_basis"], content["functions"]
+        angular = [c for element in sorted(functions) for function in functions[element] for c in function["coeff"]]
+        return np.array([*radial["crad"], *radial["Z"], *angular], dtype=float)
 
     def active_set_matrices(self) -> list[NDArray[np.float64]]:
         """
@@ -152,8 +178,11 @@ class ACEPotential:
         """
         Distance in Angstrom below which each pair feels the core repulsion.
 
-        Gamma does not see the core, so MD has to watch these distances itself.
+        Gamma does not see the core, so MD has to watch these distances itself. GRACE-FS has no
+        core: its basis, and with it gamma, goes on to zero distance.
         """
+        if self.is_grace:
+            return {}
         names = self.elements
         bonds = self.basis.map_bond_specifications
         return {(names[i], names[j]): float(bonds[(i, j)].rcut_in) for i, j in bonds if i <= j}
@@ -168,23 +197,52 @@ class ACEPotential:
                 "start from a potential trained on all elements, or from none"
             )
 
-    def calculator(self) -> ACECalculator:
+    def calculator(self) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
-        return ACECalculator(self)
+        return GRACEFSCalculator(self) if self.is_grace else ACECalculator(self)
+
+    def grace_evaluator(self) -> GRACEFSBEvaluator:
+        """Return pyace's evaluator of a GRACE-FS potential, with its active set (which it reads from files only)."""
+        evaluator = GRACEFSBEvaluator()
+        evaluator.set_basis(self.basis)
+        if self.active_set_inverse:
+            matrices = dict(zip(self.elements, self.active_set_matrices(), strict=True))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "potential.asi"
+                path.write_bytes(pack_active_set(matrices))
+                evaluator.load_active_set(str(path))
+        return evaluator
 
     def write(self, folder: str | Path, stem: str = "potential") -> PotentialPaths:
-        """Write ``.yaml``, ``.yace`` and ``.asi`` (what LAMMPS, ASE and pacemaker read)."""
+        """Write ``.yaml``, ``.yace`` (not of GRACE-FS) and ``.asi``: what LAMMPS, ASE and pacemaker read."""
         base = Path(folder)
         base.mkdir(parents=True, exist_ok=True)
-        paths = PotentialPaths(base / f"{stem}.yaml", base / f"{stem}.yace", base / f"{stem}.asi")
+        yace = None if self.is_grace else base / f"{stem}.yace"
+        paths = PotentialPaths(base / f"{stem}.yaml", yace, base / f"{stem}.asi")
         paths.yaml.write_text(self.yaml)
-        paths.yace.write_text(self.yace)
+        if yace is not None:
+            yace.write_text(self.yace)
         if self.active_set_inverse:
             paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
         return paths
 
 
-class ACECalculator(PyACECalculator):
+class _TotalEnergies:
+    """Add the reference energies to what a calculator of pyace returns."""
+
+    potential: ACEPotential
+    results: dict[str, Any]
+
+    def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
+        self.potential.check_elements(atoms)
+        super().calculate(atoms, *args, **kwargs)  # type: ignore[misc]  # the other base is a calculator
+        shift = reference_energy(atoms, self.potential.reference_energies)
+        for key in ("energy", "free_energy"):
+            self.results[key] += shift
+
+
+class ACECalculator(_TotalEnergies, PyACECalculator):
     """pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
 
     def __init__(self, potential: ACEPotential) -> None:
@@ -193,13 +251,18 @@ class ACECalculator(PyACECalculator):
         if potential.active_set_inverse:
             self.set_active_set(potential.active_set_matrices())
 
-    def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
-        self.potential.check_elements(atoms)
-        super().calculate(atoms, *args, **kwargs)
-        shift = reference_energy(atoms, self.potential.reference_energies)
-        for key in ("energy", "free_energy"):
-            self.results[key] += shift
+
+class GRACEFSCalculator(_TotalEnergies, PyGRACEFSCalculator):
+    """pyace's ASE calculator of GRACE-FS plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
+
+    def __init__(self, potential: ACEPotential) -> None:
+        self.potential = potential
+        super().__init__(potential.basis)
+        self.compute_projections = bool(potential.active_set_inverse)
+
+    def _create_evaluator(self) -> None:
+        super()._create_evaluator()
+        self.evaluator = self.potential.grace_evaluator()
 
 
 def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 from pyace.calculator import ACECalculator
 from pyace.catomicenvironment import ACEAtomicEnvironment
 from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator
+from pyace.grace_fs import GRACEFSCalculator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,14 +35,19 @@ class ACEForces:
     def __init__(self, potential: ACEPotential) -> None:
         # pyace keeps bare pointers, from a calculator to its evaluator to its basis set, so all
         # of them are held here
-        self._basis, self._ctilde_basis = potential.basis, potential.basis.to_ACECTildeBasisSet()
-        self._recursive = ACERecursiveEvaluator(self._ctilde_basis)
-        self._recursive.set_recursive(True)
-        self._bbasis = ACEBEvaluator(self._basis)
-        self._bbasis.set_active_set(potential.active_set_matrices())
-        self._fast, self._graded = ACECalculator(), ACECalculator()
-        self._fast.set_evaluator(self._recursive)
-        self._graded.set_evaluator(self._bbasis)
+        self._basis = potential.basis
+        if potential.is_grace:  # one evaluator does both
+            self._evaluator = potential.grace_evaluator()
+            self._fast = self._graded = GRACEFSCalculator(self._evaluator)
+        else:
+            self._ctilde_basis = self._basis.to_ACECTildeBasisSet()
+            self._recursive = ACERecursiveEvaluator(self._ctilde_basis)
+            self._recursive.set_recursive(True)
+            self._bbasis = ACEBEvaluator(self._basis)
+            self._bbasis.set_active_set(potential.active_set_matrices())
+            self._fast, self._graded = ACECalculator(), ACECalculator()
+            self._fast.set_evaluator(self._recursive)
+            self._graded.set_evaluator(self._bbasis)
         self._environment = ACEAtomicEnvironment()
         self._used = np.empty(0, dtype=int)
         self._last = self._fast

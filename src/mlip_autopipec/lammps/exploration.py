@@ -61,7 +61,7 @@ def run_exploration(
     engine
         ``library``: LAMMPS as a Python library with forces from pyace. ``executable``: the
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
-        where it has that style, else the library.
+        where it has that style (it cannot run GRACE-FS), else the library.
     directory
         Where the run folder is made.
 
@@ -79,7 +79,9 @@ def run_exploration(
     _check_input(atoms, potential, condition, settings, start_step, restart_file)
     deck.check_template(potential.elements, condition, settings, engine)
     if engine == "auto":
-        engine = "executable" if executable.is_available() else "library"
+        engine = "executable" if executable.is_available() and not potential.is_grace else "library"
+    if engine == "executable":
+        potential.refuse_grace(f"pair_style {executable.STYLE} of the executable engine")
     if atoms is not None and restart_file is None:
         atoms = with_velocities(atoms, condition.temperature_at(start_step / settings.n_steps), seed)
     run = {"library": library.run, "executable": executable.run}[engine]

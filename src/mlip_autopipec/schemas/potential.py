@@ -106,7 +106,7 @@ class PotentialDocument(WithPayload):
     """
     A potential with its active set.
 
-    ``payload`` holds ``yaml`` and ``yace`` as text, ``asi`` as base64, and the training ``log``.
+    ``payload`` holds ``yaml`` and ``yace`` (empty for GRACE-FS) as text, ``asi`` as base64, and the training ``log``.
     """
 
     kind: Literal["potential"] = "potential"
@@ -145,7 +145,7 @@ class PotentialDocument(WithPayload):
             sha256=potential.sha256,
             payload={
                 "yaml": potential.yaml,
-                "yace": potential.yace,
+                "yace": "" if potential.is_grace else potential.yace,
                 "asi": base64.b64encode(pack_active_set(potential.active_set_inverse)).decode(),
                 "log": log,
             },
