@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from atomate2.vasp.jobs.base import BaseVaspMaker
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -15,7 +16,10 @@ from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
 from mlip_autopipec.oracle.extract import extract_label
+from mlip_autopipec.oracle.extracted import differs_from
+from mlip_autopipec.oracle.record import maker_record, storable
 from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.oracle.vasp_failures import explain_failure
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 
@@ -37,8 +41,11 @@ class OracleMaker(Maker):
     name
         Name of the jobs.
     static_maker
-        The maker of one static calculation: ``MatPesGGAStaticMaker``, ``GFNxTBStaticMaker``,
-        :class:`~mlip_autopipec.oracle.static.EMTStaticMaker` ... Powerups apply to it as usual.
+        The maker of one static calculation: :func:`~mlip_autopipec.oracle.vasp.vasp_static_maker`,
+        ``GFNxTBStaticMaker``, :class:`~mlip_autopipec.oracle.static.EMTStaticMaker` ... Powerups apply to it as usual.
+    atom_maker
+        The same for isolated atoms, which need settings of their own:
+        :func:`~mlip_autopipec.oracle.vasp.isolated_atom_maker`. By default ``static_maker``.
     max_failed_fraction
         If more than this share of a cycle's labels fails, the oracle counts as failing and the
         loop ends, saying so.
@@ -48,16 +55,18 @@ class OracleMaker(Maker):
 
     name: str = "label"
     static_maker: Maker = field(default_factory=EMTStaticMaker)
+    atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
 
     def check(self) -> None:
         """Refuse what cannot label."""
-        if not isinstance(self.static_maker, Maker):
-            raise InvalidInputError(
-                f"OracleMaker.static_maker is {self.static_maker!r}; it has to be an atomate2 static maker "
-                "(a jobflow Maker), e.g. EMTStaticMaker()"
-            )
+        for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker or self.static_maker)):
+            if not isinstance(maker, Maker):
+                raise InvalidInputError(
+                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker "
+                    "(a jobflow Maker), e.g. EMTStaticMaker()"
+                )
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 
@@ -95,6 +104,7 @@ class OracleMaker(Maker):
         """Compute one label; a calculation that fails becomes a failed label, not a failed campaign."""
         proposal = load_document(ProposalDocument, choice.source_id)
         candidate = proposal.candidates()[choice.source_index]
+        maker = self.maker_of(candidate)
         fields: dict[str, Any] = {
             "uuid": current_uuid(),
             "campaign_id": campaign_id,
@@ -106,7 +116,8 @@ class OracleMaker(Maker):
             "gamma": choice.gamma,
             "source_id": choice.source_id,
             "source_index": choice.source_index,
-            "oracle": type(self.static_maker).__name__,
+            "oracle": type(maker).__name__,
+            "metadata": storable(getattr(maker, "task_document_kwargs", {}).get("additional_fields") or {}),
             "directory": str(Path.cwd()),
         }
         started = time.perf_counter()
@@ -122,11 +133,22 @@ class OracleMaker(Maker):
                 n_atoms=len(candidate),
                 seconds=time.perf_counter() - started,
             )
-        seconds = time.perf_counter() - started
-        return LabelDocument.from_labelled(label.atoms, energy_kind=label.energy_kind, seconds=seconds, **fields)
+        return LabelDocument.from_labelled(
+            label.atoms,
+            energy_kind=label.energy_kind,
+            computed_with=label.record,
+            corrections=list(label.corrections),
+            seconds=time.perf_counter() - started,
+            **fields,
+        )
+
+    def maker_of(self, atoms: Atoms) -> Maker:
+        """Return the maker that computes a candidate."""
+        alone = atoms.info.get("origin") == "isolated_atom"
+        return self.atom_maker if alone and self.atom_maker is not None else self.static_maker
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
-        """Run the static maker on one structure, here and now, and read off its label."""
+        """Run the maker of a candidate here and now, and read off its label."""
         contact = shortest_contact(atoms, self.minimum_distance_ratio)
         if contact is not None:
             raise LabelError(
@@ -136,18 +158,11 @@ class OracleMaker(Maker):
         bare.calc, bare.info = None, {}
         for name in set(bare.arrays) - {"numbers", "positions"}:
             del bare.arrays[name]
-        static = self.static_maker.make(AseAtomsAdaptor.get_structure(bare))
-        if not isinstance(static, Job):
-            raise LabelError(
-                f"{type(self.static_maker).__name__}.make returns a Flow; a label needs a maker of a single job"
-            )
-        function = getattr(static.function, "original", static.function)
-        output = function(self.static_maker, *static.function_args, **static.function_kwargs)
-        document = output.output if isinstance(output, Response) else output
-        label = extract_label(document)
-        if label.atoms.get_chemical_formula() != bare.get_chemical_formula():
-            raise LabelError(f"asked for {bare.get_chemical_formula()}, got {label.atoms.get_chemical_formula()}")
-        return label
+        maker = self.maker_of(atoms)
+        label = extract_label(_run_here(maker, bare))
+        if (difference := differs_from(bare, label.atoms)) is not None:
+            raise LabelError(f"{type(maker).__name__} computed another structure: {difference}")
+        return label if label.record is not None else replace(label, record=maker_record(maker))
 
     @loop_job(tolerate_failed_inputs=True)
     def count(self, labels: list[LabelDocument | None], campaign_id: str, cycle: int) -> LabelBatch:
@@ -184,6 +199,22 @@ def continue_as_current(successor: Job) -> None:
     successor.set_uuid(current.uuid)
     successor.index = current.index + 1
     successor.metadata = {**successor.metadata, **current.metadata}
+
+
+def _run_here(maker: Maker, atoms: Atoms) -> Any:
+    """Run the job of a static maker in this process and this folder; return its document."""
+    static = maker.make(AseAtomsAdaptor.get_structure(atoms))
+    if not isinstance(static, Job):
+        raise LabelError(f"{type(maker).__name__}.make returns a Flow; a label needs a maker of a single job")
+    function = getattr(static.function, "original", static.function)
+    try:
+        # the job's own copy of the maker: what a run leaves on it, such as counts of errors, must not reach the next
+        output = function(static.maker or maker, *static.function_args, **static.function_kwargs)
+    except Exception as error:
+        if isinstance(maker, BaseVaspMaker):
+            raise explain_failure(error, Path.cwd(), maker.run_vasp_kwargs) from error
+        raise
+    return output.output if isinstance(output, Response) else output
 
 
 def _choices(source: ProposalDocument | SelectionDocument) -> list[Choice]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -16,15 +17,32 @@ from mlip_autopipec.errors import LabelError
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from mlip_autopipec.oracle.record import OracleRecord
+
 EnergyKind = Literal["free_energy", "potential_energy"]
 
 
 @dataclass(frozen=True)
 class ExtractedLabel:
-    """A structure with its label in an attached calculator (eV, eV/A, eV/A^3 in ASE sign), and the kind of energy."""
+    """
+    A structure with its label in an attached calculator (eV, eV/A, eV/A^3 in ASE sign).
+
+    Parameters
+    ----------
+    atoms
+        The structure in the order of the forces.
+    energy_kind
+        What the energy is.
+    record
+        What it was computed with; None where the document does not say.
+    corrections
+        Errors that were met and corrected on the way, oldest first.
+    """
 
     atoms: Atoms
     energy_kind: EnergyKind
+    record: OracleRecord | None = None
+    corrections: tuple[str, ...] = ()
 
 
 def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind: EnergyKind) -> ExtractedLabel:
@@ -59,3 +77,38 @@ def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind:
         results["stress"] = full_3x3_to_voigt_6_stress(-0.1 * units.GPa * np.array(stress_kbar))
     atoms.calc = SinglePointCalculator(atoms, **results)
     return ExtractedLabel(atoms, kind)
+
+
+def differs_from(asked: Atoms, computed: Atoms, tolerance_A: float = 0.01) -> str | None:
+    """
+    Tell whether another structure was computed than the one asked for.
+
+    Sites may be sorted, wrapped into the cell and rotated together with it.
+
+    Parameters
+    ----------
+    asked, computed
+        Both structures.
+    tolerance_A
+        Largest distance in Angstrom between the places of an atom.
+
+    Returns
+    -------
+    str or None
+        What differs, or None.
+    """
+    if asked.get_chemical_formula() != computed.get_chemical_formula():
+        return f"asked for {asked.get_chemical_formula()}, got {computed.get_chemical_formula()}"
+    if asked.cell.rank < 3:
+        return None
+    wanted_cell, got_cell = (np.asarray(atoms.cell.cellpar()) for atoms in (asked, computed))
+    if not np.allclose(wanted_cell, got_cell, rtol=1e-4, atol=1e-3):
+        return f"asked for a cell of {wanted_cell.round(4).tolist()}, got {got_cell.round(4).tolist()} (A, degrees)"
+    wanted, got = (atoms.get_scaled_positions(wrap=False) for atoms in (asked, computed))
+    for number in np.unique(asked.numbers):
+        away = wanted[asked.numbers == number][:, None] - got[computed.numbers == number][None]
+        distances = np.linalg.norm((away - np.round(away)) @ asked.cell.array, axis=-1)
+        worst = max(distances.min(axis=0).max(), distances.min(axis=1).max())
+        if worst > tolerance_A:
+            return f"an atom asked for ({chemical_symbols[number]}) is {worst:.3f} A from the nearest one computed"
+    return None

@@ -1,14 +1,174 @@
-"""VASP: labels from the documents of its runs."""
+"""VASP: makers with the settings of labels, and labels from the documents of its runs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from ase.data import chemical_symbols, ground_state_magnetic_moments
+from atomate2.vasp.jobs.matpes import MatPesGGAStaticMaker
+from custodian.vasp.handlers import FrozenJobErrorHandler, StdErrHandler, UnconvergedErrorHandler, VaspErrorHandler
+from pymatgen.io.vasp import Kpoints
+from pymatgen.io.vasp.sets import MatPESStaticSet
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.extracted import labelled
+from mlip_autopipec.oracle.incar import changed_settings, corrections, vasp_record
+from mlip_autopipec.oracle.vasp_failures import unconverged
 
 if TYPE_CHECKING:
+    from custodian.custodian import ErrorHandler
+
     from mlip_autopipec.oracle.extracted import ExtractedLabel
+
+#: On top of the MatPES PBE set (PBE, ENCUT 680 eV, KSPACING 0.22 1/A, Gaussian smearing of 0.05 eV, PREC Accurate,
+#: no projection in real space, ISPIN 2). None takes a key away.
+LABEL_INCAR: dict[str, Any] = {
+    "EDIFF": 1e-6,  # the set's 1e-5 leaves meV/A in the forces
+    "ISYM": 0,  # rattled cells have none; what VASP finds by its tolerance would be wrong
+    "IBRION": -1,
+    "NSW": 0,
+    "ISIF": 2,  # stress is computed
+    "LCHARG": False,
+    "LWAVE": False,
+    "LAECHG": False,
+    "LVTOT": False,
+    "LELF": False,
+    "LORBIT": None,
+}
+#: An atom in a box: levels that are sharp and do not mix by smearing, and a start from Hund's moment.
+ATOM_INCAR: dict[str, Any] = {
+    **LABEL_INCAR,
+    "ISPIN": 2,
+    "ISMEAR": 0,
+    "SIGMA": 0.01,
+    "LREAL": False,
+    "ALGO": "All",
+    "AMIN": 0.01,
+    "MAGMOM": {
+        symbol: float(moment)
+        for symbol, moment in zip(chemical_symbols, ground_state_magnetic_moments, strict=False)
+        if moment > 0
+    },
+}
+#: Errors whose correction by custodian touches the way to self-consistency, NBANDS, parallelisation or symmetry only.
+#: Left out: those that change smearing, k-points, LREAL, PREC, the cell or the atoms (tet, dentet, subspacematrix,
+#: real_optlay, triple_product, ...), those of moving atoms, and warnings that leave nothing to correct at ISYM 0, for
+#: which custodian would end a run that VASP finishes well.
+HARMLESS_ERRORS = [
+    "brmix",
+    "eddrmm",
+    "edddav",
+    "pssyevx",
+    "pdsyevx",
+    "zheev",
+    "eddiag",
+    "grad_not_orth",
+    "amin",
+    "zpotrf",
+    "too_few_bands",
+    "nbands_not_sufficient",
+    "elf_kpar",
+    "ksymm",
+    "inv_rot_mat",
+    "bravais",
+    "pricel",
+    "pricelv",
+    "posmap",
+    "rhosyg",
+]
+
+
+def label_handlers() -> list[ErrorHandler]:
+    """
+    Make custodian's handlers that cannot change what is computed.
+
+    Not among them, of atomate2's default: LargeSigma, IncorrectSmearing and KspacingMetal change smearing and k-points;
+    PositiveEnergy refuses energies that are right for compressed cells and single atoms; NonConverging changes the
+    smearing in the end; MeshSymmetry changes the mesh; Potim is about moving atoms.
+    """
+    return [
+        VaspErrorHandler(errors_subset_to_catch=list(HARMLESS_ERRORS)),
+        UnconvergedErrorHandler(),
+        FrozenJobErrorHandler(),
+        StdErrHandler(),
+    ]
+
+
+def vasp_static_maker(
+    incar: dict[str, Any] | None = None,
+    potcar: dict[str, str] | None = None,
+    *,
+    potcar_functional: str | None = None,
+    run_vasp: dict[str, Any] | None = None,
+) -> MatPesGGAStaticMaker:
+    """
+    Make the maker of one label: atomate2's MatPES PBE static calculation, set up for forces.
+
+    The density of k-points is constant (KSPACING, no KPOINTS file), so that cells of any size and cut-outs fit
+    together. Powerups apply on top as usual.
+
+    Parameters
+    ----------
+    incar
+        INCAR keys on top of the set and of :data:`LABEL_INCAR`.
+    potcar
+        POTCAR of an element, where it is not the set's: ``{"Cu": "Cu"}``.
+    potcar_functional
+        Release of the POTCARs, where it is not the set's ``PBE_64``: ``PBE_54``.
+    run_vasp
+        Arguments of atomate2's ``run_vasp``, e.g. ``vasp_cmd`` or ``wall_time`` in s.
+    """
+    return _maker("VASP label", {**LABEL_INCAR, **(incar or {})}, potcar, potcar_functional, run_vasp)
+
+
+def isolated_atom_maker(
+    incar: dict[str, Any] | None = None,
+    potcar: dict[str, str] | None = None,
+    *,
+    potcar_functional: str | None = None,
+    run_vasp: dict[str, Any] | None = None,
+) -> MatPesGGAStaticMaker:
+    """
+    Make the maker of one atom in a box, at the level of theory of :func:`vasp_static_maker`.
+
+    Gamma alone, by a KPOINTS file, so that a KSPACING set for all makers has no effect here; spin polarised, from
+    Hund's moment; hardly smeared. The energy is the free energy as for all other labels. The box has to break the symmetry.
+
+    Parameters
+    ----------
+    incar, potcar, potcar_functional, run_vasp
+        As for :func:`vasp_static_maker`; give the same ENCUT and POTCARs.
+    """
+    settings = {key: value for key, value in (incar or {}).items() if key != "KSPACING"}
+    maker = _maker("VASP isolated atom", {**ATOM_INCAR, **settings}, potcar, potcar_functional, run_vasp)
+    gamma: Any = Kpoints.gamma_automatic((1, 1, 1))
+    maker.input_set_generator.user_kpoints_settings = gamma
+    return maker
+
+
+def _maker(
+    name: str,
+    incar: dict[str, Any],
+    potcar: dict[str, str] | None,
+    potcar_functional: Any,
+    run_vasp: dict[str, Any] | None,
+) -> MatPesGGAStaticMaker:
+    input_set: Any = MatPESStaticSet(
+        user_incar_settings=incar,
+        user_potcar_settings=potcar or {},
+        user_potcar_functional=potcar_functional,
+    )
+    # looking costs nothing, but a label must not wait for the next look; monitors still look every five minutes
+    custodian = {"polling_time_step": 1, "monitor_freq": 300}
+    return MatPesGGAStaticMaker(
+        name=name,
+        input_set_generator=input_set,
+        run_vasp_kwargs={"handlers": label_handlers(), "custodian_kwargs": custodian, **(run_vasp or {})},
+        # the label's own check gives the reason; atomate2's would raise without one
+        stop_children_kwargs={"handle_unsuccessful": False},
+        task_document_kwargs={"store_additional_json": False},
+    )
 
 
 def label_from_vasp(document: Any) -> ExtractedLabel:
@@ -18,15 +178,33 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     Raises
     ------
     LabelError
-        If the run did not converge or lacks what a label needs.
+        If the run did not converge, was computed with other settings than asked for, or lacks what a label needs.
     """
-    state = getattr(document.state, "value", document.state)
-    if str(state) != "successful":
-        raise LabelError(f"VASP in {document.dir_name} ended as '{state}', not successful (SCF not converged?)")
-    steps = document.calcs_reversed[0].output.ionic_steps if document.calcs_reversed else None
+    where, calculation = document.dir_name, (document.calcs_reversed or [None])[0]
+    steps = None if calculation is None else calculation.output.ionic_steps
     if not steps:
-        raise LabelError(f"the VASP document in {document.dir_name} holds no ionic step; keep store_trajectory at NO")
+        raise LabelError(f"the VASP document in {where} holds no ionic step; keep store_trajectory at NO")
+    last = steps[-1]
+    if not last.electronic_steps:
+        raise LabelError(f"VASP in {where} made no electronic step: its forces are not DFT's (ML_LMLFF?)")
+    incar, parameters = calculation.input.incar or {}, calculation.input.parameters or {}
+    reason = unconverged(
+        where, {**parameters, **incar}, [step.e_fr_energy for step in last.electronic_steps], parameters.get("NELM")
+    )
+    if reason is not None:
+        raise LabelError(reason)
+    state = str(getattr(document.state, "value", document.state))
+    if state != "successful":
+        errors = getattr(document.analysis, "errors", None) or ["no reason given"]
+        raise LabelError(f"VASP in {where} ended as '{state}', not successful: {'; '.join(map(str, errors))}")
+    if changed := changed_settings(document):
+        raise LabelError(
+            f"VASP in {where} ran with other settings than asked for: {'; '.join(changed)}. Labels of mixed settings "
+            "spoil a dataset; set the key yourself for all labels, or leave out the custodian handler that changed it"
+        )
     # forces are the derivative of the free energy, not of the energy for sigma -> 0 that
     # document.output.energy holds; the sites were sorted, so the structure is the document's own
     output = document.output
-    return labelled(output.structure, steps[-1].e_fr_energy, output.forces, output.stress, "free_energy")
+    label = labelled(output.structure, last.e_fr_energy, output.forces, output.stress, "free_energy")
+    corrected = tuple(errors for errors, _ in corrections(document))
+    return replace(label, record=vasp_record(document), corrections=corrected)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from pydantic import BaseModel, Field
 
+from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
 
 
@@ -42,13 +43,24 @@ class LabelDocument(Document):
     index: int = Field(description="Number of the label within its cycle.")
     state: Literal["successful", "failed"] = Field(description="Failed labels are never trained on.")
     reason: str | None = Field(None, description="Why it failed.")
-    split: Literal["train", "test"] = Field("train", description="Held-out labels (test) are never trained on.")
+    split: Literal["train", "test", "reference"] = Field(
+        "train", description="Neither held-out labels (test) nor isolated atoms (reference) are trained on."
+    )
     origin: str = Field(description="seed..., halted, dumped, displacement, volume, soft_mode, or given by the user.")
     walker: int | None = Field(None, description="Walker whose halt asked for this label.")
     gamma: float | None = Field(None, description="Extrapolation grade of the structure when it was selected.")
     source_id: str | None = Field(None, description="uuid of the proposal that holds the candidate.")
     source_index: int | None = Field(None, description="Place of the candidate in that proposal.")
     oracle: str = Field("", description="Class of the maker that computed the label.")
+    computed_with: OracleRecord | None = Field(
+        None, description="Level of theory with its fingerprint; None where it is not known."
+    )
+    corrections: list[str] = Field(
+        default_factory=list, description="Errors met and corrected on the way (custodian's), oldest first."
+    )
+    metadata: dict[str, Any] = Field(
+        default_factory=dict, description="Fields a user added to the documents of the calculation."
+    )
     directory: str = Field("", description="Where it was computed; for people, never read by the loop.")
     seconds: float = Field(0.0, description="Wall time in s.")
     formula: str = Field("", description="Chemical formula.")

@@ -1,0 +1,150 @@
+"""What a label was computed with, and a fingerprint of it that does not depend on the structure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from monty.json import jsanitize
+
+#: Fields of atomate2's makers that decide how a calculation is run, watched, read or stored, not its result.
+_NOT_PHYSICS = frozenset(
+    [
+        "name",
+        "store_trajectory",
+        "tags",
+        "ionic_step_data",
+        "task_document_kwargs",
+        "stop_children_kwargs",
+        "write_additional_data",
+        "optimizer_kwargs",
+        "relax_kwargs",
+        "steps",
+        "traj_file",
+        "traj_file_fmt",
+        "traj_interval",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class OracleRecord:
+    """
+    The level of theory of one label.
+
+    Parameters
+    ----------
+    code
+        ``VASP``, or the class of the maker or calculator.
+    sha256
+        Of code, functional, settings and k-points. It does not depend on the structure, so all labels of a
+        campaign that were computed alike share it. ``potentials`` are left out because they do:
+        see :meth:`conflicts`.
+    version
+        Of the code.
+    functional
+        Exchange and correlation, e.g. ``PBE``.
+    settings
+        What decides the result: INCAR keys without those of parallelisation, output and the way to
+        self-consistency, or the parameters of the calculator.
+    kspacing_1_A
+        Density of k-points in 1/Angstrom (VASP's KSPACING), where the mesh was made from it.
+    kpoints
+        The mesh, where it was given as such: ``Gamma 4 4 4``.
+    potentials
+        Pseudopotential of each element: its title, and its hash where known.
+    """
+
+    code: str
+    sha256: str
+    version: str | None = None
+    functional: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    kspacing_1_A: float | None = None
+    kpoints: str | None = None
+    potentials: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        code: str,
+        settings: dict[str, Any],
+        *,
+        functional: str | None = None,
+        kspacing_1_A: float | None = None,
+        kpoints: str | None = None,
+        version: str | None = None,
+        potentials: dict[str, str] | None = None,
+    ) -> OracleRecord:
+        """Make a record with its fingerprint; the values of ``settings`` have to be normalised already."""
+        settings = storable(settings)
+        essence = {
+            "code": code,
+            "functional": functional,
+            "settings": settings,
+            "kspacing_1_A": kspacing_1_A,
+            "kpoints": kpoints,
+        }
+        digest = hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+        return cls(code, digest, version, functional, settings, kspacing_1_A, kpoints, potentials or {})
+
+    def conflicts(self, other: OracleRecord) -> list[str]:
+        """
+        Tell why labels of both records must not be trained on together.
+
+        Returns
+        -------
+        list of str
+            One line per difference; empty if both are of one level of theory. Elements that only one of them holds
+            are no difference.
+        """
+        found = []
+        if self.sha256 != other.sha256:
+            pairs: list[tuple[str, Any, Any]] = [
+                (name, getattr(self, name), getattr(other, name))
+                for name in ("code", "functional", "kspacing_1_A", "kpoints")
+            ]
+            keys = sorted({*self.settings, *other.settings})
+            pairs += [(key, self.settings.get(key), other.settings.get(key)) for key in keys]
+            found += [f"{name}: {a} and {b}" for name, a, b in pairs if a != b]
+        for element in sorted({*self.potentials} & {*other.potentials}):
+            mine, theirs = self.potentials[element], other.potentials[element]
+            if mine != theirs:
+                found.append(f"potential of {element}: {mine} and {theirs}")
+        return found
+
+
+def maker_record(maker: Any) -> OracleRecord:
+    """
+    Make the record of a maker whose documents do not say what they were computed with.
+
+    Parameters
+    ----------
+    maker
+        An atomate2 static maker, for example of an ASE calculator.
+    """
+    content = jsanitize(maker.as_dict(), strict=False, recursive_msonable=True)
+    settings = {
+        key: _without_versions(value)
+        for key, value in content.items()
+        if not key.startswith("@") and key not in _NOT_PHYSICS and not key.startswith(("run_", "copy_", "write_"))
+    }
+    calculator = settings.pop("calculator_class", None)
+    return OracleRecord.of(calculator or f"{type(maker).__module__}.{type(maker).__qualname__}", settings)
+
+
+def storable(value: Any) -> Any:
+    """Make keys what a database takes: without dots (written as a colon, as atomate2 does) and leading dollars."""
+    if isinstance(value, dict):
+        return {str(key).replace(".", ":").lstrip("$"): storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(item) for item in value]
+    return value
+
+
+def _without_versions(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_versions(item) for key, item in value.items() if key != "@version"}
+    return [_without_versions(item) for item in value] if isinstance(value, list) else value

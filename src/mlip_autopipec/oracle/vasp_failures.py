@@ -1,0 +1,150 @@
+"""Why a VASP run gave no label, in words a person can act on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import ParseError
+
+from atomate2 import SETTINGS
+from monty.io import zopen
+from monty.serialization import loadfn
+from pymatgen.io.vasp import Vasprun
+
+from mlip_autopipec.errors import LabelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+#: Energies of the last two electronic steps may differ by this much more than EDIFF: VASP also looks at the
+#: eigenvalues, and prints no more than eight digits.
+_EDIFF_TOLERANCE = 10.0
+
+
+def unconverged(
+    where: str, incar: dict[str, Any], energies_eV: Sequence[float | None], nelm: int | None = None
+) -> str | None:
+    """
+    Tell why the electrons of a run are not converged.
+
+    Parameters
+    ----------
+    where
+        Folder of the run.
+    incar
+        Its settings.
+    energies_eV
+        Free energy after each electronic step of the last ionic step.
+    nelm
+        Largest number of electronic steps; by default the one of ``incar``, else VASP's 60.
+
+    Returns
+    -------
+    str or None
+        The reason, or None if they are converged.
+    """
+    nelm = int(nelm or incar.get("NELM") or 60)
+    ediff = float(incar.get("EDIFF") or 1e-4)
+    known = [e for e in energies_eV[-2:] if e is not None]
+    change = abs(known[1] - known[0]) if len(known) == 2 else None
+    said = "unknown" if change is None else f"{change:.1e} eV"
+    if len(energies_eV) >= nelm:
+        return (
+            f"VASP in {where} did not converge: NELM = {nelm} electronic steps reached, last energy change {said} "
+            f"against EDIFF = {ediff:g} eV. Raise NELM, or change ALGO or the mixing; the structure may also be "
+            "unphysical"
+        )
+    # a run stopped by STOPCAR ends before NELM and looks converged; vdW energies are added in the last step only
+    added = any(incar.get(key) for key in ("IVDW", "LUSE_VDW", "LVDW"))
+    if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7 and not added:
+        return (
+            f"VASP in {where} did not converge: it stopped after {len(energies_eV)} of NELM = {nelm} electronic steps "
+            f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it told to stop (STOPCAR, wall "
+            "time)?"
+        )
+    return None
+
+
+def explain_failure(error: Exception, folder: Path, run_vasp: dict[str, Any]) -> LabelError:
+    """
+    Say what happened to a VASP run that ended in an exception.
+
+    Parameters
+    ----------
+    error
+        What atomate2, custodian or pymatgen raised.
+    folder
+        Folder of the run.
+    run_vasp
+        The maker's ``run_vasp_kwargs``.
+    """
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.filename is not None and not (folder / "OUTCAR").exists():
+        command = run_vasp.get("vasp_cmd", SETTINGS.VASP_CMD)
+        if (
+            str(error.filename)
+            in command.split() + str(run_vasp.get("vasp_gamma_cmd", SETTINGS.VASP_GAMMA_CMD)).split()
+        ):
+            return LabelError(
+                f"VASP could not be started in {folder}: '{error.filename}' of the command '{command}': "
+                f"{error.strerror}. Set VASP_CMD in atomate2.yaml or ATOMATE2_VASP_CMD in the environment of the worker"
+            )
+    if not (folder / "POSCAR").exists():  # nothing was written, so nothing was run
+        hint = ""
+        if "POTCAR" in str(error) or "PMG_VASP_PSP_DIR" in str(error):
+            hint = ". Set PMG_VASP_PSP_DIR to the folder of the POTCARs, and potcar_functional to the release it holds"
+        return LabelError(f"the input of VASP could not be written in {folder}: {what}{hint}")
+    return LabelError(f"{_state_of(folder)} [{what}]{_custodian(folder)}{_last_words(folder)}")
+
+
+def _state_of(folder: Path) -> str:
+    """How far VASP came."""
+    found = _find(folder, "vasprun.xml")
+    if found is None or found.stat().st_size == 0:
+        return f"VASP in {folder} left no vasprun.xml: it was killed at once, or never ran"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            run = Vasprun(str(found), parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+        steps = run.ionic_steps[-1]["electronic_steps"]
+        energies = [step.get("e_fr_energy") for step in steps]
+        reason = unconverged(str(folder), {**run.parameters, **run.incar}, energies, run.parameters.get("NELM"))
+    except ParseError as error:
+        return (
+            f"{found} is cut off ({error}; {found.stat().st_size} bytes): VASP was killed while it ran. Look for the "
+            "wall time or the memory in the log of the batch system"
+        )
+    except Exception as error:
+        logger.debug("%s cannot be read", found, exc_info=True)
+        return f"{found} cannot be read ({type(error).__name__}: {error}); VASP did not end well"
+    return reason or f"VASP in {folder} ran, but its run was refused"
+
+
+def _custodian(folder: Path) -> str:
+    found = _find(folder, "custodian.json")
+    if found is None:
+        return ""
+    errors = [
+        "+".join(one.get("errors") or []) for run in loadfn(found, cls=None) for one in run.get("corrections") or []
+    ]
+    return f"; custodian met {', '.join(errors)}" if errors else ""
+
+
+def _last_words(folder: Path, n_lines: int = 3) -> str:
+    words = ""
+    for name in ("vasp.out", "std_err.txt"):
+        found = _find(folder, name)
+        if found is not None:
+            with zopen(found, "rt", errors="replace") as stream:
+                lines = [line.strip() for line in stream.read()[-4000:].splitlines() if line.strip()]
+            if lines:
+                words += f"; {name} ends: {' | '.join(lines[-n_lines:])}"
+    return words
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
