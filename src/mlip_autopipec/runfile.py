@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
@@ -40,15 +41,17 @@ from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.oracle.validation import ValidationSettings
 
-#: Oracles by the name a run file calls them.
+#: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {
     "emt": "mlip_autopipec.oracle.static.EMTStaticMaker",
     "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
     "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
     "ase": "mlip_autopipec.oracle.static.CalculatorStaticMaker",
     "espresso": "mlip_autopipec.oracle.espresso.EspressoStaticMaker",
-    "vasp": "atomate2.vasp.jobs.matpes.MatPesGGAStaticMaker",
+    "vasp": "mlip_autopipec.oracle.vasp.vasp_static_maker",
 }
+#: The same for isolated atoms, where they need settings of their own.
+ATOM_ORACLES: dict[str, str] = {"vasp": "mlip_autopipec.oracle.vasp.isolated_atom_maker"}
 
 
 class _Strict(BaseModel):
@@ -148,14 +151,21 @@ class OracleSection(_Strict):
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
-        cls = TypeAdapter(ImportString[Any]).validate_python(ORACLES[self.kind])
-        known = {f.name for f in dataclasses.fields(cls)}
+        return self._make(ORACLES[self.kind])
+
+    def atom_maker(self) -> Maker | None:
+        """Make the maker of isolated atoms, where they need settings of their own."""
+        return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
+
+    def _make(self, path: str) -> Maker:
+        make = TypeAdapter(ImportString[Any]).validate_python(path)
+        known = set(inspect.signature(make).parameters)
         unknown = sorted(set(self.maker) - known)
         if unknown:
             raise InvalidInputError(
-                f"oracle.maker: {unknown} are not parameters of {cls.__name__}; known are {sorted(known)}"
+                f"oracle.maker: {unknown} are not parameters of {make.__name__}; known are {sorted(known)}"
             )
-        return cls(**self.maker)
+        return make(**self.maker)
 
 
 class StartFrom(_Strict):
@@ -238,6 +248,7 @@ class RunFile(_Strict):
             select_maker=SelectMaker(**self.selection.model_dump()),
             oracle_maker=OracleMaker(
                 static_maker=oracle.static_maker(),
+                atom_maker=oracle.atom_maker(),
                 max_failed_fraction=oracle.max_failed_fraction,
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
             ),

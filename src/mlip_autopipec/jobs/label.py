@@ -24,6 +24,8 @@ from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
@@ -94,7 +96,10 @@ class OracleMaker(Maker):
             one = self.label(choice, campaign_id, cycle, index)
             one.name = f"label c{cycle:03d} {index:03d}"
             jobs.append(one)
-        counted = self.count([j.output for j in jobs], campaign_id, cycle)
+        # a potential without the energy of one of its atoms would be another potential
+        atoms = source.candidates() if isinstance(source, ProposalDocument) else []
+        required = [i for i, candidate in enumerate(atoms) if candidate.info.get("split") == "reference"]
+        counted = self.count([j.output for j in jobs], campaign_id, cycle, required)
         counted.name = f"count labels c{cycle:03d}"
         continue_as_current(counted)
         return Response(replace=Flow([*jobs, counted], name=f"labels c{cycle:03d}"))
@@ -165,14 +170,31 @@ class OracleMaker(Maker):
         return label if label.record is not None else replace(label, record=maker_record(maker))
 
     @loop_job(tolerate_failed_inputs=True)
-    def count(self, labels: list[LabelDocument | None], campaign_id: str, cycle: int) -> LabelBatch:
-        """Count what came back; a job that died leaves None."""
+    def count(
+        self, labels: list[LabelDocument | None], campaign_id: str, cycle: int, required: Sequence[int] = ()
+    ) -> LabelBatch:
+        """
+        Count what came back.
+
+        Parameters
+        ----------
+        labels
+            One for each that was asked for; a job that died leaves None.
+        campaign_id, cycle
+            Of the loop.
+        required
+            Indices of those the loop cannot go on without: the isolated atoms.
+        """
         failed = []
         for index, label in enumerate(labels):
             if label is None:
                 failed.append(FailedLabel(index=index, reason="the job died; see its folder and its manager's log"))
             elif label.state == "failed":
                 failed.append(FailedLabel(index=index, reason=label.reason or "unknown"))
+        lost = [
+            one.model_copy(update={"reason": f"isolated atom: {one.reason}"}) for one in failed if one.index in required
+        ]
+        failed = [*lost, *(one for one in failed if one.index not in required)]
         n_labelled = len(labels) - len(failed)
         return LabelBatch(
             uuid=current_uuid(),
@@ -181,7 +203,7 @@ class OracleMaker(Maker):
             n_asked=len(labels),
             n_labelled=n_labelled,
             failed=failed,
-            oracle_failing=n_labelled == 0 or len(failed) > self.max_failed_fraction * len(labels),
+            oracle_failing=bool(lost) or n_labelled == 0 or len(failed) > self.max_failed_fraction * len(labels),
             seconds=sum(label.seconds for label in labels if label is not None),
         )
 

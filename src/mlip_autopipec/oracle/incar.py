@@ -28,7 +28,7 @@ NOT_PHYSICS = frozenset(
     "SYSTEM NWRITE LWAVE LCHARG LCHARGH5 LVTOT LVHAR LELF LAECHG LORBIT LOPTICS LPARD NEDOS EMIN EMAX RWIGS KPOINT_BSE "
     "LDAUPRINT LH5 PHON_NSTRUCT NBLOCK KBLOCK LOCPROJ EFERMI "
     # steps of the atoms, of which there are none
-    "NSW IBRION ISIF POTIM EDIFFG NFREE SMASS IOPT".split()  # noqa: SIM905 - a wall of quotes would be hard to read
+    "NSW IBRION ISIF POTIM EDIFFG NFREE SMASS IOPT".split()
 )
 #: Keys whose values VASP says in ``parameters`` of vasprun.xml, defaults filled in: what it really used.
 _REPORTED = [

@@ -133,7 +133,8 @@ def isolated_atom_maker(
     Make the maker of one atom in a box, at the level of theory of :func:`vasp_static_maker`.
 
     Gamma alone, by a KPOINTS file, so that a KSPACING set for all makers has no effect here; spin polarised, from
-    Hund's moment; hardly smeared. The energy is the free energy as for all other labels. The box has to break the symmetry.
+    Hund's moment; hardly smeared. The energy is the free energy as for all other labels. The box has to break the
+    symmetry.
 
     Parameters
     ----------
