@@ -10,7 +10,7 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.ace.pacemaker_run import environment
+from mlip_autopipec.ace.program import environment
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.runfile import RunFile
 

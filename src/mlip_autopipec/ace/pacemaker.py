@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shlex
-import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,8 +18,9 @@ from mlip_autopipec.ace.pacemaker_input import check_optimizer, check_sections, 
 from mlip_autopipec.ace.pacemaker_log import check_log, fail, read_progress
 from mlip_autopipec.ace.pacemaker_run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.ace.program import find_program
 from mlip_autopipec.ace.training import ACETrainer, Fit, FitTask, Refit, TrainingResult, prove_learning
-from mlip_autopipec.errors import ExecutableError, InvalidInputError
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
@@ -290,19 +287,12 @@ class PacemakerTrainer(ACETrainer):
 
     def find_command(self) -> list[str]:
         """Return the command that starts pacemaker, or say how to get it."""
-        command = self.command or get_settings().PACEMAKER_CMD
-        words = shlex.split(command) if command else ["pacemaker"]
-        beside = Path(sys.executable).with_name("pacemaker")
-        if not command and os.access(beside, os.X_OK):
-            return [str(beside)]
-        found = shutil.which(words[0])
-        if found is None:
-            where = "on PATH" if command else f"beside {sys.executable} or on PATH"
-            raise ExecutableError(
-                f"'{words[0]}' was not found {where}; install pacemaker with pip install 'mlip-autopipec[ace]', "
-                "give PacemakerTrainer(command=...), or use LinearACETrainer, which does not need it"
-            )
-        return [str(Path(found).absolute()), *words[1:]]
+        return find_program(
+            "pacemaker",
+            self.command or get_settings().PACEMAKER_CMD,
+            "install pacemaker with pip install 'mlip-autopipec[ace]', give PacemakerTrainer(command=...), or use "
+            "LinearACETrainer, which does not need it",
+        )
 
 
 def _with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSettings:

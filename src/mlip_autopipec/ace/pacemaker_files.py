@@ -28,7 +28,11 @@ _VOLATILE = ("user", "starttime", "intermediate_time", "reference_energy")
 
 
 def label_frame(
-    labels: Sequence[Atoms], references: Mapping[str, float], weights: Sequence[float], name: str
+    labels: Sequence[Atoms],
+    references: Mapping[str, float],
+    weights: Sequence[float],
+    name: str,
+    program: str = "pacemaker",
 ) -> pd.DataFrame:
     """
     Make the table of labels that pacemaker reads; names are ours, to find each label again after the fit.
@@ -43,6 +47,8 @@ def label_frame(
         Weight of each label.
     name
         What the labels are called, e.g. "label".
+    program
+        Who is to read them, for errors.
 
     Raises
     ------
@@ -56,11 +62,11 @@ def label_frame(
         if not low < energy / len(atoms) < high:
             raise InvalidInputError(
                 f"{what} has {energy / len(atoms):.6g} eV/atom relative to reference_energies {dict(references)}; "
-                f"pacemaker takes {low:g} to {high:g}. Give the energies of isolated atoms, or remove the label"
+                f"{program} takes {low:g} to {high:g}. Give the energies of isolated atoms, or remove the label"
             )
         if atoms.pbc.any() and not atoms.pbc.all():
             raise InvalidInputError(
-                f"{what} is periodic in some directions only (pbc {atoms.pbc.tolist()}); pacemaker takes all or none. "
+                f"{what} is periodic in some directions only (pbc {atoms.pbc.tolist()}); {program} takes all or none. "
                 "Set pbc to True and leave more vacuum than the cutoff"
             )
     bare = [a.copy() for a in labels]  # Atoms.copy leaves the calculator behind
