@@ -40,7 +40,6 @@ from mlip_autopipec.testing import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from jobflow import Flow, JobStore
 
@@ -56,11 +55,6 @@ N_FIRST = 3  # labels of the stand-in loop's first dataset, one of them held out
 @pytest.fixture
 def copper() -> Atoms:
     return bulk("Cu", cubic=True)
-
-
-@pytest.fixture
-def events(tmp_path: Path) -> str:
-    return str(tmp_path / "events.log")
 
 
 def halting(*steps: int, **settings: Any) -> ScriptedDynamicsMaker:
