@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlip_autopipec.ace.activeset import build_active_set, select_active_set
     from mlip_autopipec.ace.basis import BasisSettings
+    from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
     from mlip_autopipec.ace.linear import LinearACETrainer
     from mlip_autopipec.ace.pacemaker import PacemakerTrainer
     from mlip_autopipec.ace.potential import ACEPotential
@@ -34,6 +35,8 @@ _HOMES = {
     "BasisSettings": "ace.basis",
     "CandidateGenerator": "generate.candidates",
     "Condition": "lammps.types",
+    "GRACEBasis": "ace.grace",
+    "GRACEFSTrainer": "ace.grace",
     "GenerateMaker": "jobs.generate",
     "HaltStructure": "lammps.types",
     "LammpsDynamicsMaker": "jobs.explore",
@@ -59,6 +62,8 @@ __all__ = [
     "BasisSettings",
     "CandidateGenerator",
     "Condition",
+    "GRACEBasis",
+    "GRACEFSTrainer",
     "GenerateMaker",
     "HaltStructure",
     "LammpsDynamicsMaker",

@@ -98,7 +98,8 @@ def summary_table(document: OTFDocument, errors: Mapping[str, ErrorMetrics], fol
             f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A ({e.n_structures} structures)",
         )
     if document.potential is not None:
-        table.add_row("potential", f"{folder / 'potential'}/potential.yaml .yace .asi")
+        suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)
+        table.add_row("potential", f"{folder / 'potential'}/potential{' '.join(suffixes)}")
         table.add_row("parity plot", str(folder / "parity.png"))
     table.add_row("dataset, database", f"{folder / 'dataset.extxyz'}, {folder / 'store'}")
     table.add_row("wall time", f"{seconds:.0f} s")

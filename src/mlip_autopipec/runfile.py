@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.potential import ACEPotential
@@ -52,6 +53,12 @@ ORACLES: dict[str, str] = {
 }
 #: The same for isolated atoms, where they need settings of their own.
 ATOM_ORACLES: dict[str, str] = {"vasp": "mlip_autopipec.oracle.vasp.isolated_atom_maker"}
+#: Trainers, with the class that describes their basis, by the name a run file calls them.
+TRAINERS: dict[str, tuple[Any, Any]] = {
+    "linear": (LinearACETrainer, BasisSettings),
+    "pacemaker": (PacemakerTrainer, BasisSettings),
+    "grace": (GRACEFSTrainer, GRACEBasis),
+}
 
 
 class _Strict(BaseModel):
@@ -75,6 +82,7 @@ def _section(cls: type, *leave_out: str, **extra: Any) -> type[_Strict]:
 if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Linear: TypeAlias = Any
     _Pacemaker: TypeAlias = Any
+    _GRACE: TypeAlias = Any
     _Dynamics: TypeAlias = Any
     _Selection: TypeAlias = Any
     _Condition: TypeAlias = Any
@@ -96,6 +104,13 @@ else:
         "basis",
         kind=(Literal["pacemaker"], "pacemaker"),
         basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis)),
+    )
+    _GRACEBasis = _section(GRACEBasis)
+    _GRACE = _section(
+        GRACEFSTrainer,
+        "basis",
+        kind=(Literal["grace"], "grace"),
+        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis)),
     )
     _Dynamics = _section(MDSettings, "template", engine=(Engine, "auto"), template=(Path | None, None))
     _Selection = _section(SelectMaker, "name")
@@ -192,7 +207,7 @@ class RunFile(_Strict):
     structures: list[StructureSource] = Field(min_length=1)
     conditions: list[_Condition] = Field(min_length=1)
     oracle: OracleSection
-    trainer: Annotated[_Linear | _Pacemaker, Field(discriminator="kind")] = Field(default_factory=_Linear)
+    trainer: Annotated[_Linear | _Pacemaker | _GRACE, Field(discriminator="kind")] = Field(default_factory=_Linear)
     dynamics: _Dynamics = Field(default_factory=_Dynamics)
     first_dataset: _FirstDataset = Field(default_factory=_FirstDataset)
     candidates: _Candidates = Field(default_factory=_Candidates)
@@ -235,8 +250,8 @@ class RunFile(_Strict):
         if dynamics["template"] is not None:  # its text travels with the jobs, not its path
             dynamics["template"] = self._read_text("dynamics.template", dynamics["template"])
         trainer = self.trainer.model_dump()
-        trainer_class = {"linear": LinearACETrainer, "pacemaker": PacemakerTrainer}[trainer.pop("kind")]
-        trainer["basis"] = BasisSettings(**trainer["basis"])
+        trainer_class, basis_class = TRAINERS[trainer.pop("kind")]
+        trainer["basis"] = basis_class(**trainer["basis"])
         if trainer.get("input_file") is not None:  # read when the trainer is made: no step depends on a path
             trainer["input_file"] = str(self._folder / trainer["input_file"])
         oracle = self.oracle
