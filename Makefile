@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 # Real DFT codes, where they are installed; what is skipped says which Debian package is missing
 test-dft: $(INSTALLED)
