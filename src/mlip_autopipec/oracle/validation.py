@@ -68,7 +68,9 @@ def oracle_md_frames(
     frames = []
     for _ in range(settings.n_frames):
         dynamics.run(settings.interval_steps)
+        forces, energy = moving.get_forces(), moving.get_potential_energy()
+        free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
         frame = moving.copy()
-        frame.calc = SinglePointCalculator(frame, energy=moving.get_potential_energy(), forces=moving.get_forces())
+        frame.calc = SinglePointCalculator(frame, energy=energy if free is None else free, forces=forces)
         frames.append(frame)
     return frames
