@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.data import chemical_symbols, ground_state_magnetic_moments
 from atomate2.vasp.jobs.matpes import MatPesGGAStaticMaker
 from custodian.vasp.handlers import FrozenJobErrorHandler, StdErrHandler, UnconvergedErrorHandler, VaspErrorHandler
@@ -51,6 +52,7 @@ ATOM_INCAR: dict[str, Any] = {
         if moment > 0
     },
 }
+_ATOMS_OWN = {*ATOM_INCAR} - {*LABEL_INCAR} | {"KSPACING"}
 #: Errors whose correction by custodian touches the way to self-consistency, NBANDS, parallelisation or symmetry only.
 #: Left out: those that change smearing, k-points, LREAL, PREC, the cell or the atoms (tet, dentet, subspacematrix,
 #: real_optlay, triple_product, ...), those of moving atoms, and warnings that leave nothing to correct at ISYM 0, for
@@ -119,7 +121,7 @@ def vasp_static_maker(
     run_vasp
         Arguments of atomate2's ``run_vasp``, e.g. ``vasp_cmd`` or ``wall_time`` in s.
     """
-    return _maker("VASP label", {**LABEL_INCAR, **(incar or {})}, potcar, potcar_functional, run_vasp)
+    return _maker("VASP label", {**LABEL_INCAR, **_upper(incar)}, potcar, potcar_functional, run_vasp)
 
 
 def isolated_atom_maker(
@@ -128,6 +130,7 @@ def isolated_atom_maker(
     *,
     potcar_functional: str | None = None,
     run_vasp: dict[str, Any] | None = None,
+    atom_incar: dict[str, Any] | None = None,
 ) -> MatPesGGAStaticMaker:
     """
     Make the maker of one atom in a box, at the level of theory of :func:`vasp_static_maker`.
@@ -139,13 +142,22 @@ def isolated_atom_maker(
     Parameters
     ----------
     incar, potcar, potcar_functional, run_vasp
-        As for :func:`vasp_static_maker`; give the same ENCUT and POTCARs.
+        As given to :func:`vasp_static_maker`. Of ``incar`` is left out what :data:`ATOM_INCAR` sets for atoms
+        (smearing, spin, projection, the way to self-consistency) and KSPACING: what suits a metal spoils an atom.
+    atom_incar
+        INCAR keys for atoms alone, on top of all.
     """
-    settings = {key: value for key, value in (incar or {}).items() if key != "KSPACING"}
-    maker = _maker("VASP isolated atom", {**ATOM_INCAR, **settings}, potcar, potcar_functional, run_vasp)
+    settings = {key: value for key, value in _upper(incar).items() if key not in _ATOMS_OWN}
+    settings = {**ATOM_INCAR, **settings, **_upper(atom_incar)}
+    maker = _maker("VASP isolated atom", settings, potcar, potcar_functional, run_vasp)
     gamma: Any = Kpoints.gamma_automatic((1, 1, 1))
     maker.input_set_generator.user_kpoints_settings = gamma
     return maker
+
+
+def _upper(incar: dict[str, Any] | None) -> dict[str, Any]:
+    # pymatgen would write both, encut and ENCUT
+    return {key.upper(): value for key, value in (incar or {}).items()}
 
 
 def _maker(
@@ -206,6 +218,12 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     # forces are the derivative of the free energy, not of the energy for sigma -> 0 that
     # document.output.energy holds; the sites were sorted, so the structure is the document's own
     output = document.output
+    if not np.isfinite(last.e_fr_energy) or not np.isfinite(output.forces).all():  # emmet calls that successful
+        raise LabelError(
+            f"VASP in {where} ended with an energy of {last.e_fr_energy} eV and forces that are "
+            f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its electrons diverged. Look at "
+            "OSZICAR; another ALGO or mixing may help, or the structure is unphysical"
+        )
     label = labelled(output.structure, last.e_fr_energy, output.forces, output.stress, "free_energy")
     corrected = tuple(errors for errors, _ in corrections(document))
     return replace(label, record=vasp_record(document), corrections=corrected)

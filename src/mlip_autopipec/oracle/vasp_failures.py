@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
-from xml.etree.ElementTree import ParseError
 
 from atomate2 import SETTINGS
 from monty.io import zopen
@@ -105,7 +104,10 @@ def _state_of(folder: Path) -> str:
     """How far VASP came."""
     found = _find(folder, "vasprun.xml")
     if found is None or found.stat().st_size == 0:
-        return f"VASP in {folder} left no vasprun.xml: it was killed at once, or never ran"
+        return (
+            f"VASP in {folder} left {'no' if found is None else 'an empty'} vasprun.xml: it was killed at once, or "
+            "never ran. Run VASP_CMD of the worker by hand in that folder"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -113,15 +115,15 @@ def _state_of(folder: Path) -> str:
         steps = run.ionic_steps[-1]["electronic_steps"]
         energies = [step.get("e_fr_energy") for step in steps]
         reason = unconverged(str(folder), {**run.parameters, **run.incar}, energies, run.parameters.get("NELM"))
-    except ParseError as error:
+    except SyntaxError as error:  # of lxml or of the standard library, whichever pymatgen parses with
         return (
-            f"{found} is cut off ({error}; {found.stat().st_size} bytes): VASP was killed while it ran. Look for the "
-            "wall time or the memory in the log of the batch system"
+            f"{found} is cut off ({error.msg}; {found.stat().st_size} bytes): VASP ended before it was done. Its last "
+            "words follow; if they say nothing, look for wall time or memory in the log of the batch system"
         )
     except Exception as error:
         logger.debug("%s cannot be read", found, exc_info=True)
         return f"{found} cannot be read ({type(error).__name__}: {error}); VASP did not end well"
-    return reason or f"VASP in {folder} ran, but its run was refused"
+    return reason or f"VASP in {folder} wrote a complete vasprun.xml, but its run was refused; look there"
 
 
 def _custodian(folder: Path) -> str:
