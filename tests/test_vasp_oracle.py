@@ -200,7 +200,10 @@ def test_species_are_sorted_and_forces_follow(runs: dict[str, Any]) -> None:
 def test_the_fingerprint_depends_on_the_settings_alone(runs: dict[str, Any]) -> None:
     alloy, cut_out, atom = (label.computed_with for label in labels_of(runs["default"]))
     (coarse,) = (label.computed_with for label in labels_of(runs["coarse"]))
-    assert alloy is not None and cut_out is not None and atom is not None and coarse is not None
+    assert alloy is not None
+    assert cut_out is not None
+    assert atom is not None
+    assert coarse is not None
     assert alloy.sha256 == cut_out.sha256
     assert alloy.conflicts(cut_out) == []
     assert (alloy.code, alloy.functional, alloy.kspacing_1_A, alloy.kpoints) == ("VASP", "PBE", 0.22, None)
@@ -219,7 +222,8 @@ def test_parallelisation_and_the_way_to_self_consistency_are_no_physics(runs: di
     assert corrected.corrections == ["edddav"]
     incar = incar_of(runs["corrected"]["labels"][0])
     assert (incar["ALGO"], incar["ISEARCH"]) == ("All", 1)
-    assert corrected.computed_with is not None and plain is not None
+    assert corrected.computed_with is not None
+    assert plain is not None
     assert not {"ALGO", "ISEARCH", "NELM", "ISYM"} & set(corrected.computed_with.settings)
     assert corrected.computed_with.conflicts(plain) == ["ENCUT: 680 and 400"]
     assert corrected.energy_eV == pytest.approx(labels_of(runs["coarse"])[0].energy_eV)
