@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.files import read_labels_file
+from mlip_autopipec.oracle.files import hold_out, read_labels_file
 
 SILICON = Path(__file__).parents[2] / "shared" / "data" / "dft" / "Si_gap_17frames.extxyz"
 
@@ -80,3 +80,20 @@ def test_real_silicon_frames():
     assert first.get_forces()[0] == pytest.approx([-0.36376, 0.04403, -0.201101])
     assert first.get_stress()[0] == pytest.approx(1.7847047751225602 / first.get_volume())
     assert all(5 < -f.get_potential_energy() / len(f) < 6 for f in frames)
+
+
+def test_a_share_is_held_out_the_same_for_the_same_seed():
+    def choose(seed):
+        frames = [bulk("Cu") for _ in range(10)]
+        frames[0].info["split"] = "train"
+        hold_out(frames, 0.2, seed)
+        return [i for i, atoms in enumerate(frames) if atoms.info.get("split") == "test"]
+
+    assert choose(1) == choose(1)
+    assert len(choose(1)) == 2
+    assert 0 not in [i for seed in range(20) for i in choose(seed)]
+    assert any(choose(1) != choose(seed) for seed in range(2, 6))
+    with pytest.raises(InvalidInputError, match="leaves none to train on"):
+        hold_out([bulk("Cu")], 0.5, 1)
+    with pytest.raises(InvalidInputError, match="share in"):
+        hold_out([bulk("Cu")], 1.0, 1)

@@ -39,7 +39,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
-from mlip_autopipec.oracle.files import read_labels_file
+from mlip_autopipec.oracle.files import hold_out, read_labels_file
 from mlip_autopipec.oracle.validation import ValidationSettings
 
 #: Oracles by the name a run file calls them: what makes the static maker.
@@ -197,6 +197,7 @@ class StartFrom(_Strict):
     virial_key: str | None = Field(
         None, description="What it calls virials (eV, positive = compressed), if it has any."
     )
+    test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
 
 
 class RunFile(_Strict):
@@ -301,7 +302,10 @@ class RunFile(_Strict):
         start = self.start_from
         if start.labels is None:
             return []
-        return read_labels_file(self._folder / start.labels, start.energy_key, start.forces_key, start.virial_key)
+        path = self._folder / start.labels
+        frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
+        hold_out(frames, start.test_fraction, self.seed)
+        return frames
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""

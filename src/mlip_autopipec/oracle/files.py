@@ -12,6 +12,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from ase import Atoms
@@ -62,6 +63,31 @@ def read_labels_file(
         _labelled(atoms, f"'{path}', frame {i} ({atoms.get_chemical_formula()})", energy_key, forces_key, virial_key)
         for i, atoms in enumerate(frames)
     ]
+
+
+def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:
+    """
+    Mark a share of the training structures as held out (``info["split"] = "test"``), the same for the same seed.
+
+    Parameters
+    ----------
+    frames
+        Labelled structures; those that say already what they are for are left alone.
+    fraction
+        Share in [0, 1); at least one structure if it is positive, never all of them.
+    seed
+        For the choice.
+    """
+    if not 0 <= fraction < 1:
+        raise InvalidInputError(f"test_fraction is {fraction}; give a share in [0, 1)")
+    free = [atoms for atoms in frames if "split" not in atoms.info]
+    if fraction == 0 or not free:
+        return
+    n_test = max(1, round(fraction * len(free)))
+    if n_test >= len(free):
+        raise InvalidInputError(f"test_fraction {fraction} of {len(free)} structures leaves none to train on")
+    for i in np.random.default_rng(seed).choice(len(free), n_test, replace=False):
+        free[i].info["split"] = "test"
 
 
 def _labelled(atoms: Atoms, where: str, energy_key: str, forces_key: str, virial_key: str | None) -> Atoms:
