@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -14,6 +15,8 @@ from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, l
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -75,6 +78,7 @@ class TrainMaker(Maker):
         # the user's own labels are never new: no potential of this campaign was without them
         new = [label for label in train if fine_tune and label.cycle == cycle and label.origin != "given"]
         test = [label for label in labels if label.split == "test"]
+        warn_of_mixed_settings([*train, *test])
         trainer = with_reference_energies(self.trainer, labels, elements)
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
@@ -101,6 +105,17 @@ class TrainMaker(Maker):
             n_train=len(train),
             n_test=len(test),
         )
+
+
+def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:
+    """Say in the log which labels were computed otherwise than the first one: workers may differ in their settings."""
+    known = [label for label in labels if label.computed_with is not None]
+    for label in known[1:]:
+        first, other = known[0].computed_with, label.computed_with
+        if first is not None and other is not None and (differences := first.conflicts(other)):
+            logger.warning(
+                "label %s was computed otherwise than %s: %s", label.uuid, known[0].uuid, "; ".join(differences)
+            )
 
 
 def with_reference_energies(
