@@ -5,11 +5,13 @@ TensorFlow takes most of the time, so two fits serve all tests.
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +31,10 @@ from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
+from mlip_autopipec.runfile import RunFile
 from mlip_autopipec.schemas.potential import PotentialDocument
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ase import Atoms
 
     from mlip_autopipec.ace.training import TrainingResult
@@ -346,3 +347,22 @@ def test_basis_is_checked() -> None:
 
 def test_trainer_round_trips_as_json(trainer: GRACEFSTrainer) -> None:
     assert GRACEFSTrainer.from_dict(trainer.as_dict()) == trainer
+
+
+def test_the_documentation_holds(first_folder: Path, first: TrainingResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "grace.md").read_text()
+    (section,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    campaign = {"structures": [{"bulk": {"name": "Cu"}}], "conditions": [{"temperature_K": 300}]}
+    run = RunFile.model_validate(yaml.safe_load(section) | campaign | {"oracle": {"kind": "emt"}})
+    trainer = run.maker().train_maker.trainer
+    assert isinstance(trainer, GRACEFSTrainer)
+    settings = trainer.input(["Cu"], True, fine_tune=True)
+    assert settings["fit"]["maxiter"] == 100
+    assert settings["fit"]["opt_params"] == {"maxcor": 100, "maxls": 40}
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    folder = results(first_folder)
+    monkeypatch.chdir(folder.parents[1])
+    exec(code.replace("seed/1", f"seed/{folder.name}"), {"frames": OLD})
+    read = ACEPotential.from_files("start/potential.yaml", "start/potential.asi")
+    assert read.yaml == first.potential.yaml
+    assert compute_gamma(read, OLD[0]).max() < 1.01
