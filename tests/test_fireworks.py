@@ -129,7 +129,7 @@ def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     mongo = request.param == "server"
     if mongo and not MONGO_URI:
-        pytest.skip("no MongoDB server: set MLIP_AUTOPIPEC_TEST_MONGO_URI to its address")
+        pytest.skip("no MongoDB server: set MLIP_AUTOPIPEC_TEST_MONGO_URI to its address, or use .ci/run")
     if not mongo and find_spec("mongomock_persistence") is None:
         pytest.skip("mongomock_persistence is not installed (pip install 'fireworks[mongomock]')")
     return run_campaigns(tmp_path_factory.mktemp("fireworks"), mongo=mongo)
