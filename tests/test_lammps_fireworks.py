@@ -14,17 +14,19 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from ase.build import bulk
 from jobflow import Flow
 
-from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.base import loop_job
-from mlip_autopipec.jobs.dataset import import_potential, import_structures
+from mlip_autopipec.jobs.dataset import import_potential
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -74,7 +76,7 @@ def main() -> None:
     results = {}
     settings = MDSettings(n_steps=30, gamma_every=5, gamma_lo=1e9, gamma_hi=1e9)
     for title, dies_at in {"done": -1, "died": 10}.items():
-        starts = import_structures(pack_frames([bulk("Cu", cubic=True) * (2, 2, 2)]), "c")
+        starts = OTFMaker().record(CampaignDocument.of([bulk("Cu", cubic=True) * (2, 2, 2)], [], uuid4().hex))
         given = import_potential(json.loads(Path("potential.json").read_text()), "c", None)
         walker = WalkerState(index=0, formula="Cu32", condition=Condition(300.0), seed=4, start_id=starts.uuid)
         maker = InThirds(settings=settings, engine="library", dies_at=dies_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -12,14 +13,15 @@ from ase.build import bulk
 from jobflow import Flow, run_locally
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError, RestartFileError
-from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.assess import update_state
-from mlip_autopipec.jobs.dataset import import_potential, import_structures
+from mlip_autopipec.jobs.dataset import import_potential
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker, _filled
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.records import COLUMNS, FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import LoopState, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -87,7 +89,7 @@ def walk(
 
 def inputs(atoms: Atoms, potential: ACEPotential) -> tuple[Job, Job]:
     document = PotentialDocument.from_potential(potential).model_dump(mode="json")
-    return import_structures(pack_frames([atoms]), "c"), import_potential(document, "c", None)
+    return OTFMaker().record(CampaignDocument.of([atoms], [], uuid4().hex)), import_potential(document, "c", None)
 
 
 def run_here(jobs: list[Job], store: JobStore, root: Path) -> list[WalkDocument]:

@@ -28,11 +28,12 @@ from maggma.stores import MemoryStore
 from pymongo import MongoClient
 from pymongo.errors import DocumentTooLarge
 
+from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import load_document, loop_job
-from mlip_autopipec.jobs.dataset import import_structures, read_labels
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.schemas.walk import StructuresDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, read_events, stand_in_loop
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def test_campaign_in_the_configured_store(configured: Configured, tmp_path: Path
 @loop_job()
 def read_back(document_id: str) -> dict[str, Any]:
     """Read a document of another job and say what was in it."""
-    packed = load_document(StructuresDocument, document_id).payload["structures"]
+    packed = load_document(CampaignDocument, document_id).payload["structures"]
     return {"length": len(packed), "sha256": sha256(packed.encode()).hexdigest()}
 
 
@@ -141,7 +142,7 @@ def test_a_payload_over_the_limit_goes_through_gridfs(configured: Configured, tm
         frames.append(frame)
     packed = pack_frames(frames)
     assert len(packed) > MONGODB_LIMIT_BYTES
-    wrote = import_structures(packed, "large")
+    wrote = OTFMaker().record(CampaignDocument.of(frames, [], "large"))
     read = read_back(wrote.uuid)
     jobs = Flow([wrote, read], order="linear")
     responses = run_locally(jobs, store=configured.store, root_dir=tmp_path, log=False, ensure_success=True)

@@ -94,14 +94,14 @@ def test_loop_maker() -> None:
     maker = powered(loop())
     check(maker.oracle_maker)
     jobs = jobs_of(maker.make(bulk("Cu", cubic=True), 300))
-    check(jobs["label c000"].maker)
+    check(jobs["request labels c000"].maker)
     check(jobs["assess c000"].maker.oracle_maker)
 
 
 def test_flow() -> None:
     """The assessment appends the later cycles, from the loop's maker that it carries."""
     jobs = jobs_of(powered(loop().make(bulk("Cu", cubic=True), 300)))
-    check(jobs["label c000"].maker)
+    check(jobs["request labels c000"].maker)
     check(jobs["assess c000"].maker.oracle_maker)
 
 
@@ -110,13 +110,13 @@ def test_flow_survives_the_database() -> None:
     flow = powered(loop().make(bulk("Cu", cubic=True), 300))
     again = MontyDecoder().process_decoded(json.loads(json.dumps(flow.as_dict(), cls=MontyEncoder)))
     assert isinstance(again, Flow)
-    check(jobs_of(again)["label c000"].maker)
+    check(jobs_of(again)["request labels c000"].maker)
     check(jobs_of(again)["assess c000"].maker.oracle_maker)
 
 
 def test_handlers() -> None:
     flow = update_vasp_custodian_handlers(loop().make(bulk("Cu", cubic=True), 300), (StdErrHandler(),))
-    for maker in (jobs_of(flow)["label c000"].maker, jobs_of(flow)["assess c000"].maker.oracle_maker):
+    for maker in (jobs_of(flow)["request labels c000"].maker, jobs_of(flow)["assess c000"].maker.oracle_maker):
         handlers = maker.static_maker.run_vasp_kwargs["handlers"]
         assert [type(handler).__name__ for handler in handlers] == ["StdErrHandler"]
 

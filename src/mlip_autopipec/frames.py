@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 from ase.io.jsonio import decode, encode
@@ -19,10 +19,19 @@ def pack_frames(frames: Sequence[Atoms]) -> str:
 
     Numbers are kept to the last bit, which a restart of MD relies on; nothing is pickled.
     """
-    text = encode([{**atoms.todict(), "info": atoms.info} for atoms in frames])
-    return base64.b64encode(zlib.compress(text.encode())).decode()
+    return pack([{**atoms.todict(), "info": atoms.info} for atoms in frames])
 
 
 def unpack_frames(packed: str) -> list[Atoms]:
     """Undo :func:`pack_frames`."""
-    return [Atoms.fromdict(d) for d in decode(zlib.decompress(base64.b64decode(packed)).decode())]
+    return [Atoms.fromdict(d) for d in unpack(packed)]
+
+
+def pack(value: Any) -> str:
+    """Pack lists, dictionaries, numbers and arrays as one string."""
+    return base64.b64encode(zlib.compress(encode(value).encode())).decode()
+
+
+def unpack(packed: str) -> Any:
+    """Undo :func:`pack`."""
+    return decode(zlib.decompress(base64.b64decode(packed)).decode())

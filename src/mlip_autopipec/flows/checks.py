@@ -1,23 +1,24 @@
-"""What a campaign is refused for, before anything is computed."""
+"""What a user gives, in one form, and what a campaign is refused for before anything is computed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase import Atoms
+from pymatgen.core import Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
+from mlip_autopipec.lammps.types import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ase import Atoms
-
     from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.lammps.types import Condition
 
 
 def check_campaign(
@@ -95,3 +96,15 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
 def elements_of(frames: Sequence[Atoms]) -> list[str]:
     """Return the elements of all frames, alphabetical."""
     return sorted({s for a in frames for s in a.get_chemical_symbols()})
+
+
+def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
+    """Turn what a user gives as structures into a list of ASE structures."""
+    items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
+    return [s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False) for s in items]
+
+
+def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:
+    """Turn what a user gives as conditions into a list of them."""
+    items = [conditions] if isinstance(conditions, (int, float, Condition)) else list(conditions)
+    return [c if isinstance(c, Condition) else Condition(float(c)) for c in items]

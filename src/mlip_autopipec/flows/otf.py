@@ -5,34 +5,36 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING
 
 from ase import Atoms
-from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from jobflow import CURRENT_JOB, Flow, Job, Maker, OutputReference, Response
 from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.flows.checks import check_campaign, elements_of
-from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.jobs.assess import StopRule, can_nest_further, update_state
 from mlip_autopipec.jobs.base import (
     SEED_GENERATE,
     SEED_PROPOSE,
     SEED_WALKER,
+    current_store,
     current_uuid,
     derive_seed,
     load_document,
     loop_job,
 )
-from mlip_autopipec.jobs.dataset import import_labels, import_potential, import_structures
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition
-from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
-from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
+from mlip_autopipec.schemas.label import LabelBatch
+from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -124,59 +126,102 @@ class OTFMaker(Maker):
         Flow
             Its output is an :class:`~mlip_autopipec.schemas.loop.OTFDocument`.
         """
-        frames = _as_frames(structures)
-        walker_conditions = _as_conditions(conditions)
+        frames = as_frames(structures)
+        walker_conditions = as_conditions(conditions)
         check_campaign(self, frames, walker_conditions, labels, initial_potential)
-        campaign = campaign_id or str(uuid.uuid4())
-        starts = import_structures(pack_frames(frames), campaign)
+        document = CampaignDocument.of(
+            frames,
+            walker_conditions,
+            campaign_id or str(uuid.uuid4()),
+            elements=elements_of([*frames, *labels]),
+            n_given_labels=len(labels),
+            given_potential=initial_potential is not None,
+        )
+        return self.begin(document, labels, initial_potential)
+
+    def begin(
+        self, document: CampaignDocument, labels: Sequence[Atoms] = (), initial_potential: ACEPotential | None = None
+    ) -> Flow:
+        """Make the flow of what a campaign's document asks for, which has been checked."""
+        record = _name(self.record(document), "record campaign")
         walkers = [
             WalkerState(
                 index=i,
-                formula=frames[k].get_chemical_formula(),
+                formula=document.formulas[k],
                 condition=condition,
                 seed=derive_seed(self.seed, SEED_WALKER, i),
-                start_id=starts.uuid,
+                start_id=record.uuid,
                 start_index=k,
             )
-            for i, (k, condition) in enumerate((k, c) for k in range(len(frames)) for c in walker_conditions)
+            for i, (k, condition) in enumerate(product(range(len(document.formulas)), document.conditions))
         ]
         state = LoopState(
-            campaign_id=campaign,
+            campaign_id=document.campaign_id,
             seed=self.seed,
-            elements=elements_of([*frames, *labels]),
+            elements=document.elements,
             walkers=walkers,
             n_labels=len(labels),
         )
-        jobs, potential, batch = self._first_potential(state, frames, labels, initial_potential)
-        explorations = [self._explore(state, w, potential, starts) for w in walkers]
-        assess = self._assess(state, explorations, potential, batch)
-        return Flow([starts, *jobs, *explorations, assess], output=assess.output, name=self.name)
+        jobs, potential, batch = self._first_potential(state, record, labels, initial_potential)
+        explorations = [self._explore(state, w, potential, record) for w in walkers]
+        assess = self._assess(state, walkers, [e.output for e in explorations], potential, batch)
+        return Flow([record, *jobs, *explorations, assess], output=assess.output, name=self.name)
+
+    @loop_job()
+    def record(self, document: CampaignDocument) -> CampaignDocument:
+        """
+        Write down what the campaign is to do, before anything is computed.
+
+        Parameters
+        ----------
+        document
+            What is asked for; the maker adds itself.
+
+        Raises
+        ------
+        InvalidInputError
+            The store holds another campaign of this name.
+        """
+        criteria = {"output.kind": "campaign", "output.campaign_id": document.campaign_id}
+        for other in current_store().query({**criteria, "uuid": {"$ne": current_uuid()}}, ["output.generation"]):
+            if other["output"]["generation"] >= document.generation:
+                raise InvalidInputError(
+                    f"campaign_id '{document.campaign_id}' is taken in {current_store()}; choose another, or continue "
+                    "that campaign with OTFMaker.resume or OTFMaker.extend"
+                )
+        return document.model_copy(
+            update={
+                "uuid": current_uuid(),
+                "name": self.name,
+                "seed": self.seed,
+                "oracle": type(self.oracle_maker.static_maker).__name__,
+                "trainer": type(self.train_maker.trainer).__name__,
+                "versions": installed_versions(),
+                "created_at": now_utc(),
+                "payload": {**document.payload, "maker": self.to_json()},
+            }
+        )
 
     def _first_potential(
-        self,
-        state: LoopState,
-        frames: Sequence[Atoms],
-        labels: Sequence[Atoms],
-        initial_potential: ACEPotential | None,
+        self, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
     ) -> tuple[list[Job], Job, Job | None]:
         """Jobs up to the first potential: generated or given labels, trained or given potential."""
         campaign, jobs = state.campaign_id, []
-        imported: Job | None = None
         batch: Job | None = None
         given: Job | None = None
+        last = record
         if labels:
-            documents = [_as_label_document(a, i, campaign) for i, a in enumerate(labels)]
-            source = imported = import_labels(documents, campaign)
-            jobs.append(imported)
+            for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
+                last = _name(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
+                jobs.append(last)
+            source = last
         else:
-            seed = derive_seed(self.seed, SEED_GENERATE)
-            generate = self.generate_maker.make(pack_frames(frames), campaign, seed)
+            generate = self.generate_maker.make(record.output, derive_seed(self.seed, SEED_GENERATE))
             source = batch = self.oracle_maker.make(generate.output, campaign, 0)
-            jobs += [_name(generate, "generate c000"), _name(batch, "label c000")]
+            jobs += [_name(generate, "generate c000"), _name(batch, "request labels c000")]
         if initial_potential is not None:
-            document = PotentialDocument.from_potential(initial_potential)
-            after = None if imported is None else imported.output
-            given = import_potential(document.model_dump(mode="json"), campaign, after)
+            potential = PotentialDocument.from_potential(initial_potential).model_dump(mode="json")
+            given = _name(import_potential(potential, campaign, last.output), "import potential")
             jobs.append(given)
         if given is not None and labels:
             return jobs, given, None
@@ -201,13 +246,20 @@ class OTFMaker(Maker):
         )
         return _name(explore, f"explore c{state.cycle:03d} w{walker.index:02d}")
 
-    def _assess(self, state: LoopState, explorations: Sequence[Job], potential: Job | str, batch: Job | None) -> Job:
+    def _assess(
+        self,
+        state: LoopState,
+        walkers: Sequence[WalkerState],
+        walks: Sequence[OutputReference | str],
+        potential: Job | str,
+        batch: Job | str | None,
+    ) -> Job:
         assess = self.assess(
             state,
-            walkers=[e.function_args[0].index for e in explorations],
-            walks=[e.output for e in explorations],
+            walkers=[w.index for w in walkers],
+            walks=list(walks),
             potential=potential if isinstance(potential, str) else potential.output,
-            batch=None if batch is None else batch.output,
+            batch=batch.output if isinstance(batch, Job) else batch,
             labelled=batch is not None,
         )
         return _name(assess, f"assess c{state.cycle:03d}")
@@ -217,9 +269,9 @@ class OTFMaker(Maker):
         self,
         state: LoopState,
         walkers: list[int],
-        walks: list[WalkDocument | None],
+        walks: list[WalkDocument | str | None],
         potential: PotentialDocument | str | None,
-        batch: LabelBatch | None,
+        batch: LabelBatch | str | None,
         labelled: bool,
     ) -> OTFDocument | Response[OTFDocument]:
         """
@@ -232,17 +284,20 @@ class OTFMaker(Maker):
         walkers
             Numbers of the walkers that were run.
         walks
-            What became of them; None where the job died.
+            What became of them, or the uuids of walks that were done before; None where the job died.
         potential
-            Of this cycle; None where none came out.
+            Of this cycle, or its uuid; None where none came out.
         batch
-            This cycle's labels.
+            This cycle's labels, or their uuid.
         labelled
             Whether there should be a batch.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
-        state = update_state(state, walks, walkers, potential, batch)
+        if isinstance(batch, str):
+            batch = load_document(LabelBatch, batch)
+        done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
+        state = update_state(state, done, walkers, potential, batch)
         status, why = self.stop_rule.judge(state)
         if batch is not None and batch.oracle_failing:
             status = LoopStatus.ORACLE_FAILING
@@ -258,7 +313,7 @@ class OTFMaker(Maker):
         seconds = {
             "label": 0.0 if batch is None else batch.seconds,
             "train": 0.0 if potential is None else potential.seconds,
-            "explore": sum(w.seconds for w in walks if w is not None),
+            "explore": sum(w.seconds for w in done if w is not None),
         }
         document = OTFDocument(
             uuid=current_uuid(),
@@ -284,13 +339,25 @@ class OTFMaker(Maker):
             if potential is None and state.potential_id is not None:
                 potential = load_document(PotentialDocument, state.potential_id)
             return document.model_copy(update={"potential": potential})
-        return Response(output=document, replace=self._next_cycle(state))
-
-    def _next_cycle(self, state: LoopState) -> Flow:
-        """Append propose, select, label, train, explore, assess."""
         # jobflow hands the list of enclosing flows down to all that is appended; only the outermost
         # one is of use, and keeping it alone keeps what a cycle stores from growing with the cycles
         CURRENT_JOB.job.hosts = CURRENT_JOB.job.hosts[-1:]
+        jobs = self.cycle_jobs(state)
+        continue_as_current(jobs[-1])
+        return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
+
+    def cycle_jobs(self, state: LoopState, done: CycleResults | None = None) -> list[Job]:
+        """
+        Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
+
+        Parameters
+        ----------
+        state
+            After the cycle before.
+        done
+            What is in the store already of a cycle that broke off.
+        """
+        done = done or CycleResults()
         state = state.model_copy(update={"cycle": state.cycle + 1})
         campaign, cycle = state.campaign_id, state.cycle
         previous = state.potential_id
@@ -298,12 +365,13 @@ class OTFMaker(Maker):
         running = [w for w in state.walkers if w.status != "CONVERGED"]
         jobs: list[Job] = []
         for walker in running:
-            if walker.walk_id is not None and walker.reason not in ("crashed", "timed_out"):
+            if done.potential_id is None and walker.asks_for_labels:
+                assert walker.walk_id is not None
                 seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
                 propose = self.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
                 jobs.append(_name(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
-        potential: Job | str = previous
-        label: Job | None = None
+        potential: Job | str = done.potential_id or previous
+        label: Job | str | None = done.batch_id
         if jobs:
             limit = self.stop_rule.max_labels
             select = self.select_maker.make(
@@ -325,33 +393,20 @@ class OTFMaker(Maker):
             )
             jobs += [
                 _name(select, f"select c{cycle:03d}"),
-                _name(label, f"label c{cycle:03d}"),
+                _name(label, f"request labels c{cycle:03d}"),
                 _name(potential, f"train c{cycle:03d}"),
             ]
-        explorations = [self._explore(state, w, potential) for w in running]
-        assess = self._assess(state, explorations, potential, label)
-        continue_as_current(assess)
-        return Flow([*jobs, *explorations, assess], name=f"{campaign} c{cycle:03d}")
+        walks: list[OutputReference | str] = []
+        for walker in running:
+            if walker.index in done.walk_ids:
+                walks.append(done.walk_ids[walker.index])
+            else:
+                jobs.append(self._explore(state, walker, potential))
+                walks.append(jobs[-1].output)
+        return [*jobs, self._assess(state, running, walks, potential, label)]
 
 
 def _name(job: Job, name: str) -> Job:
     """Assign the job's name: appended suffixes would pile up from cycle to cycle."""
     job.name = name
     return job
-
-
-def _as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
-    items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
-    return [s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False) for s in items]
-
-
-def _as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:
-    items = [conditions] if isinstance(conditions, (int, float, Condition)) else list(conditions)
-    return [c if isinstance(c, Condition) else Condition(float(c)) for c in items]
-
-
-def _as_label_document(atoms: Atoms, index: int, campaign_id: str) -> dict[str, object]:
-    split = atoms.info.get("split", "train")
-    origin = "isolated_atom" if split == "reference" else "given"
-    document = LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
-    return document.model_dump(mode="json")

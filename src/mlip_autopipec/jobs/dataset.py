@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.frames import unpack_frames
+from ase import Atoms
+
+from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import StructuresDocument
 
 if TYPE_CHECKING:
     from jobflow import JobStore
+
+#: Packed, an atom with its forces takes about 100 bytes.
+_ATOMS_PER_PART = 40_000
 
 
 def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore | None = None) -> list[LabelDocument]:
@@ -36,52 +42,69 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
     store = current_store() if store is None else store
     in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
     criteria = {"output.kind": {"$in": ["label", "dataset"]}, "output.campaign_id": campaign_id, **in_cycle}
-    imported: list[LabelDocument] = []
+    imported: dict[tuple[int, str], list[LabelDocument]] = {}
     by_key: dict[tuple[int, int], LabelDocument] = {}
     for output in (doc["output"] for doc in store.query(criteria, ["output"])):
         if output["kind"] == "dataset":
             (dataset,) = store.query({"uuid": output["uuid"]}, ["output"], load=True)
-            imported += [LabelDocument.model_validate(label) for label in dataset["output"]["payload"]["labels"]]
+            found = DatasetDocument.model_validate(dataset["output"])
+            imported[found.part, found.sha256] = found.labels()
         elif output["state"] == "successful":
             label = LabelDocument.model_validate(output)
             by_key.setdefault((label.cycle, label.index), label)
-    return [*imported, *(by_key[key] for key in sorted(by_key))]
+    given = [label for part in sorted(imported) for label in imported[part]]
+    return [*given, *(by_key[key] for key in sorted(by_key))]
+
+
+def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
+    """
+    Pack a user's labels into parts that each fit well into a database document (16 MB in MongoDB).
+
+    Parameters
+    ----------
+    labels
+        Structures whose attached calculator holds energy (eV), forces (eV/A) and, if known, stress (eV/A^3).
+    campaign_id
+        The campaign they will be used in.
+    """
+    parts: list[list[dict[str, Any]]] = []
+    n_atoms = _ATOMS_PER_PART
+    for index, atoms in enumerate(labels):
+        split = atoms.info.get("split", "train")
+        origin = "isolated_atom" if split == "reference" else "given"
+        document = LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
+        if n_atoms + len(atoms) > _ATOMS_PER_PART:
+            parts.append([])
+            n_atoms = 0
+        n_atoms += len(atoms)
+        parts[-1].append(document.model_dump(mode="json"))
+    return [pack(part) for part in parts]
 
 
 @loop_job()
-def import_labels(labels: list[dict[str, Any]], campaign_id: str) -> DatasetDocument:
+def import_labels(labels: str, campaign_id: str, part: int = 0, after: object = None) -> DatasetDocument:
     """
     Store the labels a user brought along.
 
     Parameters
     ----------
     labels
-        Label documents as dictionaries.
+        One of the :func:`label_parts`.
     campaign_id
         The campaign they will be used in.
+    part
+        Which one.
+    after
+        Output of a job that has to be done before.
     """
+    del after
     return DatasetDocument(
-        uuid=current_uuid(), campaign_id=campaign_id, n_labels=len(labels), payload={"labels": labels}
-    )
-
-
-@loop_job()
-def import_structures(structures: str, campaign_id: str) -> StructuresDocument:
-    """
-    Store the structures MD starts from; a walker whose first run crashes starts from there again.
-
-    Parameters
-    ----------
-    structures
-        Packed structures (:func:`mlip_autopipec.frames.pack_frames`).
-    campaign_id
-        The campaign they are used in.
-    """
-    return StructuresDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
-        n_structures=len(unpack_frames(structures)),
-        payload={"structures": structures},
+        part=part,
+        n_labels=len(unpack(labels)),
+        sha256=sha256(labels.encode()).hexdigest(),
+        payload={"labels": labels},
     )
 
 

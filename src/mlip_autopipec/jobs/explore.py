@@ -20,9 +20,10 @@ from mlip_autopipec.lammps.deck import check_template
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings, WalkStatus
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import StructuresDocument, WalkDocument
+from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -66,7 +67,7 @@ class LammpsDynamicsMaker(Maker):
         potential: PotentialDocument | str | None,
         campaign_id: str,
         cycle: int,
-        start: StructuresDocument | None = None,
+        start: CampaignDocument | None = None,
         restart_file: str | None = None,
         part: int = 1,
     ) -> WalkDocument | Response[WalkDocument]:
@@ -84,7 +85,7 @@ class LammpsDynamicsMaker(Maker):
         campaign_id, cycle
             Of the loop.
         start
-            The structures walkers start from; read by the walker's ``start_id`` if not given.
+            The campaign, with the structures walkers start from; read by the walker's ``start_id`` if not given.
         restart_file
             LAMMPS restart file to start from instead, on the machine the job runs on.
         part
@@ -122,7 +123,7 @@ class LammpsDynamicsMaker(Maker):
         if earlier is not None:
             atoms = earlier.final_atoms()
         elif restart_file is None:
-            start = load_document(StructuresDocument, walker.start_id or "") if start is None else start
+            start = load_document(CampaignDocument, walker.start_id or "") if start is None else start
             atoms = start.structures()[walker.start_index]
         at = walker if part == 1 or earlier is None else walker.model_copy(update={"step": earlier.step})
         with tempfile.TemporaryDirectory() as folder:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from jobflow import Maker
 
-from mlip_autopipec.frames import pack_frames, unpack_frames
+from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.base import current_uuid, loop_job
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.walk import ProposalDocument
 
 
@@ -21,21 +22,21 @@ class GenerateMaker(Maker):
     generator: StructureGenerator = field(default_factory=StructureGenerator)
 
     @loop_job()
-    def make(self, structures: str, campaign_id: str, seed: int) -> ProposalDocument:
+    def make(self, campaign: CampaignDocument, seed: int) -> ProposalDocument:
         """
         Generate from the user's structures.
 
         Parameters
         ----------
-        structures
-            Packed structures (:func:`mlip_autopipec.frames.pack_frames`).
-        campaign_id, seed
-            Of the campaign.
+        campaign
+            What it is about.
+        seed
+            Of everything random.
         """
-        frames = self.generator.generate(unpack_frames(structures), seed=seed)
+        frames = self.generator.generate(campaign.structures(), seed=seed)
         return ProposalDocument(
             uuid=current_uuid(),
-            campaign_id=campaign_id,
+            campaign_id=campaign.campaign_id,
             n_candidates=len(frames),
             origins=dict(Counter(str(f.info["origin"]) for f in frames)),
             seed=seed,

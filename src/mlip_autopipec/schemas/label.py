@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from pydantic import BaseModel, Field
 
+from mlip_autopipec.frames import unpack
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
 
@@ -128,7 +129,13 @@ class LabelBatch(Document):
 
 
 class DatasetDocument(WithPayload):
-    """Labels a user brought along; ``payload['labels']`` holds them as label documents."""
+    """Labels a user brought along, or a part of many; ``payload['labels']`` holds them packed."""
 
     kind: Literal["dataset"] = "dataset"
+    part: int = Field(0, description="Number of the part.")
     n_labels: int = Field(description="Number of labels.")
+    sha256: str = Field("", description="Of the packed labels: what is imported again is not used twice.")
+
+    def labels(self) -> list[LabelDocument]:
+        """Return the labels; needs the payload."""
+        return [LabelDocument.model_validate(label) for label in unpack(self.payload["labels"])]

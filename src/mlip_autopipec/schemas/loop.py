@@ -50,6 +50,11 @@ class WalkerState(BaseModel):
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
 
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether its last run ended in unknown territory, as opposed to a crash or the end of its wall time."""
+        return self.status == "HALTED" and self.walk_id is not None and self.reason not in ("crashed", "timed_out")
+
     def describe(self) -> str:
         """Tell in a few words where this walker stands."""
         where = f"w{self.index} {self.condition.temperature_K:g} K"
@@ -71,6 +76,14 @@ class LoopState(BaseModel):
     n_labels: int = 0
     n_failed_labels: int = 0
     n_halts: int = 0
+
+
+class CycleResults(BaseModel):
+    """What the store holds of a cycle that broke off: uuids of documents."""
+
+    potential_id: str | None = None
+    batch_id: str | None = None
+    walk_ids: dict[int, str] = Field(default_factory=dict)
 
 
 class OTFDocument(Document):

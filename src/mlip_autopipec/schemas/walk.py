@@ -12,17 +12,6 @@ from mlip_autopipec.frames import unpack_frames
 from mlip_autopipec.schemas.base import Document, WithPayload
 
 
-class StructuresDocument(WithPayload):
-    """The cells MD starts in; ``payload['structures']`` holds them."""
-
-    kind: Literal["structures"] = "structures"
-    n_structures: int = Field(description="Number of structures.")
-
-    def structures(self) -> list[Atoms]:
-        """Return the structures."""
-        return unpack_frames(self.payload["structures"])
-
-
 class WalkDocument(WithPayload):
     """
     One MD run of one walker.
