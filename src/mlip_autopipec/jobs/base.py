@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, job
+from maggma.stores import MemoryStore
 from monty.json import MontyDecoder
 from pydantic import BaseModel
 
@@ -57,6 +59,7 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
                 expose_store=True,
                 resolve_references=False,  # jobflow asks the store three times for each, run() once for all
                 on_missing_references=OnMissing.NONE if tolerate_failed_inputs else OnMissing.ERROR,
+                pass_manager_config=False,  # each appended job has a worker of its own step, not that of its maker
             )
             return new
 
@@ -107,12 +110,33 @@ def current_uuid() -> str:
 
 
 def current_store() -> JobStore:
-    """Return the store the present job runs in, else the configured one."""
+    """
+    Return the store that holds the documents of earlier jobs.
+
+    The one the present job runs in, else the configured one. jobflow-remote runs each job in an
+    empty store of its own, which its runner copies into the project's afterwards.
+
+    Raises
+    ------
+    MLIPError
+        The job is run by jobflow-remote, on a worker where no JobStore is configured.
+    """
     store = CURRENT_JOB.store
-    if store is None:
+    remote = _run_by_jobflow_remote()
+    if store is None or remote:
         store = SETTINGS.JOB_STORE
+        if remote and type(store.docs_store) is MemoryStore:
+            raise MLIPError(
+                "jobs of the loop read the documents of earlier jobs, and no JobStore is configured on this worker of "
+                "jobflow-remote: let its pre_run export JOBFLOW_CONFIG_FILE, with the JobStore of the project"
+            )
         store.connect()
     return store
+
+
+def _run_by_jobflow_remote() -> bool:
+    run = sys.modules.get("jobflow_remote.jobs.run")
+    return run is not None and run.CURRENT_JOBDOC.job_doc is not None
 
 
 def load_document(model: type[ModelT], uuid: str, *, payload: bool = True, index: int | None = None) -> ModelT:

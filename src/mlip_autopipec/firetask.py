@@ -1,0 +1,92 @@
+"""The Firetask of a campaign's jobs: jobflow's, made safe to rerun. Needs FireWorks."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fireworks import FWAction, Workflow, explicit_serialize
+from jobflow import SETTINGS
+from jobflow.managers.fireworks import JobFiretask
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.schemas.loop import LoopStatus
+
+if TYPE_CHECKING:
+    from jobflow import Job, JobStore
+
+logger = logging.getLogger(__name__)
+
+#: Entry of the spec of an appended Firework: the Firework whose job appended it.
+APPENDED_BY = "appended_by"
+
+_NEEDS_ATTENTION = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
+
+
+@explicit_serialize
+class CampaignFiretask(JobFiretask):
+    """
+    Run a job of a campaign, under FireWorks' own commands for lost and fizzled jobs.
+
+    ``lpad rerun_fws`` and ``detect_lostruns --rerun`` reset a Firework *and all that come after
+    it*, but leave in place what it appended. jobflow's Firetask would append it once more, and the
+    campaign would go on twice. Here a document stands once something was appended after it: such a job
+    ends at once, without running, so that a rerun ends where the loop has already gone on. Jobs that left no
+    document run.
+
+    The last job of a campaign that ended because a step failed fizzles (its document is in the
+    store): the workflow of a failed campaign would otherwise count as COMPLETED.
+    """
+
+    def run_task(self, fw_spec: dict[str, Any]) -> FWAction:
+        """Run the job, unless the loop has already built upon its document."""
+        job: Job = self["job"]
+        store: JobStore = self.get("store") or SETTINGS.JOB_STORE
+        store.connect()
+        this_job = {"uuid": job.uuid, "index": job.index}
+        if self._is_built_upon() and store.query_one(this_job, ["uuid"]) is not None:
+            logger.warning(
+                "%s is not run again: its document is in the store and the loop has gone on from it", job.name
+            )
+            return FWAction()
+        action = super().run_task(fw_spec)
+        for workflow in action.detours:
+            self._adopt(workflow)
+        found = None if action.detours else store.query_one(this_job, ["output"])
+        end = found["output"] if found is not None and isinstance(found["output"], dict) else {}
+        if end.get("kind") == "loop" and end["status"] in _NEEDS_ATTENTION:
+            raise MLIPError(
+                f"campaign {end['campaign_id']} ended {end['status']}: {end['why']}. What it has is in the store; "
+                "mend the cause, then rerun the job that failed (lpad rerun_fws), or resume the campaign"
+            )
+        return action
+
+    def _adopt(self, workflow: Workflow) -> None:
+        """Make the Fireworks of an appended workflow Fireworks of the campaign."""
+        as_campaign_tasks(workflow)
+        for firework in workflow.fws:
+            firework.spec[APPENDED_BY] = getattr(self, "fw_id", None)
+
+    def _is_built_upon(self) -> bool:
+        """Tell whether this job or one after it appended something; only a job that was launched before can have."""
+        pad = getattr(self, "launchpad", None)
+        if pad is None:  # offline: FireWorks gives no access to the workflow
+            return False
+        mine = pad.fireworks.find_one({"fw_id": self.fw_id}, ["archived_launches"])
+        if not mine or not mine.get("archived_launches"):
+            return False
+        links = pad.workflows.find_one({"nodes": self.fw_id}, ["links"])["links"]
+        after, todo = {self.fw_id}, [self.fw_id]
+        while todo:
+            new = set(links.get(str(todo.pop()), ())) - after
+            after |= new
+            todo += new
+        members = sorted(after)
+        appended = {"fw_id": {"$in": members}, f"spec.{APPENDED_BY}": {"$in": members}}
+        return pad.fireworks.find_one(appended, ["fw_id"]) is not None
+
+
+def as_campaign_tasks(workflow: Workflow) -> None:
+    """Replace jobflow's Firetasks in a workflow by :class:`CampaignFiretask`."""
+    for firework in workflow.fws:
+        firework.tasks = [CampaignFiretask(job=task["job"], store=task["store"]) for task in firework.tasks]
