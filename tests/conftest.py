@@ -1,3 +1,44 @@
-"""The fixtures of all tests are those that packages built on this one use."""
+"""Fixtures of this package's own tests; most are those that packages built on this one use."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobflow import JobStore
 
 pytest_plugins = ["mlip_autopipec.testing.fixtures"]
+
+SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
+
+
+@pytest.fixture(scope="module", params=["memory", "server"])
+def database(request: pytest.FixtureRequest) -> Iterator[JobStore]:
+    """A JobStore in memory, and one in a database of its own on the MongoDB server that the tests were given."""
+    from jobflow import JobStore
+    from maggma.stores import GridFSStore, MemoryStore, MongoStore
+    from pymongo import MongoClient
+
+    if request.param == "memory":
+        store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+        store.connect()
+        yield store
+        return
+    uri = os.environ.get(SERVER)
+    if not uri:
+        pytest.skip(f"no MongoDB server: set {SERVER} to its address, or use .ci/run")
+    name = f"mlip_autopipec_test_{uuid.uuid4().hex[:8]}"
+    store = JobStore(
+        MongoStore(name, "documents", uri=uri), additional_stores={"data": GridFSStore(name, "data", uri=uri)}
+    )
+    store.connect()
+    yield store
+    store.close()
+    with MongoClient(uri) as client:
+        client.drop_database(name)

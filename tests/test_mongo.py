@@ -6,103 +6,35 @@ Campaigns in a MongoDB server, through the JobStore as a jobflow user configures
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
-import uuid
-from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import bson
 import numpy as np
 import pytest
-import yaml
 from ase.build import bulk
-from jobflow import Flow, JobStore, run_locally
-from jobflow.settings import JobflowSettings
-from maggma.stores import MemoryStore
-from pymongo import MongoClient
+from campaign_workers import Configured, campaign, labelled, needs_server, start_worker
+from jobflow import Flow, run_locally
 from pymongo.errors import DocumentTooLarge
 
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import load_document, loop_job
-from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.launchpad import submit
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, read_events, stand_in_loop
+from mlip_autopipec.testing import read_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-    from mlip_autopipec.schemas.label import LabelDocument
-
-MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
 MONGODB_LIMIT_BYTES = 16 * 1024**2
 LARGEST_DOCUMENT_BYTES = 100_000
 N_WORKERS = 3
 
-pytestmark = pytest.mark.skipif(
-    not MONGO_URI, reason="no MongoDB server: set MLIP_AUTOPIPEC_TEST_MONGO_URI to its address, or use .ci/run"
-)
-
-
-@dataclass
-class Configured:
-    """A jobflow.yaml, the store it configures, and the client that looks behind it."""
-
-    file: Path
-    name: str
-    store: JobStore
-    client: MongoClient[dict[str, Any]]
-
-    def documents(self) -> list[dict[str, Any]]:
-        """Return what stands in the documents' collection."""
-        return list(self.client[self.name]["documents"].find())
-
-    def final(self, flow: Flow) -> OTFDocument:
-        """Return the last document of a campaign."""
-        found = self.store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
-        assert found is not None, "no assessment was stored"
-        return OTFDocument.model_validate(found["output"])
-
-
-@pytest.fixture
-def configured(tmp_path: Path) -> Iterator[Configured]:
-    """A database of the test's own, dropped at the end."""
-    name = f"mlip_autopipec_test_{uuid.uuid4().hex[:8]}"
-    on_server = {"database": name, "uri": MONGO_URI}
-    stores = {
-        "docs_store": {"type": "MongoStore", "collection_name": "documents", **on_server},
-        "additional_stores": {"data": {"type": "GridFSStore", "collection_name": "data", **on_server}},
-    }
-    file = tmp_path / "jobflow.yaml"
-    file.write_text(yaml.safe_dump({"JOB_STORE": stores}))
-    store = JobflowSettings(CONFIG_FILE=str(file)).JOB_STORE
-    store.connect()
-    client: MongoClient[dict[str, Any]] = MongoClient(MONGO_URI)
-    try:
-        yield Configured(file, name, store, client)
-    finally:
-        client.drop_database(name)
-        client.close()
-        store.close()
-
-
-def campaign(events: Path) -> Flow:
-    """Three walkers, of which two halt."""
-    halts = [Halt(step=100, walker=0), Halt(step=100, walker=1), Halt(step=200, walker=1)]
-    maker = stand_in_loop(str(events), dynamics_maker=ScriptedDynamicsMaker(halts=halts))
-    return maker.make(bulk("Cu", cubic=True) * (3, 3, 3), [300, 600, 900])
-
-
-def labelled(store: JobStore, flow_output: OTFDocument) -> dict[tuple[int, int], LabelDocument]:
-    """Return the labels of a campaign by cycle and number."""
-    return {(label.cycle, label.index): label for label in read_labels(flow_output.campaign_id, store=store)}
+pytestmark = needs_server
 
 
 def test_campaign_in_the_configured_store(configured: Configured, tmp_path: Path) -> None:
@@ -153,37 +85,10 @@ def test_a_payload_over_the_limit_goes_through_gridfs(configured: Configured, tm
         configured.client[configured.name]["documents"].insert_one({"in one piece": packed})
 
 
-def start_worker(folder: Path, jobflow_yaml: Path) -> subprocess.Popen[bytes]:
-    """
-    Start ``rlaunch rapidfire`` (:func:`main`) beside the ``my_launchpad.yaml``, until it is killed.
-
-    Without ``--nlaunches infinite`` a worker leaves as soon as all ready jobs run elsewhere, as
-    FireWorks cannot know that a job will append others.
-    """
-    folder.mkdir()
-    (folder / "my_fworker.yaml").write_text(yaml.safe_dump({"name": folder.name, "category": "", "query": "{}"}))
-    command = [sys.executable, __file__, "-l", str(folder.parent / "my_launchpad.yaml")]
-    rapidfire = ["-w", str(folder / "my_fworker.yaml"), "rapidfire", "--nlaunches", "infinite"]
-    (folder / "FW_config.yaml").write_text(yaml.safe_dump({"RAPIDFIRE_SLEEP_SECS": 0.1}))
-    environment = {
-        **os.environ,
-        "JOBFLOW_CONFIG_FILE": str(jobflow_yaml),
-        "FW_CONFIG_FILE": str(folder / "FW_config.yaml"),
-        "PYTHONWARNINGS": "ignore",
-    }
-    with (folder / "worker.log").open("w") as log:
-        return subprocess.Popen([*command, *rapidfire], cwd=folder, env=environment, stdout=log, stderr=log)
-
-
 @pytest.mark.skipif(find_spec("fireworks") is None, reason="fireworks is not installed (extra 'fireworks')")
 def test_three_workers_share_one_campaign(configured: Configured, tmp_path: Path) -> None:
     """FireWorks' own command, three times at once; what comes out is what one process computes."""
-    from fireworks import LaunchPad
-    from jobflow.managers.fireworks import flow_to_workflow
-
-    pad = LaunchPad(host=MONGO_URI, name=configured.name, uri_mode=True, strm_lvl="CRITICAL")
-    pad.reset("", require_password=False)
-    pad.to_file(str(tmp_path / "my_launchpad.yaml"))
+    pad = configured.launchpad()
     flow = campaign(tmp_path / "events.log")
     workers = [start_worker(tmp_path / f"worker{number}", configured.file) for number in range(N_WORKERS)]
 
@@ -199,7 +104,7 @@ def test_three_workers_share_one_campaign(configured: Configured, tmp_path: Path
 
     try:
         wait_for(lambda: all("Sleeping for" in log for log in logs()))
-        fw_id = next(iter(pad.add_wf(flow_to_workflow(flow)).values()))
+        fw_id = submit(flow, pad).fw_ids[0]
         wait_for(lambda: pad.workflows.find_one({"nodes": fw_id})["state"] in ("COMPLETED", "FIZZLED"))
     finally:
         for worker in workers:
@@ -222,20 +127,3 @@ def test_three_workers_share_one_campaign(configured: Configured, tmp_path: Path
     assert labels.keys() == expected.keys()
     for key, label in labels.items():
         assert label.to_atoms() == expected[key].to_atoms(), key
-
-
-def main() -> None:
-    """
-    ``rlaunch``, in a process that has run a campaign before.
-
-    The first jobs of a process cost seconds of imports, in which another would run all of the others.
-    """
-    from fireworks.scripts.rlaunch_run import rlaunch
-
-    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
-    run_locally(campaign(Path("warm-up.log").resolve()), store=store, log=False)
-    rlaunch()
-
-
-if __name__ == "__main__":
-    main()
