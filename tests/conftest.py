@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-pytest_plugins = ["mlip_autopipec.testing.fixtures"]
+pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers"]
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 
