@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ase.io
 from jobflow import SETTINGS
 
+from mlip_autopipec.database.indexes import create_indexes
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import LabelDocument
-from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
@@ -29,16 +32,6 @@ T = TypeVar("T")
 DocumentT = TypeVar("DocumentT", bound=Document)
 #: ``list``, which is the name of a method below.
 List: TypeAlias = list[T]
-
-#: Fields that the queries of this module ask by, besides ``uuid``, which jobflow's own stores index.
-INDEXES = (
-    "output.kind",
-    "output.campaign_id",
-    "output.cycle",
-    "output.key",
-    "output.elements",
-    "output.source_id",
-)
 
 
 @dataclass(frozen=True)
@@ -92,27 +85,32 @@ class Campaigns:
             Only campaigns whose potentials know all of these.
         """
         criteria = {} if elements is None else {"output.elements": {"$all": sorted(set(elements))}}
-        newest: dict[str, OTFDocument] = {}
-        for document in self._read(OTFDocument, "loop", criteria, payload=False):
-            newest.pop(document.campaign_id, None)
-            newest[document.campaign_id] = document
-        return list(newest.values())
+        return [document for _, document in sorted(map(self._newest, self._names(criteria)), key=itemgetter(0))]
 
     def status(self, campaign_id: str) -> OTFDocument:
-        """Return where a campaign stands: its last assessment."""
-        return self.cycles(campaign_id)[-1]
+        """Return where a campaign stands: its last assessment; of cycle 0 without a potential before there is one."""
+        if campaign_id not in self.names():
+            raise self._unknown(campaign_id)
+        return self._newest(campaign_id)[1]
+
+    def task(self, campaign_id: str) -> CampaignDocument:
+        """Return what a campaign was asked to do, with its structures; of one that was extended the last task."""
+        found = self._read(CampaignDocument, "campaign", {"output.campaign_id": campaign_id})
+        if not found:
+            raise self._unknown(campaign_id)
+        return max(found, key=attrgetter("generation"))
 
     def cycles(self, campaign_id: str) -> List[OTFDocument]:
-        """Return all assessments of a campaign, one per cycle."""
+        """Return all assessments of a campaign, one per cycle; none before the first."""
         found = self._read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
-        if not found:
-            raise MLIPError(f"no cycle of a campaign '{campaign_id}' is in {self.store}; there are {self.names()}")
+        if not found and campaign_id not in self.names():
+            raise self._unknown(campaign_id)
         by_cycle = {document.cycle: document for document in found}  # a rerun assessment replaces the one before
         return [by_cycle[cycle] for cycle in sorted(by_cycle)]
 
     def names(self) -> List[str]:
         """Return the identifiers of all campaigns."""
-        return [str(name) for name in sorted(self.store.distinct("output.campaign_id", {"output.kind": "loop"}))]
+        return self._names({})
 
     def labels(self, campaign_id: str, **criteria: Any) -> List[LabelDocument]:
         """
@@ -235,10 +233,45 @@ class Campaigns:
         walk = None if proposal is None else self._one(WalkDocument, "walk", proposal.walk_id)
         return LabelOrigin(label, proposal, walk)
 
-    def create_indexes(self) -> None:
-        """Create the indexes that these queries use; once per database."""
-        for field in INDEXES:
-            self.store.ensure_index(field)
+    def create_indexes(self) -> bool:
+        """Create the indexes these queries use, once per database; see :func:`~.indexes.create_indexes`."""
+        return create_indexes(self.store)
+
+    def _names(self, criteria: dict[str, Any]) -> List[str]:
+        kinds = {"output.kind": {"$in": ["campaign", "loop"]}}
+        return sorted(str(name) for name in self.store.distinct("output.campaign_id", {**kinds, **criteria}))
+
+    def _unknown(self, campaign_id: str) -> MLIPError:
+        return MLIPError(f"no campaign '{campaign_id}' is in {self.store}; there are {self.names()}")
+
+    def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
+        """Where a campaign stands and when that was stored."""
+        found = self.store.query_one(
+            {"output.kind": "loop", "output.campaign_id": campaign_id},
+            ["output", "completed_at"],
+            sort={"output.cycle": -1, "completed_at": -1},
+        )
+        if found is not None:
+            return found["completed_at"], OTFDocument.model_validate(_without_bulk(found["output"]))
+        recorded = self.store.query_one(
+            {"output.kind": "campaign", "output.campaign_id": campaign_id},
+            ["output", "completed_at"],
+            sort={"output.generation": -1},
+        )
+        assert recorded is not None
+        task = CampaignDocument.model_validate(_without_bulk(recorded["output"]))
+        return recorded["completed_at"], OTFDocument(
+            campaign_id=campaign_id,
+            status=LoopStatus.LEARNING,
+            why=f"recorded {task.created_at}, not assessed yet",
+            n_cycles=0,
+            n_labels=task.n_given_labels + self.store.count(_labels(campaign_id, "successful")),
+            n_failed_labels=self.store.count(_labels(campaign_id, "failed")),
+            elements=task.elements,
+            walkers=[],
+            potential_id=None,
+            seed=task.seed,
+        )
 
     def _of(self, model: type[DocumentT], kind: str, campaign_id: str, criteria: dict[str, Any]) -> List[DocumentT]:
         """Documents of one kind and campaign by the values of their fields, ordered by cycle, without bulk data."""
@@ -257,17 +290,19 @@ class Campaigns:
     ) -> List[DocumentT]:
         """Read documents in the order in which they were made; of a job that ran twice the newest."""
         # bulk data is left where it is: a document that refers to it holds a small reference
-        found = self.store.query(
-            {"output.kind": kind, **criteria}, ["uuid", "output"], {"completed_at": 1}, load=payload
-        )
+        found = self.store.query({"output.kind": kind, **criteria}, ["uuid", "output", "completed_at"], load=payload)
         by_job: dict[tuple[str, int], DocumentT] = {}
-        for doc in found:
+        for doc in sorted(found, key=itemgetter("completed_at")):  # a server sorts no more than 100 MB
             output = doc["output"]
             if not payload:
                 output = _without_bulk(output)
             document = model.model_validate(output)
             by_job[doc["uuid"], document.cycle] = document
         return list(by_job.values())
+
+
+def _labels(campaign_id: str, state: str) -> dict[str, Any]:
+    return {"output.kind": "label", "output.campaign_id": campaign_id, "output.state": state}
 
 
 def _without_bulk(output: dict[str, Any]) -> dict[str, Any]:
