@@ -54,7 +54,9 @@ def campaigns() -> dict[str, Flow]:
             dynamics_maker=ScriptedDynamicsMaker(halts=halts),
             train_maker=TrainMaker(trainer=StandInTrainer(failing=["train c001"])),
         ).make(copper, [300, 600]),
-        "no label succeeds": stand_in_loop(oracle_maker=StandInOracleMaker(failing=["label"])).make(copper, 300),
+        "no label succeeds": stand_in_loop(oracle_maker=StandInOracleMaker(failing=["label"], reuse_labels=False)).make(
+            copper, 300
+        ),
     }
 
 

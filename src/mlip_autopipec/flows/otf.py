@@ -324,6 +324,7 @@ class OTFMaker(Maker):
             n_cycles=state.cycle,
             n_labels=state.n_labels,
             n_new_labels=0 if batch is None else batch.n_labelled,
+            n_reused_labels=state.n_reused_labels,
             n_failed_labels=state.n_failed_labels,
             n_halts=state.n_halts,
             elements=state.elements,

@@ -95,6 +95,7 @@ def update_state(
             "walkers": [updated[w.index] for w in state.walkers],
             "potential_id": state.potential_id if potential is None else potential.uuid,
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
+            "n_reused_labels": state.n_reused_labels + (batch.n_reused if batch else 0),
             "n_failed_labels": state.n_failed_labels + (len(batch.failed) if batch else 0),
             "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
         }

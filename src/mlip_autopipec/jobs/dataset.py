@@ -10,6 +10,7 @@ from ase import Atoms
 
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 
@@ -37,13 +38,13 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
     -------
     list of LabelDocument
         The user's own labels first. A label that was computed twice, because its job was
-        rerun, is returned once.
+        rerun or its cycle done again, is returned once; one that refers to another is filled from it.
     """
     store = current_store() if store is None else store
     in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
     criteria = {"output.kind": {"$in": ["label", "dataset"]}, "output.campaign_id": campaign_id, **in_cycle}
     imported: dict[tuple[int, str], list[LabelDocument]] = {}
-    by_key: dict[tuple[int, int], LabelDocument] = {}
+    labels: dict[tuple[int, int, str], LabelDocument] = {}
     for output in (doc["output"] for doc in store.query(criteria, ["output"])):
         if output["kind"] == "dataset":
             (dataset,) = store.query({"uuid": output["uuid"]}, ["output"], load=True)
@@ -51,9 +52,9 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
             imported[found.part, found.sha256] = found.labels()
         elif output["state"] == "successful":
             label = LabelDocument.model_validate(output)
-            by_key.setdefault((label.cycle, label.index), label)
+            labels.setdefault((label.cycle, label.index, label.key or ""), label)
     given = [label for part in sorted(imported) for label in imported[part]]
-    return [*given, *(by_key[key] for key in sorted(by_key))]
+    return [*given, *with_originals([labels[key] for key in sorted(labels)], store)]
 
 
 def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:

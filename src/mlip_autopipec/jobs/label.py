@@ -15,10 +15,13 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.reuse import claimed, find_labels, release
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
-from mlip_autopipec.oracle.record import maker_record, storable
+from mlip_autopipec.oracle.identity import bare, label_key
+from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
 from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.oracle.vasp import asked_of_vasp
 from mlip_autopipec.oracle.vasp_failures import explain_failure
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
@@ -53,6 +56,8 @@ class OracleMaker(Maker):
         loop ends, saying so.
     minimum_distance_ratio
         Structures with a pair closer than this times its covalent radii are not computed.
+    reuse_labels
+        Whether a calculation that was done already, in any campaign of the store, is taken instead of done again.
     """
 
     name: str = "label"
@@ -60,6 +65,7 @@ class OracleMaker(Maker):
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
+    reuse_labels: bool = True
 
     def check(self) -> None:
         """Refuse what cannot label."""
@@ -91,25 +97,41 @@ class OracleMaker(Maker):
         if source is None:
             raise MLIPError(f"there is nothing to label in cycle {cycle}: the job that was to choose died")
         choices = _choices(source)
+        candidates = self._candidates(source, choices)
+        keys = [self._key_or_none(atoms) for atoms in candidates]
+        known = find_labels([key for key in keys if key is not None]) if self.reuse_labels else {}
         jobs = []
-        for index, choice in enumerate(choices):
-            one = self.label(choice, campaign_id, cycle, index)
-            one.name = f"label c{cycle:03d} {index:03d}"
+        for index, (choice, key) in enumerate(zip(choices, keys, strict=True)):
+            one = self.label(choice, campaign_id, cycle, index, reuse_only=key in known)
+            one.name = f"{'reuse' if key in known else 'label'} c{cycle:03d} {index:03d}"
             jobs.append(one)
         # a potential without the energy of one of its atoms would be another potential
-        atoms = source.candidates() if isinstance(source, ProposalDocument) else []
-        required = [i for i, candidate in enumerate(atoms) if candidate.info.get("split") == "reference"]
+        first = isinstance(source, ProposalDocument)
+        required = [i for i, atoms in enumerate(candidates) if first and atoms.info.get("split") == "reference"]
         counted = self.count([j.output for j in jobs], campaign_id, cycle, required)
         counted.name = f"count labels c{cycle:03d}"
         continue_as_current(counted)
         return Response(replace=Flow([*jobs, counted], name=f"labels c{cycle:03d}"))
 
     @loop_job()
-    def label(self, choice: Choice, campaign_id: str, cycle: int, index: int) -> LabelDocument:
-        """Compute one label; a calculation that fails becomes a failed label, not a failed campaign."""
-        proposal = load_document(ProposalDocument, choice.source_id)
-        candidate = proposal.candidates()[choice.source_index]
-        maker = self.maker_of(candidate)
+    def label(
+        self, choice: Choice, campaign_id: str, cycle: int, index: int, *, reuse_only: bool = False
+    ) -> LabelDocument:
+        """
+        Compute one label, or refer to the one there is.
+
+        A calculation that fails becomes a failed label, not a failed campaign.
+
+        Parameters
+        ----------
+        choice
+            Which structure.
+        campaign_id, cycle, index
+            Of the loop, and the number of the label in its cycle.
+        reuse_only
+            The label is there, and this job may run where no oracle is.
+        """
+        candidate = load_document(ProposalDocument, choice.source_id).candidates()[choice.source_index]
         fields: dict[str, Any] = {
             "uuid": current_uuid(),
             "campaign_id": campaign_id,
@@ -121,31 +143,76 @@ class OracleMaker(Maker):
             "gamma": choice.gamma,
             "source_id": choice.source_id,
             "source_index": choice.source_index,
-            "oracle": type(maker).__name__,
-            "metadata": storable(getattr(maker, "task_document_kwargs", {}).get("additional_fields") or {}),
-            "directory": str(Path.cwd()),
         }
         started = time.perf_counter()
         try:
-            label = self.compute(candidate)
+            key = self.key_of(candidate)
+            fields["key"] = key
+            if not self.reuse_labels:
+                return self._computed(candidate, fields, started)
+            if reuse_only:
+                return self._referring(find_labels([key])[key], fields)
+            with claimed(key) as existing:
+                return (
+                    self._computed(candidate, fields, started)
+                    if existing is None
+                    else self._referring(existing, fields)
+                )
         except Exception as error:
             logger.exception("label c%03d %03d failed", cycle, index)
             return LabelDocument(
                 **fields,
+                oracle=type(self.maker_of(candidate)).__name__,
+                directory=str(Path.cwd()),
                 state="failed",
                 reason=f"{type(error).__name__}: {error}"[:2000],
                 formula=candidate.get_chemical_formula(),
                 n_atoms=len(candidate),
                 seconds=time.perf_counter() - started,
             )
+
+    def _computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
+        maker = self.maker_of(candidate)
+        label = self.compute(candidate)
         return LabelDocument.from_labelled(
             label.atoms,
+            oracle=type(maker).__name__,
+            metadata=storable(getattr(maker, "task_document_kwargs", {}).get("additional_fields") or {}),
+            directory=str(Path.cwd()),
             energy_kind=label.energy_kind,
             computed_with=label.record,
             corrections=list(label.corrections),
             seconds=time.perf_counter() - started,
             **fields,
         )
+
+    def _referring(self, existing: LabelDocument, fields: dict[str, Any]) -> LabelDocument:
+        if existing.uuid == current_uuid():  # this job ran before, and its end was not noticed
+            return existing
+        logger.info("label c%03d %03d is %s already", fields["cycle"], fields["index"], existing.uuid)
+        return LabelDocument.referring_to(existing, **fields)
+
+    def key_of(self, atoms: Atoms) -> str:
+        """Return the key of a calculation; what another oracle replaces is :meth:`asked`."""
+        return label_key(atoms, self.asked(atoms))
+
+    def asked(self, atoms: Atoms) -> OracleRecord:
+        """Return what the oracle would be asked to do for a structure."""
+        maker = self.maker_of(atoms)
+        return asked_of_vasp(maker, atoms) if isinstance(maker, BaseVaspMaker) else maker_record(maker)
+
+    def _key_or_none(self, atoms: Atoms) -> str | None:
+        try:
+            return self.key_of(atoms)
+        except Exception:  # the label's own job will say why
+            logger.exception("no key for %s", atoms.get_chemical_formula())
+            return None
+
+    def _candidates(self, source: ProposalDocument | SelectionDocument, choices: Sequence[Choice]) -> list[Atoms]:
+        if isinstance(source, ProposalDocument):
+            return source.candidates()
+        proposals = {c.source_id: load_document(ProposalDocument, c.source_id).candidates() for c in choices}
+        return [proposals[c.source_id][c.source_index] for c in choices]
 
     def maker_of(self, atoms: Atoms) -> Maker:
         """Return the maker that computes a candidate."""
@@ -159,13 +226,9 @@ class OracleMaker(Maker):
             raise LabelError(
                 f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed"
             )
-        bare = atoms.copy()
-        bare.calc, bare.info = None, {}
-        for name in set(bare.arrays) - {"numbers", "positions"}:
-            del bare.arrays[name]
-        maker = self.maker_of(atoms)
-        label = extract_label(_run_here(maker, bare))
-        if (difference := differs_from(bare, label.atoms)) is not None:
+        maker, structure = self.maker_of(atoms), bare(atoms)
+        label = extract_label(_run_here(maker, structure))
+        if (difference := differs_from(structure, label.atoms)) is not None:
             raise LabelError(f"{type(maker).__name__} computed another structure: {difference}")
         return label if label.record is not None else replace(label, record=maker_record(maker))
 
@@ -196,12 +259,14 @@ class OracleMaker(Maker):
         ]
         failed = [*lost, *(one for one in failed if one.index not in required)]
         n_labelled = len(labels) - len(failed)
+        release([label.key for label in labels if label is not None and label.key is not None])
         return LabelBatch(
             uuid=current_uuid(),
             campaign_id=campaign_id,
             cycle=cycle,
             n_asked=len(labels),
             n_labelled=n_labelled,
+            n_reused=sum(label is not None and label.reused_from is not None for label in labels),
             failed=failed,
             oracle_failing=bool(lost) or n_labelled == 0 or len(failed) > self.max_failed_fraction * len(labels),
             seconds=sum(label.seconds for label in labels if label is not None),

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.data import chemical_symbols, ground_state_magnetic_moments
+from atomate2 import SETTINGS as ATOMATE2
 from atomate2.vasp.jobs.matpes import MatPesGGAStaticMaker
 from custodian.vasp.handlers import FrozenJobErrorHandler, StdErrHandler, UnconvergedErrorHandler, VaspErrorHandler
+from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.sets import MatPESStaticSet
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.extracted import labelled
-from mlip_autopipec.oracle.incar import changed_settings, corrections, vasp_record
+from mlip_autopipec.oracle.identity import bare
+from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, physics, vasp_record
+from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.oracle.vasp_failures import unconverged
 
 if TYPE_CHECKING:
+    from ase import Atoms
+    from atomate2.vasp.jobs.base import BaseVaspMaker
     from custodian.custodian import ErrorHandler
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
@@ -181,6 +188,39 @@ def _maker(
         # the label's own check gives the reason; atomate2's would raise without one
         stop_children_kwargs={"handle_unsuccessful": False},
         task_document_kwargs={"store_additional_json": False},
+    )
+
+
+def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
+    """
+    Return what VASP would be asked for: the input files, made here without being written.
+
+    POTCARs are known by their names and release; no POTCAR needs to be here.
+
+    Parameters
+    ----------
+    maker
+        An atomate2 maker of VASP.
+    atoms
+        The structure.
+    """
+    # making the input leaves the structure on the input set
+    input_set: Any = deepcopy(maker.input_set_generator)
+    inputs = input_set.get_input_set(AseAtomsAdaptor.get_structure(bare(atoms)), prev_dir=None, potcar_spec=True)
+    incar = dict(inputs.get("INCAR") or {})
+    if maker.write_input_set_kwargs.get("apply_incar_updates", True):
+        incar.update(ATOMATE2.VASP_INCAR_UPDATES)
+    kpoints, species = inputs.get("KPOINTS"), inputs["POSCAR"].site_symbols
+    potcar = [str(symbol) for symbol in str(inputs.get("POTCAR.spec") or inputs.get("POTCAR") or "").split()]
+    settings = physics(incar)
+    if "MAGMOM" in incar:  # no setting of a label, but the start that decides which moments are found
+        settings["MAGMOM"] = normal(incar["MAGMOM"])
+    return OracleRecord.of(
+        "VASP",
+        settings,
+        functional=str(getattr(input_set, "user_potcar_functional", None)),
+        kpoints=None if kpoints is None else f"{kpoints.style.name} {kpoints.kpts} {tuple(kpoints.kpts_shift)}",
+        potentials=dict(zip(species, potcar, strict=False)) or None,
     )
 
 

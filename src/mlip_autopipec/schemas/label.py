@@ -38,7 +38,12 @@ class AtomsRecord(BaseModel):
 
 
 class LabelDocument(Document):
-    """One oracle calculation, successful or not. The only place where a label is stored."""
+    """
+    One oracle calculation, successful or not. The only place where a label is stored.
+
+    Where the same calculation had been done before, the document refers to it by ``reused_from`` and repeats neither
+    its structure nor its forces and stress.
+    """
 
     kind: Literal["label"] = "label"
     index: int = Field(description="Number of the label within its cycle.")
@@ -48,6 +53,10 @@ class LabelDocument(Document):
         "train", description="Neither held-out labels (test) nor isolated atoms (reference) are trained on."
     )
     origin: str = Field(description="seed..., halted, dumped, displacement, volume, soft_mode, or given by the user.")
+    key: str | None = Field(
+        None, description="Of the calculation: the same for the same structure and settings, whoever asks for it."
+    )
+    reused_from: str | None = Field(None, description="uuid of the label that was there already; None if computed.")
     walker: int | None = Field(None, description="Walker whose halt asked for this label.")
     gamma: float | None = Field(None, description="Extrapolation grade of the structure when it was selected.")
     source_id: str | None = Field(None, description="uuid of the proposal that holds the candidate.")
@@ -97,8 +106,20 @@ class LabelDocument(Document):
             }
         )
 
+    @classmethod
+    def referring_to(cls, original: LabelDocument, **fields: object) -> LabelDocument:
+        """Make a document that stands for a label which is there already."""
+        small = original.model_dump(include=set(_OF_THE_CALCULATION - _LARGE))
+        return cls.model_validate({**small, **fields, "state": "successful", "reused_from": original.uuid})
+
+    def filled_from(self, original: LabelDocument) -> LabelDocument:
+        """Take over what a reference leaves out."""
+        return self.model_copy(update={name: getattr(original, name) for name in _OF_THE_CALCULATION})
+
     def to_atoms(self) -> Atoms:
         """Return the structure with the label in an attached calculator."""
+        if self.reused_from is not None and self.atoms is None:
+            raise ValueError(f"label {self.uuid} refers to {self.reused_from}; read it with the dataset")
         if self.atoms is None or self.energy_eV is None:
             raise ValueError(f"label {self.uuid} failed ({self.reason}) and has nothing to give")
         atoms = self.atoms.to_atoms()
@@ -108,6 +129,14 @@ class LabelDocument(Document):
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
         return atoms
+
+
+#: Fields of a label that belong to the calculation, not to who asked for it; the second those that grow with the atoms.
+_OF_THE_CALCULATION = frozenset(
+    "key oracle computed_with corrections directory formula n_atoms energy_eV energy_kind max_force_eV_A "
+    "forces_eV_A stress_eV_A3 atoms".split()
+)
+_LARGE = frozenset("computed_with forces_eV_A stress_eV_A3 atoms".split())
 
 
 class FailedLabel(BaseModel):
@@ -123,6 +152,7 @@ class LabelBatch(Document):
     kind: Literal["labels"] = "labels"
     n_asked: int = Field(description="Labels asked for.")
     n_labelled: int = Field(description="Labels obtained.")
+    n_reused: int = Field(0, description="Of those, labels that were there already.")
     failed: list[FailedLabel] = Field(default_factory=list, description="Labels dropped, with their reasons.")
     oracle_failing: bool = Field(False, description="Too many failed for the loop to go on.")
     seconds: float = Field(0.0, description="Summed wall time of the labels in s.")

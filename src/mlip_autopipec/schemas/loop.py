@@ -74,6 +74,7 @@ class LoopState(BaseModel):
     potential_id: str | None = None
     walkers: list[WalkerState]
     n_labels: int = 0
+    n_reused_labels: int = 0
     n_failed_labels: int = 0
     n_halts: int = 0
 
@@ -99,6 +100,7 @@ class OTFDocument(Document):
     n_cycles: int = Field(description="Cycles of halt, label and train so far.")
     n_labels: int = Field(description="Labels obtained so far, including the first dataset.")
     n_new_labels: int = Field(0, description="Labels obtained in this cycle.")
+    n_reused_labels: int = Field(0, description="Of all labels, those that had been computed before.")
     n_failed_labels: int = Field(0, description="Labels that failed so far.")
     n_halts: int = Field(0, description="Halts so far.")
     elements: list[str] = Field(default_factory=list, description="Elements of the campaign, alphabetical.")

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.oracle.extracted import ExtractedLabel
+from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.testing.events import is_current_job, record_event
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ class StandInOracleMaker(OracleMaker):
     physics: Literal["constant", "lennard-jones", "emt"] = "constant"
     failing: list[str] = field(default_factory=list)
     events: str | None = None
+
+    def asked(self, atoms: Atoms) -> OracleRecord:
+        """Return what is asked for."""
+        del atoms
+        return OracleRecord.of("stand-in", {"physics": self.physics})
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Label one structure."""

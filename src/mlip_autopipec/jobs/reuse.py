@@ -1,0 +1,170 @@
+"""Labels that exist already: found by their keys, referred to, and never computed twice at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from maggma.stores import MemoryStore, MongoStore
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.base import current_store, current_uuid
+from mlip_autopipec.schemas.label import LabelDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from jobflow import JobStore
+    from pymongo.collection import Collection
+
+logger = logging.getLogger(__name__)
+
+#: Collection of the claims, beside the documents of the JobStore.
+CLAIMS = "mlip_autopipec_claims"
+#: Seconds between two signs of life of a claim, between two looks at another's, and without a sign until it is dead.
+BEAT_S, LOOK_S, DEAD_S = 20.0, 1.0, 120.0
+
+
+def find_labels(keys: Sequence[str]) -> dict[str, LabelDocument]:
+    """
+    Look up successful labels by their keys, in all campaigns of the store the present job runs in.
+
+    Returns
+    -------
+    dict
+        The label of each key that there is one of, never a mere reference.
+    """
+    criteria = {
+        "output.kind": "label",
+        "output.key": {"$in": sorted(set(keys))},
+        "output.state": "successful",
+        "output.reused_from": None,
+    }
+    # the oldest, so that all refer to the same one
+    found = current_store().query(criteria, ["output"], sort={"completed_at": -1}) if keys else []
+    return {doc["output"]["key"]: LabelDocument.model_validate(doc["output"]) for doc in found}
+
+
+def with_originals(labels: Sequence[LabelDocument], store: JobStore) -> list[LabelDocument]:
+    """Give each label that refers to another one that one's energy, forces, stress and structure."""
+    wanted = sorted({label.reused_from for label in labels if label.reused_from is not None})
+    found = store.query({"uuid": {"$in": wanted}, "output.kind": "label"}, ["output"]) if wanted else []
+    originals = {doc["output"]["uuid"]: LabelDocument.model_validate(doc["output"]) for doc in found}
+    missing = sorted(set(wanted) - set(originals))
+    if missing:
+        raise MLIPError(f"labels refer to the labels {missing}, which are not in {store}; were they deleted?")
+    return [label if label.reused_from is None else label.filled_from(originals[label.reused_from]) for label in labels]
+
+
+@contextmanager
+def claimed(key: str) -> Iterator[LabelDocument | None]:
+    """
+    Wait while another process computes the label of a key, then yield it, or None: then it is ours to compute.
+
+    A claim stays until :func:`release`, since the label is stored only after its job has ended; one that gives no sign
+    of life, or whose process is gone from this machine, is taken over. Nothing is claimed in a store of one process.
+
+    Parameters
+    ----------
+    key
+        Of the label.
+    """
+    claims = _collection()
+    if claims is None:
+        yield find_labels([key]).get(key)
+        return
+    owner = _take(claims, key)
+    if owner is None:
+        yield find_labels([key])[key]
+        return
+    ended = threading.Event()
+    heart = threading.Thread(target=_beat, args=(claims, key, owner, ended), daemon=True)
+    heart.start()
+    try:
+        yield None
+    except BaseException:
+        claims.delete_one({"_id": key, "owner": owner})
+        raise
+    finally:
+        ended.set()
+        heart.join()
+
+
+def release(keys: Sequence[str]) -> None:
+    """Forget the claims of labels that are stored."""
+    claims = _collection()
+    if claims is not None and keys:
+        claims.delete_many({"_id": {"$in": sorted(set(keys))}})
+
+
+def _collection() -> Collection[dict[str, Any]] | None:
+    documents = current_store().docs_store
+    if not isinstance(documents, MongoStore) or isinstance(documents, MemoryStore):
+        return None
+    claims: Collection[dict[str, Any]] = documents._collection.database[CLAIMS]
+    return claims
+
+
+def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
+    """Claim a key and return the owner's name; None if the label is there by now."""
+    owner = uuid4().hex
+    mine = {
+        "_id": key,
+        "owner": owner,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job": current_uuid(),
+        "beat": 0,
+    }
+    seen: tuple[Any, Any] = (None, None)
+    since = time.monotonic()
+    while True:
+        try:
+            claims.insert_one(dict(mine))
+        except DuplicateKeyError:
+            other = claims.find_one({"_id": key})
+        else:
+            # whoever held the claim before may have stored the label between our look and our claim
+            if key not in find_labels([key]):
+                return owner
+            claims.delete_one({"_id": key, "owner": owner})
+            return None
+        if key in find_labels([key]):
+            return None
+        if other is None:  # released at this moment
+            continue
+        if (sign := (other["owner"], other["beat"])) != seen:
+            seen, since = sign, time.monotonic()
+        if _is_dead(other) or time.monotonic() - since > DEAD_S:
+            logger.warning("taking over label %s... from a process that is gone: %s", key[:8], other)
+            claims.delete_one({"_id": key, "owner": other["owner"], "beat": other["beat"]})
+        else:
+            time.sleep(LOOK_S)
+
+
+def _is_dead(claim: dict[str, Any]) -> bool:
+    """Tell whether the process of a claim was one of this machine and is gone."""
+    if claim["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(claim["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _beat(claims: Collection[dict[str, Any]], key: str, owner: str, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_S):
+        try:
+            claims.update_one({"_id": key, "owner": owner}, {"$inc": {"beat": 1}})
+        except PyMongoError as error:  # a label is not lost because the server was away
+            logger.warning("no sign of life could be given: %s", error)

@@ -1,0 +1,358 @@
+"""Labels are never bought twice: keys of calculations, and references to the labels there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from atomate2.ase.jobs import LennardJonesStaticMaker
+from jobflow import CURRENT_JOB, Flow, JobStore, run_locally
+from maggma.stores import GridFSStore, MemoryStore, MongoURIStore
+from pymongo import MongoClient
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs import reuse
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.oracle.identity import canonical_form, label_key
+from mlip_autopipec.oracle.record import OracleRecord, maker_record
+from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
+from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
+from mlip_autopipec.testing import (
+    Halt,
+    ScriptedDynamicsMaker,
+    StandInOracleMaker,
+    read_events,
+    stand_in_loop,
+)
+
+MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
+EMT = OracleRecord.of("EMT", {})
+needs_server = pytest.mark.skipif(
+    not MONGO_URI, reason="no MongoDB server: set MLIP_AUTOPIPEC_TEST_MONGO_URI to its address, or use .ci/run"
+)
+
+
+@pytest.fixture
+def alloy() -> Atoms:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.symbols[[0, 5, 11]] = "Au"
+    shear = np.array([[0, 0.3, 0.1], [0.2, 0, 0], [0.1, 0.2, 0.4]])
+    atoms.set_cell(atoms.cell.array + shear, scale_atoms=True)
+    atoms.rattle(0.1, seed=4)
+    return atoms
+
+
+def permuted(atoms):
+    return atoms[np.random.default_rng(1).permutation(len(atoms))]
+
+
+def shifted_by_cells(atoms):
+    moved = atoms.copy()
+    moved.positions += np.random.default_rng(2).integers(-2, 3, (len(atoms), 3)) @ atoms.cell.array
+    return moved
+
+
+def rotated(atoms):
+    moved = atoms.copy()
+    moved.rotate(37, (1, 2, 3), rotate_cell=True)
+    return moved
+
+
+@pytest.mark.parametrize("change", [permuted, shifted_by_cells, rotated])
+def test_the_same_structure_has_one_key(alloy, change):
+    assert label_key(change(alloy), EMT) == label_key(alloy, EMT)
+
+
+def displaced(atoms):
+    moved = atoms.copy()
+    moved.positions[3, 1] += 1e-4
+    return moved
+
+
+def strained(atoms):
+    moved = atoms.copy()
+    moved.set_cell(moved.cell.array * (1 + 1e-5), scale_atoms=True)
+    return moved
+
+
+def swapped(atoms):
+    moved = atoms.copy()
+    moved.symbols[[0, 1]] = moved.symbols[[1, 0]]
+    return moved
+
+
+def in_vacuum(atoms):
+    moved = atoms.copy()
+    moved.pbc = [True, True, False]
+    return moved
+
+
+def translated(atoms):
+    moved = atoms.copy()
+    moved.positions += [0.1, 0, 0]
+    return moved
+
+
+@pytest.mark.parametrize("change", [displaced, strained, swapped, in_vacuum, translated])
+def test_another_calculation_has_another_key(alloy, change):
+    assert label_key(change(alloy), EMT) != label_key(alloy, EMT)
+
+
+def test_round_positions_and_cells_survive_rounding():
+    """Special positions lie where rounding must not change by the last bit: 1/3, 1/2, 1/128, and 0 as 1 - 1e-17."""
+    for n in (2, 3, 64, 128):
+        atoms = Atoms("Cu2", scaled_positions=[[0, 0, 0], [1 / n, 0.5, -1 / n]], cell=[3.61, 4.0, 5.12], pbc=True)
+        noisy = atoms.copy()
+        noisy.positions += np.random.default_rng(n).normal(0, 1e-14, (2, 3))
+        noisy.cell[:] += np.random.default_rng(n).normal(0, 1e-14, (3, 3))
+        assert canonical_form(noisy) == canonical_form(atoms)
+
+
+def test_molecules_without_a_cell():
+    water = molecule("H2O")
+    assert label_key(permuted(water), EMT) == label_key(water, EMT)
+    assert label_key(molecule("CH4"), EMT) != label_key(water, EMT)
+
+
+def key(maker, atoms):
+    return OracleMaker(static_maker=maker).key_of(atoms)
+
+
+def test_settings_of_vasp(alloy):
+    """What decides the result is in the key; parallelisation, custodian and the command are not."""
+    mine = key(vasp_static_maker(), alloy)
+    same = [{"incar": {"NCORE": 8, "KPAR": 2}}, {"incar": {"encut": "680"}}, {"run_vasp": {"vasp_cmd": "srun vasp"}}]
+    other = [
+        {"incar": {"ENCUT": 520}},
+        {"incar": {"KSPACING": 0.3}},
+        {"incar": {"MAGMOM": {"Cu": -1.0}}},
+        {"potcar": {"Cu": "Cu"}},
+        {"potcar_functional": "PBE_54"},
+    ]
+    assert {key(vasp_static_maker(**settings), alloy) for settings in same} == {mine}
+    keys = {key(vasp_static_maker(**settings), alloy) for settings in other}
+    assert len(keys) == len(other)
+    assert mine not in keys
+    assert key(vasp_static_maker(), permuted(alloy)) == mine
+    maker = vasp_static_maker()
+    before = maker.as_dict()["input_set_generator"]["structure"]
+    key(maker, alloy)
+    assert maker.as_dict()["input_set_generator"]["structure"] == before, "the maker holds the structure from now on"
+
+
+def test_atoms_have_their_own_settings():
+    atom = Atoms("Cu", cell=[12, 13, 14], pbc=True, info={"origin": "isolated_atom"})
+    oracle = OracleMaker(static_maker=vasp_static_maker(), atom_maker=isolated_atom_maker())
+    as_crystal = Atoms("Cu", cell=[12, 13, 14], pbc=True)
+    assert oracle.key_of(atom) != oracle.key_of(as_crystal)
+
+
+def test_settings_of_other_makers(alloy):
+    assert key(EMTStaticMaker(), alloy) == key(EMTStaticMaker(name="another name"), alloy)
+    assert key(EMTStaticMaker(), alloy) != key(LennardJonesStaticMaker(), alloy)
+    wider = LennardJonesStaticMaker(calculator_kwargs={"rc": 9.0})
+    assert maker_record(wider).sha256 != maker_record(LennardJonesStaticMaker()).sha256
+
+
+@pytest.fixture
+def run(memory_jobstore, tmp_path):
+    def run(flow):
+        run_locally(flow, store=memory_jobstore, create_folders=True, root_dir=tmp_path, log=False)
+        return memory_jobstore.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1})["output"]
+
+    return run
+
+
+def two_halts(events, **makers):
+    dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100), Halt(step=200)])
+    maker = stand_in_loop(events, dynamics_maker=dynamics, **makers)
+    maker.oracle_maker.physics = "emt"
+    return maker
+
+
+def test_a_second_campaign_buys_nothing(run, memory_jobstore, events):
+    """Its documents refer to the labels of the first; datasets and potentials are the same."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    first = run(two_halts(events).make(atoms, 300, campaign_id="first"))
+    bought = read_events(events).count("label")
+    assert bought == first["n_labels"] == 11
+    second = run(two_halts(events).make(atoms, 300, campaign_id="second"))
+    assert read_events(events).count("label") == bought
+    assert (second["status"], second["n_labels"], second["n_reused_labels"]) == ("CONVERGED", bought, bought)
+    mine, theirs = (read_labels(name, store=memory_jobstore) for name in ("second", "first"))
+    for a, b in zip(mine, theirs, strict=True):
+        assert (a.reused_from, a.key) == (b.uuid, b.key)
+        assert (a.campaign_id, a.cycle, a.index, a.walker, a.origin) == ("second", b.cycle, b.index, b.walker, b.origin)
+        assert a.to_atoms() == b.to_atoms()
+        assert np.array_equal(a.to_atoms().get_forces(), b.to_atoms().get_forces())
+        assert a.computed_with == b.computed_with
+    names = memory_jobstore.query({"output.campaign_id": "second", "output.kind": "label"}, ["name", "output"])
+    for doc in names:
+        assert doc["name"].startswith("reuse c0")
+        assert doc["output"]["forces_eV_A"] is None
+        assert doc["output"]["atoms"] is None
+        assert doc["output"]["energy_eV"] is not None
+    third = run(two_halts(events).make(atoms, 300, campaign_id="third"))
+    assert third["n_reused_labels"] == bought
+    origins = {label.reused_from for label in read_labels("third", store=memory_jobstore)}
+    assert origins == {label.uuid for label in theirs}, "a reference refers to a reference"
+
+
+def test_off_by_option(run, events):
+    for name in ("first", "second"):
+        flow = two_halts(events, oracle_maker=StandInOracleMaker(reuse_labels=False)).make(
+            bulk("Cu", cubic=True), 300, campaign_id=name
+        )
+        assert run(flow)["n_reused_labels"] == 0
+    assert read_events(events).count("label") == 22
+
+
+def test_failed_labels_are_tried_again(run, events):
+    atoms = bulk("Cu", cubic=True)
+    failing = StandInOracleMaker(failing=["label c001 000"])
+    assert run(two_halts(events, oracle_maker=failing).make(atoms, 300, campaign_id="first"))["n_failed_labels"] == 1
+    second = run(two_halts(events).make(atoms, 300, campaign_id="second"))
+    assert second["n_failed_labels"] == 0
+    assert second["n_reused_labels"] < second["n_labels"]
+
+
+def test_a_label_that_vanished_is_told(run, memory_jobstore, events):
+    atoms = bulk("Cu", cubic=True)
+    run(two_halts(events).make(atoms, 300, campaign_id="first"))
+    run(two_halts(events).make(atoms, 300, campaign_id="second"))
+    lost = read_labels("first", store=memory_jobstore)[4].uuid
+    memory_jobstore.remove_docs({"uuid": lost})
+    with pytest.raises(MLIPError, match=lost):
+        read_labels("second", store=memory_jobstore)
+
+
+def test_a_batch_counts_what_it_reused(run, memory_jobstore, events):
+    for name in ("first", "second"):
+        run(two_halts(events).make(bulk("Cu", cubic=True), 300, campaign_id=name))
+    criteria = {"output.kind": "labels", "output.campaign_id": "second"}
+    batches = [LabelBatch.model_validate(d["output"]) for d in memory_jobstore.query(criteria, ["output"])]
+    assert all(batch.n_reused == batch.n_labelled == batch.n_asked for batch in batches)
+
+
+@pytest.fixture
+def shared_store(monkeypatch):
+    """A JobStore of a real server as the one the present job runs in, and a job."""
+    name = f"mlip_autopipec_test_{uuid.uuid4().hex[:8]}"
+    documents, data = MongoURIStore(MONGO_URI, "documents", database=name), GridFSStore(name, "data", host=MONGO_URI)
+    store = JobStore(documents, additional_stores={"data": data})
+    documents.connect()
+    monkeypatch.setattr(CURRENT_JOB, "store", store)
+    yield store
+    MongoClient(MONGO_URI).drop_database(name)
+
+
+def put(store, label_key, job="the job"):
+    label = LabelDocument(uuid=job, key=label_key, index=0, state="successful", origin="seed", energy_eV=-1.0)
+    store.docs_store.update([{"uuid": job, "index": 1, "output": label.model_dump(mode="json")}], key=["uuid", "index"])
+
+
+@needs_server
+def test_who_comes_second_waits_for_the_label(shared_store, monkeypatch):
+    monkeypatch.setattr(reuse, "LOOK_S", 0.05)
+    order = []
+
+    def ask(name, started):
+        with reuse.claimed("k") as existing:
+            started.set()
+            if existing is None:
+                time.sleep(0.3)
+                order.append(f"{name} computes")
+        if existing is None:
+            put(shared_store, "k", name)
+        else:
+            order.append(f"{name} takes that of {existing.uuid}")
+
+    threads, begun = [], [threading.Event(), threading.Event()]
+    for name, started in zip(("first", "second"), begun, strict=True):
+        threads.append(threading.Thread(target=ask, args=(name, started)))
+        threads[-1].start()
+        if name == "first":
+            assert started.wait(10)
+    for thread in threads:
+        thread.join(20)
+    assert order == ["first computes", "second takes that of first"]
+    reuse.release(["k"])
+    assert reuse._collection().count_documents({}) == 0
+
+
+@needs_server
+def test_a_failure_leaves_the_label_to_others(shared_store):
+    with pytest.raises(ValueError, match="no"), reuse.claimed("k") as existing:  # noqa: PT012
+        assert existing is None
+        raise ValueError("no")
+    with reuse.claimed("k") as existing:
+        assert existing is None
+
+
+@needs_server
+def test_a_claim_of_a_killed_process_is_taken_over(shared_store):
+    """The same machine: at once. Elsewhere: after a time without a sign of life."""
+    script = (
+        "import sys, time; from jobflow import CURRENT_JOB, JobStore; from maggma.stores import MongoURIStore;"
+        "from mlip_autopipec.jobs import reuse;"
+        f"store = JobStore(MongoURIStore({MONGO_URI!r}, 'documents', database={shared_store.docs_store.database!r}));"
+        "store.connect(); CURRENT_JOB.store = store; context = reuse.claimed('k');"
+        "assert context.__enter__() is None; print('mine', flush=True); time.sleep(100)"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "mine\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    with reuse.claimed("k") as existing:
+        assert existing is None
+
+
+@needs_server
+def test_a_claim_without_a_sign_of_life_is_taken_over(shared_store, monkeypatch):
+    monkeypatch.setattr(reuse, "LOOK_S", 0.05)
+    monkeypatch.setattr(reuse, "DEAD_S", 0.5)
+    elsewhere = {"_id": "k", "owner": "x", "host": "another machine", "pid": 1, "job": "j", "beat": 3}
+    reuse._collection().insert_one(elsewhere)
+    started = time.monotonic()
+    with reuse.claimed("k") as existing:
+        assert existing is None
+    assert time.monotonic() - started >= 0.5
+
+
+@needs_server
+def test_a_sign_of_life_keeps_a_claim(shared_store, monkeypatch):
+    monkeypatch.setattr(reuse, "BEAT_S", 0.05)
+    with reuse.claimed("k"):
+        beat = reuse._collection().find_one({"_id": "k"})["beat"]
+        deadline = time.monotonic() + 10
+        while reuse._collection().find_one({"_id": "k"})["beat"] <= beat:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+@needs_server
+def test_one_label_of_two_campaigns_in_a_server(shared_store, tmp_path, events):
+    claims = reuse._collection()
+    flows = [two_halts(events).make(bulk("Cu", cubic=True), 300, campaign_id=name) for name in ("first", "second")]
+    run_locally(Flow(flows), store=shared_store, create_folders=True, root_dir=tmp_path, log=False)
+    assert read_events(events).count("label") == 11
+    assert len(read_labels("second", store=shared_store)) == 11
+    assert claims.count_documents({}) == 0
+
+
+def test_memory_is_of_one_process(monkeypatch):
+    store = JobStore(MemoryStore())
+    store.connect()
+    monkeypatch.setattr(CURRENT_JOB, "store", store)
+    assert reuse._collection() is None
