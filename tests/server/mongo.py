@@ -10,11 +10,13 @@ variable ``MLIP_AUTOPIPEC_TEST_MONGO_URI`` and stops the server afterwards, what
    first time (6 MB). It needs a JDK of version 17 or later;
 4. else none: the tests that need a server are then skipped.
 
-mongo-java-server lacks sessions, transactions, change streams, updates by a pipeline, and the
-aggregation stage ``$set``. FireWorks, maggma and jobflow need none of them, except ``--sort`` and
-``--rsort`` of ``lpad``; jobflow-remote needs updates by a pipeline. FerretDB 1.24 with SQLite is of no use
-here: it refuses nested arrays (a cell, a matrix), drops the connection on NaN, and lacks what
-``lpad detect_lostruns`` asks for (``$elemMatch`` on documents, ``$lookup``).
+Of what FireWorks, jobflow-remote, maggma and jobflow use, mongo-java-server 1.47 lacks updates by a pipeline, ``$set``
+as a stage, ``$lookup`` with fields and a pipeline; and killed, it loses what it acknowledged within the last second.
+MongoServer.java adds these. Sessions, transactions and change streams are still missing; jobflow-remote tries a
+transaction when it upgrades the database of an older version, and does without.
+
+FerretDB 1.24 with SQLite is of no use here: it refuses nested arrays (a cell, a matrix), drops the connection on NaN,
+and lacks what ``lpad detect_lostruns`` asks for (``$elemMatch`` on documents, ``$lookup``).
 
 Nothing but Python's standard library is used, as this runs before anything is installed.
 """
@@ -50,21 +52,30 @@ class MongoServer:
     Parameters
     ----------
     folder
-        Where the data and the log are kept.
+        Where the data and the log are kept. What was acknowledged is there after any end, also after :meth:`kill`.
+    port
+        On loopback; by default one that is free now, and the same each time this object starts.
+
+    Raises
+    ------
+    NoServerError
+        There is no server to be had on this machine.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.command = server_command(folder, self.port)
+        if port is None:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+        self.port = port
+        self.command = server_command(folder, port)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
-        """Address of the server."""
-        return f"mongodb://127.0.0.1:{self.port}/"
+        """Address of the server. A write is acknowledged once it is in the journal, which mongod does not do unasked."""
+        return f"mongodb://127.0.0.1:{self.port}/?journal=true"
 
     def start(self) -> Self:
         """Start, and wait until it answers."""
