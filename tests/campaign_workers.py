@@ -12,30 +12,37 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from ase.build import bulk
-from jobflow import Flow, Job, JobStore, run_locally
+from jobflow import CURRENT_JOB, Flow, Job, JobStore, run_locally
 from jobflow.settings import JobflowSettings
 from maggma.stores import MemoryStore
 from pymongo import MongoClient
 
+from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.lammps.records import Trace
+from mlip_autopipec.lammps.types import ExplorationResult, WalkStatus
 from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
+from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInTrainer, stand_in_loop
+from mlip_autopipec.testing.events import is_current_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ase import Atoms
     from fireworks import LaunchPad
 
+    from mlip_autopipec.ace.training import TrainingResult
     from mlip_autopipec.schemas.label import LabelDocument
+    from mlip_autopipec.schemas.loop import WalkerState
+    from mlip_autopipec.schemas.potential import PotentialDocument
 
 MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
 needs_server = pytest.mark.skipif(
@@ -104,6 +111,53 @@ def campaign(events: Path) -> Flow:
 def labelled(store: JobStore, flow_output: OTFDocument) -> dict[tuple[int, int], LabelDocument]:
     """Return the labels of a campaign by cycle and number."""
     return {(label.cycle, label.index): label for label in read_labels(flow_output.campaign_id, store=store)}
+
+
+@dataclass
+class FailsOnceTrainer(StandInTrainer):
+    """A trainer whose ``failing`` jobs succeed when they are run again; ``marker`` is the file that remembers."""
+
+    marker: str = ""
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainingResult:
+        """Fail, or not."""
+        if not is_current_job(self.failing):
+            return super().train(*args, **kwargs)
+        again = Path(self.marker).exists()
+        Path(self.marker).touch()
+        return StandInTrainer.train(replace(self, failing=[]) if again else self, *args, **kwargs)
+
+
+@dataclass
+class StumblingDynamicsMaker(ScriptedDynamicsMaker):
+    """
+    A script, and the walls a first attempt runs into.
+
+    Parameters
+    ----------
+    crashing
+        Parts of the names of jobs that die the first time; ``marker`` is the file that remembers.
+    wall_time_after
+        Every walk ends there first, TIMED_OUT, and goes on in another job.
+    """
+
+    crashing: list[str] = field(default_factory=list)
+    marker: str = ""
+    wall_time_after: int | None = None
+
+    def explore(
+        self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
+    ) -> ExplorationResult:
+        """Crash, stop early, or follow the script."""
+        if is_current_job(self.crashing) and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            raise ExplorationError("the test says that MD crashes here, once")
+        if self.wall_time_after is not None and CURRENT_JOB.job.index == 1:
+            result = ExplorationResult(WalkStatus.TIMED_OUT, walker.step + self.wall_time_after, atoms, halt=None)
+        else:
+            result = super().explore(walker, potential, atoms, restart_file)
+        result.trace = Trace().columns
+        return result
 
 
 def start_worker(
@@ -213,8 +267,7 @@ def main(deaths: str, *command: str) -> None:
         status = in_a_child(lambda place=place: doomed(place))  # type: ignore[misc]
         if status != -signal.SIGKILL:
             raise SystemExit(f"the worker that was to die at '{place}' ended with status {status}")
-        time.sleep(1.1)  # whole seconds is what lpad takes
-        in_a_child(lambda: lpad([*command[:2], "detect_lostruns", "--time", "1", "--rerun", "--refresh"]))
+        in_a_child(lambda: lpad([*command[:2], "detect_lostruns", "--time", "0", "--rerun", "--refresh"]))
     rlaunch(command)
 
 

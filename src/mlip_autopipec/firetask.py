@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 #: Entry of the spec of an appended Firework: the Firework whose job appended it.
 APPENDED_BY = "appended_by"
 
+#: Stored in the launch of the job that ended a campaign: how.
+ENDED = "campaign_ended"
+
 _NEEDS_ATTENTION = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
 
 
@@ -30,9 +33,9 @@ class CampaignFiretask(JobFiretask):
 
     ``lpad rerun_fws`` and ``detect_lostruns --rerun`` reset a Firework *and all that come after
     it*, but leave in place what it appended. jobflow's Firetask would append it once more, and the
-    campaign would go on twice. Here a document stands once something was appended after it: such a job
-    ends at once, without running, so that a rerun ends where the loop has already gone on. Jobs that left no
-    document run.
+    campaign would go on twice. Here a document stands once the loop has gone on from it, because it or a job after it
+    appended others or ended the campaign: such a job returns at once, without running. Jobs that left no
+    document run, and so do those of the cycle that is under way.
 
     The last job of a campaign that ended because a step failed fizzles (its document is in the
     store): the workflow of a failed campaign would otherwise count as COMPLETED.
@@ -54,11 +57,14 @@ class CampaignFiretask(JobFiretask):
             self._adopt(workflow)
         found = None if action.detours else store.query_one(this_job, ["output"])
         end = found["output"] if found is not None and isinstance(found["output"], dict) else {}
-        if end.get("kind") == "loop" and end["status"] in _NEEDS_ATTENTION:
+        if end.get("kind") != "loop":
+            return action
+        if end["status"] in _NEEDS_ATTENTION:
             raise MLIPError(
                 f"campaign {end['campaign_id']} ended {end['status']}: {end['why']}. What it has is in the store; "
                 "mend the cause, then rerun the job that failed (lpad rerun_fws), or resume the campaign"
             )
+        action.stored_data[ENDED] = end["status"]
         return action
 
     def _adopt(self, workflow: Workflow) -> None:
@@ -68,7 +74,11 @@ class CampaignFiretask(JobFiretask):
             firework.spec[APPENDED_BY] = getattr(self, "fw_id", None)
 
     def _is_built_upon(self) -> bool:
-        """Tell whether this job or one after it appended something; only a job that was launched before can have."""
+        """
+        Tell whether this job, or one after it, has appended something or ended the campaign well.
+
+        Only a job that was launched before can have.
+        """
         pad = getattr(self, "launchpad", None)
         if pad is None:  # offline: FireWorks gives no access to the workflow
             return False
@@ -83,7 +93,8 @@ class CampaignFiretask(JobFiretask):
             todo += new
         members = sorted(after)
         appended = {"fw_id": {"$in": members}, f"spec.{APPENDED_BY}": {"$in": members}}
-        return pad.fireworks.find_one(appended, ["fw_id"]) is not None
+        ended = {"fw_id": {"$in": members}, f"action.stored_data.{ENDED}": {"$exists": True}}
+        return any(found is not None for found in (pad.fireworks.find_one(appended), pad.launches.find_one(ended)))
 
 
 def as_campaign_tasks(workflow: Workflow) -> None:
