@@ -101,7 +101,7 @@ def work(pad: LaunchPad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cal
 
     def run(category: str = "") -> None:
         worker = FWorker(name=f"the {category} one", category=category)
-        rapidfire(pad, worker, nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
+        rapidfire(pad, worker, nlaunches=0, sleep_time=0.1, strm_lvl="CRITICAL")
 
     return run
 
