@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
-from mlip_autopipec.jobs.assess import StopRule, can_nest_further, update_state
+from mlip_autopipec.jobs.assess import StopRule, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     SEED_GENERATE,
     SEED_PROPOSE,
@@ -40,6 +40,8 @@ from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from jobflow import JobStore
 
     from mlip_autopipec.ace.potential import ACEPotential
 
@@ -139,10 +141,46 @@ class OTFMaker(Maker):
         )
         return self.begin(document, labels, initial_potential)
 
-    def begin(
-        self, document: CampaignDocument, labels: Sequence[Atoms] = (), initial_potential: ACEPotential | None = None
+    @staticmethod
+    def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> Flow:
+        """Make the flow that takes up a campaign that broke off: :func:`mlip_autopipec.flows.resume.resume`."""
+        from mlip_autopipec.flows import resume
+
+        return resume.resume(campaign_id, store, maker)
+
+    @staticmethod
+    def extend(
+        campaign_id: str,
+        store: JobStore,
+        structures: Structure | Atoms | Sequence[Structure | Atoms] = (),
+        conditions: float | Condition | Sequence[float | Condition] = (),
+        maker: OTFMaker | None = None,
     ) -> Flow:
-        """Make the flow of what a campaign's document asks for, which has been checked."""
+        """Make the flow that continues a campaign beyond its end: :func:`mlip_autopipec.flows.resume.extend`."""
+        from mlip_autopipec.flows import resume
+
+        return resume.extend(campaign_id, store, structures, conditions, maker)
+
+    def begin(
+        self,
+        document: CampaignDocument,
+        labels: Sequence[Atoms] = (),
+        initial_potential: ACEPotential | None = None,
+        done: CycleResults | None = None,
+    ) -> Flow:
+        """
+        Make the flow of what a campaign's document asks for, which has been checked.
+
+        Parameters
+        ----------
+        document
+            What is asked for.
+        labels, initial_potential
+            As for :meth:`make`.
+        done
+            What is in the store already of a first cycle that broke off.
+        """
+        done = done or CycleResults()
         record = _name(self.record(document), "record campaign")
         walkers = [
             WalkerState(
@@ -162,10 +200,15 @@ class OTFMaker(Maker):
             walkers=walkers,
             n_labels=len(labels),
         )
-        jobs, potential, batch = self._first_potential(state, record, labels, initial_potential)
-        explorations = [self._explore(state, w, potential, record) for w in walkers]
-        assess = self._assess(state, walkers, [e.output for e in explorations], potential, batch)
-        return Flow([record, *jobs, *explorations, assess], output=assess.output, name=self.name)
+        jobs: list[Job] = []
+        potential: Job | str
+        batch: Job | str | None
+        if done.potential_id is not None:
+            potential, batch = done.potential_id, done.batch_id
+        else:
+            jobs, potential, batch = self._first_potential(state, record, labels, initial_potential)
+        jobs = [record, *jobs, *self._explorations(state, walkers, potential, batch, done, record)]
+        return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
     @loop_job()
     def record(self, document: CampaignDocument) -> CampaignDocument:
@@ -236,33 +279,36 @@ class OTFMaker(Maker):
         )
         return [*jobs, _name(train, "train c000")], train, batch
 
-    def _explore(self, state: LoopState, walker: WalkerState, potential: Job | str, start: Job | None = None) -> Job:
-        explore = self.dynamics_maker.make(
-            walker,
-            potential if isinstance(potential, str) else potential.output,
-            state.campaign_id,
-            state.cycle,
-            start=None if start is None else start.output,
-        )
-        return _name(explore, f"explore c{state.cycle:03d} w{walker.index:02d}")
-
-    def _assess(
+    def _explorations(
         self,
         state: LoopState,
         walkers: Sequence[WalkerState],
-        walks: Sequence[OutputReference | str],
         potential: Job | str,
         batch: Job | str | None,
-    ) -> Job:
+        done: CycleResults,
+        record: Job | None,
+    ) -> list[Job]:
+        """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
+        potential_or_id = potential if isinstance(potential, str) else potential.output
+        jobs: list[Job] = []
+        walks: list[OutputReference | str] = []
+        for walker in walkers:
+            if walker.index in done.walk_ids:
+                walks.append(done.walk_ids[walker.index])
+                continue
+            start = record.output if record is not None and walker.start_id == record.uuid else None
+            explore = self.dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
+            jobs.append(_name(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
+            walks.append(explore.output)
         assess = self.assess(
             state,
             walkers=[w.index for w in walkers],
-            walks=list(walks),
-            potential=potential if isinstance(potential, str) else potential.output,
+            walks=walks,
+            potential=potential_or_id,
             batch=batch.output if isinstance(batch, Job) else batch,
             labelled=batch is not None,
         )
-        return _name(assess, f"assess c{state.cycle:03d}")
+        return [*jobs, _name(assess, f"assess c{state.cycle:03d}")]
 
     @loop_job(tolerate_failed_inputs=True)
     def assess(
@@ -298,42 +344,8 @@ class OTFMaker(Maker):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         state = update_state(state, done, walkers, potential, batch)
-        status, why = self.stop_rule.judge(state)
-        if batch is not None and batch.oracle_failing:
-            status = LoopStatus.ORACLE_FAILING
-            why = f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {batch.failed[0].reason}"
-        elif potential is None or (labelled and batch is None):
-            died = "label" if labelled and batch is None else "train"
-            status, why = LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
-        elif status is LoopStatus.LEARNING and not can_nest_further():
-            status, why = (
-                LoopStatus.PAUSED,
-                f"this process cannot nest more than {state.cycle} cycles; continue from here",
-            )
-        seconds = {
-            "label": 0.0 if batch is None else batch.seconds,
-            "train": 0.0 if potential is None else potential.seconds,
-            "explore": sum(w.seconds for w in done if w is not None),
-        }
-        document = OTFDocument(
-            uuid=current_uuid(),
-            campaign_id=state.campaign_id,
-            cycle=state.cycle,
-            status=status,
-            why=why,
-            n_cycles=state.cycle,
-            n_labels=state.n_labels,
-            n_new_labels=0 if batch is None else batch.n_labelled,
-            n_reused_labels=state.n_reused_labels,
-            n_failed_labels=state.n_failed_labels,
-            n_halts=state.n_halts,
-            elements=state.elements,
-            walkers=state.walkers,
-            potential_id=state.potential_id,
-            seconds=seconds,
-            seed=state.seed,
-            **({} if potential is None else potential.errors()),
-        )
+        status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
+        document = assessment(state, status, why, potential, batch, done)
         logger.info("%s", document.line())
         if status is not LoopStatus.LEARNING:
             logger.info("%s: %s", status, why)
@@ -347,7 +359,7 @@ class OTFMaker(Maker):
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
 
-    def cycle_jobs(self, state: LoopState, done: CycleResults | None = None) -> list[Job]:
+    def cycle_jobs(self, state: LoopState, done: CycleResults | None = None, record: Job | None = None) -> list[Job]:
         """
         Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
 
@@ -357,6 +369,8 @@ class OTFMaker(Maker):
             After the cycle before.
         done
             What is in the store already of a cycle that broke off.
+        record
+            The job that stores the structures of new walkers.
         """
         done = done or CycleResults()
         state = state.model_copy(update={"cycle": state.cycle + 1})
@@ -397,14 +411,7 @@ class OTFMaker(Maker):
                 _name(label, f"request labels c{cycle:03d}"),
                 _name(potential, f"train c{cycle:03d}"),
             ]
-        walks: list[OutputReference | str] = []
-        for walker in running:
-            if walker.index in done.walk_ids:
-                walks.append(done.walk_ids[walker.index])
-            else:
-                jobs.append(self._explore(state, walker, potential))
-                walks.append(jobs[-1].output)
-        return [*jobs, self._assess(state, running, walks, potential, label)]
+        return [*jobs, *self._explorations(state, running, potential, label, done, record)]
 
 
 def _name(job: Job, name: str) -> Job:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
+from mlip_autopipec.jobs.base import current_uuid
+from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,3 +133,58 @@ def can_nest_further() -> bool:
     while frame is not None:
         depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
     return depth + _FRAMES_NEEDED < sys.getrecursionlimit()
+
+
+def judge_cycle(
+    rule: StopRule, state: LoopState, potential: PotentialDocument | None, batch: LabelBatch | None, *, labelled: bool
+) -> tuple[LoopStatus, str]:
+    """
+    Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
+
+    Parameters
+    ----------
+    rule
+        When the loop ends.
+    state
+        After the cycle.
+    potential, batch
+        Of the cycle; None where none came out.
+    labelled
+        Whether there should be a batch.
+    """
+    if batch is not None and batch.oracle_failing:
+        first = batch.failed[0].reason
+        return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
+    if potential is None or (labelled and batch is None):
+        died = "label" if labelled and batch is None else "train"
+        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
+    status, why = rule.judge(state)
+    if status is LoopStatus.LEARNING and not can_nest_further():
+        return LoopStatus.PAUSED, f"this process cannot nest more than {state.cycle} cycles; continue from here"
+    return status, why
+
+
+def assessment(
+    state: LoopState,
+    status: LoopStatus,
+    why: str,
+    potential: PotentialDocument | None,
+    batch: LabelBatch | None,
+    walks: Sequence[WalkDocument | None],
+) -> OTFDocument:
+    """Make the document of a cycle."""
+    seconds = {
+        "label": 0.0 if batch is None else batch.seconds,
+        "train": 0.0 if potential is None else potential.seconds,
+        "explore": sum(walk.seconds for walk in walks if walk is not None),
+    }
+    return OTFDocument(
+        uuid=current_uuid(),
+        status=status,
+        why=why,
+        n_cycles=state.cycle,
+        n_new_labels=0 if batch is None else batch.n_labelled,
+        seconds=seconds,
+        **state.model_dump(),
+        **({} if potential is None else potential.errors()),
+    )

@@ -1,0 +1,250 @@
+"""Continue a campaign from what its store holds."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jobflow import Flow, JobStore
+from monty.json import MontyDecoder
+
+from mlip_autopipec.errors import InvalidInputError, MLIPError
+from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
+from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.campaign import CampaignDocument
+from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
+from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import WalkDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from jobflow import Job
+    from pymatgen.core import Structure
+
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.lammps.types import Condition
+
+DocumentT = TypeVar("DocumentT", bound=Document)
+
+#: Assessments of a cycle in which a step failed: the loop goes on from the one before.
+_BROKEN = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
+
+
+def recorded_maker(campaign_id: str, store: JobStore) -> OTFMaker:
+    """Return the maker a campaign was last run with."""
+    from mlip_autopipec.flows.otf import OTFMaker
+
+    maker = MontyDecoder().decode(_task(campaign_id, store).payload["maker"])
+    if not isinstance(maker, OTFMaker):
+        raise MLIPError(f"campaign '{campaign_id}' was recorded with a {type(maker).__name__}; no OTFMaker")
+    return maker
+
+
+def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> Flow:
+    """
+    Make the flow that takes a campaign up again after its last complete cycle.
+
+    Of a cycle that broke off, labels are found by their keys, and a potential and walks that were stored are
+    used as they are.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign. None of its jobs may be running still.
+    store
+        Its JobStore.
+    maker
+        To go on with instead of the recorded one, for instance with settings of the oracle mended.
+
+    Raises
+    ------
+    InvalidInputError
+        The campaign has ended by its stop rule.
+    """
+    store.connect()
+    task, state, status = _task(campaign_id, store), *_last_state(campaign_id, store)
+    if state is not None and status not in (LoopStatus.LEARNING, LoopStatus.PAUSED):
+        raise InvalidInputError(
+            f"campaign '{campaign_id}' has ended: {status}; to go on, extend it by conditions, structures or a "
+            "stop rule that allows more"
+        )
+    using = maker or recorded_maker(campaign_id, store)
+    if state is None:
+        return _begin_again(using, task, store, reuse_results=maker is None)
+    record: Job | None = None
+    done: CycleResults | None = None
+    if maker is None:
+        done = _stored_results(campaign_id, state.cycle + 1, store, state.walkers, state.potential_id)
+    else:
+        check_campaign(maker, task.structures(), task.conditions, [], None)
+        record = maker.record(_next_generation(task))
+    return _flow(using, state, done, record)
+
+
+def extend(
+    campaign_id: str,
+    store: JobStore,
+    structures: Structure | Atoms | Sequence[Structure | Atoms] = (),
+    conditions: float | Condition | Sequence[float | Condition] = (),
+    maker: OTFMaker | None = None,
+) -> Flow:
+    """
+    Make the flow that continues a campaign beyond what it was asked for.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign. None of its jobs may be running still.
+    store
+        Its JobStore.
+    structures, conditions
+        Further ones. All structures, old and new, are explored at all conditions, old and new. New structures are of
+        the campaign's elements.
+    maker
+        To go on with instead of the recorded one: ``recorded_maker`` with another stop rule, or with longer MD, for
+        which walkers that have run through go on.
+
+    Raises
+    ------
+    InvalidInputError
+        Nothing would change, or the stop rule allows no further cycle.
+    """
+    store.connect()
+    task, state, _ = _task(campaign_id, store), *_last_state(campaign_id, store)
+    if state is None:
+        raise InvalidInputError(f"campaign '{campaign_id}' has no complete cycle yet; resume it before it is extended")
+    using = maker or recorded_maker(campaign_id, store)
+    frames = [*task.structures(), *as_frames(structures)]
+    wanted = list(dict.fromkeys(map(_hashable, [*task.conditions, *as_conditions(conditions)])))
+    all_conditions = [type(task.conditions[0])(*values) for values in wanted]
+    if unknown := sorted(set(elements_of(frames)) - set(task.elements)):
+        raise InvalidInputError(
+            f"the new structures hold {unknown}, which campaign '{campaign_id}' ({'-'.join(task.elements)}) has no "
+            "basis for; begin a new campaign with them, whose labels of common structures are found by their keys"
+        )
+    check_campaign(using, frames, all_conditions, [], None)
+    fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
+    extended = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
+    record = using.record(extended)
+    walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
+    state = state.model_copy(update={"walkers": walkers})
+    status, why = using.stop_rule.judge(state)
+    if status is LoopStatus.CONVERGED:
+        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
+    if status is not LoopStatus.LEARNING:
+        raise InvalidInputError(f"the stop rule {using.stop_rule} leaves no room: {why}; give a maker with a wider one")
+    return _flow(using, state, None, record)
+
+
+def _flow(maker: OTFMaker, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
+    jobs = maker.cycle_jobs(state, done, record)
+    if record is not None:
+        record.name = "record campaign"
+    first = [] if record is None else [record]
+    return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
+
+
+def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_steps: int) -> list[WalkerState]:
+    """Return the walkers there are, given a new chance, and those that are new."""
+    walkers = []
+    for walker in state.walkers:
+        goes_on = walker.status == "CONVERGED" and walker.step < n_steps
+        update = {"n_repeats": 0, **({"status": "PENDING"} if goes_on else {})}
+        walkers.append(walker.model_copy(update=update))
+    known = {(w.start_index, _hashable(w.condition)) for w in walkers}
+    for k, condition in product(range(len(task.formulas)), task.conditions):
+        if (k, _hashable(condition)) not in known:
+            walkers.append(
+                WalkerState(
+                    index=len(walkers),
+                    formula=task.formulas[k],
+                    condition=condition,
+                    seed=derive_seed(state.seed, SEED_WALKER, len(walkers)),
+                    start_id=record.uuid,
+                    start_index=k,
+                )
+            )
+    return walkers
+
+
+def _begin_again(maker: OTFMaker, task: CampaignDocument, store: JobStore, *, reuse_results: bool) -> Flow:
+    """Make the flow of a campaign that never came to its first assessment, from what it was given."""
+    criteria = {"output.campaign_id": task.campaign_id}
+    parts = {d.part: d for d in _read(DatasetDocument, store, criteria, payload=True)}
+    labels = [label for part in sorted(parts) for label in parts[part].labels()]
+    given = [d for d in _read(PotentialDocument, store, criteria, payload=True) if not d.trainer]
+    if len(labels) != task.n_given_labels or bool(given) is not task.given_potential:
+        raise MLIPError(
+            f"campaign '{task.campaign_id}' broke off while its input was being stored ({len(labels)} of "
+            f"{task.n_given_labels} labels are there); make it anew under another campaign_id, nothing was computed yet"
+        )
+    done: CycleResults | None = None
+    if reuse_results:
+        done = _stored_results(task.campaign_id, 0, store, [], given[-1].uuid if given else None)
+    potential = given[-1].to_potential() if given else None
+    return maker.begin(_next_generation(task), [label.to_atoms() for label in labels], potential, done)
+
+
+def _next_generation(task: CampaignDocument) -> CampaignDocument:
+    payload = {"structures": task.payload["structures"]}
+    return task.model_copy(update={"uuid": "", "generation": task.generation + 1, "payload": payload})
+
+
+def _task(campaign_id: str, store: JobStore) -> CampaignDocument:
+    found = _read(CampaignDocument, store, {"output.campaign_id": campaign_id}, payload=True)
+    if not found:
+        names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
+        raise InvalidInputError(f"no campaign '{campaign_id}' is in {store}; there are {names}")
+    return max(found, key=lambda document: document.generation)
+
+
+def _last_state(campaign_id: str, store: JobStore) -> tuple[LoopState | None, LoopStatus | None]:
+    """Return the state after the last complete cycle and the status it ended with; None if there is none."""
+    found = [
+        document
+        for document in _read(OTFDocument, store, {"output.campaign_id": campaign_id})
+        if document.status not in _BROKEN
+    ]
+    if not found:
+        return None, None
+    last = max(found, key=lambda document: document.cycle)
+    last = [document for document in found if document.cycle == last.cycle][-1]
+    return LoopState.model_validate(last.model_dump(include=set(LoopState.model_fields))), last.status
+
+
+def _stored_results(
+    campaign_id: str, cycle: int, store: JobStore, walkers: Sequence[WalkerState], previous: str | None
+) -> CycleResults:
+    """Return what can be used as it is of a cycle that broke off; ``previous`` is the potential before it."""
+    criteria = {"output.campaign_id": campaign_id, "output.cycle": cycle}
+    batches = [batch for batch in _read(LabelBatch, store, criteria) if not batch.oracle_failing]
+    trained = [p for p in _read(PotentialDocument, store, criteria) if p.trainer and p.parent_id == previous]
+    done = CycleResults()
+    if batches and trained:
+        done = CycleResults(potential_id=trained[-1].uuid, batch_id=batches[-1].uuid)
+    potential = done.potential_id
+    if potential is None and not any(walker.asks_for_labels for walker in walkers):
+        potential = previous
+    last_walks = {walker.index: walker.walk_id for walker in walkers}
+    for walk in _read(WalkDocument, store, criteria):
+        ended = walk.status in ("CONVERGED", "HALTED") and potential is not None and walk.potential_id == potential
+        if ended and walk.restart_of == last_walks.get(walk.walker):
+            done.walk_ids[walk.walker] = walk.uuid
+    return done
+
+
+def _hashable(condition: Condition) -> tuple[Any, ...]:
+    return condition.temperature_K, condition.pressure_GPa, condition.temperature_end_K
+
+
+def _read(
+    model: type[DocumentT], store: JobStore, criteria: dict[str, Any], *, payload: bool = False
+) -> list[DocumentT]:
+    """Read documents of one kind in the order in which they were made."""
+    kind = model.model_fields["kind"].default
+    found = store.query({"output.kind": kind, **criteria}, ["output"], {"completed_at": 1}, load=payload)
+    return [model.model_validate(doc["output"]) for doc in found]

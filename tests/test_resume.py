@@ -1,0 +1,303 @@
+"""Campaigns that broke off go on as if nothing had happened; those that ended can be extended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from jobflow import Job, JobStore, run_locally
+from maggma.stores import MemoryStore
+
+from mlip_autopipec import OTFMaker
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.resume import recorded_maker
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.testing import (
+    Halt,
+    PeriodicHaltsDynamicsMaker,
+    ScriptedDynamicsMaker,
+    StandInOracleMaker,
+    StandInTrainer,
+    read_events,
+    stand_in_loop,
+    tiny_potential,
+)
+
+COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
+N_JOBS = 46
+HALTS = [Halt(step=100), Halt(step=250, walker=1), Halt(step=400, walker=1)]
+
+
+class Killed(BaseException):
+    """No error: the end of a process."""
+
+
+def new_store() -> JobStore:
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    store.connect()
+    return store
+
+
+def two_walkers(events, **makers):
+    """Two walkers with one and three halts, EMT labels."""
+    makers = {
+        "dynamics_maker": ScriptedDynamicsMaker(halts=HALTS),
+        "oracle_maker": StandInOracleMaker(physics="emt"),
+        **makers,
+    }
+    return stand_in_loop(events, **makers)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a flow; break off before or after its n-th job; return the final document, None if there is none."""
+
+    def run(flow, store, monkeypatch=None, n=None, when="before"):
+        if n is not None:
+            original, count = Job.run, iter(range(10_000))
+
+            def break_off(self, *args, **kwargs):
+                number = next(count)
+                if number == n and when == "before":
+                    raise Killed
+                response = original(self, *args, **kwargs)
+                if number == n and when == "after":
+                    raise Killed
+                return response
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Job, "run", break_off)
+                with pytest.raises(Killed):
+                    run_locally(flow, store=store, create_folders=True, root_dir=tmp_path, log=False)
+            return None
+        run_locally(flow, store=store, create_folders=True, root_dir=tmp_path, log=False)
+        found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
+        return None if found is None else OTFDocument.model_validate(found["output"])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The campaign as it should be: final document, dataset, events, number of jobs."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    store, events = new_store(), str(folder / "events.log")
+    flow = two_walkers(events).make(COPPER, [300, 600], campaign_id="c")
+    run_locally(flow, store=store, create_folders=True, root_dir=folder, log=False)
+    found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1})
+    final = OTFDocument.model_validate(found["output"])
+    assert (final.status, final.n_cycles, final.n_halts) == ("CONVERGED", 3, 4)
+    return final, dataset(store, "c"), read_events(events), store.count()
+
+
+def dataset(store, campaign_id):
+    """What a potential is trained on: structures, energies, forces, and what asked for them."""
+    rows = []
+    for label in read_labels(campaign_id, store=store):
+        atoms = label.to_atoms()
+        arrays = [atoms.positions, atoms.cell.array, atoms.get_forces()]
+        what = (label.cycle, label.index, label.split, label.origin, label.walker, label.key, label.energy_eV)
+        rows.append((*what, *(a.tobytes() for a in arrays)))
+    return rows
+
+
+def n_trainings(events):
+    return sum(event.startswith("train ") for event in read_events(events))
+
+
+def without_ids(walkers):
+    return [w.model_dump(exclude={"walk_id", "start_id"}) for w in walkers]
+
+
+def check(final, store, events, uninterrupted):
+    expected, labels, events_then, _ = uninterrupted
+    assert final.status == "CONVERGED"
+    assert dataset(store, "c") == labels
+    assert read_events(events).count("label") == events_then.count("label"), "a label was computed twice"
+    for name in ("n_cycles", "n_labels", "n_halts", "n_failed_labels", "seed"):
+        assert getattr(final, name) == getattr(expected, name), name
+    assert without_ids(final.walkers) == without_ids(expected.walkers)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("n", range(0, N_JOBS, 3))
+def test_broken_off_anywhere_it_ends_the_same(run, monkeypatch, events, uninterrupted, n, when):
+    """Before a job runs, and after its document is stored but before its successors are known."""
+    assert uninterrupted[-1] == N_JOBS, "give N_JOBS its new value"
+    store = new_store()
+    maker = two_walkers(events)
+    run(maker.make(COPPER, [300, 600], campaign_id="c"), store, monkeypatch, n, when)
+    if n == 0 and when == "before":
+        with pytest.raises(InvalidInputError, match="no campaign 'c'"):
+            OTFMaker.resume("c", store)
+        return
+    if n == N_JOBS - 1 and when == "after":
+        with pytest.raises(InvalidInputError, match="has ended: CONVERGED"):
+            OTFMaker.resume("c", store)
+        return
+    check(run(OTFMaker.resume("c", store), store), store, events, uninterrupted)
+
+
+def test_broken_off_again_and_again(run, monkeypatch, events, uninterrupted):
+    """Every attempt gets two jobs further than what it did not have to do again."""
+    store = new_store()
+    run(two_walkers(events).make(COPPER, [300, 600], campaign_id="c"), store, monkeypatch, 9)
+    for n in (1, 4, 7, 3, 11):
+        run(OTFMaker.resume("c", store), store, monkeypatch, n, "after")
+    check(run(OTFMaker.resume("c", store), store), store, events, uninterrupted)
+
+
+def test_nothing_stored_is_done_again(run, monkeypatch, events):
+    """A cycle that broke off in its MD keeps its labels, its potential and the walk that had ended."""
+    store = new_store()
+    maker = two_walkers(events)
+    flow = maker.make(COPPER, [300, 600], campaign_id="c")
+    names = [job.name for job, _ in flow.iterflow()]
+    assert names[-3:] == ["explore c000 w00", "explore c000 w01", "assess c000"]
+    labels = 3 + 1 + 1  # the jobs that label, the one that counts and the one that asked for them
+    run(flow, store, monkeypatch, len(names) - 1 + labels - 3, "after")
+    before = read_events(events)
+    assert before[-1].startswith(("halt w0", "halt w1"))
+    again = OTFMaker.resume("c", store)
+    names = [job.name for job, _ in again.iterflow()]
+    assert "train c000" not in names
+    assert len([name for name in names if name.startswith("explore")]) == 1
+    run(again, store)
+    assert n_trainings(events) == 1 + 3
+
+
+def test_failed_steps_are_done_again(run, events):
+    store = new_store()
+    dying = TrainMaker(trainer=StandInTrainer(failing=["train c002"]))
+    maker = two_walkers(events, train_maker=dying)
+    assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "FAILED"
+    with_cure = replace(maker, train_maker=TrainMaker(trainer=StandInTrainer(events=events)))
+    assert run(OTFMaker.resume("c", store), store).status == "FAILED"
+    final = run(OTFMaker.resume("c", store, maker=with_cure), store)
+    assert (final.status, final.n_cycles) == ("CONVERGED", 3)
+    assert recorded_maker("c", store).train_maker.trainer.failing == []
+
+
+def test_a_failing_oracle_is_mended(run, events):
+    store = new_store()
+    maker = two_walkers(events, oracle_maker=StandInOracleMaker(physics="emt", failing=["label c001"], events=events))
+    assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "ORACLE_FAILING"
+    mended = replace(maker, oracle_maker=StandInOracleMaker(physics="emt", events=events))
+    assert run(OTFMaker.resume("c", store, maker=mended), store).status == "CONVERGED"
+    assert read_events(events).count("label") == 3 + 3 * 4
+
+
+def labelled(n):
+    frames = []
+    for i in range(n):
+        atoms = COPPER.copy()
+        atoms.rattle(0.1, seed=i)
+        atoms.calc = SinglePointCalculator(atoms, energy=-0.1 * i, forces=np.full((len(atoms), 3), 0.1 * i))
+        frames.append(atoms)
+    return frames
+
+
+@pytest.mark.parametrize("with_potential", [False, True])
+@pytest.mark.parametrize("n", [0, 1, 2, 3])
+def test_what_the_user_gave_is_not_used_twice(run, monkeypatch, events, n, with_potential):
+    """Broken off before the first assessment, a campaign begins again with the labels and potential in its store."""
+    store = new_store()
+    potential = tiny_potential("Cu") if with_potential else None
+    flow = two_walkers(events).make(COPPER, 300, campaign_id="c", labels=labelled(4), initial_potential=potential)
+    run(flow, store, monkeypatch, n, "after")
+    if n < 1 + with_potential:
+        with pytest.raises(Exception, match=r"broke off while its input was being stored"):
+            OTFMaker.resume("c", store)
+        return
+    final = run(OTFMaker.resume("c", store), store)
+    assert final.status == "CONVERGED"
+    given = [label for label in read_labels("c", store=store) if label.origin == "given"]
+    assert [label.energy_eV for label in given] == [-0.0, -0.1, -0.2, -0.30000000000000004]
+    assert final.n_labels == len(read_labels("c", store=store))
+
+
+def test_a_taken_name_is_refused(run, events):
+    store = new_store()
+    first = run(two_walkers(events).make(COPPER, 300, campaign_id="c"), store)
+    assert first.status == "CONVERGED"
+    final = run(two_walkers(events).make(COPPER, 300, campaign_id="c"), store)
+    assert final.status == "FAILED"
+    assert n_trainings(events) == first.n_cycles + 1
+
+
+def test_paused_goes_on(run, monkeypatch, events):
+    """What run_locally cannot nest any deeper is continued in a new call."""
+    store = new_store()
+    maker = stand_in_loop(
+        events, dynamics_maker=PeriodicHaltsDynamicsMaker(n_halts=4), oracle_maker=StandInOracleMaker(physics="emt")
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("mlip_autopipec.jobs.assess.can_nest_further", lambda: False)
+        assert run(maker.make(COPPER, 300, campaign_id="c"), store).status == "PAUSED"
+    final = run(OTFMaker.resume("c", store), store)
+    assert (final.status, final.n_cycles) == ("CONVERGED", 4)
+
+
+def test_extended_by_conditions_and_structures(run, events):
+    store = new_store()
+    run(two_walkers(events).make(COPPER, [300, 600], campaign_id="c"), store)
+    labels = len(read_labels("c", store=store))
+    supercell = bulk("Cu", cubic=True) * (3, 2, 2)
+    final = run(OTFMaker.extend("c", store, structures=supercell, conditions=900), store)
+    assert final.status == "CONVERGED"
+    walkers = [(w.index, w.formula, w.condition.temperature_K, w.n_halts) for w in final.walkers]
+    assert walkers[:2] == [(0, "Cu32", 300, 1), (1, "Cu32", 600, 3)]
+    assert [w[1:] for w in walkers[2:]] == [("Cu32", 900, 1), ("Cu48", 300, 1), ("Cu48", 600, 1), ("Cu48", 900, 1)]
+    assert len({w.seed for w in final.walkers}) == 6
+    assert final.n_cycles == 5
+    assert final.n_labels == len(read_labels("c", store=store)) > labels
+    again = run(OTFMaker.extend("c", store, conditions=[300, 1200]), store)
+    assert [w.condition.temperature_K for w in again.walkers[6:]] == [1200, 1200]
+    with pytest.raises(InvalidInputError, match="nothing is left to do"):
+        OTFMaker.extend("c", store, conditions=[300])
+    with pytest.raises(InvalidInputError, match=r"\['Ni'\]"):
+        OTFMaker.extend("c", store, structures=bulk("Ni", cubic=True))
+
+
+def test_an_extension_that_broke_off_is_resumed(run, monkeypatch, events):
+    store = new_store()
+    run(two_walkers(events).make(COPPER, [300], campaign_id="c"), store)
+    run(OTFMaker.extend("c", store, conditions=900), store, monkeypatch, 5)
+    final = run(OTFMaker.resume("c", store), store)
+    assert final.status == "CONVERGED"
+    assert [w.condition.temperature_K for w in final.walkers] == [300, 900]
+
+
+def test_extended_by_budget(run, events):
+    store = new_store()
+    maker = two_walkers(events, stop_rule=StopRule(max_cycles=1))
+    assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "MAX_ITER_REACHED"
+    with pytest.raises(InvalidInputError, match="has ended: MAX_ITER_REACHED"):
+        OTFMaker.resume("c", store)
+    with pytest.raises(InvalidInputError, match=r"max_cycles=1.*leaves no room"):
+        OTFMaker.extend("c", store)
+    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9))
+    final = run(OTFMaker.extend("c", store, maker=wider), store)
+    assert (final.status, final.n_cycles) == ("CONVERGED", 3)
+    assert n_trainings(events) == 4
+
+
+def test_extended_by_longer_md(run, events):
+    """Walkers that have run through go on from where they ended, without new labels until they halt."""
+    store = new_store()
+    settings = MDSettings(n_steps=300)
+    maker = two_walkers(events, dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100)], settings=settings))
+    run(maker.make(COPPER, [300], campaign_id="c"), store)
+    n_labels = len(read_labels("c", store=store))
+    recorded = recorded_maker("c", store)
+    longer = replace(recorded, dynamics_maker=replace(recorded.dynamics_maker, settings=MDSettings(n_steps=900)))
+    final = run(OTFMaker.extend("c", store, maker=longer), store)
+    assert (final.status, final.walkers[0].step, final.n_labels) == ("CONVERGED", 900, n_labels)
+    assert read_events(events)[-2:] == ["restart w0 300", "finish w0 900"]
