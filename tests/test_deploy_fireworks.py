@@ -133,8 +133,7 @@ def test_templates_hold_no_secret() -> None:
 
 
 @needs_server
-@pytest.mark.parametrize("reserve", [True, False], ids=["reservation", "normal"])
-def test_qlaunch(reserve: bool, configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_qlaunch_in_both_modes(configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     FireWorks' ``qlaunch`` with the templates; of Slurm there is a ``sbatch`` that only takes the script.
 
@@ -142,50 +141,47 @@ def test_qlaunch(reserve: bool, configured: Configured, tmp_path: Path, monkeypa
     """
     from fireworks import FWorker
     from fireworks.core.rocket_launcher import rapidfire
+    from fireworks.scripts.qlaunch_run import qlaunch
 
     home = tmp_path / "home"
     environment = install(home, str(MONGO_URI), configured.name)
     (home / "bin").mkdir()
-    for name, does in {"sbatch": 'cp "$1" ~/submitted; echo Submitted batch job 4711', "squeue": "cat ~/queue"}.items():
-        (home / "bin" / name).write_text(f"#!/bin/bash\n{does}\n")
-        (home / "bin" / name).chmod(stat.S_IRWXU)
-    (home / "queue").write_text("")
-    monkeypatch.chdir(tmp_path)
+    sbatch = home / "bin" / "sbatch"
+    sbatch.write_text(f'#!/bin/bash\ncp "$1" {home}/submitted; echo Submitted batch job 4711\n')
+    sbatch.chmod(stat.S_IRWXU)
     store = JobflowSettings(CONFIG_FILE=str(home / ".jobflow.yaml")).JOB_STORE
     monkeypatch.setattr(jobflow.SETTINGS, "JOB_STORE", store)
+    monkeypatch.setenv("PATH", environment["PATH"])
+    monkeypatch.chdir(home)
     pad = configured.launchpad()
     flow = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker()).make(bulk("Cu", cubic=True) * (2, 2, 2), 300)
-    larger = {"label": {"_category": "label", "_queueadapter": {"nodes": 4}}}
-    submit(flow, pad, larger)
+    submit(flow, pad, {"label": {"_category": "label", "_queueadapter": {"nodes": 4}}})
     rapidfire(pad, FWorker(category="light"), nlaunches=0, sleep_time=0.1, strm_lvl="CRITICAL")
-    ready = pad.get_fw_ids({"state": "READY"})
-    assert ready
-    assert {pad.get_fw_dict_by_id(i)["name"][:7] for i in ready} == {"label c"}
+    names = {pad.get_fw_dict_by_id(fw_id)["name"][:10] for fw_id in pad.get_fw_ids({"state": "READY"})}
+    assert names == {"label c000"}, "labels are all that light workers leave to do at first"
 
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            command, cwd=home, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+    def submitted(adapter: str, *mode: str) -> str:
+        folder = home / ".fireworks"
+        worker, launchpad = folder / "my_fworker_label.yaml", folder / "my_launchpad.yaml"
+        qlaunch([*mode, "-l", str(launchpad), "-w", str(worker), "-q", str(folder / adapter), "singleshot"])
+        script = (home / "submitted").read_text()
+        (home / "submitted").unlink()
+        return script
 
-    adapter = "my_qadapter_label.yaml" if reserve else "my_qadapter_label_pilot.yaml"
-    mode = ["qlaunch", "-r"] if reserve else ["qlaunch"]
-    files = ["-w", f"{home}/.fireworks/my_fworker_label.yaml", "-q", f"{home}/.fireworks/{adapter}"]
-    said = run(*mode, *files, "singleshot")
-    assert (home / "submitted").exists(), said
-    script = (home / "submitted").read_text()
-    if not reserve:
-        assert "#SBATCH --nodes=1\n" in script
-        assert "rapidfire --nlaunches 0" in script
-        assert pad.get_fw_ids({"state": "RESERVED"}) == []
-        return
+    script = submitted("my_qadapter_label_pilot.yaml")
+    assert "#SBATCH --nodes=1\n" in script
+    assert "rapidfire --nlaunches 0" in script
+    assert pad.get_fw_ids({"state": "RESERVED"}) == []
+
+    script = submitted("my_qadapter_label.yaml", "-r")
     (reserved,) = pad.get_fw_ids({"state": "RESERVED"})
     assert pad.get_reservation_id_from_fw_id(reserved) == "4711"
     assert "#SBATCH --nodes=4\n" in script, "the Firework's own _queueadapter does not count"
     assert f"singleshot --fw_id {reserved}\n" in script
-    run("bash", str(home / "submitted"))
+    node = subprocess.run(
+        ["bash"], input=script, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     firework = pad.get_fw_by_id(reserved)
-    assert firework.state == "COMPLETED"
+    assert firework.state == "COMPLETED", node.stdout + node.stderr
     assert firework.launches[-1].fworker.name == "label"
     assert store.query_one({"name": firework.name}, ["output.state"])["output"]["state"] == "successful"
