@@ -30,7 +30,7 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.lammps.records import Trace
 from mlip_autopipec.lammps.types import ExplorationResult, WalkStatus
 from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInTrainer, stand_in_loop
+from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, StandInTrainer, stand_in_loop
 from mlip_autopipec.testing.events import is_current_job
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fireworks import LaunchPad
 
     from mlip_autopipec.ace.training import TrainingResult
+    from mlip_autopipec.oracle.extracted import ExtractedLabel
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.schemas.loop import WalkerState
     from mlip_autopipec.schemas.potential import PotentialDocument
@@ -126,6 +127,18 @@ class FailsOnceTrainer(StandInTrainer):
         again = Path(self.marker).exists()
         Path(self.marker).touch()
         return StandInTrainer.train(replace(self, failing=[]) if again else self, *args, **kwargs)
+
+
+@dataclass
+class MendableOracleMaker(StandInOracleMaker):
+    """An oracle whose ``failing`` labels succeed once the file ``mended`` exists."""
+
+    mended: str = ""
+
+    def compute(self, atoms: Atoms) -> ExtractedLabel:
+        """Fail, or not."""
+        oracle = replace(self, failing=[]) if Path(self.mended).exists() else self
+        return StandInOracleMaker.compute(oracle, atoms)
 
 
 @dataclass

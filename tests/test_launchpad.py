@@ -15,6 +15,7 @@ from ase.build import bulk
 from campaign_workers import (
     Configured,
     FailsOnceTrainer,
+    MendableOracleMaker,
     StumblingDynamicsMaker,
     campaign,
     labelled,
@@ -318,6 +319,33 @@ def test_a_failed_campaign_is_not_completed(
     final = configured.final(flow)
     assert (final.status, final.n_cycles) == ("CONVERGED", 1)
     assert read_events(events).count("label") == n_labels == final.n_labels
+
+
+@needs_server
+def test_labels_of_an_oracle_that_failed_are_rerun(
+    configured: Configured, pad: LaunchPad, work: Callable[..., None], lpad: Callable[..., str], tmp_path: Path
+) -> None:
+    """No job died, labels that failed are documents: a rerun of the job that asked for them computes those alone."""
+    events, mended = tmp_path / "events.log", tmp_path / "mended"
+    oracle = MendableOracleMaker(failing=["c001 000", "c001 001", "c001 002"], mended=str(mended))
+    flow = small_campaign(events, oracle_maker=oracle)
+    fw_id = submit(flow, pad).fw_ids[0]
+    work()
+    assert configured.final(flow).status == "ORACLE_FAILING"
+    assert pad.get_wf_by_fw_id(fw_id).state == "FIZZLED"
+    assert [f.name for f in pad.get_wf_by_fw_id(fw_id).fws if f.state == "FIZZLED"] == ["assess c001"]
+    done = read_events(events)
+    assert done.count("bad label") == 3
+
+    mended.touch()
+    lpad("rerun_fws", "-i", str(fireworks_named(pad, "request labels c001")[0]))
+    work()
+    assert {f.state for f in pad.get_wf_by_fw_id(fw_id).fws} == {"COMPLETED"}
+    assert branches(pad) == {}
+    assert read_events(events)[len(done) :].count("label") == 3
+    final = configured.final(flow)
+    assert (final.status, final.n_failed_labels) == ("CONVERGED", 0)
+    assert final.n_labels == read_events(events).count("label") == len(labelled(configured.store, final))
 
 
 DEATHS = [
