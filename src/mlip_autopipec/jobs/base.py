@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from datetime import datetime
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, job
 from maggma.stores import MemoryStore
-from monty.json import MontyDecoder
+from monty.json import MontyDecoder, jsanitize
 from pydantic import BaseModel
+from pymongo.errors import PyMongoError
 
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.schemas.base import PAYLOAD
+from mlip_autopipec.schemas.base import PAYLOAD, Document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from jobflow import Job, JobStore
+
+logger = logging.getLogger(__name__)
 
 # what each seed derived from the campaign's is for
 SEED_GENERATE, SEED_WALKER, SEED_PROPOSE = 1, 2, 3
@@ -132,6 +137,25 @@ def current_store() -> JobStore:
             )
         store.connect()
     return store
+
+
+def store_at_once(document: Document) -> None:
+    """
+    Put the document of the present job into the JobStore now, where it would be stored some time after the job's end.
+
+    That is so under jobflow-remote, whose runner then replaces it by the same. It may also never come to that, when
+    the process dies on its last metres. For what is dear, small, and looked for by other jobs.
+    """
+    job = CURRENT_JOB.job
+    if job is None or not _run_by_jobflow_remote():
+        return
+    output = jsanitize(document, strict=True, enum_values=True, allow_bson=True)
+    fields = {"uuid": job.uuid, "index": job.index, "metadata": job.metadata, "hosts": job.hosts, "name": job.name}
+    stored = {**fields, "output": output, "completed_at": datetime.now().isoformat()}  # noqa: DTZ005  # as jobflow does
+    try:
+        current_store().update(stored, key=["uuid", "index"])
+    except PyMongoError as error:  # nothing is lost yet: the runner will store it
+        logger.warning("%s could not be stored at once: %s", job.name, error)
 
 
 def _run_by_jobflow_remote() -> bool:

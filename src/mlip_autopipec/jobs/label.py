@@ -14,7 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
-from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_labels, release
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
@@ -153,11 +153,11 @@ class OracleMaker(Maker):
             if reuse_only:
                 return self._referring(find_labels([key])[key], fields)
             with claimed(key) as existing:
-                return (
-                    self._computed(candidate, fields, started)
-                    if existing is None
-                    else self._referring(existing, fields)
-                )
+                if existing is not None:
+                    return self._referring(existing, fields)
+                label = self._computed(candidate, fields, started)
+                store_at_once(label)  # the claim is good only as long as this process
+                return label
         except Exception as error:
             logger.exception("label c%03d %03d failed", cycle, index)
             return LabelDocument(
