@@ -1,5 +1,5 @@
 """
-The server of the tests itself: what it acknowledged outlives its death, and it does what FireWorks and jobflow-remote ask.
+The server of the tests: what it acknowledged outlives its death, and it does what FireWorks and jobflow-remote ask.
 
 On a machine with ``mongod`` these say the same of ``mongod``.
 """

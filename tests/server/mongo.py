@@ -74,7 +74,7 @@ class MongoServer:
 
     @property
     def uri(self) -> str:
-        """Address of the server. A write is acknowledged once it is in the journal, which mongod does not do unasked."""
+        """Address of the server; a write is acknowledged once it is in the journal, which mongod does when asked."""
         return f"mongodb://127.0.0.1:{self.port}/?journal=true"
 
     def start(self) -> Self:
