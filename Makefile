@@ -30,7 +30,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff format src tests benchmarks
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/loop_overhead.py
+	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/store_growth.py
+	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/many_campaigns.py
 	$(BIN)/python benchmarks/md_throughput.py
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
