@@ -100,6 +100,28 @@ def test_the_dataset_carries_its_provenance(campaigns, tmp_path):
         assert (atoms.info["cycle"], atoms.info["origin"]) == (label.cycle, label.origin)
 
 
+def test_a_label_used_again_leads_to_the_one_that_was_computed(campaigns, tmp_path_factory):
+    dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100)])
+    flow = stand_in_loop(dynamics_maker=dynamics).make(bulk("Cu", cubic=True), 300, campaign_id="again")
+    folder = tmp_path_factory.mktemp("again")
+    run_locally(flow, store=campaigns.store, create_folders=True, root_dir=folder, log=False)
+    try:
+        reused = [label for label in campaigns.labels("again") if label.reused_from is not None]
+        assert reused
+        originals = {label.uuid: label for label in campaigns.labels("copper")}
+        for label in reused:
+            original = originals[label.reused_from]
+            assert label.to_atoms() == original.to_atoms()
+            origin = campaigns.origin(label.uuid)
+            assert origin.original == original
+            assert origin.label.directory == original.directory
+            assert origin.proposal.campaign_id == "again"
+        dataset = {atoms.info["label_id"]: atoms for atoms in campaigns.dataset("again")}
+        assert {one.info.get("reused_from") for one in dataset.values()} >= {label.reused_from for label in reused}
+    finally:
+        campaigns.store.remove_docs({"output.campaign_id": "again"})
+
+
 def test_tables(campaigns):
     table = to_table(campaigns.list())
     assert list(table["campaign_id"]) == ["copper", "alloy"]

@@ -12,6 +12,7 @@ from jobflow import SETTINGS
 from mlip_autopipec.database.indexes import create_indexes
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import LabelDocument
@@ -34,6 +35,10 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 List: TypeAlias = list[T]
 
 
+#: Fields of a label that go with its structure into a dataset, besides those of ``LabelDocument.to_atoms``.
+_PROVENANCE = {"campaign_id", "walker", "gamma", "oracle", "energy_kind", "directory", "key", "reused_from"}
+
+
 @dataclass(frozen=True)
 class LabelOrigin:
     """
@@ -48,11 +53,14 @@ class LabelOrigin:
     walk
         The MD run whose halt asked for it: walker, ``halt_step``, ``temperature_K``,
         ``gamma_max``, ``atom_index``; None in the first dataset.
+    original
+        The label whose calculation was used again; None if ``label`` was computed.
     """
 
     label: LabelDocument
     proposal: ProposalDocument | None
     walk: WalkDocument | None
+    original: LabelDocument | None = None
 
 
 class Campaigns:
@@ -123,8 +131,13 @@ class Campaigns:
         **criteria
             Values of fields of :class:`~mlip_autopipec.schemas.label.LabelDocument`, for
             instance ``state="failed"`` or ``cycle=3``.
+
+        Returns
+        -------
+        list of LabelDocument
+            Where a label was there already (``reused_from``), with the structure, energy and forces of that one.
         """
-        return self._of(LabelDocument, "label", campaign_id, criteria)
+        return with_originals(self._of(LabelDocument, "label", campaign_id, criteria), self.store)
 
     def walks(self, campaign_id: str, **criteria: Any) -> List[WalkDocument]:
         """Return the MD runs, without their frames; ``criteria`` as in :meth:`labels`."""
@@ -197,12 +210,12 @@ class Campaigns:
         Return all successful labels as structures, each with its provenance in ``info``.
 
         ``label_id``, ``cycle``, ``origin``, ``split``, ``walker``, ``gamma``, ``oracle``,
-        ``energy_kind``, ``directory``.
+        ``energy_kind``, ``directory``, ``key``, ``reused_from``.
         """
         frames = []
         for label in read_labels(campaign_id, last_cycle, self.store):
             atoms = label.to_atoms()
-            more = label.model_dump(include={"campaign_id", "walker", "gamma", "oracle", "energy_kind", "directory"})
+            more = label.model_dump(include=_PROVENANCE)
             atoms.info.update({name: value for name, value in more.items() if value is not None})
             frames.append(atoms)
         return frames
@@ -228,10 +241,11 @@ class Campaigns:
         found = self._read(LabelDocument, "label", {"uuid": label_id})
         if not found:
             raise MLIPError(f"no label {label_id} is in {self.store}")
-        label = found[-1]
+        (label,) = with_originals(found[-1:], self.store)
         proposal = self._one(ProposalDocument, "proposal", label.source_id)
         walk = None if proposal is None else self._one(WalkDocument, "walk", proposal.walk_id)
-        return LabelOrigin(label, proposal, walk)
+        original = self._one(LabelDocument, "label", label.reused_from)
+        return LabelOrigin(label, proposal, walk, original)
 
     def create_indexes(self) -> bool:
         """Create the indexes these queries use, once per database; see :func:`~.indexes.create_indexes`."""
