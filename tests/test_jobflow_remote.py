@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE = Path(__file__).resolve().parent
-TEMPLATE = HERE.parent / "deploy" / "jobflow-remote" / "campaigns.yaml"
+PAGE = HERE.parent / "docs" / "jobflow-remote.md"
+DEPLOY = HERE.parent / "deploy"
 DEATHS = ["running label c000 001", "stored label c001 002", "running assess c000"]
 
 needs_jobflow_remote = pytest.mark.skipif(
@@ -81,13 +83,11 @@ def main() -> None:
     """Run a campaign in the project of the current folder, and write down what became of it."""
     from ase.build import bulk
     from campaign_workers import StumblingDynamicsMaker
-    from jobflow_remote import submit_flow
     from jobflow_remote.config import ConfigManager
     from jobflow_remote.jobs.jobcontroller import JobController
     from jobflow_remote.jobs.runner import Runner
     from jobflow_remote.testing.cli import run_check_cli
 
-    from mlip_autopipec.flows.workers import assign_workers
     from mlip_autopipec.testing import Halt, StandInOracleMaker, stand_in_loop
 
     maker = stand_in_loop(
@@ -95,10 +95,10 @@ def main() -> None:
         dynamics_maker=StumblingDynamicsMaker(halts=[Halt(step=100)], wall_time_after=10),
         oracle_maker=StandInOracleMaker(failing=["c001 001"]),
     )
-    flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300)
-    assign_workers(flow, {step: {"worker": step} for step in STEPS})
+    flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300, campaign_id="copper")
     run_check_cli(["admin", "reset", "-y"])
-    submit_flow(flow)
+    submit, extend = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    exec(submit, {"flow": flow})
     jobs = JobController.from_project_name("campaigns")
     results: dict[str, Any] = {"cli": {}}
 
@@ -126,6 +126,9 @@ def main() -> None:
     store.connect()
     final = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
     results["final"] = final["output"]
+    namespace: dict[str, Any] = {}
+    exec(extend, namespace)
+    results["extended"] = [job.name for job, _ in namespace["flow"].iterflow()]
     results["labels"] = list(store.query({"output.kind": "label"}, ["output.state", "output.cycle", "output.index"]))
     Path("results.json").write_text(json.dumps(results, default=str))
 
@@ -217,6 +220,39 @@ def test_reruns_never_start_a_second_branch(results: dict[str, Any]) -> None:
     assert "is not allowed" in said[f"job rerun -f {train}"]
     assert sorted(name for name in results["jobs"] if name.startswith("assess")) == ["assess c000 1", "assess c001 2"]
     assert "assess c001" in said["flow info 1"]
+
+
+@needs_server
+def test_extended(results: dict[str, Any]) -> None:
+    """Two walkers at the new temperature and the potential there is: no first dataset."""
+    assert "explore c002 w01" in results["extended"]
+    assert not [name for name in results["extended"] if name.startswith(("generate", "train"))]
+
+
+def filled_in(template: Path) -> dict[str, Any]:
+    return yaml.safe_load(template.read_text().replace("${MONGODB_URI}", "mongodb://server.example.org/"))
+
+
+def test_the_project_template(tmp_path: Path) -> None:
+    """jobflow-remote takes it, Slurm's header has all resources, and the stores are those of FireWorks' template."""
+    from jobflow_remote.config.base import Project
+    from monty.serialization import loadfn
+
+    (tmp_path / "campaigns.yaml").write_text(yaml.safe_dump(filled_in(DEPLOY / "jobflow-remote" / "campaigns.yaml")))
+    project = Project(**loadfn(tmp_path / "campaigns.yaml"), base_dir=str(tmp_path))
+    assert set(STEPS) <= set(project.workers) <= {*STEPS, "label_pilot"}
+    for worker in project.workers.values():
+        assert "export JOBFLOW_CONFIG_FILE=" in worker.pre_run
+        script = worker.get_scheduler_io().get_submission_script(["jf"], options=dict(worker.resources))
+        assert script.count("#SBATCH") == len(worker.resources)
+    assert project.jobstore == filled_in(DEPLOY / "fireworks" / "jobflow.yaml")["JOB_STORE"]
+    assert project.get_jobstore() is not None
+    on_queue = {
+        project.queue.store["collection_name"],
+        project.queue.flows_collection,
+        project.queue.auxiliary_collection,
+    }
+    assert not on_queue & {"outputs", "outputs_data"}
 
 
 def test_a_worker_without_jobstore_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
