@@ -1,0 +1,197 @@
+"""Processes that run a campaign and can be told where to die; forked from one that has imported everything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from multiprocessing.process import BaseProcess
+
+    from jobflow import JobStore
+
+#: Moments in the life of a job at which its process is killed.
+MOMENTS = ("before", "between", "stored")
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Death:
+    """
+    Where a process dies by SIGKILL, once.
+
+    Parameters
+    ----------
+    moment
+        ``before``: the job's function has not run. ``between``: it has run, its bulk is in the store ``data``, its
+        document is not stored. ``stored``: its document is stored, and nobody was told. ``half``: half of its
+        bulk is in GridFS.
+    job
+        Its name.
+    """
+
+    moment: str
+    job: str
+
+    def __str__(self) -> str:
+        return f"{self.moment} {self.job}"
+
+
+def warm_context(fw_config: Path) -> multiprocessing.context.ForkServerContext:
+    """
+    Start the process that imports everything and runs a campaign (:mod:`faults.warm`), and forks on demand.
+
+    Parameters
+    ----------
+    fw_config
+        Settings of FireWorks, which it reads once, when it is imported.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.warm"])
+    before = dict(os.environ)
+    os.environ |= {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [before.get("PYTHONPATH")])]),
+        "FW_CONFIG_FILE": str(fw_config),
+        "PYTHONWARNINGS": "ignore",
+    }
+    try:
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+def start(
+    context: multiprocessing.context.ForkServerContext,
+    log: Path,
+    function: Callable[..., None],
+    *arguments: Any,
+    deaths: Sequence[Death] = (),
+) -> BaseProcess:
+    """
+    Start a process, leader of a group of its own.
+
+    Parameters
+    ----------
+    context
+        Of :func:`warm_context`.
+    log
+        Where its output goes. The markers of deaths that have come true are kept beside it.
+    function, arguments
+        What it does, in the folder of the log.
+    deaths
+        Where it dies, unless another process with the same folder did before.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = context.Process(target=_live, args=(log, function, arguments, list(deaths)), daemon=True)
+    process.start()
+    return process
+
+
+def _live(log: Path, function: Callable[..., None], arguments: tuple[Any, ...], deaths: list[Death]) -> None:
+    os.setsid()
+    with log.open("ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(log.parent)
+    arm(deaths, log.parent)
+    function(*arguments)
+    sys.stdout.flush()
+
+
+def arm(deaths: Sequence[Death], folder: Path) -> None:
+    """Let this process die at the first of these deaths it comes to that no other has died."""
+    import gridfs.synchronous.grid_file
+    from jobflow import Job, JobStore
+
+    run, update = Job.run, JobStore.update
+    grid_in = gridfs.synchronous.grid_file.GridIn
+    close = grid_in.close
+    current = ""
+
+    def die_if_it_is_time(moment: str) -> None:
+        death = Death(moment, current)
+        if death not in deaths:
+            return
+        try:
+            (folder / str(death)).touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_or_die(self: Job, *args: Any, **kwargs: Any) -> Any:
+        nonlocal current
+        current = self.name
+        die_if_it_is_time("before")
+        response = run(self, *args, **kwargs)
+        die_if_it_is_time("stored")
+        return response
+
+    def update_or_die(self: JobStore, *args: Any, **kwargs: Any) -> Any:
+        """Bulk first, then the document."""
+        documents = self.docs_store
+        write = documents.update
+
+        def write_or_die(*args: Any, **kwargs: Any) -> Any:
+            die_if_it_is_time("between")
+            return write(*args, **kwargs)
+
+        documents.update = write_or_die
+        try:
+            return update(self, *args, **kwargs)
+        finally:
+            del documents.update
+
+    def close_or_die(self: Any) -> Any:
+        """The chunks are written, all but the last one; what names them is not."""
+        die_if_it_is_time("half")
+        return close(self)
+
+    Job.run, JobStore.update, grid_in.close = run_or_die, update_or_die, close_or_die  # type: ignore[method-assign]
+
+
+def open_any(address: str) -> JobStore:
+    """Open a store on disk (a folder), or the one that a jobflow.yaml configures."""
+    from jobflow.settings import JobflowSettings
+
+    from mlip_autopipec.cli import open_store
+
+    if not address.endswith(".yaml"):
+        return open_store(Path(address))
+    store = JobflowSettings(CONFIG_FILE=address).JOB_STORE
+    store.connect()
+    return store
+
+
+def run_or_resume(address: str, events: Path, campaign_id: str, jobs: Path) -> None:
+    """Run with ``run_locally`` what is left of the campaign."""
+    from jobflow import run_locally
+
+    from faults.parts import next_flow
+
+    store = open_any(address)
+    flow = next_flow(store, events, campaign_id)
+    if flow is not None:
+        jobs.mkdir(exist_ok=True)
+        run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
+
+
+def rlaunch(jobflow_yaml: Path, name: str) -> None:
+    """FireWorks' own command, for ever, as a worker of this name."""
+    import jobflow
+    import yaml
+    from fireworks.scripts.rlaunch_run import rlaunch as command
+
+    jobflow.SETTINGS.JOB_STORE = open_any(str(jobflow_yaml))
+    Path("my_fworker.yaml").write_text(yaml.safe_dump({"name": name, "category": "", "query": "{}"}))
+    pad = str(jobflow_yaml.with_name("my_launchpad.yaml"))
+    command(["-l", pad, "-w", "my_fworker.yaml", "rapidfire", "--nlaunches", "infinite"])

@@ -1,0 +1,24 @@
+"""Imported once by the process that all others are forked from: first jobs cost seconds of imports."""
+
+import logging
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from faults.parts import make_campaign
+from jobflow import JobStore, run_locally
+from maggma.stores import GridFSStore, MemoryStore, MontyStore  # noqa: F401
+
+import mlip_autopipec.cli
+
+if find_spec("fireworks") is not None:
+    import fireworks.scripts.lpad_run
+    import fireworks.scripts.rlaunch_run  # noqa: F401
+
+    import mlip_autopipec.firetask
+    import mlip_autopipec.launchpad  # noqa: F401
+
+with tempfile.TemporaryDirectory() as folder:
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    run_locally(make_campaign(Path(folder) / "events.log"), store=store, root_dir=folder, log=False)
+logging.getLogger().handlers.clear()
