@@ -29,6 +29,7 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.lammps.records import Trace
 from mlip_autopipec.lammps.types import ExplorationResult, WalkStatus
+from mlip_autopipec.launchpad import mend
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, StandInTrainer, stand_in_loop
 from mlip_autopipec.testing.events import is_current_job
@@ -190,7 +191,7 @@ def start_worker(
         Configuration of the JobStore.
     deaths
         Where workers die by SIGKILL, one after the other, before the last one is left in peace; see :func:`die_at`.
-        In between ``lpad detect_lostruns --rerun --refresh`` looks after what they left.
+        In between ``lpad detect_lostruns --rerun --refresh`` and ``mend`` look after what they left.
     n_launches
         Of rlaunch.
     """
@@ -220,7 +221,8 @@ def die_at(place: str) -> None:
     place
         A moment and a job's name: ``running label c000 001`` dies before there is a document, ``stored ...`` when the
         document is in the store and FireWorks does not know, ``completed ...`` when FireWorks has noted
-        what the job returned and holds the lock of the workflow, but has not acted upon it.
+        what the job returned and holds the lock of the workflow, but has not acted upon it, ``half-way ...`` when it
+        has written the Fireworks and not yet the workflow.
     """
     from fireworks import LaunchPad
 
@@ -242,6 +244,9 @@ def die_at(place: str) -> None:
     def update_or_die(self: LaunchPad, wf: Any, updated_ids: Any) -> Any:
         done = {wf.id_fw[i].name for i in updated_ids if wf.id_fw[i].state == "COMPLETED"}
         if moment == "completed" and name in done:
+            die()
+        if moment == "half-way" and name in done:
+            self._upsert_fws([wf.id_fw[i] for i in updated_ids])
             die()
         return update(self, wf, updated_ids)
 
@@ -266,6 +271,7 @@ def main(deaths: str, *command: str) -> None:
 
     The first jobs of a process cost seconds of imports, in which another would run all of the others.
     """
+    from fireworks import LaunchPad
     from fireworks.scripts.lpad_run import lpad
     from fireworks.scripts.rlaunch_run import rlaunch
 
@@ -281,6 +287,7 @@ def main(deaths: str, *command: str) -> None:
         if status != -signal.SIGKILL:
             raise SystemExit(f"the worker that was to die at '{place}' ended with status {status}")
         in_a_child(lambda: lpad([*command[:2], "detect_lostruns", "--time", "0", "--rerun", "--refresh"]))
+        in_a_child(lambda: print(mend(LaunchPad.from_file(command[1]), older_than_s=0), flush=True))
     rlaunch(command)
 
 

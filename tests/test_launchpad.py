@@ -368,11 +368,11 @@ DEATHS = [
     "stored record campaign",
     "running label c000 001",
     "running explore c000 w00",
-    "stored assess c000",
+    "half-way assess c000",
     "running select c001",
     "stored request labels c001",
     "stored label c001 000",
-    "running train c001",
+    "half-way train c001",
     "completed assess c001",
     "completed request labels c002",
 ]
@@ -380,7 +380,7 @@ DEATHS = [
 
 @needs_server
 def test_killed_workers_lose_nothing(configured: Configured, pad: LaunchPad, tmp_path: Path) -> None:
-    """SIGKILL, ``lpad detect_lostruns --rerun --refresh``, the next worker; ten times in one campaign."""
+    """SIGKILL, ``lpad detect_lostruns --rerun --refresh``, ``mend``, the next worker; ten times in one campaign."""
     flow = small_campaign(tmp_path / "events.log", n_halts=2)
     fw_id = submit(flow, pad).fw_ids[0]
     worker = start_worker(tmp_path / "worker", configured.file, deaths=DEATHS, n_launches="0")
@@ -391,6 +391,11 @@ def test_killed_workers_lose_nothing(configured: Configured, pad: LaunchPad, tmp
         worker.wait()
     log = (tmp_path / "worker" / "worker.log").read_text()
     assert re.findall(r"^killed: (.*)$", log, re.MULTILINE) == DEATHS, log[-3000:]
+    mended = re.findall(r"^Mended\(carried_on=\[(.*)\], removed=\[(.*)\]\)$", log, re.MULTILINE)
+    assert len(mended) == len(DEATHS)
+    for death, (carried_on, removed) in zip(DEATHS, mended, strict=True):
+        assert bool(carried_on) is death.startswith("half-way"), death
+        assert bool(removed) is (death == "half-way assess c000"), death
     assert {f.state for f in pad.get_wf_by_fw_id(fw_id).fws} == {"COMPLETED"}, log[-3000:]
     assert branches(pad) == {}
     final = configured.final(flow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import ExecutableError, InvalidInputError
@@ -149,3 +150,82 @@ def _retire_earlier_workflows(pad: LaunchPad, campaign_id: str) -> None:
         if workflow["state"] not in ("COMPLETED", "ARCHIVED"):
             logger.warning("workflow of Firework %d (%s) is archived: its campaign goes on", fw_id, workflow["state"])
             pad.archive_wf(fw_id)
+
+
+@dataclass(frozen=True)
+class Mended:
+    """
+    What :func:`mend` put right.
+
+    Parameters
+    ----------
+    carried_on
+        Fireworks that were done without their workflow knowing.
+    removed
+        Fireworks that belonged to no workflow.
+    """
+
+    carried_on: list[int]
+    removed: list[int]
+
+
+def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) -> Mended:
+    """
+    Put right what a worker leaves that is killed in the middle of writing to the LaunchPad.
+
+    FireWorks writes the Fireworks of a workflow one after the other and the workflow last. Killed within these
+    some hundredths of a second, a worker leaves Fireworks that are done while the workflow says that they run, and new
+    ones that no workflow knows; ``lpad detect_lostruns`` sees neither, and the campaign stands still.
+
+    Parameters
+    ----------
+    launchpad
+        As for :func:`submit`.
+    older_than_s
+        What was written later is left alone, in s: it may be in the middle of being written.
+
+    Returns
+    -------
+    Mended
+        Ids of Fireworks; empty lists where nothing was wrong.
+    """
+    from fireworks import LaunchPad
+
+    from mlip_autopipec.firetask import APPENDED_BY
+
+    pad = launchpad or LaunchPad.auto_load()
+    mended = Mended([], [])
+    known: set[int] = set()
+    for workflow in pad.workflows.find({"metadata.campaign_id": {"$exists": True}}, ["nodes", "links", "fw_states"]):
+        nodes, states = workflow["nodes"], workflow["fw_states"]
+        known.update(nodes)
+        appends = {"fw_id": {"$in": nodes}, "state": "COMPLETED", "action.detours.0": {"$exists": True}}
+        appending = {launch["launch_id"] for launch in pad.launches.find(appends, ["launch_id"])}
+        fields = ["fw_id", "state", "launches", "updated_on", f"spec.{APPENDED_BY}"]
+        fireworks = {fw["fw_id"]: fw for fw in pad.fireworks.find({"fw_id": {"$in": nodes}}, fields)}
+        for fw_id, firework in fireworks.items():
+            if firework["state"] not in ("COMPLETED", "FIZZLED") or _age_s(firework["updated_on"]) < older_than_s:
+                continue
+            unknown = states[str(fw_id)] != firework["state"]
+            appended = {fireworks[child]["spec"].get(APPENDED_BY) for child in workflow["links"][str(fw_id)]}
+            if unknown or (appending & set(firework["launches"]) and fw_id not in appended):
+                # as it was before: the refresh then applies what the job returned, which its launch holds
+                pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "RUNNING"}})
+                pad._refresh_wf(fw_id)
+                mended.carried_on.append(fw_id)
+    for firework in pad.fireworks.find({f"spec.{APPENDED_BY}": {"$exists": True}}, ["fw_id", "created_on"]):
+        # read anew: a workflow may have grown meanwhile
+        fw_id = firework["fw_id"]
+        old = fw_id not in known and _age_s(firework["created_on"]) >= older_than_s
+        if old and pad.workflows.find_one({"nodes": fw_id}, ["nodes"]) is None:
+            pad.fireworks.delete_one({"fw_id": fw_id})
+            pad.launches.delete_many({"fw_id": fw_id})
+            mended.removed.append(fw_id)
+    logger.info("LaunchPad %s: %s", pad.name, mended)
+    return mended
+
+
+def _age_s(written: datetime | str) -> float:
+    """Seconds since a time FireWorks wrote down, which is UTC with or without saying so."""
+    when = datetime.fromisoformat(written) if isinstance(written, str) else written
+    return (datetime.now(UTC) - (when if when.tzinfo else when.replace(tzinfo=UTC))).total_seconds()
