@@ -35,7 +35,7 @@ from maggma.stores import GridFSStore, MemoryStore, MongoStore
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.cli import open_store
+from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.database.indexes import create_indexes
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.testing import PeriodicHaltsDynamicsMaker, StandInSelectMaker, stand_in_loop

@@ -1,0 +1,108 @@
+"""The on-disk store answers as MongoDB's query language says, and by its indexes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+from maggma.stores import MemoryStore
+from monty.json import MontyDecoder
+
+from mlip_autopipec.database.disk import SQLiteStore, open_store
+
+DOCUMENTS = [
+    {"uuid": "a", "index": 1, "output": {"kind": "label", "campaign_id": "x", "energy": -1.5, "key": "k1"}},
+    {"uuid": "a", "index": 2, "output": {"kind": "label", "campaign_id": "x", "energy": -2.5, "key": None}},
+    {"uuid": "b", "index": 1, "output": {"kind": "walk", "campaign_id": "y", "steps": [1, 2]}},
+    {"uuid": "c", "index": 1, "output": [{"kind": "label", "campaign_id": "x"}, {"kind": "other"}]},
+    {"uuid": "d", "index": 1, "output": {"kind": ["label", "list"], "campaign_id": 3}},
+    {"uuid": "e", "index": 1, "output": None},
+    {"uuid": "f", "index": 1, "time": datetime(2026, 1, 2, tzinfo=UTC).replace(tzinfo=None)},
+]
+
+
+@pytest.fixture
+def store(tmp_path) -> SQLiteStore:
+    store = SQLiteStore(str(tmp_path / "documents.sqlite"), key="uuid")
+    store.connect()
+    store.update(DOCUMENTS, key=["uuid", "index"])
+    return store
+
+
+@pytest.mark.parametrize(
+    "criteria",
+    [
+        {},
+        {"uuid": "a"},
+        {"uuid": {"$in": ["a", "e", "no"]}, "index": 1},
+        {"uuid": {"$in": []}},
+        {"uuid": {"$ne": "a"}},
+        {"output.kind": "label"},
+        {"output.kind": "label", "output.campaign_id": "x"},
+        {"output.kind": {"$in": ["label", "walk"]}, "output.energy": {"$lt": -2}},
+        {"output.campaign_id": 3},
+        {"output.key": None},
+        {"output.key": {"$in": ["k1", None]}},
+        {"output.key": {"$exists": True}},
+        {"output.steps": 2},
+        {"$or": [{"uuid": "b"}, {"output.key": "k1"}]},
+        {"time": {"$gt": datetime(2026, 1, 1)}},  # noqa: DTZ001
+    ],
+)
+def test_answers_are_those_of_a_store_in_memory(store, criteria):
+    memory = MemoryStore(key="uuid")
+    memory.connect()
+    memory.update(DOCUMENTS, key=["uuid", "index"])
+    for options in ({}, {"sort": {"uuid": -1, "index": 1}, "skip": 1, "limit": 2}, {"limit": 1}):
+        found, expected = ([{**d, "_id": 0} for d in s.query(criteria, **options)] for s in (store, memory))
+        assert found == expected
+    assert store.count(criteria) == memory.count(criteria)
+    assert sorted(store.distinct("uuid", criteria)) == sorted(memory.distinct("uuid", criteria))
+
+
+def test_what_is_written_again_replaces(store, tmp_path):
+    store.update({"uuid": "a", "index": 2, "output": {"kind": "label", "campaign_id": "z"}}, key=["uuid", "index"])
+    assert store.count() == len(DOCUMENTS)
+    assert [doc["index"] for doc in store.query({"output.campaign_id": "z"}, ["index"])] == [2]
+    store.remove_docs({"uuid": "a", "index": 1})
+    assert store.count({"uuid": "a"}) == 1
+    store.close()
+    again = MontyDecoder().process_decoded(store.as_dict())
+    again.connect()
+    assert again.count() == len(DOCUMENTS) - 1
+    assert again.ensure_index("uuid")
+    assert not again.ensure_index("output.energy")
+
+
+def test_an_index_is_used(store):
+    (plan,) = (
+        row[-1]
+        for row in store._connection.execute(
+            'EXPLAIN QUERY PLAN SELECT bson FROM documents WHERE 1 AND "uuid" IN (?, ?)', ("\x00", "a")
+        )
+        if "documents" in row[-1]
+    )
+    assert "USING INDEX by uuid" in plan
+    looked_at = store._narrowed({"uuid": "a", "index": 1}).fetchall()
+    assert len(looked_at) == 2
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from mlip_autopipec.database.disk import open_store
+
+store = open_store(Path(sys.argv[1]))
+for i in range(30):
+    store.update({"uuid": f"{sys.argv[2]}{i}", "index": 1, "output": {"payload": {"x": i}}}, save={"data": ["payload"]})
+"""
+
+
+def test_several_processes_write_at_once(tmp_path):
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "pq"]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    store = open_store(tmp_path)
+    found = {doc["uuid"]: doc["output"]["payload"]["x"] for doc in store.query({}, ["output"], load=True)}
+    assert found == {f"{name}{i}": i for name in "pq" for i in range(30)}
