@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import ase.io
@@ -12,7 +16,7 @@ from ase.build import bulk
 from typer.testing import CliRunner
 
 from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, app
+from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, app, open_store
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.runfile import RunFile
 
@@ -115,6 +119,57 @@ def test_exit_code_tells_that_it_did_not_converge(tmp_path: Path) -> None:
     assert result.exit_code == NOT_CONVERGED, result.output
     assert "MAX_ITER_REACHED" in result.output
     assert (tmp_path / "out" / "potential" / "potential.yace").is_file()
+
+
+def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
+    """SIGKILL to the whole group, as when a node goes down."""
+    hot = {"conditions": [{"temperature_K": 1200}], "dynamics": {**SMALL["dynamics"], "n_steps": 1500}}
+    path, folder = written(tmp_path, validation=None, **hot), tmp_path / "out"
+    program = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli"]
+    process = subprocess.Popen(
+        [*program, "run", str(path), "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    shown: list[str] = []
+    for line in process.stdout:
+        shown.append(line)
+        if line.startswith("cycle   0"):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert shown, "nothing was printed"
+    assert "halted" in shown[-1], shown
+
+    def invoke(command: str, file: Path):
+        return CliRunner().invoke(app, [command, str(file), "--folder", str(folder)])
+
+    assert "mlip-autopipec resume" in invoke("run", path).output
+    resumed = invoke("resume", path)
+    assert resumed.exit_code == CONVERGED, resumed.output
+    labels = open_store(folder / "store").query({"output.kind": "label", "output.reused_from": None}, ["output.key"])
+    keys = [doc["output"]["key"] for doc in labels]
+    assert len(keys) == len(set(keys)), "a label was computed twice"
+    first = json.loads((folder / "result.json").read_text())
+    assert invoke("resume", path).exit_code == FAILED
+    assert "nothing is left to do" in invoke("extend", path).output
+
+    further = written(tmp_path, validation=None, **{**hot, "conditions": [*hot["conditions"], {"temperature_K": 300}]})
+    extended = invoke("extend", further)
+    assert extended.exit_code == CONVERGED, extended.output
+    second = json.loads((folder / "result.json").read_text())
+    assert [w["condition"]["temperature_K"] for w in second["walkers"]] == [1200, 300]
+    assert second["n_labels"] >= first["n_labels"] > 8
+    assert second["campaign_id"] == first["campaign_id"]
+
+
+def test_resume_needs_a_campaign(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["resume", str(written(tmp_path)), "--folder", str(tmp_path / "none")])
+    assert result.exit_code == FAILED
+    assert "holds no campaign" in result.output
 
 
 def test_a_bad_run_file_is_told_in_one_message(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -181,7 +181,7 @@ class OTFMaker(Maker):
             What is in the store already of a first cycle that broke off.
         """
         done = done or CycleResults()
-        record = _name(self.record(document), "record campaign")
+        record = self.recording(document)
         walkers = [
             WalkerState(
                 index=i,
@@ -210,6 +210,11 @@ class OTFMaker(Maker):
         jobs = [record, *jobs, *self._explorations(state, walkers, potential, batch, done, record)]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
+    def recording(self, document: CampaignDocument) -> Job:
+        """Make the job that writes down what is asked for."""
+        # jobflow gives the maker of a job the job's name
+        return _name(self.record(document.model_copy(update={"name": self.name})), "record campaign")
+
     @loop_job()
     def record(self, document: CampaignDocument) -> CampaignDocument:
         """
@@ -235,13 +240,12 @@ class OTFMaker(Maker):
         return document.model_copy(
             update={
                 "uuid": current_uuid(),
-                "name": self.name,
                 "seed": self.seed,
                 "oracle": type(self.oracle_maker.static_maker).__name__,
                 "trainer": type(self.train_maker.trainer).__name__,
                 "versions": installed_versions(),
                 "created_at": now_utc(),
-                "payload": {**document.payload, "maker": self.to_json()},
+                "payload": {**document.payload, "maker": replace(self, name=document.name).to_json()},
             }
         )
 

@@ -38,7 +38,7 @@ def recorded_maker(campaign_id: str, store: JobStore) -> OTFMaker:
     """Return the maker a campaign was last run with."""
     from mlip_autopipec.flows.otf import OTFMaker
 
-    maker = MontyDecoder().decode(_task(campaign_id, store).payload["maker"])
+    maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
     if not isinstance(maker, OTFMaker):
         raise MLIPError(f"campaign '{campaign_id}' was recorded with a {type(maker).__name__}; no OTFMaker")
     return maker
@@ -66,7 +66,7 @@ def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> 
         The campaign has ended by its stop rule.
     """
     store.connect()
-    task, state, status = _task(campaign_id, store), *_last_state(campaign_id, store)
+    task, state, status = recorded_task(campaign_id, store), *_last_state(campaign_id, store)
     if state is not None and status not in (LoopStatus.LEARNING, LoopStatus.PAUSED):
         raise InvalidInputError(
             f"campaign '{campaign_id}' has ended: {status}; to go on, extend it by conditions, structures or a "
@@ -81,7 +81,7 @@ def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> 
         done = _stored_results(campaign_id, state.cycle + 1, store, state.walkers, state.potential_id)
     else:
         check_campaign(maker, task.structures(), task.conditions, [], None)
-        record = maker.record(_next_generation(task))
+        record = maker.recording(_next_generation(task))
     return _flow(using, state, done, record)
 
 
@@ -114,7 +114,7 @@ def extend(
         Nothing would change, or the stop rule allows no further cycle.
     """
     store.connect()
-    task, state, _ = _task(campaign_id, store), *_last_state(campaign_id, store)
+    task, state, _ = recorded_task(campaign_id, store), *_last_state(campaign_id, store)
     if state is None:
         raise InvalidInputError(f"campaign '{campaign_id}' has no complete cycle yet; resume it before it is extended")
     using = maker or recorded_maker(campaign_id, store)
@@ -129,7 +129,7 @@ def extend(
     check_campaign(using, frames, all_conditions, [], None)
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
     extended = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
-    record = using.record(extended)
+    record = using.recording(extended)
     walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
     state = state.model_copy(update={"walkers": walkers})
     status, why = using.stop_rule.judge(state)
@@ -142,8 +142,6 @@ def extend(
 
 def _flow(maker: OTFMaker, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
     jobs = maker.cycle_jobs(state, done, record)
-    if record is not None:
-        record.name = "record campaign"
     first = [] if record is None else [record]
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
 
@@ -194,7 +192,8 @@ def _next_generation(task: CampaignDocument) -> CampaignDocument:
     return task.model_copy(update={"uuid": "", "generation": task.generation + 1, "payload": payload})
 
 
-def _task(campaign_id: str, store: JobStore) -> CampaignDocument:
+def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
+    """Return what a campaign was last asked to do."""
     found = _read(CampaignDocument, store, {"output.campaign_id": campaign_id}, payload=True)
     if not found:
         names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))

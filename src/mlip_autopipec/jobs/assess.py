@@ -178,6 +178,9 @@ def assessment(
         "train": 0.0 if potential is None else potential.seconds,
         "explore": sum(walk.seconds for walk in walks if walk is not None),
     }
+    errors = {} if potential is None else potential.errors()
+    if batch is None:  # the potential is an earlier cycle's
+        errors = {name: error for name, error in errors.items() if name in ("train", "test")}
     return OTFDocument(
         uuid=current_uuid(),
         status=status,
@@ -186,5 +189,5 @@ def assessment(
         n_new_labels=0 if batch is None else batch.n_labelled,
         seconds=seconds,
         **state.model_dump(),
-        **({} if potential is None else potential.errors()),
+        **errors,
     )
