@@ -46,5 +46,5 @@ def create_indexes(store: JobStore) -> bool:
             collection.create_index([(field, 1) for field in fields])
         extra: dict[str, Store] = store.additional_stores  # type: ignore[has-type]
         return all(one.ensure_index(BLOB_KEY) for one in extra.values())
-    except NotImplementedError:  # montydb
+    except NotImplementedError:  # a store without a server
         return False
