@@ -55,7 +55,7 @@ def test_every_query_finds_what_it_says(campaigns, tmp_cwd, monkeypatch):
     for block in blocks("python"):
         if block.startswith("# summaries.py") or (block.startswith("# with GridFS") and not in_gridfs):
             continue
-        exec(compile(block, f"{PAGE.name}: {block.splitlines()[0]}", "exec"), page)  # noqa: S102
+        exec(compile(block, f"{PAGE.name}: {block.splitlines()[0]}", "exec"), page)
 
     assert page["names"] == ["again", "alloy", "copper"] == sorted(page["overview"]["campaign_id"])
     assert [one.campaign_id for one in page["with_gold"]] == ["alloy"]
