@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pymongo.errors import PyMongoError
 
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.bulk import store_bulk_first
 from mlip_autopipec.schemas.base import PAYLOAD, Document
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
     def decorate(method: Callable[..., Any]) -> Callable[..., Job]:
         @wraps(method)
         def run(*args: Any, **kwargs: Any) -> Any:
+            store_bulk_first(CURRENT_JOB.store)
             args, kwargs = _resolve((args, kwargs), tolerate_failed_inputs)
             return method(*args, **kwargs)
 
