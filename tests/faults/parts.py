@@ -7,7 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from ase import Atoms
 from ase.build import bulk
+from maggma.stores import MemoryStore
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
@@ -30,10 +33,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from ase import Atoms
     from jobflow import Flow, JobStore
 
+    from mlip_autopipec.lammps.types import ExplorationResult
     from mlip_autopipec.oracle.extracted import ExtractedLabel
+    from mlip_autopipec.schemas.loop import WalkerState
+    from mlip_autopipec.schemas.potential import PotentialDocument
 
 CAMPAIGN = "killed"
 
@@ -66,23 +71,52 @@ class NamingOracleMaker(StandInOracleMaker):
         return label
 
 
-def make_campaign(events: Path, campaign_id: str = CAMPAIGN) -> Flow:
+@dataclass
+class DumpingDynamicsMaker(ScriptedDynamicsMaker):
+    """
+    A script whose first walk also dumps frames.
+
+    Parameters
+    ----------
+    dumped_bytes
+        How much the positions in them take.
+    """
+
+    dumped_bytes: int = 0
+
+    def explore(
+        self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
+    ) -> ExplorationResult:
+        """Follow the script."""
+        result = super().explore(walker, potential, atoms, restart_file)
+        if self.dumped_bytes and walker.index == 0 and walker.walk_id is None:
+            n_atoms = self.dumped_bytes // 240
+            for seed in range(10):
+                positions = np.random.default_rng(seed).random((n_atoms, 3))
+                frame = Atoms(f"Cu{n_atoms}", positions, cell=[1, 1, 1])
+                frame.info |= {"step": seed, "gamma_max": 0.5}
+                result.frames.append(frame)
+        return result
+
+
+def make_campaign(events: Path, campaign_id: str = CAMPAIGN, dumped_bytes: int = 0) -> Flow:
     """Two walkers; one halts once and the other twice: 31 jobs, 8 labels."""
+    halts = [Halt(step=100), Halt(step=250, walker=1)]
     generator = StructureGenerator(n_structures=1, n_test=1, max_atoms=8)
     maker = stand_in_loop(
         str(events),
         generate_maker=GenerateMaker(generator=generator),
-        dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100), Halt(step=250, walker=1)]),
+        dynamics_maker=DumpingDynamicsMaker(halts=halts, dumped_bytes=dumped_bytes),
         propose_maker=StandInProposeMaker(n_samples=2),
         oracle_maker=NamingOracleMaker(physics="emt"),
     )
     return maker.make(bulk("Cu", cubic=True), [300, 600], campaign_id=campaign_id)
 
 
-def next_flow(store: JobStore, events: Path, campaign_id: str = CAMPAIGN) -> Flow | None:
+def next_flow(store: JobStore, events: Path, campaign_id: str = CAMPAIGN, dumped_bytes: int = 0) -> Flow | None:
     """Return what a user would run next: the campaign, what is left of it, or nothing."""
     if store.query_one({"output.kind": "campaign", "output.campaign_id": campaign_id}, ["uuid"]) is None:
-        return make_campaign(events, campaign_id)
+        return make_campaign(events, campaign_id, dumped_bytes)
     try:
         return OTFMaker.resume(campaign_id, store)
     except InvalidInputError as error:
@@ -148,27 +182,28 @@ class Ledger:
 
     Parameters
     ----------
-    store
-        The JobStore.
     events
-        Log of events of all campaigns in it.
+        Log of events of all campaigns of a store.
     """
 
-    def __init__(self, store: JobStore, events: Path) -> None:
-        self.store, self.events = store, events
+    def __init__(self, events: Path) -> None:
+        self.events = events
         self.pages: list[tuple[int, set[str]]] = []
 
-    def note(self) -> None:
-        """Note what is stored now; computed labels are noted first by the oracle, so that none slips through."""
-        safe = stored_keys(self.store)
+    def note(self, store: JobStore) -> None:
+        """Note what is stored now."""
+        safe = stored_keys(store)
+        # read after the store: whatever is stored was computed, and noted, before
         self.pages.append((len(computed_keys(self.events)), safe))
 
-    def check(self, interrupted: int | Collection[str]) -> None:
+    def check(self, store: JobStore, interrupted: int | Collection[str]) -> None:
         """
-        Find labels that were computed more often than they may have been.
+        Find labels that were computed more often than they may have been, or are lost.
 
         Parameters
         ----------
+        store
+            At the end.
         interrupted
             Most labels that may have been computed and lost with their process, or names of jobs of which this is
             known.
@@ -182,7 +217,7 @@ class Ledger:
             assert sum(twice.values()) <= interrupted, f"labels were computed twice: {twice}"
         else:
             assert sum(twice.values()) == len(interrupted), f"{interrupted} were lost, {twice} were computed again"
-        assert set(computed) <= stored_keys(self.store), "a label that was computed is not in the store"
+        assert set(computed) <= stored_keys(store), "a label that was computed is not in the store"
 
 
 def check_campaign(store: JobStore, expected: Expected, campaign_id: str = CAMPAIGN) -> None:
@@ -199,13 +234,13 @@ def check_campaign(store: JobStore, expected: Expected, campaign_id: str = CAMPA
 
 def claims(store: JobStore) -> list[dict[str, Any]]:
     """Return the claims on labels; there are none in a store on disk."""
-    database = getattr(store.docs_store._collection, "database", None)
-    return [] if database is None or CLAIMS not in database.list_collection_names() else list(database[CLAIMS].find())
+    if isinstance(store.docs_store, MemoryStore):
+        return []
+    return list(store.docs_store._collection.database[CLAIMS].find())
 
 
 def files_left(folder: Path) -> list[str]:
     """Return the files in a run folder that are neither the store nor inside of a job's own folder."""
-    store = {"monty.storage.cfg", ".monty.storage", "db/data.collection", "db/documents.collection"}
-    known = {f"store/{name}" for name in store}
+    known = {"store/documents.sqlite", "store/data.sqlite"}
     found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
     return sorted(str(path) for path in found if str(path) not in known)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +32,8 @@ class Death:
     ----------
     moment
         ``before``: the job's function has not run. ``between``: it has run, its bulk is in the store ``data``, its
-        document is not stored. ``stored``: its document is stored, and nobody was told. ``half``: half of its
-        bulk is in GridFS.
+        document is not stored. ``stored``: its document is stored, and nobody was told. ``bulk``: in the midst of
+        writing its bulk. ``document``: in the midst of writing its document (on disk).
     job
         Its name.
     """
@@ -76,6 +78,7 @@ def start(
     function: Callable[..., None],
     *arguments: Any,
     deaths: Sequence[Death] = (),
+    hours_behind: float = 0,
 ) -> BaseProcess:
     """
     Start a process, leader of a group of its own.
@@ -90,32 +93,36 @@ def start(
         What it does, in the folder of the log.
     deaths
         Where it dies, unless another process with the same folder did before.
+    hours_behind
+        How far its clock is behind.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_live, args=(log, function, arguments, list(deaths)), daemon=True)
+    process = context.Process(target=_live, args=(log, function, arguments, list(deaths), hours_behind), daemon=True)
     process.start()
     return process
 
 
-def _live(log: Path, function: Callable[..., None], arguments: tuple[Any, ...], deaths: list[Death]) -> None:
+def _live(
+    log: Path, function: Callable[..., None], arguments: tuple[Any, ...], deaths: list[Death], hours_behind: float
+) -> None:
     os.setsid()
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.chdir(log.parent)
     arm(deaths, log.parent)
+    if hours_behind:
+        set_clock(hours_behind)
     function(*arguments)
     sys.stdout.flush()
 
 
 def arm(deaths: Sequence[Death], folder: Path) -> None:
     """Let this process die at the first of these deaths it comes to that no other has died."""
-    import gridfs.synchronous.grid_file
-    from jobflow import Job, JobStore
+    from gridfs.synchronous.grid_file import GridIn
+    from jobflow import Job
 
-    run, update = Job.run, JobStore.update
-    grid_in = gridfs.synchronous.grid_file.GridIn
-    close = grid_in.close
+    run, flush = Job.run, GridIn._flush
     current = ""
 
     def die_if_it_is_time(moment: str) -> None:
@@ -128,17 +135,10 @@ def arm(deaths: Sequence[Death], folder: Path) -> None:
             return
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def run_or_die(self: Job, *args: Any, **kwargs: Any) -> Any:
+    def run_or_die(self: Job, store: JobStore, *args: Any, **kwargs: Any) -> Any:
         nonlocal current
         current = self.name
-        die_if_it_is_time("before")
-        response = run(self, *args, **kwargs)
-        die_if_it_is_time("stored")
-        return response
-
-    def update_or_die(self: JobStore, *args: Any, **kwargs: Any) -> Any:
-        """Bulk first, then the document."""
-        documents = self.docs_store
+        documents = store.docs_store
         write = documents.update
 
         def write_or_die(*args: Any, **kwargs: Any) -> Any:
@@ -147,16 +147,47 @@ def arm(deaths: Sequence[Death], folder: Path) -> None:
 
         documents.update = write_or_die
         try:
-            return update(self, *args, **kwargs)
+            die_if_it_is_time("before")
+            response = run(self, store, *args, **kwargs)
+            die_if_it_is_time("stored")
         finally:
             del documents.update
+            current = ""
+        return response
 
-    def close_or_die(self: Any) -> Any:
-        """The chunks are written, all but the last one; what names them is not."""
-        die_if_it_is_time("half")
-        return close(self)
+    def flush_or_die(self: Any) -> Any:
+        """The chunks are written, what names them is not."""
+        self._flush_buffer(force=True)
+        die_if_it_is_time("bulk")
+        return flush(self)
 
-    Job.run, JobStore.update, grid_in.close = run_or_die, update_or_die, close_or_die  # type: ignore[method-assign]
+    class Doomed(sqlite3.Connection):
+        """Dies when a row is written and not committed."""
+
+        def __init__(self, file: str, *args: Any, **kwargs: Any) -> None:
+            super().__init__(file, *args, **kwargs)
+            self.moment = "bulk" if Path(file).stem == "data" else "document"
+
+        def execute(self, statement: str, *args: Any) -> sqlite3.Cursor:
+            cursor = super().execute(statement, *args)
+            if statement.startswith("INSERT"):
+                die_if_it_is_time(self.moment)
+            return cursor
+
+    Job.run, GridIn._flush = run_or_die, flush_or_die  # type: ignore[method-assign]
+    sqlite3.connect = partial(sqlite3.connect, factory=Doomed)  # type: ignore[assignment]
+
+
+def set_clock(hours_behind: float) -> None:
+    """Let this process read an earlier time, as after the battery of a node's clock was changed."""
+    import datetime as dt
+
+    class Behind(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> dt.datetime:
+            return super().now(tz) - dt.timedelta(hours=hours_behind)
+
+    dt.datetime = Behind  # type: ignore[misc]
 
 
 def open_any(address: str) -> JobStore:
@@ -172,17 +203,17 @@ def open_any(address: str) -> JobStore:
     return store
 
 
-def run_or_resume(address: str, events: Path, campaign_id: str, jobs: Path) -> None:
+def run_or_resume(address: str, events: Path, campaign_id: str, jobs: Path, dumped_bytes: int = 0) -> None:
     """Run with ``run_locally`` what is left of the campaign."""
+    from faults.parts import next_flow
     from jobflow import run_locally
 
-    from faults.parts import next_flow
-
     store = open_any(address)
-    flow = next_flow(store, events, campaign_id)
+    flow = next_flow(store, events, campaign_id, dumped_bytes)
     if flow is not None:
         jobs.mkdir(exist_ok=True)
         run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
+    store.close()
 
 
 def rlaunch(jobflow_yaml: Path, name: str) -> None:

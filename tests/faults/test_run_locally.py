@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from campaign_workers import MONGO_URI
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FULL = os.environ.get("MLIP_AUTOPIPEC_TEST_FAULTS") == "all"
 SINGLY = [[Death(moment, job)] for job in KINDS.values() for moment in MOMENTS]
 BY_KIND = [[Death(moment, job) for moment in MOMENTS] for job in KINDS.values()]
+IN_ANY_JOB = [Death("stored", KINDS[kind]) for kind in IN_ORDER]
 BY_MOMENT = [[Death(moment, KINDS[kind]) for kind in IN_ORDER] for moment in MOMENTS]
 
 
@@ -39,20 +40,20 @@ class Campaign:
         self.events = folder.with_name("events.log")
         self.log = folder.with_name("processes") / "log"
 
-    def start(self, *deaths: Death) -> BaseProcess:
-        arguments = (self.address, self.events, CAMPAIGN, self.folder / "jobs")
-        return start(self.context, self.log, run_or_resume, *arguments, deaths=deaths)
+    def start(self, *deaths: Death, hours_behind: float = 0, dumped_bytes: int = 0) -> BaseProcess:
+        arguments = (self.address, self.events, CAMPAIGN, self.folder / "jobs", dumped_bytes)
+        return start(self.context, self.log, run_or_resume, *arguments, deaths=deaths, hours_behind=hours_behind)
 
-    def ends(self, *deaths: Death) -> int:
-        process = self.start(*deaths)
+    def ends(self, *deaths: Death, **options: float) -> int:
+        process = self.start(*deaths, **options)
         process.join(120)
         assert process.exitcode is not None, self.log.read_text()[-3000:]
         return process.exitcode
 
-
-@pytest.fixture(params=["disk", "server"])
-def store_kind(request: pytest.FixtureRequest) -> str:
-    return request.param
+    def note(self, ledger: Ledger) -> None:
+        store = open_any(self.address)
+        ledger.note(store)
+        store.close()
 
 
 @pytest.fixture
@@ -70,19 +71,26 @@ def begin(context: ForkServerContext, tmp_path: Path, request: pytest.FixtureReq
 
 
 def lost_labels(deaths: Sequence[Death]) -> list[str]:
-    return [death.job for death in deaths if death.moment == "between" and death.job.startswith("label ")]
+    """Labels that were computed and not stored."""
+    lost = [death.job for death in deaths if death.moment in ("between", "document")]
+    return [job for job in lost if job.startswith("label ")]
 
 
-def survive(campaign: Campaign, deaths: Sequence[Death], expected: Expected) -> None:
-    store: Any = None
-    for death in deaths:
-        assert campaign.ends(death) == -signal.SIGKILL, campaign.log.read_text()[-3000:]
-        store = open_any(campaign.address) if store is None else store
-        ledger = Ledger(store, campaign.events) if death is deaths[0] else ledger  # noqa: F821
-        ledger.note()
-    assert campaign.ends() == 0, campaign.log.read_text()[-3000:]
-    ledger.check(lost_labels(deaths))
+def survive(campaign: Campaign, deaths: Sequence[Death], expected: Expected, hours: float = 0, **options: int) -> None:
+    """Die, and go on in a new process, whose clock is so many hours behind the one before, until the end."""
+    ledger = Ledger(campaign.events)
+    for n, death in enumerate(deaths):
+        assert campaign.ends(death, hours_behind=n * hours, **options) == -signal.SIGKILL, campaign.log.read_text()
+        campaign.note(ledger)
+    assert campaign.ends(hours_behind=len(deaths) * hours, **options) == 0, campaign.log.read_text()
+    finish(campaign, ledger, expected, lost_labels(deaths))
+
+
+def finish(campaign: Campaign, ledger: Ledger, expected: Expected, interrupted: int | Sequence[str]) -> None:
+    store = open_any(campaign.address)
+    ledger.check(store, interrupted)
     check_campaign(store, expected)
+    store.close()
     assert files_left(campaign.folder) == []
 
 
@@ -94,3 +102,71 @@ def test_on_disk(begin: Callable[[str], Campaign], deaths: Sequence[Death], expe
 @pytest.mark.parametrize("deaths", SINGLY if FULL else BY_MOMENT, ids=named(SINGLY if FULL else BY_MOMENT))
 def test_on_a_server(begin: Callable[[str], Campaign], deaths: Sequence[Death], expected: Expected) -> None:
     survive(begin("server"), deaths, expected)
+
+
+def test_clocks_that_go_back(begin: Callable[[str], Campaign], expected: Expected) -> None:
+    """Nothing relies on later documents having later times: each process lives an hour before the last one."""
+    campaign = begin("disk")
+    survive(campaign, IN_ANY_JOB, expected, hours=1)
+    store = open_any(campaign.address)
+    times = {doc["name"]: doc["completed_at"] for doc in store.query({}, ["name", "completed_at"])}
+    store.close()
+    assert times["assess c002"] < times["assess c000"] < times["record campaign"]
+
+
+@pytest.mark.parametrize("job", ["record campaign", "label c000 000", "explore c000 w00", "assess c001"])
+def test_in_the_midst_of_writing_to_disk(begin: Callable[[str], Campaign], expected: Expected, job: str) -> None:
+    """A row is in SQLite's journal, and not committed; the dumped frames do not fit into its cache."""
+    has_bulk = job in ("record campaign", "explore c000 w00")
+    deaths = [*([Death("bulk", job)] if has_bulk else []), Death("document", job)]
+    campaign = begin("disk")
+    survive(campaign, deaths, expected, dumped_bytes=3_000_000 if "explore" in job else 0)
+
+
+@pytest.mark.parametrize("kind", ["disk", "server"])
+def test_bulk_is_stored_before_what_refers_to_it(begin: Callable[[str], Campaign], kind: str) -> None:
+    campaign = begin(kind)
+    assert campaign.ends(Death("between", "train c000")) == -signal.SIGKILL, campaign.log.read_text()
+    store = open_any(campaign.address)
+    assert store.query_one({"name": "train c000"}) is None
+    there = set(store.additional_stores["data"].distinct("blob_uuid"))
+    referred = {str(blob) for blob in store.distinct("output.payload.blob_uuid") if blob}
+    assert referred < there
+    assert len(there - referred) == 1
+    store.close()
+
+
+def test_in_the_midst_of_writing_to_gridfs(begin: Callable[[str], Campaign], expected: Expected) -> None:
+    """More than one document of MongoDB holds, half of it written: nothing refers to it, and it is written anew."""
+    campaign = begin("server")
+    death = Death("bulk", "explore c000 w00")
+    assert campaign.ends(death, dumped_bytes=13_500_000) == -signal.SIGKILL, campaign.log.read_text()
+    store = open_any(campaign.address)
+    files = store.additional_stores["data"]._files_collection
+    chunks = store.additional_stores["data"]._chunks_collection
+    halves = set(chunks.distinct("files_id")) - set(files.distinct("_id"))
+    assert [chunks.count_documents({"files_id": half}) > 60 for half in halves] == [True]
+    ledger = Ledger(campaign.events)
+    campaign.note(ledger)
+    assert campaign.ends(dumped_bytes=13_500_000) == 0, campaign.log.read_text()
+    finish(campaign, ledger, expected, [])
+    assert max(file["length"] for file in files.find()) > 16 * 1024**2
+    assert set(chunks.distinct("files_id")) == halves | set(files.distinct("_id"))
+
+
+@pytest.mark.parametrize("seed", range(12 if FULL else 2))
+@pytest.mark.parametrize("kind", ["disk", "server"])
+def test_at_any_moment(begin: Callable[[str], Campaign], expected: Expected, kind: str, seed: int) -> None:
+    """Killed by the clock, wherever that is."""
+    campaign, rng, killed = begin(kind), random.Random(seed), 0
+    ledger = Ledger(campaign.events)
+    for _ in range(8):
+        process = campaign.start()
+        process.join(rng.uniform(0.05, 0.5))
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        campaign.note(ledger)
+    assert killed
+    assert campaign.ends() == 0, campaign.log.read_text()
+    finish(campaign, ledger, expected, killed)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from faults.parts import make_campaign
 from jobflow import JobStore, run_locally
-from maggma.stores import GridFSStore, MemoryStore, MontyStore  # noqa: F401
+from maggma.stores import GridFSStore, MemoryStore  # noqa: F401
 
 import mlip_autopipec.cli
+import mlip_autopipec.database.disk
 
 if find_spec("fireworks") is not None:
     import fireworks.scripts.lpad_run

@@ -19,11 +19,9 @@ class BulkFirstJobStore(JobStore):
     def update(self, docs: Any, key: Any = None, save: Any = None) -> None:
         """Update or insert documents; see ``JobStore.update``."""
         held: list[tuple[Any, Any]] = []
-        documents = SimpleNamespace(update=lambda docs, key: held.append((docs, key)))
-        as_jobflow_does: Any = SimpleNamespace(
-            docs_store=documents, additional_stores=self.additional_stores, save=self.save
-        )
-        JobStore.update(as_jobflow_does, docs, key, save)
+        holding: Any = SimpleNamespace(**vars(self))
+        holding.docs_store = SimpleNamespace(update=lambda docs, key: held.append((docs, key)))
+        JobStore.update(holding, docs, key, save)
         for some, fields in held:
             self.docs_store.update(some, key=fields)
 
