@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from jobflow import JobStore, run_locally
-from maggma.stores import MemoryStore
+from maggma.stores import MemoryStore, MongoStore
 
-from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.database.campaigns import Campaigns, _title
 from mlip_autopipec.database.tables import to_table
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
@@ -41,7 +41,7 @@ def test_list_and_status(campaigns):
     status = campaigns.status("copper")
     assert (status.status, status.n_cycles, status.n_halts) == ("CONVERGED", 2, 2)
     assert [d.cycle for d in campaigns.cycles("copper")] == [0, 1, 2]
-    with pytest.raises(MLIPError, match=r"'silver'.*'alloy', 'copper'"):
+    with pytest.raises(MLIPError, match=r"'silver' is in mem://memory_db; there are \['alloy', 'copper'\]"):
         campaigns.status("silver")
 
 
@@ -133,4 +133,10 @@ def test_tables(campaigns):
 
 
 def test_indexes(campaigns):
-    campaigns.create_indexes()
+    assert campaigns.create_indexes()
+
+
+def test_no_message_tells_the_password():
+    where = {"database": "campaigns", "uri": "mongodb://me:secret@server.example.org/"}
+    store = JobStore(MongoStore(collection_name="outputs", **where))
+    assert _title(store) == "collection campaigns.outputs"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ase.io
 from jobflow import SETTINGS
+from maggma.stores import MemoryStore, MongoStore
 
 from mlip_autopipec.database.indexes import create_indexes
 from mlip_autopipec.errors import MLIPError
@@ -168,7 +169,7 @@ class Campaigns:
         found = self._read(PotentialDocument, "potential", criteria, payload=False)
         if not found:
             of_cycle = "" if cycle is None else f" of cycle {cycle}"
-            raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {self.store}")
+            raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {_title(self.store)}")
         last = max(found, key=lambda document: document.cycle)
         return self._read(PotentialDocument, "potential", {"uuid": last.uuid})[-1]
 
@@ -199,7 +200,7 @@ class Campaigns:
         ]
         if not found:
             raise MLIPError(
-                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {self.store}; "
+                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {_title(self.store)}; "
                 f"there are {self.names()}"
             )
         best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
@@ -224,7 +225,7 @@ class Campaigns:
         """Write :meth:`dataset` as extended XYZ (eV, eV/A, eV/A^3) and return the number of structures."""
         frames = self.dataset(campaign_id, last_cycle)
         if not frames:
-            raise MLIPError(f"campaign '{campaign_id}' has no labels in {self.store}")
+            raise MLIPError(f"campaign '{campaign_id}' has no labels in {_title(self.store)}")
         ase.io.write(path, frames, format="extxyz")
         return len(frames)
 
@@ -232,7 +233,7 @@ class Campaigns:
         """Return every label that a potential was trained on."""
         found = self._read(PotentialDocument, "potential", {"uuid": potential_id}, payload=False)
         if not found:
-            raise MLIPError(f"no potential {potential_id} is in {self.store}")
+            raise MLIPError(f"no potential {potential_id} is in {_title(self.store)}")
         labels = read_labels(found[-1].campaign_id, found[-1].cycle, self.store)
         return [label for label in labels if label.split == "train"]
 
@@ -240,7 +241,7 @@ class Campaigns:
         """Return where a label came from: the oracle's folder, the candidate, and the halt that asked for it."""
         found = self._read(LabelDocument, "label", {"uuid": label_id})
         if not found:
-            raise MLIPError(f"no label {label_id} is in {self.store}")
+            raise MLIPError(f"no label {label_id} is in {_title(self.store)}")
         (label,) = with_originals(found[-1:], self.store)
         proposal = self._one(ProposalDocument, "proposal", label.source_id)
         walk = None if proposal is None else self._one(WalkDocument, "walk", proposal.walk_id)
@@ -256,7 +257,7 @@ class Campaigns:
         return sorted(str(name) for name in self.store.distinct("output.campaign_id", {**kinds, **criteria}))
 
     def _unknown(self, campaign_id: str) -> MLIPError:
-        return MLIPError(f"no campaign '{campaign_id}' is in {self.store}; there are {self.names()}")
+        return MLIPError(f"no campaign '{campaign_id}' is in {_title(self.store)}; there are {self.names()}")
 
     def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
         """Where a campaign stands and when that was stored."""
@@ -313,6 +314,14 @@ class Campaigns:
             document = model.model_validate(output)
             by_job[doc["uuid"], document.cycle] = document
         return list(by_job.values())
+
+
+def _title(store: JobStore) -> str:
+    """Tell where a store is; the name maggma gives a MongoStore may hold the password."""
+    docs = store.docs_store
+    if isinstance(docs, MongoStore) and not isinstance(docs, MemoryStore):
+        return f"collection {docs.database}.{docs.collection_name}"
+    return str(docs.name)
 
 
 def _labels(campaign_id: str, state: str) -> dict[str, Any]:
