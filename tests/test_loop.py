@@ -23,7 +23,7 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
-from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import (
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
     from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.schemas.loop import OTFDocument
 
     Run = Callable[[Flow], OTFDocument]
     Labelled = Callable[[Sequence[Atoms]], list[Atoms]]
@@ -493,3 +492,20 @@ def test_potential_without_active_set_is_refused(copper: Atoms, emt_labelled: La
     object.__setattr__(bare, "active_set_inverse", {})
     with pytest.raises(InvalidInputError, match="active set"):
         stand_in_loop().make(copper, 300, labels=emt_labelled([copper]), initial_potential=bare)
+
+
+def test_a_ladder_is_climbed_rung_by_rung(run_loop, events, stored_documents) -> None:
+    """A structure whose first rung halts keeps its others waiting; the other structure climbs on meanwhile."""
+    structures = [bulk("Cu", cubic=True) * (2, 2, 2), bulk("Cu", cubic=True) * (3, 2, 2)]
+    dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100, walker=0), Halt(step=100, walker=4)])
+    maker = stand_in_loop(events, dynamics_maker=dynamics, ladder=True)
+    final = run_loop(maker.make(structures, [300, 600, 900]))
+    assert final.status == "CONVERGED"
+    assert [w.after for w in final.walkers] == [None, 0, 1, None, 3, 4]
+    runs = [
+        (walk.cycle, walk.walker) for walk in sorted(stored_documents(WalkDocument), key=lambda w: (w.cycle, w.walker))
+    ]
+    assert runs == [(0, 0), (0, 3), (1, 0), (1, 4), (2, 1), (2, 4), (3, 2), (3, 5)]
+    assert final.n_cycles == 3
+    waiting = [w.status for w in stored_documents(OTFDocument)[0].walkers]
+    assert waiting == ["HALTED", "WAITING", "WAITING", "CONVERGED", "PENDING", "WAITING"]

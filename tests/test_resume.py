@@ -301,3 +301,13 @@ def test_extended_by_longer_md(run, events):
     final = run(OTFMaker.extend("c", store, maker=longer), store)
     assert (final.status, final.walkers[0].step, final.n_labels) == ("CONVERGED", 900, n_labels)
     assert read_events(events)[-2:] == ["restart w0 300", "finish w0 900"]
+
+
+def test_a_ladder_gets_further_rungs(run, events):
+    store = new_store()
+    run(two_walkers(events, ladder=True).make(COPPER, [300, 600], campaign_id="c"), store)
+    final = run(OTFMaker.extend("c", store, conditions=[900, 1200]), store)
+    assert final.status == "CONVERGED"
+    assert [w.after for w in final.walkers] == [None, 0, 1, 2]
+    runs = [event for event in read_events(events) if event.startswith("start")]
+    assert runs == ["start w0 0", "start w1 0", "start w2 0", "start w3 0"]

@@ -207,6 +207,7 @@ class RunFile(_Strict):
     seed: int = 0
     structures: list[StructureSource] = Field(min_length=1)
     conditions: list[_Condition] = Field(min_length=1)
+    ladder: bool = Field(False, description="Open the next condition of a structure when the one before runs through.")
     oracle: OracleSection
     trainer: Annotated[_Linear | _Pacemaker | _GRACE, Field(discriminator="kind")] = Field(default_factory=_Linear)
     dynamics: _Dynamics = Field(default_factory=_Dynamics)
@@ -270,6 +271,7 @@ class RunFile(_Strict):
             ),
             train_maker=TrainMaker(trainer=trainer_class(**trainer)),
             stop_rule=StopRule(**self.stop.model_dump()),
+            ladder=self.ladder,
             seed=self.seed,
         )
 

@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
-from mlip_autopipec.jobs.assess import StopRule, assessment, judge_cycle, update_state
+from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     SEED_GENERATE,
     SEED_PROPOSE,
@@ -74,6 +74,9 @@ class OTFMaker(Maker):
         Potential and active set.
     stop_rule
         When the loop ends.
+    ladder
+        Whether the conditions are rungs of a ladder: each structure is explored at the next one only
+        when it has run through at the one before. Otherwise at all of them from the beginning.
     seed
         Everything random is derived from it.
 
@@ -93,6 +96,7 @@ class OTFMaker(Maker):
     oracle_maker: OracleMaker = field(default_factory=OracleMaker)
     train_maker: TrainMaker = field(default_factory=TrainMaker)
     stop_rule: StopRule = field(default_factory=StopRule)
+    ladder: bool = False
     seed: int = 0
 
     def make(
@@ -193,6 +197,8 @@ class OTFMaker(Maker):
             )
             for i, (k, condition) in enumerate(product(range(len(document.formulas)), document.conditions))
         ]
+        if self.ladder:
+            walkers = as_ladders(walkers)
         state = LoopState(
             campaign_id=document.campaign_id,
             seed=self.seed,
@@ -207,7 +213,11 @@ class OTFMaker(Maker):
             potential, batch = done.potential_id, done.batch_id
         else:
             jobs, potential, batch = self._first_potential(state, record, labels, initial_potential)
-        jobs = [record, *jobs, *self._explorations(state, walkers, potential, batch, done, record)]
+        jobs = [
+            record,
+            *jobs,
+            *self._explorations(state, [w for w in walkers if w.is_due], potential, batch, done, record),
+        ]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
     def recording(self, document: CampaignDocument) -> Job:
@@ -381,7 +391,7 @@ class OTFMaker(Maker):
         campaign, cycle = state.campaign_id, state.cycle
         previous = state.potential_id
         assert previous is not None
-        running = [w for w in state.walkers if w.status != "CONVERGED"]
+        running = [w for w in state.walkers if w.is_due]
         jobs: list[Job] = []
         for walker in running:
             if done.potential_id is None and walker.asks_for_labels:

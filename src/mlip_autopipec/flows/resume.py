@@ -10,6 +10,7 @@ from monty.json import MontyDecoder
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.jobs.assess import as_ladders
 from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -131,6 +132,8 @@ def extend(
     extended = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
     record = using.recording(extended)
     walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
+    if using.ladder:
+        walkers = as_ladders(walkers)
     state = state.model_copy(update={"walkers": walkers})
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:

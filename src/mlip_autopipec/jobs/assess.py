@@ -61,10 +61,35 @@ class StopRule(MSONable):
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
         if state.cycle >= self.max_cycles:
-            return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {len(open_walkers)} walkers still halt"
+            return (
+                LoopStatus.MAX_ITER_REACHED,
+                f"{state.cycle} cycles done, {len(open_walkers)} walkers have not run through",
+            )
         if self.max_labels is not None and state.n_labels >= self.max_labels:
-            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {len(open_walkers)} walkers still halt"
-        return LoopStatus.LEARNING, f"{len(open_walkers)} walkers halted"
+            return (
+                LoopStatus.BUDGET_SPENT,
+                f"{state.n_labels} labels bought, {len(open_walkers)} walkers have not run through",
+            )
+        return LoopStatus.LEARNING, f"{len(open_walkers)} walkers have not run through"
+
+
+def as_ladders(walkers: Sequence[WalkerState]) -> list[WalkerState]:
+    """
+    Let each new walker wait for the one before it in the same structure.
+
+    Parameters
+    ----------
+    walkers
+        In the order of the rungs; those that have been run stay as they are.
+    """
+    last: dict[int, int] = {}
+    rungs = []
+    for walker in walkers:
+        below = last.get(walker.start_index)
+        last[walker.start_index] = walker.index
+        waits = below is not None and walker.status == "PENDING" and walker.walk_id is None
+        rungs.append(walker.model_copy(update={"status": "WAITING", "after": below}) if waits else walker)
+    return _next_rungs_opened(rungs)
 
 
 def update_state(
@@ -93,7 +118,7 @@ def update_state(
         updated[index] = _update_walker(updated[index], walk)
     return state.model_copy(
         update={
-            "walkers": [updated[w.index] for w in state.walkers],
+            "walkers": _next_rungs_opened([updated[w.index] for w in state.walkers]),
             "potential_id": state.potential_id if potential is None else potential.uuid,
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
             "n_reused_labels": state.n_reused_labels + (batch.n_reused if batch else 0),
@@ -101,6 +126,14 @@ def update_state(
             "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
         }
     )
+
+
+def _next_rungs_opened(walkers: Sequence[WalkerState]) -> list[WalkerState]:
+    """Let those walkers run whose rung below has been run through."""
+    done = {w.index for w in walkers if w.status == "CONVERGED"}
+    return [
+        w.model_copy(update={"status": "PENDING"}) if w.status == "WAITING" and w.after in done else w for w in walkers
+    ]
 
 
 def _update_walker(walker: WalkerState, walk: WalkDocument | None) -> WalkerState:

@@ -42,13 +42,21 @@ class WalkerState(BaseModel):
     seed: int = Field(description="Seed of its velocities.")
     start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
     start_index: int = Field(0, description="Place of the structure in that document.")
-    status: Literal["PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field("PENDING", description="As of the last cycle.")
+    after: int | None = Field(None, description="Walker that has to run through before this one: the rung below.")
+    status: Literal["WAITING", "PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field(
+        "PENDING", description="As of the last cycle; WAITING for the walker named by `after`."
+    )
     step: int = Field(0, description="MD step reached.")
     reason: str | None = Field(None, description="Why it halted last.")
     gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
     walk_id: str | None = Field(None, description="uuid of its last walk.")
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is run in the next cycle."""
+        return self.status not in ("CONVERGED", "WAITING")
 
     @property
     def asks_for_labels(self) -> bool:
@@ -120,7 +128,7 @@ class OTFDocument(Document):
 
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
-        ran = [w for w in self.walkers if w.status != "PENDING"]
+        ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]
         shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
         parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]
         if self.train is not None:
