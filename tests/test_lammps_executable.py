@@ -461,6 +461,18 @@ def test_both_engines_halt_at_the_same_look(potential: ACEPotential, tmp_path: P
 
 
 @real
+def test_both_engines_take_a_jump_of_gamma_for_an_explosion(potential: ACEPotential, tmp_path: Path) -> None:
+    settings = MDSettings(n_steps=2000, gamma_every=5, gamma_lo=1.1, gamma_hi=2.0, gamma_explosion=2.0)
+    for result in both(tmp_path, crystal(22), potential, Condition(300.0, 0.0, 6000.0), settings):
+        assert result.halt is not None
+        assert result.halt.reason == HaltReason.EXPLOSION
+        assert result.halt.gamma_max > 2.0
+        assert result.step == result.halt.step - 5
+        assert result.final.arrays["gamma"].max() <= 2.0
+        assert result.restart_file is None
+
+
+@real
 def test_halt_at_the_first_step(potential: ACEPotential, tmp_path: Path) -> None:
     settings = MDSettings(n_steps=50, gamma_lo=1.0, gamma_hi=3.0)
     for result in both(tmp_path, crystal(23, 0.35), potential, Condition(300.0), settings):

@@ -16,7 +16,7 @@ from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
-from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
+from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
 
 if TYPE_CHECKING:
@@ -203,6 +203,20 @@ def test_explosion_goes_back_to_the_last_sane_frame(copper_potential: ACEPotenti
     assert np.isfinite(result.final.positions).all()
     if result.halt.reason is HaltReason.EXPLOSION:
         assert result.step == result.halt.step - 2
+
+
+def test_a_jump_of_gamma_is_an_explosion(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    """The frame beyond gamma_explosion is past use; the one before it, below gamma_hi, is labelled and resumed."""
+    settings = MDSettings(n_steps=4000, gamma_lo=0.9, gamma_hi=1.6, gamma_explosion=1.6, gamma_every=5)
+    condition = Condition(300.0, temperature_end_K=6000.0)
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    result = run_exploration(atoms, copper_potential, condition, settings, engine="library", directory=tmp_path)
+    assert result.halt is not None
+    assert (result.halt.reason, result.halt.reason.verdict) == (HaltReason.EXPLOSION, HaltVerdict.EXPLOSION)
+    assert result.halt.gamma_max > 1.6
+    assert result.step == result.halt.step - 5
+    assert result.final.arrays["gamma"].max() <= 1.6
+    assert result.restart_file is None
 
 
 def test_lost_atoms_halt(copper_potential: ACEPotential, tmp_path: Path) -> None:

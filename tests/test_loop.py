@@ -163,8 +163,26 @@ def test_budget_is_spent_to_the_last_label(
     assert [len(d["choices"]) for d in documents(memory_jobstore, "selection")] == [2, 2, 1]
 
 
+def test_a_halt_that_was_learnt_is_not_tried_again(run_loop: Run, copper: Atoms) -> None:
+    """MD halts on a frame that is in the training set: gamma of it is at most 1, so something is wrong."""
+    document = run_loop(stand_in_loop(dynamics_maker=halting(*[100] * 10)).make(copper, 300))
+    assert document.status is LoopStatus.STALLED
+    assert document.n_halts == 2
+    assert document.walkers[0].verdict == "repeat"
+    assert "labelled and trained on after it had halted there before" in document.why
+
+
+def test_an_explosion_may_be_tried_again(run_loop: Run, copper: Atoms) -> None:
+    """What was learnt is the last sane frame, from which another path may lead on."""
+    dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100, reason="explosion")] * 3)
+    document = run_loop(stand_in_loop(dynamics_maker=dynamics).make(copper, 300))
+    assert (document.status, document.n_halts) == (LoopStatus.CONVERGED, 3)
+
+
 def test_stalled(run_loop: Run, copper: Atoms) -> None:
-    maker = stand_in_loop(dynamics_maker=halting(*[100] * 10), stop_rule=StopRule(max_repeats=3))
+    """The label of the halted frame fails each time, so MD halts there again."""
+    oracle = StandInOracleMaker(failing=[f"label c00{cycle} 000" for cycle in range(1, 9)])
+    maker = stand_in_loop(dynamics_maker=halting(*[100] * 10), stop_rule=StopRule(max_repeats=3), oracle_maker=oracle)
     document = run_loop(maker.make(copper, 300))
     assert document.status is LoopStatus.STALLED
     assert document.n_halts == 4  # the first one, and three without progress

@@ -25,7 +25,7 @@ from mlip_autopipec.jobs.base import (
     load_document,
     loop_job,
 )
-from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, walkers_learnt
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
@@ -357,7 +357,8 @@ class OTFMaker(Maker):
         if isinstance(batch, str):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
-        state = update_state(state, done, walkers, potential, batch)
+        learnt = walkers_learnt(state.campaign_id, state.cycle) if batch is not None else set()
+        state = update_state(state, done, walkers, potential, batch, learnt)
         status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
         document = assessment(state, status, why, potential, batch, done)
         logger.info("%s", document.line())

@@ -10,10 +10,11 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.base import current_uuid
+from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mlip_autopipec.schemas.label import LabelBatch
     from mlip_autopipec.schemas.potential import PotentialDocument
@@ -57,6 +58,12 @@ class StopRule(MSONable):
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
         if not open_walkers:
             return LoopStatus.CONVERGED, f"all {len(state.walkers)} walkers ran through without a halt"
+        repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]
+        if repeated:
+            return LoopStatus.STALLED, (
+                f"{repeated[0].describe()}, a frame that was labelled and trained on after it had halted there before: "
+                "the potential, its active set and the MD engine do not belong together"
+            )
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
@@ -98,6 +105,7 @@ def update_state(
     walkers: Sequence[int],
     potential: PotentialDocument | None,
     batch: LabelBatch | None,
+    learnt: Collection[int] = (),
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -112,10 +120,12 @@ def update_state(
         Numbers of the walkers that were run.
     potential, batch
         Of this cycle, where there are any.
+    learnt
+        Walkers whose halted frame was labelled in this cycle.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
-        updated[index] = _update_walker(updated[index], walk)
+        updated[index] = _update_walker(updated[index], walk, index in learnt)
     return state.model_copy(
         update={
             "walkers": _next_rungs_opened([updated[w.index] for w in state.walkers]),
@@ -136,7 +146,7 @@ def _next_rungs_opened(walkers: Sequence[WalkerState]) -> list[WalkerState]:
     ]
 
 
-def _update_walker(walker: WalkerState, walk: WalkDocument | None) -> WalkerState:
+def _update_walker(walker: WalkerState, walk: WalkDocument | None, learnt: bool) -> WalkerState:
     if walk is None:  # the process died: nothing was learnt, it is run again from where it stood
         crashed = {"status": "HALTED", "reason": "crashed", "gamma_max": None, "n_repeats": walker.n_repeats + 1}
         return walker.model_copy(update=crashed)
@@ -147,11 +157,14 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None) -> WalkerStat
         return walker.model_copy(update={**found, "n_repeats": 0 if walk.step > walker.step else walker.n_repeats + 1})
     halted = walk.status == "HALTED"
     no_progress = halted and walk.step <= walker.step and walker.n_halts > 0
+    # gamma of a frame that is trained on is at most 1; after an explosion another path may lead on
+    repeats = no_progress and learnt and walk.verdict is not HaltVerdict.EXPLOSION
     return walker.model_copy(
         update={
             "status": walk.status,
             "step": walk.step,
             "reason": walk.reason,
+            "verdict": HaltVerdict.REPEAT if repeats else walk.verdict,
             "gamma_max": walk.gamma_max,
             "walk_id": walk.uuid,
             "n_halts": walker.n_halts + halted,

@@ -57,6 +57,18 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
     return [*given, *with_originals([labels[key] for key in sorted(labels)], store)]
 
 
+def walkers_learnt(campaign_id: str, cycle: int) -> set[int]:
+    """Return the walkers whose halted frame was labelled in a cycle."""
+    criteria = {
+        "output.kind": "label",
+        "output.campaign_id": campaign_id,
+        "output.cycle": cycle,
+        "output.origin": "halted",
+        "output.state": "successful",
+    }
+    return {doc["output"]["walker"] for doc in current_store().query(criteria, ["output.walker"])}
+
+
 def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
     """
     Pack a user's labels into parts that each fit well into a database document (16 MB in MongoDB).

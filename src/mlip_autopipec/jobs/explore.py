@@ -179,6 +179,7 @@ def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
         update={
             "status": str(result.status),
             "reason": None if halt is None else str(halt.reason),
+            "verdict": None if halt is None else halt.reason.verdict,
             "n_atoms": len(result.final),
             "step": result.step,
             "halt_step": None if halt is None else halt.step,

@@ -211,6 +211,8 @@ def read_result(
     halt = None
     if reason is not None and last is not None:
         status = WalkStatus.HALTED
+        if reason is HaltReason.GAMMA and last.gamma_max > settings.explosive_gamma and sane is not None:
+            reason = HaltReason.EXPLOSION
         present = kept.get(last.step)
         gamma_max, index = math.inf, 0
         if reason not in (HaltReason.NOT_FINITE, HaltReason.LOST_ATOMS):

@@ -31,8 +31,36 @@ class HaltReason(StrEnum):
     GAMMA = "gamma"
     CORE_REPULSION = "core_repulsion"
     EXPLOSION = "explosion"
+    """Too hot, or gamma far beyond the threshold since the last look."""
     LOST_ATOMS = "lost_atoms"
     NOT_FINITE = "not_finite"
+
+    @property
+    def verdict(self) -> HaltVerdict:
+        """What a halt for this reason is."""
+        return _VERDICTS[self]
+
+
+class HaltVerdict(StrEnum):
+    """What a halt is taken for, which decides what is labelled and where MD goes on."""
+
+    NOVELTY = "novelty"
+    """The halted frame is labelled, with its surroundings; MD goes on from it."""
+    SHORT_CONTACT = "short_contact"
+    """So it is, though gamma does not ask for it: the core hides it."""
+    EXPLOSION = "explosion"
+    """The frame is past use: the last sane one is labelled, and MD goes on from that."""
+    REPEAT = "repeat"
+    """The halted frame has been learnt before: an error, which ends the loop."""
+
+
+_VERDICTS = {
+    HaltReason.GAMMA: HaltVerdict.NOVELTY,
+    HaltReason.CORE_REPULSION: HaltVerdict.SHORT_CONTACT,
+    HaltReason.EXPLOSION: HaltVerdict.EXPLOSION,
+    HaltReason.LOST_ATOMS: HaltVerdict.EXPLOSION,
+    HaltReason.NOT_FINITE: HaltVerdict.EXPLOSION,
+}
 
 
 @dataclass
@@ -84,6 +112,9 @@ class MDSettings(MSONable):
         Damping times in fs.
     gamma_lo, gamma_hi
         Frames above ``gamma_lo`` are kept as candidates; above ``gamma_hi`` MD halts.
+    gamma_explosion
+        A grade beyond this one, with a sane frame before it, counts as an explosion. None: a hundred times
+        ``gamma_hi``.
     gamma_every
         Steps between two looks at gamma.
     max_frames
@@ -106,6 +137,7 @@ class MDSettings(MSONable):
     barostat_damping_fs: float = 1000.0
     gamma_lo: float = 2.0
     gamma_hi: float = 10.0
+    gamma_explosion: float | None = None
     gamma_every: int = 10
     max_frames: int = 20
     temperature_limit_K: float | None = None
@@ -126,6 +158,10 @@ class MDSettings(MSONable):
                 raise InvalidInputError(f"MDSettings.{name} is {getattr(self, name)!r}; it has to be positive")
         if self.gamma_hi < self.gamma_lo:
             raise InvalidInputError(f"MDSettings.gamma_hi is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")
+        if self.explosive_gamma < self.gamma_hi:
+            raise InvalidInputError(
+                f"MDSettings.gamma_explosion is {self.gamma_explosion}, below gamma_hi = {self.gamma_hi}"
+            )
         if self.ensemble not in ("nve", "nvt", "npt"):
             raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
         if self.max_frames < 0:
@@ -134,6 +170,11 @@ class MDSettings(MSONable):
             value = getattr(self, optional)
             if value is not None and not value > 0:
                 raise InvalidInputError(f"MDSettings.{optional} is {value!r}; it has to be positive, or None")
+
+    @property
+    def explosive_gamma(self) -> float:
+        """Grade beyond which a frame counts as exploded."""
+        return 100 * self.gamma_hi if self.gamma_explosion is None else self.gamma_explosion
 
     def hottest_allowed_K(self, condition: Condition) -> float:
         """Instantaneous temperature in K above which the run counts as exploded."""

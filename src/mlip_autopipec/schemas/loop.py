@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.lammps.types import Condition, HaltVerdict
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.potential import Errors, PotentialDocument
 
@@ -48,6 +48,9 @@ class WalkerState(BaseModel):
     )
     step: int = Field(0, description="MD step reached.")
     reason: str | None = Field(None, description="Why it halted last.")
+    verdict: HaltVerdict | None = Field(
+        None, description="What that halt is taken for: novelty, short_contact, explosion, repeat."
+    )
     gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
     walk_id: str | None = Field(None, description="uuid of its last walk.")
     n_halts: int = Field(0, description="Halts so far.")

@@ -9,6 +9,7 @@ from ase import Atoms
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.frames import unpack_frames
+from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.schemas.base import Document, WithPayload
 
 
@@ -31,6 +32,9 @@ class WalkDocument(WithPayload):
     )
     reason: str | None = Field(
         None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite."
+    )
+    verdict: HaltVerdict | None = Field(
+        None, description="What the halt is taken for: novelty, short_contact, explosion."
     )
     formula: str = Field("", description="Chemical formula.")
     n_atoms: int = Field(0, description="Number of atoms.")
