@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ase.data import atomic_numbers, covalent_radii
 from matscipy.neighbours import neighbour_list
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
 #: Shortest allowed distance in units of the sum of covalent radii.
 MINIMUM_DISTANCE_RATIO = 0.65
+
+
+def neighbours(quantities: str, atoms: Atoms, cutoff: float) -> tuple[NDArray[Any], ...]:
+    """
+    Return matscipy's neighbour list: every pair within ``cutoff`` (Angstrom), from both ends.
+
+    Parameters
+    ----------
+    quantities
+        What is returned of each pair, e.g. ``"ijd"``: both indices and the distance.
+    """
+    if atoms.cell.rank < 3:  # a molecule without a cell, which matscipy cannot bin
+        atoms = atoms.copy()
+        atoms.cell = atoms.cell.complete()
+    return tuple(neighbour_list(quantities, atoms, cutoff))
 
 
 def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str], float]:
@@ -25,10 +41,7 @@ def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str]
         From an alphabetically sorted pair of symbols to a distance in Angstrom; pairs that
         are never closer than ``cutoff`` are left out.
     """
-    if atoms.cell.rank < 3:  # a molecule without a cell, which matscipy cannot bin
-        atoms = atoms.copy()
-        atoms.cell = atoms.cell.complete()
-    i, j, d = neighbour_list("ijd", atoms, cutoff)
+    i, j, d = neighbours("ijd", atoms, cutoff)
     numbers = atoms.numbers
     shortest: dict[tuple[str, str], float] = {}
     elements = sorted(set(atoms.get_chemical_symbols()))
