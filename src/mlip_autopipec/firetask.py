@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireworks import FWAction, Workflow, explicit_serialize
+from fireworks.core.launchpad import WFLock
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
@@ -22,6 +25,9 @@ APPENDED_BY = "appended_by"
 
 #: Stored in the launch of the job that ended a campaign: how.
 ENDED = "campaign_ended"
+
+#: How long a job waits to see whether a lost job it depends on is rerun, and how often it looks, in s.
+SETTLE_S, LOOK_S = 10.0, 0.2
 
 _NEEDS_ATTENTION = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
 
@@ -52,6 +58,9 @@ class CampaignFiretask(JobFiretask):
                 "%s is not run again: its document is in the store and the loop has gone on from it", job.name
             )
             return FWAction()
+        if not self._inputs_are_final():
+            logger.warning("%s is run once what it depends on, which was lost, has been run again", job.name)
+            return FWAction()
         action = super().run_task(fw_spec)
         for workflow in action.detours:
             self._adopt(workflow)
@@ -66,6 +75,38 @@ class CampaignFiretask(JobFiretask):
             )
         action.stored_data[ENDED] = end["status"]
         return action
+
+    def _inputs_are_final(self) -> bool:
+        """
+        Tell whether no job this one depends on is about to be run again; if one is, let this one wait for it.
+
+        ``lpad detect_lostruns --rerun`` marks a lost job as fizzled before it reruns it. In between, jobs that
+        tolerate failed inputs are ready, and another worker may have taken this one to count the lost job as failed.
+        """
+        pad = getattr(self, "launchpad", None)
+        if pad is None:
+            return True
+        links = pad.workflows.find_one({"nodes": self.fw_id}, ["links"])["links"]
+        parents = [int(parent) for parent, children in links.items() if self.fw_id in children]
+        until = time.monotonic() + SETTLE_S
+        while True:
+            found = list(pad.fireworks.find({"fw_id": {"$in": parents}}, ["state", "launches"]))
+            if any(parent["state"] in ("WAITING", "READY", "RESERVED", "RUNNING") for parent in found):
+                break
+            fizzled = [launch for parent in found if parent["state"] == "FIZZLED" for launch in parent["launches"][-1:]]
+            # what failed says why; what was lost says nothing
+            lost = pad.launches.find_one({"launch_id": {"$in": fizzled}, "action": None}, ["launch_id"])
+            if lost is None or time.monotonic() > until:
+                return True
+            time.sleep(LOOK_S)
+        mine = pad.fireworks.find_one({"fw_id": self.fw_id}, ["launches"])["launches"]
+        here = {"launch_id": {"$in": mine}, "launch_dir": str(Path.cwd())}
+        if pad.launches.find_one(here, ["launch_id"]) is not None:
+            # FireWorks took it for not launched yet; rerun_fw would do so too
+            with WFLock(pad, self.fw_id):
+                workflow = pad.get_wf_by_fw_id_lzyfw(self.fw_id)
+                pad._update_wf(workflow, workflow.rerun_fw(self.fw_id))
+        return False
 
     def _adopt(self, workflow: Workflow) -> None:
         """Make the Fireworks of an appended workflow Fireworks of the campaign."""

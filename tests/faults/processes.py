@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Moments in the life of a job at which its process is killed.
 MOMENTS = ("before", "between", "stored")
+#: Whether each death is died in a campaign of its own, which takes long, or many in one after the other.
+FULL = os.environ.get("MLIP_AUTOPIPEC_TEST_FAULTS") == "all"
 HERE = Path(__file__).resolve().parent
 
 
@@ -43,6 +45,20 @@ class Death:
 
     def __str__(self) -> str:
         return f"{self.moment} {self.job}"
+
+
+def named(cases: Sequence[Sequence[Death]]) -> list[str]:
+    """Return names for lists of deaths: the death, the job, or the moment that they share."""
+    return [
+        str(case[0]) if len(case) == 1 else case[0].job if case[0].job == case[-1].job else f"{case[0].moment} each"
+        for case in cases
+    ]
+
+
+def lost_labels(deaths: Sequence[Death]) -> list[str]:
+    """Labels that were computed and not stored."""
+    lost = [death.job for death in deaths if death.moment in ("between", "document")]
+    return [job for job in lost if job.startswith("label ")]
 
 
 def warm_context(fw_config: Path) -> multiprocessing.context.ForkServerContext:
@@ -78,6 +94,7 @@ def start(
     function: Callable[..., None],
     *arguments: Any,
     deaths: Sequence[Death] = (),
+    markers: Path | None = None,
     hours_behind: float = 0,
 ) -> BaseProcess:
     """
@@ -88,29 +105,38 @@ def start(
     context
         Of :func:`warm_context`.
     log
-        Where its output goes. The markers of deaths that have come true are kept beside it.
+        Where its output goes.
     function, arguments
         What it does, in the folder of the log.
     deaths
-        Where it dies, unless another process with the same folder did before.
+        Where it dies, unless another process did before.
+    markers
+        Folder of the files that remember deaths, shared by all processes; by default that of the log.
     hours_behind
         How far its clock is behind.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = context.Process(target=_live, args=(log, function, arguments, list(deaths), hours_behind), daemon=True)
+    process = context.Process(
+        target=_live, args=(log, function, arguments, deaths, markers or log.parent, hours_behind), daemon=True
+    )
     process.start()
     return process
 
 
 def _live(
-    log: Path, function: Callable[..., None], arguments: tuple[Any, ...], deaths: list[Death], hours_behind: float
+    log: Path,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    deaths: Sequence[Death],
+    markers: Path,
+    hours_behind: float,
 ) -> None:
     os.setsid()
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.chdir(log.parent)
-    arm(deaths, log.parent)
+    arm(deaths, markers)
     if hours_behind:
         set_clock(hours_behind)
     function(*arguments)

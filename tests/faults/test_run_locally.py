@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from campaign_workers import MONGO_URI
 from faults.parts import CAMPAIGN, IN_ORDER, KINDS, Expected, Ledger, check_campaign, files_left
-from faults.processes import MOMENTS, Death, open_any, run_or_resume, start
+from faults.processes import FULL, MOMENTS, Death, lost_labels, named, open_any, run_or_resume, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,18 +17,10 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-FULL = os.environ.get("MLIP_AUTOPIPEC_TEST_FAULTS") == "all"
 SINGLY = [[Death(moment, job)] for job in KINDS.values() for moment in MOMENTS]
 BY_KIND = [[Death(moment, job) for moment in MOMENTS] for job in KINDS.values()]
 IN_ANY_JOB = [Death("stored", KINDS[kind]) for kind in IN_ORDER]
 BY_MOMENT = [[Death(moment, KINDS[kind]) for kind in IN_ORDER] for moment in MOMENTS]
-
-
-def named(cases: Sequence[Sequence[Death]]) -> list[str]:
-    return [
-        str(case[0]) if len(case) == 1 else case[0].job if case[0].job == case[-1].job else f"{case[0].moment} each"
-        for case in cases
-    ]
 
 
 class Campaign:
@@ -68,12 +59,6 @@ def begin(context: ForkServerContext, tmp_path: Path, request: pytest.FixtureReq
         return Campaign(context, folder, str(request.getfixturevalue("configured").file))
 
     return begin
-
-
-def lost_labels(deaths: Sequence[Death]) -> list[str]:
-    """Labels that were computed and not stored."""
-    lost = [death.job for death in deaths if death.moment in ("between", "document")]
-    return [job for job in lost if job.startswith("label ")]
 
 
 def survive(campaign: Campaign, deaths: Sequence[Death], expected: Expected, hours: float = 0, **options: int) -> None:
