@@ -88,7 +88,9 @@ def test_converges_after_at_least_one_halt(campaign: Campaign) -> None:
     document = campaign.document
     assert document.status is LoopStatus.CONVERGED, document.why
     assert document.n_halts >= 1
-    assert document.n_halts == document.n_cycles
+    assert document.n_cycles == document.n_halts + 1, "the last cycle is the check"
+    assert document.check is not None
+    assert document.check.passed
     assert [w.status for w in campaign.walks] == ["HALTED"] * document.n_halts + ["CONVERGED"]
     assert campaign.walks[-1].step == 1000
 

@@ -9,15 +9,14 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from ase import Atoms
-from jobflow import CURRENT_JOB, Flow, Job, Maker, OutputReference, Response
+from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
-    SEED_GENERATE,
-    SEED_PROPOSE,
     SEED_WALKER,
     current_store,
     current_uuid,
@@ -25,7 +24,10 @@ from mlip_autopipec.jobs.base import (
     load_document,
     loop_job,
 )
-from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, walkers_learnt
+from mlip_autopipec.jobs.dataset import (
+    hours_since_recorded,
+    walkers_learnt,
+)
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
@@ -34,7 +36,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.label import LabelBatch
-from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -212,18 +214,18 @@ class OTFMaker(Maker):
         if done.potential_id is not None:
             potential, batch = done.potential_id, done.batch_id
         else:
-            jobs, potential, batch = self._first_potential(state, record, labels, initial_potential)
+            jobs, potential, batch = first_potential(self, state, record, labels, initial_potential)
         jobs = [
             record,
             *jobs,
-            *self._explorations(state, [w for w in walkers if w.is_due], potential, batch, done, record),
+            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record),
         ]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
     def recording(self, document: CampaignDocument) -> Job:
         """Make the job that writes down what is asked for."""
         # jobflow gives the maker of a job the job's name
-        return _name(self.record(document.model_copy(update={"name": self.name})), "record campaign")
+        return named(self.record(document.model_copy(update={"name": self.name})), "record campaign")
 
     @loop_job()
     def record(self, document: CampaignDocument) -> CampaignDocument:
@@ -259,71 +261,6 @@ class OTFMaker(Maker):
             }
         )
 
-    def _first_potential(
-        self, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
-    ) -> tuple[list[Job], Job, Job | None]:
-        """Jobs up to the first potential: generated or given labels, trained or given potential."""
-        campaign, jobs = state.campaign_id, []
-        batch: Job | None = None
-        given: Job | None = None
-        last = record
-        if labels:
-            for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
-                last = _name(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
-                jobs.append(last)
-            source = last
-        else:
-            generate = self.generate_maker.make(record.output, derive_seed(self.seed, SEED_GENERATE))
-            source = batch = self.oracle_maker.make(generate.output, campaign, 0)
-            jobs += [_name(generate, "generate c000"), _name(batch, "request labels c000")]
-        if initial_potential is not None:
-            potential = PotentialDocument.from_potential(initial_potential).model_dump(mode="json")
-            given = _name(import_potential(potential, campaign, last.output), "import potential")
-            jobs.append(given)
-        if given is not None and labels:
-            return jobs, given, None
-        train = self.train_maker.make(
-            batch=source.output,
-            campaign_id=campaign,
-            cycle=0,
-            seed=self.seed,
-            elements=state.elements,
-            initial_potential=None if given is None else given.output,
-            fine_tune=given is not None,
-        )
-        return [*jobs, _name(train, "train c000")], train, batch
-
-    def _explorations(
-        self,
-        state: LoopState,
-        walkers: Sequence[WalkerState],
-        potential: Job | str,
-        batch: Job | str | None,
-        done: CycleResults,
-        record: Job | None,
-    ) -> list[Job]:
-        """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
-        potential_or_id = potential if isinstance(potential, str) else potential.output
-        jobs: list[Job] = []
-        walks: list[OutputReference | str] = []
-        for walker in walkers:
-            if walker.index in done.walk_ids:
-                walks.append(done.walk_ids[walker.index])
-                continue
-            start = record.output if record is not None and walker.start_id == record.uuid else None
-            explore = self.dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
-            jobs.append(_name(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
-            walks.append(explore.output)
-        assess = self.assess(
-            state,
-            walkers=[w.index for w in walkers],
-            walks=walks,
-            potential=potential_or_id,
-            batch=batch.output if isinstance(batch, Job) else batch,
-            labelled=batch is not None,
-        )
-        return [*jobs, _name(assess, f"assess c{state.cycle:03d}")]
-
     @loop_job(tolerate_failed_inputs=True)
     def assess(
         self,
@@ -333,6 +270,7 @@ class OTFMaker(Maker):
         potential: PotentialDocument | str | None,
         batch: LabelBatch | str | None,
         labelled: bool,
+        check: CheckDocument | None = None,
     ) -> OTFDocument | Response[OTFDocument]:
         """
         Judge a cycle: end the loop, or append the next cycle.
@@ -351,6 +289,8 @@ class OTFMaker(Maker):
             This cycle's labels, or their uuid.
         labelled
             Whether there should be a batch.
+        check
+            Of the potential, if that was what the labels were for.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
@@ -358,7 +298,8 @@ class OTFMaker(Maker):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         learnt = walkers_learnt(state.campaign_id, state.cycle) if batch is not None else set()
-        state = update_state(state, done, walkers, potential, batch, learnt)
+        state = update_state(state, done, walkers, potential, batch, learnt, check)
+        state = state.model_copy(update={"hours": hours_since_recorded(state.campaign_id)})
         status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
         document = assessment(state, status, why, potential, batch, done)
         logger.info("%s", document.line())
@@ -370,66 +311,6 @@ class OTFMaker(Maker):
         # jobflow hands the list of enclosing flows down to all that is appended; only the outermost
         # one is of use, and keeping it alone keeps what a cycle stores from growing with the cycles
         CURRENT_JOB.job.hosts = CURRENT_JOB.job.hosts[-1:]
-        jobs = self.cycle_jobs(state)
+        jobs = cycle_jobs(self, state)
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
-
-    def cycle_jobs(self, state: LoopState, done: CycleResults | None = None, record: Job | None = None) -> list[Job]:
-        """
-        Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
-
-        Parameters
-        ----------
-        state
-            After the cycle before.
-        done
-            What is in the store already of a cycle that broke off.
-        record
-            The job that stores the structures of new walkers.
-        """
-        done = done or CycleResults()
-        state = state.model_copy(update={"cycle": state.cycle + 1})
-        campaign, cycle = state.campaign_id, state.cycle
-        previous = state.potential_id
-        assert previous is not None
-        running = [w for w in state.walkers if w.is_due]
-        jobs: list[Job] = []
-        for walker in running:
-            if done.potential_id is None and walker.asks_for_labels:
-                assert walker.walk_id is not None
-                seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
-                propose = self.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
-                jobs.append(_name(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
-        potential: Job | str = done.potential_id or previous
-        label: Job | str | None = done.batch_id
-        if jobs:
-            limit = self.stop_rule.max_labels
-            select = self.select_maker.make(
-                [j.output for j in jobs],
-                previous,
-                campaign,
-                cycle,
-                budget=None if limit is None else limit - state.n_labels,
-            )
-            label = self.oracle_maker.make(select.output, campaign, cycle)
-            potential = self.train_maker.make(
-                batch=label.output,
-                campaign_id=campaign,
-                cycle=cycle,
-                seed=state.seed,
-                elements=state.elements,
-                initial_potential=previous,
-                fine_tune=True,
-            )
-            jobs += [
-                _name(select, f"select c{cycle:03d}"),
-                _name(label, f"request labels c{cycle:03d}"),
-                _name(potential, f"train c{cycle:03d}"),
-            ]
-        return [*jobs, *self._explorations(state, running, potential, label, done, record)]
-
-
-def _name(job: Job, name: str) -> Job:
-    """Assign the job's name: appended suffixes would pile up from cycle to cycle."""
-    job.name = name
-    return job

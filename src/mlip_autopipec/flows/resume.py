@@ -10,6 +10,7 @@ from monty.json import MontyDecoder
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.assess import as_ladders
 from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
 from mlip_autopipec.schemas.base import Document
@@ -134,7 +135,7 @@ def extend(
     walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
     if using.ladder:
         walkers = as_ladders(walkers)
-    state = state.model_copy(update={"walkers": walkers})
+    state = state.model_copy(update={"walkers": walkers, "check": None})
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
         raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
@@ -144,7 +145,7 @@ def extend(
 
 
 def _flow(maker: OTFMaker, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
-    jobs = maker.cycle_jobs(state, done, record)
+    jobs = cycle_jobs(maker, state, done, record)
     first = [] if record is None else [record]
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.base import current_uuid
+from mlip_autopipec.jobs.base import SEED_WALKER, current_uuid, derive_seed
 from mlip_autopipec.lammps.types import HaltVerdict
-from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument, WalkerState
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -36,13 +36,26 @@ class StopRule(MSONable):
         Most cycles of halt, label and train.
     max_labels
         Most labels, including the first dataset; None for no limit.
+    max_hours
+        Wall time in hours since the campaign was recorded, looked at after each cycle; None for no limit.
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
+    n_check_labels
+        When all walkers have run through, so many frames of their MD are labelled and the potential is compared with
+        them before it is trained on them. If it is worse than the limits below, they are learnt and all walkers begin
+        anew with other seeds. 0: halt-free MD is believed.
+    max_relative_force_error, force_error_floor_meV_A
+        The root mean square force error may be this share of the root mean square force of these labels, and at least
+        this many meV/A.
     """
 
     max_cycles: int = 50
     max_labels: int | None = None
+    max_hours: float | None = None
     max_repeats: int = 4
+    n_check_labels: int = 2
+    max_relative_force_error: float = 0.15
+    force_error_floor_meV_A: float = 20.0
 
     def check(self) -> None:
         """Refuse values that cannot be meant."""
@@ -50,14 +63,32 @@ class StopRule(MSONable):
             raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
         if self.max_labels is not None and self.max_labels < 1:
             raise InvalidInputError(f"StopRule.max_labels is {self.max_labels}; give at least 1, or None")
+        for name in ("max_hours", "max_relative_force_error", "force_error_floor_meV_A"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"StopRule.{name} is {value}; it has to be positive")
+        if self.n_check_labels < 0:
+            raise InvalidInputError(f"StopRule.n_check_labels is {self.n_check_labels}; give 0 for no check, or more")
         if self.max_repeats < 1:
             raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
+
+    def labels_left(self, state: LoopState) -> int | None:
+        """Return how many labels may still be bought; None for no limit."""
+        return None if self.max_labels is None else self.max_labels - state.n_labels
+
+    def needs_check(self, state: LoopState) -> bool:
+        """Whether the potential is to be compared with labels from MD that ran through."""
+        ran_through = all(w.status == "CONVERGED" for w in state.walkers)
+        checked = state.check is not None and state.check.potential_id == state.potential_id
+        return self.n_check_labels > 0 and ran_through and not checked
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
         """Decide whether the loop goes on, and say why."""
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
-        if not open_walkers:
-            return LoopStatus.CONVERGED, f"all {len(state.walkers)} walkers ran through without a halt"
+        ran_through = f"all {len(state.walkers)} walkers ran through without a halt"
+        if not open_walkers and not self.needs_check(state):
+            checked = "" if state.check is None else f"; {state.check.describe()}"
+            return LoopStatus.CONVERGED, ran_through + checked
         repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]
         if repeated:
             return LoopStatus.STALLED, (
@@ -67,17 +98,14 @@ class StopRule(MSONable):
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
+        left = f"{len(open_walkers)} walkers have not run through" if open_walkers else f"{ran_through}, unchecked"
         if state.cycle >= self.max_cycles:
-            return (
-                LoopStatus.MAX_ITER_REACHED,
-                f"{state.cycle} cycles done, {len(open_walkers)} walkers have not run through",
-            )
+            return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
         if self.max_labels is not None and state.n_labels >= self.max_labels:
-            return (
-                LoopStatus.BUDGET_SPENT,
-                f"{state.n_labels} labels bought, {len(open_walkers)} walkers have not run through",
-            )
-        return LoopStatus.LEARNING, f"{len(open_walkers)} walkers have not run through"
+            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {left}"
+        if self.max_hours is not None and state.hours >= self.max_hours:
+            return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
+        return LoopStatus.LEARNING, left
 
 
 def as_ladders(walkers: Sequence[WalkerState]) -> list[WalkerState]:
@@ -106,6 +134,7 @@ def update_state(
     potential: PotentialDocument | None,
     batch: LabelBatch | None,
     learnt: Collection[int] = (),
+    check: CheckDocument | None = None,
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -122,19 +151,35 @@ def update_state(
         Of this cycle, where there are any.
     learnt
         Walkers whose halted frame was labelled in this cycle.
+    check
+        Of this cycle, if it was one.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
         updated[index] = _update_walker(updated[index], walk, index in learnt)
+    new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
+    if check is not None and not check.passed:
+        new_walkers = [_begun_anew(walker, state.seed) for walker in new_walkers]
     return state.model_copy(
         update={
-            "walkers": _next_rungs_opened([updated[w.index] for w in state.walkers]),
+            "walkers": new_walkers,
+            "check": check or state.check,
             "potential_id": state.potential_id if potential is None else potential.uuid,
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
             "n_reused_labels": state.n_reused_labels + (batch.n_reused if batch else 0),
             "n_failed_labels": state.n_failed_labels + (len(batch.failed) if batch else 0),
             "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
         }
+    )
+
+
+def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
+    """Let a walker that has run through take another way."""
+    replica = walker.replica + 1
+    return WalkerState(
+        **walker.model_dump(include={"index", "formula", "condition", "start_id", "start_index", "n_halts"}),
+        seed=derive_seed(seed, SEED_WALKER, walker.index, replica),
+        replica=replica,
     )
 
 

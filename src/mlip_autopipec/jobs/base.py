@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # what each seed derived from the campaign's is for
-SEED_GENERATE, SEED_WALKER, SEED_PROPOSE = 1, 2, 3
+SEED_GENERATE, SEED_WALKER, SEED_PROPOSE, SEED_CHECK = 1, 2, 3, 4
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

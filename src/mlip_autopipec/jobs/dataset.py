@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.reuse import with_originals
@@ -55,6 +57,15 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
             labels.setdefault((label.cycle, label.index, label.key or ""), label)
     given = [label for part in sorted(imported) for label in imported[part]]
     return [*given, *with_originals([labels[key] for key in sorted(labels)], store)]
+
+
+def hours_since_recorded(campaign_id: str) -> float:
+    """Return the wall time in hours since a campaign was last recorded: made, begun anew or extended."""
+    criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id}
+    found = [doc["output"]["created_at"] for doc in current_store().query(criteria, ["output.created_at"])]
+    if not found:
+        raise MLIPError(f"no campaign '{campaign_id}' is in {current_store()}; was the store changed while it ran?")
+    return (datetime.now(UTC) - datetime.fromisoformat(max(found))).total_seconds() / 3600
 
 
 def walkers_learnt(campaign_id: str, cycle: int) -> set[int]:

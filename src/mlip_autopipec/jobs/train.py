@@ -12,6 +12,7 @@ from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.training import ACETrainer
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -39,7 +40,7 @@ class TrainMaker(Maker):
     @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
-        batch: LabelBatch | DatasetDocument | None,
+        batch: LabelBatch | DatasetDocument | str | None,
         campaign_id: str,
         cycle: int,
         seed: int,
@@ -53,7 +54,8 @@ class TrainMaker(Maker):
         Parameters
         ----------
         batch
-            What became of this cycle's labels, or the user's own; None when their job died.
+            What became of this cycle's labels, or the user's own; None when their job died. The uuid of an
+            earlier batch: its labels are new to the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.
@@ -71,12 +73,15 @@ class TrainMaker(Maker):
         """
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the job that was to make them died")
+        if isinstance(batch, str):
+            batch = load_document(LabelBatch, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
-        train = [label for label in labels if label.split == "train"]
+        # what a check was made with is learnt as soon as there is anything to learn
+        train = [label for label in labels if label.split in ("train", CHECK)]
         # the user's own labels are never new: no potential of this campaign was without them
-        new = [label for label in train if fine_tune and label.cycle == cycle and label.origin != "given"]
+        new = [label for label in train if fine_tune and label.cycle == batch.cycle and label.origin != "given"]
         test = [label for label in labels if label.split == "test"]
         warn_of_mixed_settings([*train, *test])
         trainer = with_reference_energies(self.trainer, labels, elements)

@@ -49,8 +49,10 @@ class LabelDocument(Document):
     index: int = Field(description="Number of the label within its cycle.")
     state: Literal["successful", "failed"] = Field(description="Failed labels are never trained on.")
     reason: str | None = Field(None, description="Why it failed.")
-    split: Literal["train", "test", "reference"] = Field(
-        "train", description="Neither held-out labels (test) nor isolated atoms (reference) are trained on."
+    split: Literal["train", "test", "reference", "check"] = Field(
+        "train",
+        description="Neither held-out labels (test) nor isolated atoms (reference) are trained on; those of a check "
+        "(check) are once it has failed.",
     )
     origin: str = Field(description="seed..., halted, dumped, displacement, volume, soft_mode, or given by the user.")
     key: str | None = Field(

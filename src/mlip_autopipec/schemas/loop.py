@@ -55,6 +55,7 @@ class WalkerState(BaseModel):
     walk_id: str | None = Field(None, description="uuid of its last walk.")
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
+    replica: int = Field(0, description="How often it was begun anew with another seed, after a check had failed.")
 
     @property
     def is_due(self) -> bool:
@@ -75,6 +76,25 @@ class WalkerState(BaseModel):
         return f"{where} {self.status.lower()} at step {self.step}"
 
 
+class CheckDocument(Document):
+    """Errors of a potential on labels from halt-free MD, which it was not trained on."""
+
+    kind: Literal["check"] = "check"
+    potential_id: str = Field(description="uuid of the potential.")
+    batch_id: str = Field(description="uuid of the batch of labels.")
+    errors: Errors = Field(description="Of the potential on them.")
+    forces_rms_meV_A: float = Field(description="Root mean square force component of the labels, meV/A.")
+    limit_meV_A: float = Field(description="What the root mean square force error may be, meV/A.")
+    passed: bool = Field(description="Whether it is.")
+
+    def describe(self) -> str:
+        """Tell the result in a few words."""
+        return (
+            f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frames of halt-free MD, "
+            f"limit {self.limit_meV_A:.1f}"
+        )
+
+
 class LoopState(BaseModel):
     """What one cycle hands to the next: small, and no larger after 300 cycles than after one."""
 
@@ -88,6 +108,8 @@ class LoopState(BaseModel):
     n_reused_labels: int = 0
     n_failed_labels: int = 0
     n_halts: int = 0
+    hours: float = 0.0
+    check: CheckDocument | None = None
 
 
 class CycleResults(BaseModel):
@@ -114,6 +136,8 @@ class OTFDocument(Document):
     n_reused_labels: int = Field(0, description="Of all labels, those that had been computed before.")
     n_failed_labels: int = Field(0, description="Labels that failed so far.")
     n_halts: int = Field(0, description="Halts so far.")
+    hours: float = Field(0.0, description="Wall time since the campaign was last recorded, h.")
+    check: CheckDocument | None = Field(None, description="The last check on labels from halt-free MD.")
     elements: list[str] = Field(default_factory=list, description="Elements of the campaign, alphabetical.")
     walkers: list[WalkerState] = Field(description="All walkers.")
     potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlip_autopipec.flows.otf import OTFMaker
@@ -14,7 +15,7 @@ from mlip_autopipec.testing.sampling import StandInProposeMaker, StandInSelectMa
 from mlip_autopipec.testing.trainer import StandInTrainer
 
 
-def stand_in_loop(events: str | None = None, **makers: Any) -> OTFMaker:
+def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: Any) -> OTFMaker:
     """
     Make an :class:`~mlip_autopipec.flows.otf.OTFMaker` of stand-ins.
 
@@ -22,6 +23,8 @@ def stand_in_loop(events: str | None = None, **makers: Any) -> OTFMaker:
     ----------
     events
         Absolute path of the log of events, for all stand-ins.
+    check
+        Whether convergence is checked with further labels, which the stand-in of a potential would not pass.
     makers
         Fields of the loop that are to be other than the default stand-ins.
     """
@@ -34,6 +37,8 @@ def stand_in_loop(events: str | None = None, **makers: Any) -> OTFMaker:
         "train_maker": TrainMaker(trainer=StandInTrainer()),
     }
     maker = OTFMaker(**{**defaults, **makers})
+    if not check:
+        maker.stop_rule = replace(maker.stop_rule, n_check_labels=0)
     if events is not None:
         recorders = (
             maker.dynamics_maker,

@@ -1,0 +1,184 @@
+"""The jobs of one cycle: propose, select, label, train, explore, assess; or a check."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobflow import Job, OutputReference
+
+from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
+from mlip_autopipec.jobs.check import measure, propose_check
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
+from mlip_autopipec.schemas.loop import CycleResults
+from mlip_autopipec.schemas.potential import PotentialDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.schemas.loop import LoopState, WalkerState
+
+
+def first_potential(
+    maker: OTFMaker, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
+) -> tuple[list[Job], Job, Job | None]:
+    """Jobs up to the first potential: generated or given labels, trained or given potential."""
+    campaign, jobs = state.campaign_id, []
+    batch: Job | None = None
+    given: Job | None = None
+    last = record
+    if labels:
+        for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
+            last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
+            jobs.append(last)
+        source = last
+    else:
+        generate = maker.generate_maker.make(record.output, derive_seed(maker.seed, SEED_GENERATE))
+        source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
+        jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
+    if initial_potential is not None:
+        potential = PotentialDocument.from_potential(initial_potential).model_dump(mode="json")
+        given = named(import_potential(potential, campaign, last.output), "import potential")
+        jobs.append(given)
+    if given is not None and labels:
+        return jobs, given, None
+    train = maker.train_maker.make(
+        batch=source.output,
+        campaign_id=campaign,
+        cycle=0,
+        seed=maker.seed,
+        elements=state.elements,
+        initial_potential=None if given is None else given.output,
+        fine_tune=given is not None,
+    )
+    return [*jobs, named(train, "train c000")], train, batch
+
+
+def explorations(
+    maker: OTFMaker,
+    state: LoopState,
+    walkers: Sequence[WalkerState],
+    potential: Job | str,
+    batch: Job | str | None,
+    done: CycleResults,
+    record: Job | None,
+) -> list[Job]:
+    """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
+    potential_or_id = potential if isinstance(potential, str) else potential.output
+    jobs: list[Job] = []
+    walks: list[OutputReference | str] = []
+    for walker in walkers:
+        if walker.index in done.walk_ids:
+            walks.append(done.walk_ids[walker.index])
+            continue
+        start = record.output if record is not None and walker.start_id == record.uuid else None
+        explore = maker.dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
+        jobs.append(named(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
+        walks.append(explore.output)
+    assess = maker.assess(
+        state,
+        walkers=[w.index for w in walkers],
+        walks=walks,
+        potential=potential_or_id,
+        batch=batch.output if isinstance(batch, Job) else batch,
+        labelled=batch is not None,
+    )
+    return [*jobs, named(assess, f"assess c{state.cycle:03d}")]
+
+
+def cycle_jobs(
+    maker: OTFMaker, state: LoopState, done: CycleResults | None = None, record: Job | None = None
+) -> list[Job]:
+    """
+    Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
+
+    Parameters
+    ----------
+    state
+        After the cycle before.
+    done
+        What is in the store already of a cycle that broke off.
+    record
+        The job that stores the structures of new walkers.
+    """
+    done = done or CycleResults()
+    state = state.model_copy(update={"cycle": state.cycle + 1})
+    campaign, cycle = state.campaign_id, state.cycle
+    previous = state.potential_id
+    assert previous is not None
+    if maker.stop_rule.needs_check(state):
+        return _check_jobs(maker, state)
+    running = [w for w in state.walkers if w.is_due]
+    jobs: list[Job] = []
+    for walker in running:
+        if done.potential_id is None and walker.asks_for_labels:
+            assert walker.walk_id is not None
+            seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
+            propose = maker.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
+            jobs.append(named(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
+    potential: Job | str = done.potential_id or previous
+    label: Job | str | None = done.batch_id
+    failed = state.check if state.check is not None and not state.check.passed else None
+    if failed is not None and failed.potential_id == previous and done.potential_id is None:
+        potential = _train(maker, state, failed.batch_id)
+        jobs.append(potential)
+    elif jobs:
+        select = maker.select_maker.make(
+            [j.output for j in jobs],
+            previous,
+            campaign,
+            cycle,
+            budget=maker.stop_rule.labels_left(state),
+        )
+        label = maker.oracle_maker.make(select.output, campaign, cycle)
+        potential = _train(maker, state, label.output)
+        jobs += [
+            named(select, f"select c{cycle:03d}"),
+            named(label, f"request labels c{cycle:03d}"),
+            potential,
+        ]
+    return [*jobs, *explorations(maker, state, running, potential, label, done, record)]
+
+
+def _train(maker: OTFMaker, state: LoopState, batch: OutputReference | str) -> Job:
+    """Make the job that fine-tunes the present potential."""
+    train = maker.train_maker.make(
+        batch=batch,
+        campaign_id=state.campaign_id,
+        cycle=state.cycle,
+        seed=state.seed,
+        elements=state.elements,
+        initial_potential=state.potential_id,
+        fine_tune=True,
+    )
+    return named(train, f"train c{state.cycle:03d}")
+
+
+def _check_jobs(maker: OTFMaker, state: LoopState) -> list[Job]:
+    """Make the jobs that compare the potential with labels from MD that ran through."""
+    campaign, cycle, potential_id = state.campaign_id, state.cycle, state.potential_id
+    assert potential_id is not None
+    rule = maker.stop_rule
+    left = rule.labels_left(state)
+    n_labels = rule.n_check_labels if left is None else min(rule.n_check_labels, left)
+    walks = [w.walk_id for w in state.walkers if w.walk_id is not None]
+    propose = propose_check(walks, campaign, cycle, n_labels, state.seed)
+    label = maker.oracle_maker.make(propose.output, campaign, cycle)
+    limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
+    check = measure(label.output, potential_id, campaign, cycle, *limits)
+    assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
+    return [
+        named(propose, f"propose check c{cycle:03d}"),
+        named(label, f"request labels c{cycle:03d}"),
+        named(check, f"check c{cycle:03d}"),
+        named(assess, f"assess c{cycle:03d}"),
+    ]
+
+
+def named(job: Job, name: str) -> Job:
+    """Assign the job's name: appended suffixes would pile up from cycle to cycle."""
+    job.name = name
+    return job

@@ -1,0 +1,122 @@
+"""Halt-free MD is not believed until labels from it, which were not trained on, agree with the potential."""
+
+from __future__ import annotations
+
+import pytest
+from ase.build import bulk
+from jobflow import Job, run_locally
+
+from mlip_autopipec import OTFMaker
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+
+COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
+STRICT = {"max_relative_force_error": 1e-9, "force_error_floor_meV_A": 1e-9}
+
+
+def loop(halts=(), **rule):
+    """EMT labels and a linear ACE, both real, in MD by a script."""
+    generator = StructureGenerator(n_structures=5, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    return stand_in_loop(
+        check=True,
+        generate_maker=GenerateMaker(generator=generator),
+        dynamics_maker=ScriptedDynamicsMaker(halts=list(halts), displacement_A=0.08),
+        oracle_maker=StandInOracleMaker(physics="emt"),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+        stop_rule=StopRule(**rule),
+    )
+
+
+def test_a_good_potential_passes(run_loop, stored_documents, memory_jobstore):
+    final = run_loop(loop([Halt(step=100)]).make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "CONVERGED"
+    assert final.check is not None
+    assert final.check.passed
+    assert final.check.errors.n_structures == 2
+    assert final.check.limit_meV_A == pytest.approx(max(20, 0.15 * final.check.forces_rms_meV_A))
+    assert f"{final.check.errors.forces_rmse_meV_A:.1f} meV/A on 2 frames of halt-free MD" in final.why
+    assert final.n_cycles == 2, "the check is a cycle"
+    labels = read_labels("c", store=memory_jobstore)
+    assert [label.origin for label in labels if label.split == "check"] == ["check", "check"]
+    potential = stored_documents(PotentialDocument)[-1]
+    assert potential.uuid == final.potential_id == final.check.potential_id
+    assert potential.n_train == len([label for label in labels if label.split == "train"])
+
+
+def test_a_bad_potential_learns_and_all_walkers_begin_anew(run_loop, stored_documents):
+    final = run_loop(loop(max_cycles=4, **STRICT).make(COPPER, [300, 600], campaign_id="c"))
+    assert (final.status, final.n_cycles) == ("MAX_ITER_REACHED", 4)
+    checks = stored_documents(CheckDocument)
+    assert [check.passed for check in checks] == [False, False]
+    assert [check.cycle for check in checks] == [1, 3]
+    potentials = stored_documents(PotentialDocument)
+    assert [p.cycle for p in potentials] == [0, 2, 4]
+    assert [p.n_train for p in potentials] == [potentials[0].n_train + n for n in (0, 2, 4)]
+    assert potentials[1].new_before is not None
+    assert potentials[1].new_before.forces_rmse_meV_A == pytest.approx(checks[0].errors.forces_rmse_meV_A)
+    walks = stored_documents(WalkDocument)
+    seeds = {(walk.walker, walk.cycle): walk.seed for walk in walks}
+    assert sorted(seeds) == [(w, c) for w in (0, 1) for c in (0, 2, 4)]
+    assert len(set(seeds.values())) == 6
+    assert all(walk.start_step == 0 for walk in walks)
+
+
+def test_no_labels_left_for_a_check(run_loop):
+    n_first = run_loop(loop(n_check_labels=0).make(COPPER, 300, campaign_id="a")).n_labels
+    final = run_loop(loop(max_labels=n_first).make(COPPER, 300, campaign_id="b"))
+    assert final.status == "BUDGET_SPENT"
+    assert "ran through without a halt, unchecked" in final.why
+    assert final.n_labels == n_first
+
+
+def test_wall_time_is_a_budget(run_loop):
+    final = run_loop(loop([Halt(step=100)], max_hours=1e-6).make(COPPER, 300))
+    assert (final.status, final.n_cycles) == ("BUDGET_SPENT", 0)
+    assert "h spent" in final.why
+
+
+@pytest.mark.parametrize("change", [{"max_hours": 0}, {"n_check_labels": -1}, {"max_relative_force_error": 0.0}])
+def test_what_cannot_be_meant(change):
+    with pytest.raises(InvalidInputError, match=next(iter(change))):
+        loop(**change).make(COPPER, 300)
+
+
+@pytest.mark.parametrize("rule", [{}, {"max_cycles": 3, **STRICT}], ids=["passes", "fails"])
+def test_broken_off_in_a_check_it_ends_the_same(run_loop, memory_jobstore, monkeypatch, rule):
+    expected = run_loop(loop(**rule).make(COPPER, 300, campaign_id="whole"))
+    wanted = [label.key for label in read_labels("whole", store=memory_jobstore)]
+    for name in ("propose check c001", "label c001 000", "count labels c001", "check c001", "assess c001"):
+        original = Job.run
+
+        def run(self, *args, name=name, original=original, **kwargs):
+            if self.name == name or self.name == name.replace("label", "reuse"):
+                raise KeyboardInterrupt
+            return original(self, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Job, "run", run)
+            with pytest.raises(KeyboardInterrupt):
+                run_locally(loop(**rule).make(COPPER, 300, campaign_id=name), store=memory_jobstore, log=False)
+        final = run_loop(OTFMaker.resume(name, memory_jobstore))
+        assert (final.status, final.n_cycles, final.n_labels) == (expected.status, expected.n_cycles, expected.n_labels)
+        assert [label.key for label in read_labels(name, store=memory_jobstore)] == wanted
+
+
+def test_an_extension_is_checked_again(run_loop, memory_jobstore, stored_documents):
+    run_loop(loop().make(COPPER, 300, campaign_id="c"))
+    final = run_loop(OTFMaker.extend("c", memory_jobstore, conditions=600))
+    assert final.status == "CONVERGED"
+    assert len(stored_documents(CheckDocument)) == 2
+    assert isinstance(final, OTFDocument)
