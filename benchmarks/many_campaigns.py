@@ -124,7 +124,7 @@ def measure(n_workers, n_campaigns):
             for worker in workers:
                 worker.kill()
                 worker.wait()
-        wrong = [one.campaign_id for one in campaigns.list() if (one.status, one.n_halts) != ("CONVERGED", 2)]
+        wrong = [one.line() for one in campaigns.list() if (one.status, one.n_halts) != ("CONVERGED", 2)]
         if wrong:
             raise SystemExit(f"these campaigns did not end as they should: {wrong}")
         n_fireworks = pad.fireworks.count_documents({}) - before
