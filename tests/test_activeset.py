@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from ase.build import bulk
+from pyace.activelearning import compute_A_active_inverse, compute_active_set
 
-from mlip_autopipec.ace.activeset import build_active_set, compute_gamma, compute_projections, select_active_set
+from mlip_autopipec.ace.activeset import (
+    build_active_set,
+    complete_active_set,
+    compute_gamma,
+    select_active_set,
+)
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.coverage import Coverage
+from mlip_autopipec.ace.duplicates import Duplicates
+from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.potential import ACEPotential, pack_active_set, unpack_active_set
+from mlip_autopipec.ace.projections import compute_projections
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from ase import Atoms
 
 
-def rattled(amplitude: float, seed: int) -> Atoms:
-    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+def rattled(amplitude: float, seed: int, element: str = "Cu") -> Atoms:
+    atoms = bulk(element, cubic=True) * (2, 2, 2)
     atoms.rattle(amplitude, seed=seed)
     return atoms
 
@@ -95,3 +109,113 @@ def test_asi_bytes_are_exact(narrow: ACEPotential) -> None:
     again = unpack_active_set(pack_active_set(narrow.active_set_inverse))
     assert np.array_equal(again["Cu"], narrow.active_set_inverse["Cu"])
     assert unpack_active_set(b"") == {}
+
+
+PURE = [rattled(a, s, e) for e in ("Cu", "Ni") for s, a in enumerate((0.05, 0.1, 0.1, 0.15, 0.2, 0.25))]
+
+
+@pytest.fixture(scope="module")
+def pure_metals(emt_labelled: Callable[[Sequence[Atoms]], list[Atoms]]) -> ACEPotential:
+    """A potential for copper and nickel that never saw both together."""
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=20))
+    return trainer.train(emt_labelled(PURE)).potential
+
+
+@pytest.fixture(scope="module")
+def by_pyace(pure_metals: ACEPotential) -> ACEPotential:
+    """The same with the active set that ``pace_activeset --all-atoms`` makes."""
+    per_frame = compute_projections(pure_metals, PURE)
+    rows = {i: np.vstack([r[e] for r in per_frame]) for i, e in enumerate(pure_metals.elements)}
+    inverse = compute_A_active_inverse(compute_active_set(rows, tol=1.001, max_iters=1000))
+    return replace(pure_metals, active_set_inverse={e: inverse[i] for i, e in enumerate(pure_metals.elements)})
+
+
+def impurity(seed: int = 1) -> Atoms:
+    atoms = rattled(0.05, seed)
+    atoms.symbols[0] = "Ni"
+    return atoms
+
+
+def test_a_planted_impurity_is_seen_by_coverage_and_not_by_gamma_of_pyace(
+    pure_metals: ACEPotential, by_pyace: ACEPotential
+) -> None:
+    planted = impurity()
+    assert compute_gamma(by_pyace, planted).max() < 2
+    assert compute_gamma(by_pyace, planted)[0] < 1e-3
+    coverage = Coverage.of(PURE, by_pyace.cutoff)
+    assert coverage.unseen(planted)[0].neighbours == ("Cu",)
+    assert not any(coverage.unseen(atoms) for atoms in PURE)
+    # before a plain extrapolation, and once is enough
+    (plain, first) = select_active_set(by_pyace, [rattled(0.4, 5), planted, planted], 3, coverage=coverage)[::-1]
+    assert (first.index, first.unseen[0].element) == (1, "Ni")
+    assert (plain.index, plain.unseen) == (0, ())
+    # the active sets made here see it by themselves, and so does MD
+    assert compute_gamma(pure_metals, planted).max() > 1e6
+    assert max(compute_gamma(pure_metals, atoms).max() for atoms in PURE) <= 1.01
+
+
+def test_active_sets_of_other_origin_can_be_completed(pure_metals: ACEPotential, by_pyace: ACEPotential) -> None:
+    completed = complete_active_set(by_pyace)
+    assert compute_gamma(completed, impurity()).max() > 1e6
+    assert max(compute_gamma(completed, atoms).max() for atoms in PURE) <= 1.01
+    same = complete_active_set(pure_metals)
+    assert all(np.array_equal(same.active_set_inverse[e], pure_metals.active_set_inverse[e]) for e in ("Cu", "Ni"))
+
+
+def test_the_first_label_of_a_new_pair_does_not_end_the_loop(pure_metals: ACEPotential) -> None:
+    """One impurity cannot span the functions of the pair: an error for a first dataset, not later."""
+    frames = [*PURE, impurity()]
+    with pytest.raises(TrainingError, match="too alike"):
+        build_active_set(pure_metals, frames)
+    learnt = build_active_set(pure_metals, frames, pure_metals)
+    assert compute_gamma(learnt, impurity()).max() <= 1.01
+    assert max(compute_gamma(learnt, atoms).max() for atoms in PURE) <= 1.01
+    alloy = impurity()
+    alloy.symbols[::2] = "Ni"
+    assert compute_gamma(learnt, alloy).max() > 10
+
+
+def test_an_enlarged_active_set_spans_what_a_new_one_does(copper_potential: ACEPotential) -> None:
+    frames = [rattled(0.05 + 0.02 * seed, seed) for seed in range(10)]
+    present = build_active_set(copper_potential, frames)
+    more = [*frames, rattled(0.35, 11), rattled(0.3, 12)]
+    enlarged = build_active_set(copper_potential, more, present)
+    assert max(compute_gamma(enlarged, atoms).max() for atoms in more) <= 1.0011
+    rows = {name: np.linalg.inv(p.active_set_inverse["Cu"]) for name, p in (("old", present), ("new", enlarged))}
+    kept = [np.isclose(rows["new"], row, rtol=1e-6).all(axis=1).any() for row in rows["old"]]
+    assert 0 < sum(kept) < len(kept)
+    volumes = [np.linalg.slogdet(p.active_set_inverse["Cu"])[1] for p in (enlarged, present)]
+    assert volumes[0] < volumes[1]
+    # rows of another basis are no start: the same as without
+    foreign = replace(present, active_set_inverse={"Cu": 1.1 * present.active_set_inverse["Cu"]})
+    anew = build_active_set(copper_potential, more).active_set_inverse["Cu"]
+    assert np.allclose(build_active_set(copper_potential, more, foreign).active_set_inverse["Cu"], anew)
+
+
+def test_what_is_labelled_already_is_not_chosen_even_if_set_aside(narrow: ACEPotential) -> None:
+    known, other = rattled(0.25, 1), rattled(0.25, 2)
+    turned = known[np.random.default_rng(1).permutation(len(known))]
+    turned.rotate(30, (1, 2, 3), rotate_cell=True)
+    turned.rattle(1e-3, seed=4)
+    turned.wrap()
+    chosen = select_active_set(narrow, [turned, other], 2, labelled=[known])
+    assert [c.index for c in chosen] == [1]
+    assert select_active_set(narrow, [turned], 2, required=[0], labelled=[known]) == []
+    assert select_active_set(narrow, [turned], 2, first=[0]) != []
+
+
+def test_duplicates_are_told_by_what_gamma_is_made_of(narrow: ACEPotential) -> None:
+    known = rattled(0.1, 1)
+    duplicates = Duplicates(narrow, [rattled(0.1, 7), known])
+    moved = known.copy()
+    for step, same in ((0.002, True), (0.2, False)):
+        moved.positions[3] = known.positions[3] + [step, 0, 0]
+        assert duplicates.has(moved, compute_projections(narrow, [moved])[0]) is same
+
+
+def test_of_equals_the_first_is_taken(narrow: ACEPotential) -> None:
+    twin = rattled(0.3, 1)
+    candidates = [rattled(0.05, 3), twin, twin.copy(), rattled(0.2, 2)]
+    chosen = [select_active_set(narrow, candidates, 3) for _ in range(2)]
+    assert chosen[0] == chosen[1]
+    assert chosen[0][0].index == 1

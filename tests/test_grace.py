@@ -21,11 +21,12 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip_autopipec.ace.activeset import compute_gamma, compute_projections, select_active_set
+from mlip_autopipec.ace.activeset import compute_gamma, select_active_set
 from mlip_autopipec.ace.grace import STATE, GRACEBasis, GRACEFSTrainer, check_fit, read_gracemaker
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.ace.projections import compute_projections
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration

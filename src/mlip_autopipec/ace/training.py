@@ -268,7 +268,7 @@ class ACETrainer(MSONable, ABC):
         )
         fitted, log, progress = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
-        potential = build_active_set(replace(fitted, reference_energies=references), everything)
+        potential = build_active_set(replace(fitted, reference_energies=references), everything, initial_potential)
         train_errors = compute_errors(potential, everything)
         if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
             raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
