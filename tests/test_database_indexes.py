@@ -15,7 +15,7 @@ from pymongo.monitoring import CommandListener
 
 from mlip_autopipec.database.builder import CampaignBuilder
 from mlip_autopipec.database.campaigns import Campaigns
-from mlip_autopipec.database.indexes import INDEXES, create_indexes
+from mlip_autopipec.jobs.indexes import INDEXES, create_indexes
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
 
 if TYPE_CHECKING:

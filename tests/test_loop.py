@@ -18,8 +18,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import unpack_frames
+from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
@@ -527,3 +529,36 @@ def test_a_ladder_is_climbed_rung_by_rung(run_loop, events, stored_documents) ->
     assert final.n_cycles == 3
     waiting = [w.status for w in stored_documents(OTFDocument)[0].walkers]
     assert waiting == ["HALTED", "WAITING", "WAITING", "CONVERGED", "PENDING", "WAITING"]
+
+
+def test_many_labels_are_asked_for_in_parts(
+    run_loop: Run, copper: Atoms, events: str, memory_jobstore: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager keeps what one job appends in one document; what comes out is the same."""
+    generator = StructureGenerator(n_structures=7, n_test=2, max_atoms=16, isolated_atoms=True)
+
+    def run(campaign_id: str, failing: list[str]) -> OTFDocument:
+        maker = stand_in_loop(
+            events,
+            generate_maker=GenerateMaker(generator=generator),
+            dynamics_maker=halting(100),
+            oracle_maker=StandInOracleMaker(failing=failing, reuse_labels=False),
+        )
+        return run_loop(maker.make(copper, 300, campaign_id=campaign_id))
+
+    whole = run("whole", ["c000 006"])
+    monkeypatch.setattr("mlip_autopipec.jobs.label.LABELS_PER_JOB", 3)
+    parts = run("parts", ["c000 006"])
+    fields = ("status", "n_cycles", "n_labels", "n_failed_labels")
+    assert [getattr(parts, name) for name in fields] == [getattr(whole, name) for name in fields]
+    one, other = (read_labels(name, store=memory_jobstore) for name in ("whole", "parts"))
+    assert [(label.cycle, label.index, label.key) for label in one] == [(b.cycle, b.index, b.key) for b in other]
+    names = {doc["name"] for doc in memory_jobstore.query({"output.campaign_id": "parts"}, ["name"])}
+    assert {"add up labels c000", "count labels c000", "add up labels c001"} <= names
+    batches = [d for d in documents(memory_jobstore, "labels") if d["campaign_id"] == "parts" and d["cycle"] == 0]
+    assert [b["n_asked"] for b in batches] == [3, 3, 3, 1, 10]
+    assert [f["index"] for f in batches[-1]["failed"]] == [6]
+    isolated = next(label.index for label in other if label.split == "reference")
+    without_atom = run("no atom", [f"c000 {isolated:03d}"])
+    assert without_atom.status is LoopStatus.ORACLE_FAILING
+    assert "isolated atom" in without_atom.why

@@ -10,9 +10,9 @@ import ase.io
 from jobflow import SETTINGS
 from maggma.stores import MemoryStore, MongoStore
 
-from mlip_autopipec.database.indexes import create_indexes
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -249,7 +249,7 @@ class Campaigns:
         return LabelOrigin(label, proposal, walk, original)
 
     def create_indexes(self) -> bool:
-        """Create the indexes these queries use, once per database; see :func:`~.indexes.create_indexes`."""
+        """Create the indexes these queries use; the first job of each campaign does, too."""
         return create_indexes(self.store)
 
     def _names(self, criteria: dict[str, Any]) -> List[str]:

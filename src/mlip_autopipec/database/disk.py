@@ -12,7 +12,7 @@ from maggma.core import Store
 from maggma.stores import MemoryStore
 from monty.json import jsanitize
 
-from mlip_autopipec.database.indexes import BLOB_KEY
+from mlip_autopipec.jobs.indexes import BLOB_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

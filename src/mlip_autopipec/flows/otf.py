@@ -30,6 +30,7 @@ from mlip_autopipec.jobs.dataset import (
 )
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
@@ -232,6 +233,8 @@ class OTFMaker(Maker):
         """
         Write down what the campaign is to do, before anything is computed.
 
+        The database's indexes are created too, where it has none yet.
+
         Parameters
         ----------
         document
@@ -242,6 +245,7 @@ class OTFMaker(Maker):
         InvalidInputError
             The store holds another campaign of this name.
         """
+        create_indexes(current_store())
         criteria = {"output.kind": "campaign", "output.campaign_id": document.campaign_id}
         for other in current_store().query({**criteria, "uuid": {"$ne": current_uuid()}}, ["output.generation"]):
             if other["output"]["generation"] >= document.generation:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.walk import WalkDocument
 
 #: Python frames one more nested cycle needs under ``run_locally``, with those of a deep call
-#: into a library on top; measured by benchmarks/loop_overhead.py.
+#: into a library on top; measured by benchmarks/store_growth.py.
 _FRAMES_NEEDED = 250
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from atomate2.vasp.jobs.base import BaseVaspMaker
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from pydantic import ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
 logger = logging.getLogger(__name__)
+
+#: Label jobs that one job appends. FireWorks keeps them in one document: 7 to 13 kB each with VASP's maker.
+LABELS_PER_JOB = 64
+_REASON_LENGTH = 200
 
 
 @dataclass
@@ -80,38 +86,63 @@ class OracleMaker(Maker):
 
     @loop_job(tolerate_failed_inputs=True)
     def make(
-        self, source: ProposalDocument | SelectionDocument | None, campaign_id: str, cycle: int
+        self,
+        source: ProposalDocument | SelectionDocument | str | None,
+        campaign_id: str,
+        cycle: int,
+        begin: int | None = None,
     ) -> Response[LabelBatch]:
         """
         Label all structures of a proposal, or the chosen ones of a selection.
 
-        Replaces itself by one job per structure and one that counts.
+        Replaces itself by one job per structure and one that counts; where there are many, by jobs that do so for a
+        part each, since a manager keeps all jobs that one job appends in one document of its database.
 
         Parameters
         ----------
         source
-            A proposal, all of which is labelled, or a selection; None when its job died.
+            A proposal, all of which is labelled, or a selection, or its uuid; None when its job died.
         campaign_id, cycle
             Of the loop.
+        begin
+            Number of the first structure of a part; None for all structures.
         """
         if source is None:
             raise MLIPError(f"there is nothing to label in cycle {cycle}: the job that was to choose died")
+        if isinstance(source, str):
+            source = load_source(source)
         choices = _choices(source)
-        candidates = self._candidates(source, choices)
+        if begin is None and len(choices) > LABELS_PER_JOB:
+            return self._in_parts(source, len(choices), campaign_id, cycle)
+        first = begin or 0
+        choices = choices[first : first + LABELS_PER_JOB]
+        candidates = self._candidates(choices)
         keys = [self._key_or_none(atoms) for atoms in candidates]
         known = find_labels([key for key in keys if key is not None]) if self.reuse_labels else {}
         jobs = []
-        for index, (choice, key) in enumerate(zip(choices, keys, strict=True)):
+        for index, (choice, key) in enumerate(zip(choices, keys, strict=True), first):
             one = self.label(choice, campaign_id, cycle, index, reuse_only=key in known)
             one.name = f"{'reuse' if key in known else 'label'} c{cycle:03d} {index:03d}"
             jobs.append(one)
         # a potential without the energy of one of its atoms would be another potential
-        first = isinstance(source, ProposalDocument)
-        required = [i for i, atoms in enumerate(candidates) if first and atoms.info.get("split") == "reference"]
-        counted = self.count([j.output for j in jobs], campaign_id, cycle, required)
+        required = [i for i, atoms in enumerate(candidates, first) if atoms.info.get("split") == "reference"]
+        counted = self.count([j.output for j in jobs], campaign_id, cycle, required, first)
         counted.name = f"count labels c{cycle:03d}"
         continue_as_current(counted)
         return Response(replace=Flow([*jobs, counted], name=f"labels c{cycle:03d}"))
+
+    def _in_parts(
+        self, source: ProposalDocument | SelectionDocument, n_labels: int, campaign_id: str, cycle: int
+    ) -> Response[LabelBatch]:
+        parts = []
+        for begin in range(0, n_labels, LABELS_PER_JOB):
+            part = self.make(source.uuid, campaign_id, cycle, begin)
+            part.name = f"request labels c{cycle:03d} from {begin:03d}"
+            parts.append(part)
+        counted = self.add_up([part.output for part in parts], n_labels, campaign_id, cycle)
+        counted.name = f"add up labels c{cycle:03d}"
+        continue_as_current(counted)
+        return Response(replace=Flow([*parts, counted], name=f"labels c{cycle:03d}"))
 
     @loop_job()
     def label(
@@ -158,6 +189,8 @@ class OracleMaker(Maker):
                 label = self._computed(candidate, fields, started)
                 store_at_once(label)  # the claim is good only as long as this process
                 return label
+        except ConnectionFailure:  # the database is away; that is no failure of this label
+            raise
         except Exception as error:
             logger.exception("label c%03d %03d failed", cycle, index)
             return LabelDocument(
@@ -208,11 +241,10 @@ class OracleMaker(Maker):
             logger.exception("no key for %s", atoms.get_chemical_formula())
             return None
 
-    def _candidates(self, source: ProposalDocument | SelectionDocument, choices: Sequence[Choice]) -> list[Atoms]:
-        if isinstance(source, ProposalDocument):
-            return source.candidates()
-        proposals = {c.source_id: load_document(ProposalDocument, c.source_id).candidates() for c in choices}
-        return [proposals[c.source_id][c.source_index] for c in choices]
+    def _candidates(self, choices: Sequence[Choice]) -> list[Atoms]:
+        sources = sorted({choice.source_id for choice in choices})
+        proposals = {source: load_document(ProposalDocument, source).candidates() for source in sources}
+        return [proposals[choice.source_id][choice.source_index] for choice in choices]
 
     def maker_of(self, atoms: Atoms) -> Maker:
         """Return the maker that computes a candidate."""
@@ -234,7 +266,12 @@ class OracleMaker(Maker):
 
     @loop_job(tolerate_failed_inputs=True)
     def count(
-        self, labels: list[LabelDocument | None], campaign_id: str, cycle: int, required: Sequence[int] = ()
+        self,
+        labels: list[LabelDocument | None],
+        campaign_id: str,
+        cycle: int,
+        required: Sequence[int] = (),
+        begin: int = 0,
     ) -> LabelBatch:
         """
         Count what came back.
@@ -247,30 +284,84 @@ class OracleMaker(Maker):
             Of the loop.
         required
             Indices of those the loop cannot go on without: the isolated atoms.
+        begin
+            Index of the first.
         """
         failed = []
-        for index, label in enumerate(labels):
+        for index, label in enumerate(labels, begin):
+            reason = None
             if label is None:
-                failed.append(FailedLabel(index=index, reason="the job died; see its folder and its manager's log"))
+                reason = "the job died; see its folder and its manager's log"
             elif label.state == "failed":
-                failed.append(FailedLabel(index=index, reason=label.reason or "unknown"))
-        lost = [
-            one.model_copy(update={"reason": f"isolated atom: {one.reason}"}) for one in failed if one.index in required
-        ]
-        failed = [*lost, *(one for one in failed if one.index not in required)]
-        n_labelled = len(labels) - len(failed)
+                reason = label.reason or "unknown"
+            if reason is not None:
+                lost = "isolated atom: " if index in required else ""
+                # the label itself has the whole reason
+                failed.append(FailedLabel(index=index, required=bool(lost), reason=f"{lost}{reason}"[:_REASON_LENGTH]))
         release([label.key for label in labels if label is not None and label.key is not None])
+        return self._batch(
+            campaign_id,
+            cycle,
+            n_asked=len(labels),
+            failed=failed,
+            n_reused=sum(label is not None and label.reused_from is not None for label in labels),
+            seconds=sum(label.seconds for label in labels if label is not None),
+        )
+
+    @loop_job(tolerate_failed_inputs=True)
+    def add_up(self, parts: list[LabelBatch | None], n_asked: int, campaign_id: str, cycle: int) -> LabelBatch:
+        """
+        Count what came back in all parts.
+
+        Parameters
+        ----------
+        parts
+            Counted each for itself; None where its jobs could not be made.
+        n_asked
+            Labels asked for in all.
+        campaign_id, cycle
+            Of the loop.
+        """
+        failed = []
+        for begin, part in zip(range(0, n_asked, LABELS_PER_JOB), parts, strict=True):
+            if part is None:
+                lost = range(begin, min(begin + LABELS_PER_JOB, n_asked))
+                failed += [FailedLabel(index=index, reason="the job that was to ask for it died") for index in lost]
+            else:
+                failed += part.failed
+        counted = [part for part in parts if part is not None]
+        return self._batch(
+            campaign_id,
+            cycle,
+            n_asked=n_asked,
+            failed=failed,
+            n_reused=sum(part.n_reused for part in counted),
+            seconds=sum(part.seconds for part in counted),
+        )
+
+    def _batch(
+        self, campaign_id: str, cycle: int, *, n_asked: int, failed: list[FailedLabel], **numbers: float
+    ) -> LabelBatch:
+        n_labelled = n_asked - len(failed)
+        lost = any(one.required for one in failed)
         return LabelBatch(
             uuid=current_uuid(),
             campaign_id=campaign_id,
             cycle=cycle,
-            n_asked=len(labels),
+            n_asked=n_asked,
             n_labelled=n_labelled,
-            n_reused=sum(label is not None and label.reused_from is not None for label in labels),
-            failed=failed,
-            oracle_failing=bool(lost) or n_labelled == 0 or len(failed) > self.max_failed_fraction * len(labels),
-            seconds=sum(label.seconds for label in labels if label is not None),
+            failed=sorted(failed, key=lambda one: not one.required),
+            oracle_failing=lost or n_labelled == 0 or len(failed) > self.max_failed_fraction * n_asked,
+            **numbers,
         )
+
+
+def load_source(uuid: str) -> ProposalDocument | SelectionDocument:
+    """Read what a batch of labels was asked from."""
+    try:
+        return load_document(SelectionDocument, uuid)
+    except ValidationError:
+        return load_document(ProposalDocument, uuid)
 
 
 def continue_as_current(successor: Job) -> None:

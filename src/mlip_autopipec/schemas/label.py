@@ -145,7 +145,8 @@ class FailedLabel(BaseModel):
     """A label that was asked for and not obtained."""
 
     index: int = Field(description="Number of the label within its cycle.")
-    reason: str = Field(description="Why.")
+    required: bool = Field(False, description="Whether the loop cannot go on without it.")
+    reason: str = Field(description="Why, in short; the label has the whole reason.")
 
 
 class LabelBatch(Document):

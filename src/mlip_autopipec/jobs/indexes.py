@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
+
+from pymongo.errors import OperationFailure
 
 if TYPE_CHECKING:
     from jobflow import JobStore
     from maggma.core import Store
+
+logger = logging.getLogger(__name__)
 
 #: Fields of each index on the documents. jobflow and maggma make none of their own, not even of ``uuid``.
 INDEXES: tuple[tuple[str, ...], ...] = (
@@ -25,26 +30,29 @@ BLOB_KEY = "blob_uuid"
 
 def create_indexes(store: JobStore) -> bool:
     """
-    Create the indexes of a JobStore, those of its additional stores included; once per database.
+    Create the indexes of a JobStore, those of its additional stores included.
 
-    Nothing happens to those that exist already, so it may be called at every submission.
+    The first job of each campaign calls it; nothing happens to those that exist already. A user who may not
+    create indexes gets a warning in the log.
 
     Parameters
     ----------
     store
-        A connected JobStore, by a user who may write.
+        A connected JobStore.
 
     Returns
     -------
     bool
-        False if the store has no indexes to create: one on disk without a server looks through
-        its documents at each query.
+        False if there are none afterwards: in a store without a server, or for want of permission.
     """
-    collection = store.docs_store._collection
     try:
+        collection = store.docs_store._collection
         for fields in INDEXES:
             collection.create_index([(field, 1) for field in fields])
         extra: dict[str, Store] = store.additional_stores  # type: ignore[has-type]
         return all(one.ensure_index(BLOB_KEY) for one in extra.values())
     except NotImplementedError:  # a store without a server
+        return False
+    except OperationFailure as error:
+        logger.warning("the database has not the indexes its queries need: %s", error)
         return False
