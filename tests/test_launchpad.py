@@ -45,7 +45,8 @@ STEP_OF = {
     r"label c\d{3} \d{3}": "label",
     r"train c\d{3}": "train",
     r"explore c\d{3} w\d{2}": "explore",
-    r"record campaign|import labels \d{3}|import potential|(generate|request labels|count labels|add up labels|select|propose check|check|assess) c\d{3}( from \d{3})?"
+    r"record campaign|import labels \d{3}|import potential"
+    r"|(generate|request labels|count labels|add up labels|select|propose check|check|assess) c\d{3}( from \d{3})?"
     r"|propose c\d{3} w\d{2}|reuse c\d{3} \d{3}": "light",
 }
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
