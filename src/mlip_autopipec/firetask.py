@@ -29,7 +29,19 @@ ENDED = "campaign_ended"
 #: How long a job waits to see whether a lost job it depends on is rerun, and how often it looks, in s.
 SETTLE_S, LOOK_S = 10.0, 0.2
 
+#: A job that was cut off, for instance because the database was away, is run again by the next one, so often at most.
+MOST_RERUNS = 10
+
+#: Where a launch has the traceback of its failure.
+TRACE = "action.stored_data._exception._stacktrace"
+
+_CUT_OFF = r"pymongo\.errors.*(AutoReconnect|Timeout)|InputsNotFinalError"
+_PARENT = ["fw_id", "state", "launches", "archived_launches", "spec._tasks.job.uuid", "spec._tasks.job.index"]
 _NEEDS_ATTENTION = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
+
+
+class InputsNotFinalError(MLIPError):
+    """A job was started although one it depends on is about to be run again."""
 
 
 @explicit_serialize
@@ -59,8 +71,8 @@ class CampaignFiretask(JobFiretask):
             )
             return FWAction()
         if not self._inputs_are_final():
-            logger.warning("%s is run once what it depends on, which was lost, has been run again", job.name)
-            return FWAction()
+            # no one learns of this, unless FireWorks has not noticed yet that this job is to be run again too
+            raise InputsNotFinalError(f"{job.name} is run once what it depends on, which was lost, has been run again")
         action = super().run_task(fw_spec)
         for workflow in action.detours:
             self._adopt(workflow)
@@ -90,13 +102,19 @@ class CampaignFiretask(JobFiretask):
         parents = [int(parent) for parent, children in links.items() if self.fw_id in children]
         until = time.monotonic() + SETTLE_S
         while True:
-            found = list(pad.fireworks.find({"fw_id": {"$in": parents}}, ["state", "launches"]))
+            found = list(pad.fireworks.find({"fw_id": {"$in": parents}}, _PARENT))
             if any(parent["state"] in ("WAITING", "READY", "RESERVED", "RUNNING") for parent in found):
                 break
-            fizzled = [launch for parent in found if parent["state"] == "FIZZLED" for launch in parent["launches"][-1:]]
-            # what failed says why; what was lost says nothing
-            lost = pad.launches.find_one({"launch_id": {"$in": fizzled}, "action": None}, ["launch_id"])
-            if lost is None or time.monotonic() > until:
+            fizzled = [parent for parent in found if parent["state"] == "FIZZLED" and parent["launches"]]
+            # what failed says why; what was lost says nothing, or that the database was away
+            last = {"$in": [parent["launches"][-1] for parent in fizzled]}
+            silent = [launch["fw_id"] for launch in pad.launches.find({"launch_id": last, "action": None}, ["fw_id"])]
+            if again := [parent for parent in fizzled if self._was_cut_off(parent)]:
+                for parent in again:
+                    logger.warning("Firework %d is run again: it was cut off", parent["fw_id"])
+                    pad.rerun_fw(parent["fw_id"])
+                break
+            if not silent or time.monotonic() > until:
                 return True
             time.sleep(LOOK_S)
         mine = pad.fireworks.find_one({"fw_id": self.fw_id}, ["launches"])["launches"]
@@ -107,6 +125,17 @@ class CampaignFiretask(JobFiretask):
                 workflow = pad.get_wf_by_fw_id_lzyfw(self.fw_id)
                 pad._update_wf(workflow, workflow.rerun_fw(self.fw_id))
         return False
+
+    def _was_cut_off(self, firework: dict[str, Any]) -> bool:
+        """Tell whether a fizzled job left no document because the database was away or its inputs were not final."""
+        if len(firework.get("archived_launches") or ()) >= MOST_RERUNS:
+            return False
+        why = {"launch_id": firework["launches"][-1], TRACE: {"$regex": _CUT_OFF}}
+        if self.launchpad.launches.find_one(why, ["launch_id"]) is None:
+            return False
+        job = firework["spec"]["_tasks"][0]["job"]
+        store: JobStore = self.get("store") or SETTINGS.JOB_STORE
+        return store.query_one({"uuid": job["uuid"], "index": job["index"]}, ["uuid"]) is None
 
     def _adopt(self, workflow: Workflow) -> None:
         """Make the Fireworks of an appended workflow Fireworks of the campaign."""

@@ -224,6 +224,9 @@ def check_campaign(store: JobStore, expected: Expected, campaign_id: str = CAMPA
     """Compare a campaign with one that nothing happened to."""
     final = final_of(store, campaign_id)
     assert final.status == "CONVERGED"
+    criteria = {"output.kind": "labels", "output.campaign_id": campaign_id}
+    failed = [doc["output"]["failed"] for doc in store.query(criteria, ["output.failed"])]
+    assert not any(failed), failed
     assert without_ids(final) == expected.final
     assert dataset(store, campaign_id) == expected.labels
     cycles = Counter(document.cycle for document in assessments(store, campaign_id))

@@ -16,6 +16,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.base import current_store, current_uuid
+from mlip_autopipec.jobs.bulk import patiently
 from mlip_autopipec.schemas.label import LabelDocument
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def claimed(key: str) -> Iterator[LabelDocument | None]:
     try:
         yield None
     except BaseException:
-        claims.delete_one({"_id": key, "owner": owner})
+        patiently(lambda: claims.delete_one({"_id": key, "owner": owner}))
         raise
     finally:
         ended.set()
@@ -101,7 +102,7 @@ def release(keys: Sequence[str]) -> None:
     """Forget the claims of labels that are stored."""
     claims = _collection()
     if claims is not None and keys:
-        claims.delete_many({"_id": {"$in": sorted(set(keys))}})
+        patiently(lambda: claims.delete_many({"_id": {"$in": sorted(set(keys))}}))
 
 
 def _collection() -> Collection[dict[str, Any]] | None:
@@ -127,14 +128,15 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
     since = time.monotonic()
     while True:
         try:
-            claims.insert_one(dict(mine))
+            patiently(lambda: claims.insert_one(dict(mine)))
+            other: dict[str, Any] | None = mine
         except DuplicateKeyError:
-            other = claims.find_one({"_id": key})
-        else:
+            other = patiently(lambda: claims.find_one({"_id": key}))
+        if other is not None and other["owner"] == owner:
             # whoever held the claim before may have stored the label between our look and our claim
             if key not in find_labels([key]):
                 return owner
-            claims.delete_one({"_id": key, "owner": owner})
+            patiently(lambda: claims.delete_one({"_id": key, "owner": owner}))
             return None
         if key in find_labels([key]):
             return None
@@ -144,7 +146,8 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
             seen, since = sign, time.monotonic()
         if _is_dead(other) or time.monotonic() - since > DEAD_S:
             logger.warning("taking over label %s... from a process that is gone: %s", key[:8], other)
-            claims.delete_one({"_id": key, "owner": other["owner"], "beat": other["beat"]})
+            gone = {"_id": key, "owner": other["owner"], "beat": other["beat"]}
+            patiently(lambda: claims.delete_one(gone))  # noqa: B023  # done at once
         else:
             time.sleep(LOOK_S)
 
