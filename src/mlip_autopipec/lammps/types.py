@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -31,7 +32,7 @@ class HaltReason(StrEnum):
     GAMMA = "gamma"
     CORE_REPULSION = "core_repulsion"
     EXPLOSION = "explosion"
-    """Too hot, or gamma far beyond the threshold since the last look."""
+    """Too hot, or gamma beyond ``gamma_explosion``."""
     LOST_ATOMS = "lost_atoms"
     NOT_FINITE = "not_finite"
 
@@ -113,8 +114,8 @@ class MDSettings(MSONable):
     gamma_lo, gamma_hi
         Frames above ``gamma_lo`` are kept as candidates; above ``gamma_hi`` MD halts.
     gamma_explosion
-        A grade beyond this one, with a sane frame before it, counts as an explosion. None: a hundred times
-        ``gamma_hi``.
+        A grade beyond this one, with a sane frame before it, counts as an explosion. None: none does, since gamma is
+        huge where two elements meet for the first time, in frames that are as good as any other.
     gamma_every
         Steps between two looks at gamma.
     max_frames
@@ -174,7 +175,7 @@ class MDSettings(MSONable):
     @property
     def explosive_gamma(self) -> float:
         """Grade beyond which a frame counts as exploded."""
-        return 100 * self.gamma_hi if self.gamma_explosion is None else self.gamma_explosion
+        return math.inf if self.gamma_explosion is None else self.gamma_explosion
 
     def hottest_allowed_K(self, condition: Condition) -> float:
         """Instantaneous temperature in K above which the run counts as exploded."""
