@@ -29,6 +29,8 @@ _SHAPES = {
 }
 #: Boxes are enlarged in these steps, relative to the least width.
 _ENLARGED = (1.0, 1.05, 1.1, 1.2, 1.3)
+#: Vectors of a box are at most this times as long as it is wide.
+_LONGEST = 1.5
 #: So many of the shortest lattice vectors are combined to boxes.
 _VECTORS = 50
 #: So many boxes of equal shape, but oriented differently, are tried.
@@ -104,7 +106,7 @@ def _commensurate(basis: Floats, width: float, largest: float, count: int, rng: 
     rank = len(basis)
     signs = np.array(np.meshgrid(*[(-1, 0, 1)] * rank)).reshape(rank, -1).T
     signs = signs[signs.any(axis=1)]
-    vectors = combinations(basis, 2 * max(_ENLARGED) * width) @ basis
+    vectors = combinations(basis, _LONGEST * max(_ENLARGED) * width) @ basis
     lengths = np.linalg.norm(vectors, axis=1)
     found: list[Floats] = []
     for step in _ENLARGED:

@@ -18,7 +18,7 @@ from ase.geometry import get_distances
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.cutting import Cutout, CutoutError, Cutting, evaluate
+from mlip_autopipec.generate.cutting import Cutout, CutoutError, Cutting, evaluate, grading_calculator
 from mlip_autopipec.generate.distances import MINIMUM_DISTANCE_RATIO
 
 if TYPE_CHECKING:
@@ -136,19 +136,27 @@ class CutoutGenerator(MSONable):
         if gamma is not None:
             grades = np.asarray(gamma, dtype=float)
         else:
-            grades = atoms.arrays["gamma"] if "gamma" in atoms.arrays else evaluate(potential, atoms)["gamma"]
+            known = "gamma" in atoms.arrays
+            grades = atoms.arrays["gamma"] if known else evaluate(grading_calculator(potential), atoms)["gamma"]
         made: list[Cutout] = []
         failed: dict[int, CutoutError] = {}
         separation = 2 * potential.cutoff
         centres = choose_centres(atoms, grades, separation, self.max_centres, self.gamma_min, centre)
         for index in centres:
             try:
-                made.append(self.cut(atoms, potential, index, seed))
+                made.append(self.cut(atoms, potential, index, seed, grades))
             except CutoutError as error:
                 failed[index] = error
         return made, failed
 
-    def cut(self, atoms: Atoms, potential: ACEPotential, centre: int, seed: int | None = None) -> Cutout:
+    def cut(
+        self,
+        atoms: Atoms,
+        potential: ACEPotential,
+        centre: int,
+        seed: int | None = None,
+        gamma: Sequence[float] | Floats | None = None,
+    ) -> Cutout:
         """
         Cut out the surroundings of one atom.
 
@@ -164,7 +172,8 @@ class CutoutGenerator(MSONable):
         """
         if not 0 <= centre < len(atoms):
             raise InvalidInputError(f"centre is {centre}, but atoms has {len(atoms)} atoms")
-        return Cutting(self, atoms, potential, centre, self.seed if seed is None else seed).best()
+        grades = None if gamma is None else np.asarray(gamma, dtype=float)
+        return Cutting(self, atoms, potential, centre, self.seed if seed is None else seed, grades).best()
 
 
 def choose_centres(

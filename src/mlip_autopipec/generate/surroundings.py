@@ -261,9 +261,8 @@ def _fitted(around: Surroundings, basis: Floats, spacing: float, same_element: b
 def combinations(basis: Floats, longest: float) -> NDArray[np.int_]:
     """Return the coefficients of all lattice vectors up to a length, (n, rank), shortest first, of v and -v one."""
     reach = np.ceil(longest * np.linalg.norm(np.linalg.pinv(basis), axis=0)).astype(int)
-    counts = np.array(list(product(*(range(-n, n + 1) for n in reach))), dtype=int)
-    first = np.array([next((c for c in row if c), 0) for row in counts])
-    counts = counts[first > 0]
+    counts = np.indices(2 * reach + 1).reshape(len(reach), -1).T - reach
+    counts = counts[len(counts) // 2 + 1 :]  # in this order v and -v are symmetric about the zero in the middle
     lengths = np.linalg.norm(counts @ basis, axis=1)
     counts, lengths = counts[lengths <= longest], lengths[lengths <= longest]
     return np.asarray(counts[np.argsort(lengths, kind="stable")])
