@@ -30,7 +30,7 @@ from mlip_autopipec.testing import (
 from mlip_autopipec.testing.events import record_event
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from jobflow import Flow, JobStore
@@ -220,13 +220,15 @@ class Ledger:
         assert set(computed) <= stored_keys(store), "a label that was computed is not in the store"
 
 
-def check_campaign(store: JobStore, expected: Expected, campaign_id: str = CAMPAIGN) -> None:
+def check_campaign(
+    store: JobStore, expected: Expected, campaign_id: str = CAMPAIGN, said: Callable[[], str] = str
+) -> None:
     """Compare a campaign with one that nothing happened to."""
     final = final_of(store, campaign_id)
     assert final.status == "CONVERGED"
     criteria = {"output.kind": "labels", "output.campaign_id": campaign_id}
     failed = [doc["output"]["failed"] for doc in store.query(criteria, ["output.failed"])]
-    assert not any(failed), failed
+    assert not any(failed), f"{failed}\n{said()}"
     assert without_ids(final) == expected.final
     assert dataset(store, campaign_id) == expected.labels
     cycles = Counter(document.cycle for document in assessments(store, campaign_id))

@@ -132,6 +132,7 @@ def _live(
     hours_behind: float,
 ) -> None:
     os.setsid()
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
@@ -252,3 +253,10 @@ def rlaunch(jobflow_yaml: Path, name: str) -> None:
     Path("my_fworker.yaml").write_text(yaml.safe_dump({"name": name, "category": "", "query": "{}"}))
     pad = str(jobflow_yaml.with_name("my_launchpad.yaml"))
     command(["-l", pad, "-w", "my_fworker.yaml", "rapidfire", "--nlaunches", "infinite"])
+
+
+def command_line(*arguments: str) -> None:
+    """``mlip-autopipec`` with these arguments."""
+    from mlip_autopipec.cli import app
+
+    app(list(arguments))

@@ -53,6 +53,10 @@ def test_the_server_goes_away(
     try:
         fw_id = submit(make_campaign(workers.events), workers.pad).fw_ids[0]
         workers.wait_through([fw_id], stop, kill, stop, kill)
+        check_campaign(workers.configured.store, expected, said=workers.report)
+        # jobs whose document is stored, but whose end FireWorks could not note
+        workers.lpad("rerun_fws", "-s", "FIZZLED")
+        workers.wait([fw_id])
     finally:
         workers.stop()
     check_campaign(workers.configured.store, expected)

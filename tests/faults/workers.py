@@ -109,7 +109,11 @@ class Workers:
         """Return what FireWorks knows."""
         names = {fw["fw_id"]: f"{fw['name']} ({fw['state']})" for fw in self.pad.fireworks.find()}
         launches = list(self.pad.launches.find(sort=[("launch_id", 1)]))
-        lines = [f"{names[one['fw_id']]}: {one['fworker']['name']} {one['state']}" for one in launches]
+        lines = []
+        for one in launches:
+            why = ((one.get("action") or {}).get("stored_data") or {}).get("_exception") or {}
+            end = why.get("_stacktrace", "").strip().splitlines()[-1:]
+            lines.append(f"{names[one['fw_id']]}: {one['fworker']['name']} {one['state']} {end}")
         return "\n".join([*lines, self.said()])
 
     def jobs(self, fw_id: int) -> list[Any]:
