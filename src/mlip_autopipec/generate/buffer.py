@@ -9,6 +9,7 @@ import numpy as np
 
 from mlip_autopipec.generate.boxes import shortest_translation
 from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator
+from mlip_autopipec.generate.cutting import evaluate, grading_calculator
 from mlip_autopipec.generate.distort import bare_copy
 
 if TYPE_CHECKING:
@@ -119,11 +120,12 @@ def buffer_convergence(
         large = bare_copy(atoms)
         large.calc = calculator
         reference = large.get_forces()[centre]
+    gamma = evaluate(grading_calculator(potential), atoms)["gamma"]
     points = []
     for ratio in ratios:
         settings = replace(generator or CutoutGenerator(), core_ratio=float(ratio), max_atoms=max_atoms)
         try:
-            cutout = settings.cut(atoms, potential, centre)
+            cutout = settings.cut(atoms, potential, centre, gamma=gamma)
         except CutoutError as error:
             if error.best is None:
                 raise

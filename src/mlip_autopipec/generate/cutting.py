@@ -255,8 +255,8 @@ class Cutting:
         return [entry[2:] for entry in sorted(ranked, key=lambda e: e[:2])]
 
     def _limit(self, closed: Closed) -> Floats:
-        """Gamma up to which each atom is nothing new: the centre's, its own in the large cell, or 1."""
-        return np.maximum(self.source_gamma[closed.places], max(self.gamma, 1.0))
+        """Gamma up to which each atom is accepted: the centre's, its own in the large cell, or ``gamma_min``."""
+        return np.maximum(self.source_gamma[closed.places], max(self.gamma, self.settings.gamma_min, 1.0))
 
     def _density_fault(self, closed: Closed, box: Floats, kept: Kept) -> list[str]:
         ratio = len(closed.atoms) / volume(box) / kept.density
@@ -294,7 +294,7 @@ class Cutting:
             problems.append(f"gamma of the centre changed from {before:.10g} to {after:.10g}")
         if (gamma[1:] > limit[1:] * (1 + 1e-9)).any():
             problems.append(f"an atom outside of the centre has gamma {new:.3f}, more than the centre's {before:.3f}")
-        if seam_force > max(self.largest_force, settings.relax_fmax):
+        if seam_force > max(self.largest_force, settings.max_seam_force):
             problems.append(
                 f"a force in the seam is {seam_force:.2f} eV/A, around the centre in the large cell at most "
                 f"{self.largest_force:.2f}"
