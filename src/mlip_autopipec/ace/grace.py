@@ -174,6 +174,10 @@ class GRACEFSTrainer(ACETrainer):
             "install gracemaker with pip install 'mlip-autopipec[ace]', give GRACEFSTrainer(command=...), or use "
             "LinearACETrainer, which does not need it",
         )
+        if any(weight != 1.0 for weight in task.weights):
+            raise InvalidInputError(
+                "gracemaker takes no weights of single labels: set dimer_weight to 1, or leave the dimers out"
+            )
         train = label_frame(task.labels, task.reference_energies, [1.0] * len(task.labels), "label", "GRACEFSTrainer")
         train["energy"] = train["energy_corrected"]  # gracemaker computes the latter from the former
         state = None if task.start is None else read_state(task.start)

@@ -51,7 +51,7 @@ class LinearACETrainer(ACETrainer):
     processes: int = 1
 
     def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
-        """Fit; see :meth:`ACETrainer.fit`. All labels weigh the same, new or not."""
+        """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
         labels = task.labels
         if task.start is None:
             configuration = create_multispecies_basis_config(self.basis.section(task.elements))
@@ -77,8 +77,9 @@ class LinearACETrainer(ACETrainer):
         design, target = dataset.get_design_matrix(), dataset.get_target_vector()
         if not np.isfinite(design).all() or not design.any():
             raise TrainingError("the ACE design matrix is empty or not finite; are all atoms farther than the cutoff?")
-        weights = np.full(len(target), self.force_weight)
-        weights[:n_structures] = self.energy_weight
+        of_label = np.asarray(task.weights, dtype=float)
+        of_forces = np.repeat(of_label, [3 * len(a) for a in labels])
+        weights = np.concatenate([self.energy_weight * of_label, self.force_weight * of_forces])
         model = Ridge(alpha=self.ridge, fit_intercept=False, solver="cholesky")
         LinearACEFit(model=model, train_dataset=dataset).fit(sample_weight=weights)
         log = f"{design.shape[1]} functions, {n_structures} structures, {len(target)} equations, ridge {self.ridge:g}"

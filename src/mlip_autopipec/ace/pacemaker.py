@@ -209,7 +209,7 @@ class PacemakerTrainer(ACETrainer):
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
         command = self.find_command()
-        weights = [self.new_label_weight if is_new else 1.0 for is_new in task.new]
+        weights = [w * (self.new_label_weight if new else 1.0) for w, new in zip(task.weights, task.new, strict=True)]
         train = label_frame(task.labels, task.reference_energies, weights, "label")
         # pacemaker joins both frames, so the test set needs the weight column as well
         test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")

@@ -17,6 +17,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.ace.calibration import GradedErrors, grade_errors
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.dimers import is_dimer
 from mlip_autopipec.generate.distances import neighbours
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class LabelQuarantine(MSONable):
             Structures that carry their label (eV, eV/A; moments, if any, as ``magmoms`` in Bohr
             magnetons) in an attached calculator.
         others
-            The labels that the potential was trained on.
+            The labels that the potential was trained on; dimers, of little weight, are left out.
         earlier
             What :func:`~mlip_autopipec.ace.calibration.grade_errors` gave for labels of earlier
             cycles: honest errors, where those on ``others`` are errors of a fit.
@@ -123,6 +124,7 @@ class LabelQuarantine(MSONable):
         if not new:
             return []
         reasons: dict[int, list[str]] = {}
+        others = [label for label in others if not is_dimer(label)]
         if len(others) >= self.min_labels:
             fitted = [grade_errors(potential, label) for label in others]
             usual = [g for g in fitted if not g.in_core]

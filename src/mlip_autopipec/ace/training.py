@@ -15,6 +15,7 @@ from mlip_autopipec.ace.accuracy import ErrorMetrics, compute_errors
 from mlip_autopipec.ace.activeset import build_active_set
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.generate.dimers import is_dimer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ class TrainingResult:
     potential
         With the active set of all training structures.
     train, test
-        Errors on the training set and on the held-out set (None without one).
+        Errors on the training set, without its dimers, and on the held-out set (None without one).
     new_before, new_after
         Errors on the labels bought last, by the potential before and after training: the
         honest test error of the old potential, and what training on them gained.
@@ -156,6 +157,8 @@ class FitTask:
         Continue from ``start`` with few iterations.
     new
         For each label whether it was bought in this cycle.
+    weights
+        Weight of each label in the loss, relative to 1 of an ordinary one.
     test_labels
         Held-out labels; for a program's own log only.
     directory
@@ -170,6 +173,7 @@ class FitTask:
     reference_energies: Mapping[str, float]
     fine_tune: bool
     new: Sequence[bool]
+    weights: Sequence[float]
     test_labels: Sequence[Atoms]
     directory: Path
     seed: int
@@ -188,10 +192,15 @@ class ACETrainer(MSONable, ABC):
         Energies of isolated atoms in eV, of the same energy kind as the labels. Without
         them a least-squares fit of the first labels to the composition is used, and kept in
         all fine-tunes.
+    dimer_weight
+        Weight of dimers in the loss, relative to 1 of all others. Their energies are electronvolts away
+        from the material's, and a small basis follows them at its expense: with weight 1 the
+        energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
     """
 
     basis: BasisSettings = field(default_factory=BasisSettings)
     reference_energies: dict[str, float] | None = None
+    dimer_weight: float = 0.001
 
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
@@ -242,8 +251,11 @@ class ACETrainer(MSONable, ABC):
             the new labels.
         """
         del cycle
+        if not self.dimer_weight > 0:
+            raise InvalidInputError(f"dimer_weight is {self.dimer_weight}; it has to be positive")
         everything = [*labels, *new_labels]
         _check_labels([*everything, *test_labels])
+        ordinary = [label for label in everything if not is_dimer(label)]
         if fine_tune and initial_potential is None:
             raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
         symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(elements or ()))
@@ -253,7 +265,7 @@ class ACETrainer(MSONable, ABC):
         if initial_potential is not None and initial_potential.reference_energies:
             references = dict(initial_potential.reference_energies)
         else:
-            references = self.reference_energies or fit_reference_energies(everything)
+            references = self.reference_energies or fit_reference_energies(ordinary or everything)
         started = time.perf_counter()
         task = FitTask(
             labels=everything,
@@ -262,6 +274,7 @@ class ACETrainer(MSONable, ABC):
             reference_energies=references,
             fine_tune=fine_tune,
             new=[False] * len(labels) + [True] * len(new_labels),
+            weights=[self.dimer_weight if is_dimer(label) else 1.0 for label in everything],
             test_labels=test_labels,
             directory=Path(directory),
             seed=seed,
@@ -269,7 +282,7 @@ class ACETrainer(MSONable, ABC):
         fitted, log, progress = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
         potential = build_active_set(replace(fitted, reference_energies=references), everything, initial_potential)
-        train_errors = compute_errors(potential, everything)
+        train_errors = compute_errors(potential, ordinary or everything)
         if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
             raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
         result = TrainingResult(

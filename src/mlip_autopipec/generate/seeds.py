@@ -14,6 +14,7 @@ from ase import Atoms
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.dimers import DimerGenerator
 from mlip_autopipec.generate.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.generate.distort import bare_copy, deform, random_deformation, rattle, same_structure
 from mlip_autopipec.generate.supercells import nearly_cubic_supercell, pair_coverage, with_pair
@@ -69,6 +70,10 @@ class StructureGenerator(MSONable):
     isolated_atoms
         Add each element as a single atom in a box. Their energies become the reference energies
         of the potential; they are not trained on.
+    dimers
+        Add dimers of each pair of elements. Where the structures hold no short distances, by small
+        ``rattle_amplitudes``, they replace the steep core repulsion there by something learnt; trainers
+        give them little weight. None adds none.
     """
 
     n_structures: int = 30
@@ -83,6 +88,7 @@ class StructureGenerator(MSONable):
     n_pair_structures: int = 6
     pair_cutoff: float = 5.0
     isolated_atoms: bool = False
+    dimers: DimerGenerator | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
@@ -101,6 +107,8 @@ class StructureGenerator(MSONable):
                 f"StructureGenerator.rattle_amplitudes is {self.rattle_amplitudes}; give one or more in Angstrom"
             )
         self.volume_window = (float(low), float(high))  # a list after a round trip through JSON
+        if isinstance(self.dimers, dict):  # from a run file
+            self.dimers = DimerGenerator.from_dict(self.dimers)
 
     def generate(self, structures: Sequence[Atoms], seed: int = 0) -> list[Atoms]:
         """
@@ -117,10 +125,10 @@ class StructureGenerator(MSONable):
         -------
         list of ase.Atoms
             ``n_structures`` of each structure (one of an isolated atom), then those of missing
-            pairs, then ``n_test``, then the isolated atoms;
+            pairs, then dimers, then ``n_test``, then the isolated atoms;
             without calculators. ``info["origin"]`` is ``seed_ideal`` (undistorted),
             ``seed_rattled`` (volume and displacements), ``seed_strained`` (shear and
-            tetragonal strain as well), ``seed_pair`` or ``isolated_atom``; ``info["split"]`` is
+            tetragonal strain as well), ``seed_pair``, ``dimer`` or ``isolated_atom``; ``info["split"]`` is
             ``train``, ``test`` or ``reference``.
 
         Raises
@@ -165,7 +173,8 @@ class StructureGenerator(MSONable):
         for atoms in test:
             atoms.info["split"] = "test"
         elements = sorted({s for atoms in cells for s in atoms.get_chemical_symbols()})
-        return [*made, *test, *(isolated_atom(e) for e in elements if self.isolated_atoms)]
+        dimers = [] if self.dimers is None else self.dimers.generate(elements)
+        return [*made, *dimers, *test, *(isolated_atom(e) for e in elements if self.isolated_atoms)]
 
     def _spread_over(
         self,
