@@ -117,6 +117,6 @@ def test_with_them_short_distances_are_learnt_and_the_crystal_is_not_spoilt(
     assert errors[0] is not None
     assert errors[1] is not None
     assert errors[1].energy_rmse_meV_atom < errors[0].energy_rmse_meV_atom
-    assert full.train.energy_rmse_meV_atom > with_dimers.train.energy_rmse_meV_atom
+    assert full.train.forces_rmse_meV_A > with_dimers.train.forces_rmse_meV_A
     with pytest.raises(InvalidInputError, match="dimer_weight is 0"):
         replace(trainer, dimer_weight=0.0).train(crystal)
