@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
@@ -14,13 +15,15 @@ from monty.json import MontyDecoder
 from mlip_autopipec.ace.accuracy import compute_errors
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.ace.pacemaker import PacemakerTrainer
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.generate.dimers import DimerGenerator, is_dimer
 from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.generate.seeds import StructureGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from ase import Atoms
 
@@ -120,3 +123,12 @@ def test_with_them_short_distances_are_learnt_and_the_crystal_is_not_spoilt(
     assert full.train.forces_rmse_meV_A > with_dimers.train.forces_rmse_meV_A
     with pytest.raises(InvalidInputError, match="dimer_weight is 0"):
         replace(trainer, dimer_weight=0.0).train(crystal)
+
+
+def test_pacemaker_is_told_their_weight(emt_labelled: Callable[[Sequence[Atoms]], list[Atoms]], tmp_path: Path) -> None:
+    labels = emt_labelled([squeezed(2.2, 1), *DimerGenerator(n_distances=2).generate(["Cu"])])
+    trainer = PacemakerTrainer(command="false", dimer_weight=0.05)
+    with pytest.raises(TrainingError):  # only what pacemaker would have read is looked at
+        trainer.train(labels, directory=tmp_path)
+    (written,) = tmp_path.glob("*/train.pckl.gzip")
+    assert pd.read_pickle(written, compression="gzip")["w_factor"].tolist() == [1.0, 0.05, 0.05]
