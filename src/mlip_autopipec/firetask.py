@@ -29,8 +29,8 @@ ENDED = "campaign_ended"
 #: How long a job waits to see whether a lost job it depends on is rerun, and how often it looks, in s.
 SETTLE_S, LOOK_S = 10.0, 0.2
 
-#: A job that was cut off, for instance because the database was away, is run again by the next one, so often at most.
-MOST_RERUNS = 10
+#: A job that was lost, or cut off as the database was away, is run again by the next one, so often at most.
+MOST_RERUNS = 5
 
 #: Where a launch has the traceback of its failure.
 TRACE = "action.stored_data._exception._stacktrace"
@@ -109,12 +109,14 @@ class CampaignFiretask(JobFiretask):
             # what failed says why; what was lost says nothing, or that the database was away
             last = {"$in": [parent["launches"][-1] for parent in fizzled]}
             silent = [launch["fw_id"] for launch in pad.launches.find({"launch_id": last, "action": None}, ["fw_id"])]
-            if again := [parent for parent in fizzled if self._was_cut_off(parent)]:
+            waited = time.monotonic() > until
+            suspects = [parent for parent in fizzled if waited or parent["fw_id"] not in silent]
+            if again := [parent for parent in suspects if self._was_cut_off(parent)]:
                 for parent in again:
                     logger.warning("Firework %d is run again: it was cut off", parent["fw_id"])
                     pad.rerun_fw(parent["fw_id"])
                 break
-            if not silent or time.monotonic() > until:
+            if not silent or waited:
                 return True
             time.sleep(LOOK_S)
         mine = pad.fireworks.find_one({"fw_id": self.fw_id}, ["launches"])["launches"]
@@ -127,11 +129,11 @@ class CampaignFiretask(JobFiretask):
         return False
 
     def _was_cut_off(self, firework: dict[str, Any]) -> bool:
-        """Tell whether a fizzled job left no document because the database was away or its inputs were not final."""
+        """Tell whether a job left no document as it was lost, the database was away, or its inputs were not final."""
         if len(firework.get("archived_launches") or ()) >= MOST_RERUNS:
             return False
-        why = {"launch_id": firework["launches"][-1], TRACE: {"$regex": _CUT_OFF}}
-        if self.launchpad.launches.find_one(why, ["launch_id"]) is None:
+        why = {"$or": [{TRACE: {"$regex": _CUT_OFF}}, {"action": None}]}
+        if self.launchpad.launches.find_one({"launch_id": firework["launches"][-1], **why}, ["launch_id"]) is None:
             return False
         job = firework["spec"]["_tasks"][0]["job"]
         store: JobStore = self.get("store") or SETTINGS.JOB_STORE

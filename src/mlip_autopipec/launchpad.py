@@ -204,7 +204,13 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
         fields = ["fw_id", "state", "launches", "updated_on", f"spec.{APPENDED_BY}"]
         fireworks = {fw["fw_id"]: fw for fw in pad.fireworks.find({"fw_id": {"$in": nodes}}, fields)}
         for fw_id, firework in fireworks.items():
-            if firework["state"] not in ("COMPLETED", "FIZZLED") or _age_s(firework["updated_on"]) < older_than_s:
+            if _age_s(firework["updated_on"]) < older_than_s:
+                continue
+            if firework["state"] == "RESERVED" and not firework["launches"]:  # by a worker that never launched it
+                pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "READY"}})
+                pad._refresh_wf(fw_id)
+                mended.carried_on.append(fw_id)
+            if firework["state"] not in ("COMPLETED", "FIZZLED"):
                 continue
             unknown = states[str(fw_id)] != firework["state"]
             appended = {fireworks[child]["spec"].get(APPENDED_BY) for child in workflow["links"][str(fw_id)]}

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 def context(tmp_path_factory: pytest.TempPathFactory) -> ForkServerContext:
     """Where processes are forked from."""
     file = tmp_path_factory.mktemp("fireworks") / "FW_config.yaml"
-    file.write_text(yaml.safe_dump({"RAPIDFIRE_SLEEP_SECS": 0.1}))
+    file.write_text(
+        yaml.safe_dump({"RAPIDFIRE_SLEEP_SECS": 0.1, "WFLOCK_EXPIRATION_SECS": 10, "WFLOCK_EXPIRATION_KILL": True})
+    )
     return warm_context(file)
 
 

@@ -50,6 +50,7 @@ def test_given_up_and_resumed(workers: Workers, deaths: list[Death], give_up: li
     workers.wait([first], until=lambda: workers.n_killed > 0, rescue=False)
     workers.stop()
     workers.ledger.note(workers.configured.store)
+    workers.lpad("admin", "unlock", "-i", str(first))  # one of them may have been killed while it held the lock
     for command in give_up:
         workers.lpad(command, "-i", str(first))
     again = submit(OTFMaker.resume(CAMPAIGN, workers.configured.store), workers.pad).fw_ids[0]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from faults.parts import Ledger, computed_keys
 from faults.processes import rlaunch, start
 
+from mlip_autopipec.launchpad import mend
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.context import ForkServerContext
@@ -82,8 +84,9 @@ class Workers:
         """Wait for the end while the server goes away now and then, and do what docs/fireworks.md says against it."""
         self.server_goes_away = True
         todo = list(faults)
+        unlocked: dict[int, float] = {}
         n_before = len(computed_keys(self.events))
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while todo or not all(self.state(i) == "COMPLETED" for i in fw_ids):
             assert time.monotonic() < deadline, self.report()
             if todo and len(computed_keys(self.events)) > n_before:
@@ -94,7 +97,14 @@ class Workers:
                 self.start(1)
             if any(self.state(i) == "FIZZLED" for i in fw_ids):
                 self.lpad("rerun_fws", "-s", "FIZZLED")
-            time.sleep(0.05)
+            for i in fw_ids:
+                if self.pad.workflows.find_one({"nodes": i, "locked": True}) is None:
+                    unlocked[i] = time.monotonic()
+                elif time.monotonic() - unlocked.get(i, 0) > 10:  # whoever locked it could not unlock it
+                    self.lpad("admin", "unlock", "-i", str(i))
+            if all(time.monotonic() - unlocked.get(i, 0) < 1 for i in fw_ids):
+                mend(self.pad, older_than_s=5)
+            time.sleep(0.2)
 
     def stop(self) -> None:
         for process in self.running.values():
