@@ -277,13 +277,13 @@ def test_an_extension_that_broke_off_is_resumed(run, monkeypatch, events):
 
 def test_extended_by_budget(run, events):
     store = new_store()
-    maker = two_walkers(events, stop_rule=StopRule(max_cycles=1))
+    maker = two_walkers(events, stop_rule=StopRule(max_cycles=1, n_check_labels=0))
     assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "MAX_ITER_REACHED"
     with pytest.raises(InvalidInputError, match="has ended: MAX_ITER_REACHED"):
         OTFMaker.resume("c", store)
     with pytest.raises(InvalidInputError, match=r"max_cycles=1.*leaves no room"):
         OTFMaker.extend("c", store)
-    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9))
+    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0))
     final = run(OTFMaker.extend("c", store, maker=wider), store)
     assert (final.status, final.n_cycles) == ("CONVERGED", 3)
     assert n_trainings(events) == 4

@@ -31,6 +31,7 @@ from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.generate.candidates import CandidateGenerator
+from mlip_autopipec.generate.cutout import CutoutGenerator
 from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -87,6 +88,7 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Selection: TypeAlias = Any
     _Condition: TypeAlias = Any
     _Candidates: TypeAlias = Any
+    _Cutouts: TypeAlias = Any
     _FirstDataset: TypeAlias = Any
     _Stop: TypeAlias = Any
     _Validation: TypeAlias = Any
@@ -116,6 +118,7 @@ else:
     _Selection = _section(SelectMaker, "name")
     _Condition = _section(Condition)
     _Candidates = _section(CandidateGenerator)
+    _Cutouts = _section(CutoutGenerator)
     _FirstDataset = _section(StructureGenerator)
     _Stop = _section(StopRule)
     _Validation = _section(ValidationSettings)
@@ -213,6 +216,7 @@ class RunFile(_Strict):
     dynamics: _Dynamics = Field(default_factory=_Dynamics)
     first_dataset: _FirstDataset = Field(default_factory=_FirstDataset)
     candidates: _Candidates = Field(default_factory=_Candidates)
+    cutouts: _Cutouts = Field(default_factory=_Cutouts)
     selection: _Selection = Field(default_factory=_Selection)
     stop: _Stop = Field(default_factory=_Stop)
     start_from: StartFrom = StartFrom()
@@ -261,7 +265,10 @@ class RunFile(_Strict):
             name=self.name,
             generate_maker=GenerateMaker(generator=StructureGenerator(**self.first_dataset.model_dump())),
             dynamics_maker=LammpsDynamicsMaker(settings=MDSettings(**dynamics), engine=engine),
-            propose_maker=ProposeMaker(generator=CandidateGenerator(**self.candidates.model_dump())),
+            propose_maker=ProposeMaker(
+                generator=CandidateGenerator(**self.candidates.model_dump()),
+                cutouts=CutoutGenerator(**self.cutouts.model_dump()),
+            ),
             select_maker=SelectMaker(**self.selection.model_dump()),
             oracle_maker=OracleMaker(
                 static_maker=oracle.static_maker(),

@@ -135,7 +135,9 @@ def extend(
     walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
     if using.ladder:
         walkers = as_ladders(walkers)
-    state = state.model_copy(update={"walkers": walkers, "check": None})
+    unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
+    # what new walks find is not covered by the check of the old ones
+    state = state.model_copy(update={"walkers": walkers, "check": state.check if unchanged else None})
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
         raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")

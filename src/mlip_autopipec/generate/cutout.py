@@ -52,6 +52,9 @@ class CutoutGenerator(MSONable):
         centre is that of the large cell from 2 on.
     relax_steps, relax_fmax
         Most FIRE steps, and the largest force (eV/A) at which the relaxation of the seam ends.
+    max_seam_ratio
+        Accepted gamma of atoms other than the centre, in units of the centre's; what they had in the large cell, and
+        ``gamma_min``, are always accepted.
     max_seam_force
         Accepted force (eV/A) in the seam; where the centre and its neighbours feel more in the large cell, as much.
     density_range
@@ -77,6 +80,7 @@ class CutoutGenerator(MSONable):
     core_ratio: float = 1.0
     relax_steps: int = 60
     relax_fmax: float = 0.5
+    max_seam_ratio: float = 1.0
     max_seam_force: float = 3.0
     density_range: tuple[float, float] = (0.8, 1.2)
     composition_tolerance: float = 0.1
@@ -91,7 +95,7 @@ class CutoutGenerator(MSONable):
         for name, least in (("max_atoms", 2), ("max_centres", 1), ("core_ratio", 1), ("max_relaxed", 1)):
             if not (value := getattr(self, name)) >= least:
                 raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be at least {least}")
-        for name in ("gamma_min", "relax_fmax", "max_seam_force", "vacuum", "minimum_distance_ratio"):
+        for name in ("gamma_min", "relax_fmax", "max_seam_ratio", "max_seam_force", "vacuum", "minimum_distance_ratio"):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be positive")
         for name in ("relax_steps", "composition_tolerance"):
@@ -164,8 +168,8 @@ class CutoutGenerator(MSONable):
         Cut out the surroundings of one atom.
 
         Families of boxes are tried in turn: commensurate with the lattice, with what there is of one, of free shape.
-        Of a family the smallest box comes first whose seam shows no new gamma before it is relaxed, then the others by
-        that gamma; the first that passes all checks is returned.
+        Of each the boxes whose seam shows no new gamma come first, small ones of small forces before others, then those
+        of least new gamma; the first that passes all checks is returned.
 
         Raises
         ------

@@ -17,8 +17,6 @@ from mlip_autopipec.generate.seams import Closed, balanced, close, oxidation_sta
 from mlip_autopipec.generate.surroundings import lattices, surroundings, with_open_vacuum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ase import Atoms
     from numpy.typing import NDArray
 
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
 GAMMA_KEPT = 1e-8
 #: Lattices are looked for, and densities counted, within this times the core radius.
 _AROUND = 2.4
+#: A box is ranked by its size times 1 + its largest force over this (eV/A): it may not relax.
+_FORCE_SCALE = 10.0
 #: Forces in the large cell are known within this times r_c of the centre.
 _FORCES = 0.5
 #: A lattice is looked for no farther out than this (Angstrom).
@@ -177,10 +177,11 @@ class Cutting:
             needed.append(int(np.ceil(least)))
             if least > self.settings.max_atoms:
                 continue
-            for name, boxes in self._families(way):
-                for closed, box, kept in self._ranked(way, boxes)[: max(self.settings.max_relaxed // 2, 1)]:
-                    if len(self.attempts) >= self.settings.max_relaxed:
-                        break
+            families = self._families(way)
+            for k, (name, boxes) in enumerate(families):
+                left = self.settings.max_relaxed - len(self.attempts)
+                share = -(-left // (len(families) - k))
+                for closed, box, kept in self._ranked(way, name, boxes)[:share]:
                     cutout = self._finished(closed, box, kept, name)
                     if not cutout.problems:
                         return cutout
@@ -221,18 +222,22 @@ class Cutting:
                 f"(allowed {contact[3]:.3f} A), and the core is not to be changed; cut out of an earlier frame"
             )
 
-    def _families(self, way: Way) -> Iterator[tuple[str, list[Floats]]]:
-        """Yield the boxes that go with each lattice, and those of free shape."""
+    def _families(self, way: Way) -> list[tuple[str, list[Floats]]]:
+        """Return the boxes that go with each lattice, and those of free shape."""
         found = lattices(self.near.within(min(self.reach, _LATTICE_REACH)), way.span, self.rng)
         largest = self.settings.max_atoms / min(k.density for k in way.kept)
         families = candidate_boxes(found, way.span, 2 * self.core, largest, _BOXES, self.rng)
         ranks = sorted((len(b) for b in found), reverse=True)
         names = ["commensurate" if r == len(way.span) else "partly commensurate" for r in ranks]
-        return zip([*names, "free"], families, strict=True) if len(way.span) else iter([("whole", families[0])])
+        return list(zip([*names, "free"] if len(way.span) else ["whole"], families, strict=True))
 
-    def _ranked(self, way: Way, boxes: list[Floats]) -> list[tuple[Closed, Floats, Kept]]:
-        """Fill boxes; the smallest without new gamma first, then by that gamma."""
-        ranked: list[tuple[tuple[int, float, int], int, Closed, Floats, Kept]] = []
+    def _ranked(self, way: Way, name: str, boxes: list[Floats]) -> list[tuple[Closed, Floats, Kept]]:
+        """
+        Fill boxes and sort them by how good they are before they are relaxed.
+
+        First those without new gamma, small ones of small forces before others; then by that gamma.
+        """
+        ranked: list[tuple[tuple[int, float, float], int, Closed, Floats, Kept]] = []
         tasks = list(product(boxes, way.kept))[:_FILLED]
         if not tasks:
             return []
@@ -245,18 +250,20 @@ class Cutting:
             closed = balanced(closed, self.around, self.charges, self.charge)
             if len(closed.atoms) > self.settings.max_atoms:
                 continue
-            gamma = evaluate(self.calculator, closed.atoms)["gamma"]
-            excess = float((gamma / self._limit(closed))[1:].max(initial=0.0))
+            results = evaluate(self.calculator, closed.atoms)
+            excess = float((results["gamma"] / self._limit(closed))[1:].max(initial=0.0))
             faults = self._density_fault(closed, box, kept) + self._composition_faults(closed, kept)
-            key = (len(faults), 0.0 if excess <= 1 else excess, len(closed.atoms))
+            largest = float(np.linalg.norm(results["forces"][~closed.core], axis=1).max(initial=0.0))
+            key = (len(faults), 0.0 if excess <= 1 else excess, len(closed.atoms) * (1 + largest / _FORCE_SCALE))
             ranked.append((key, len(ranked), closed, box, kept))
-            if sum(k[:2] == (0, 0.0) for k, *_ in ranked) >= _ENOUGH:
+            if name == "commensurate" and sum(k[:2] == (0, 0.0) for k, *_ in ranked) >= _ENOUGH:
                 break
         return [entry[2:] for entry in sorted(ranked, key=lambda e: e[:2])]
 
     def _limit(self, closed: Closed) -> Floats:
         """Gamma up to which each atom is accepted: the centre's, its own in the large cell, or ``gamma_min``."""
-        return np.maximum(self.source_gamma[closed.places], max(self.gamma, self.settings.gamma_min, 1.0))
+        accepted = max(self.settings.max_seam_ratio * self.gamma, self.settings.gamma_min, 1.0)
+        return np.maximum(self.source_gamma[closed.places], accepted)
 
     def _density_fault(self, closed: Closed, box: Floats, kept: Kept) -> list[str]:
         ratio = len(closed.atoms) / volume(box) / kept.density

@@ -201,7 +201,9 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None, learnt: bool)
         found = {"status": "HALTED", "reason": "timed_out", "gamma_max": None, "walk_id": walk.uuid, "step": walk.step}
         return walker.model_copy(update={**found, "n_repeats": 0 if walk.step > walker.step else walker.n_repeats + 1})
     halted = walk.status == "HALTED"
-    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0
+    # in a large cell some of the environments that halt it are learnt at a time
+    eased = None not in (walk.gamma_max, walker.gamma_max) and (walk.gamma_max or 0) < 0.9 * (walker.gamma_max or 0)
+    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0 and not eased
     # gamma of a frame that is trained on is at most 1; after an explosion another path may lead on
     repeats = no_progress and learnt and walk.verdict is not HaltVerdict.EXPLOSION
     return walker.model_copy(

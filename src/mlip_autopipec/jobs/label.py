@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: Label jobs that one job appends. FireWorks keeps them in one document: 7 to 13 kB each with VASP's maker.
 LABELS_PER_JOB = 64
-_REASON_LENGTH = 200
+#: Letters of the reasons of all failed labels together, and of each if there are so many.
+_REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
 
 
 @dataclass
@@ -288,6 +289,7 @@ class OracleMaker(Maker):
             Index of the first.
         """
         failed = []
+        length = max(_REASONS_LENGTH // max(len(labels), 1), _REASON_LENGTH)  # the label itself has the whole reason
         for index, label in enumerate(labels, begin):
             reason = None
             if label is None:
@@ -296,8 +298,7 @@ class OracleMaker(Maker):
                 reason = label.reason or "unknown"
             if reason is not None:
                 lost = "isolated atom: " if index in required else ""
-                # the label itself has the whole reason
-                failed.append(FailedLabel(index=index, required=bool(lost), reason=f"{lost}{reason}"[:_REASON_LENGTH]))
+                failed.append(FailedLabel(index=index, required=bool(lost), reason=f"{lost}{reason}"[:length]))
         release([label.key for label in labels if label is not None and label.key is not None])
         return self._batch(
             campaign_id,

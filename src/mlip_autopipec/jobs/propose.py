@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,21 +11,37 @@ from ase import Atoms
 from jobflow import Maker
 
 from mlip_autopipec.ace.activeset import select_active_set
+from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
-from mlip_autopipec.lammps.types import HaltReason
+from mlip_autopipec.generate.cutout import CutoutGenerator
+from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class ProposeMaker(Maker):
-    """Sample the region around a halt: 10 to 20 candidates."""
+    """
+    Sample the region around a halt: 10 to 20 candidates.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    generator
+        Makes the candidates.
+    cutouts
+        In a cell too large for the oracle, cuts out what is new, and candidates are made around that.
+    """
 
     name: str = "propose"
     generator: CandidateGenerator = field(default_factory=CandidateGenerator)
+    cutouts: CutoutGenerator = field(default_factory=CutoutGenerator)
 
     @loop_job()
     def make(self, walk_id: str, potential_id: str, campaign_id: str, cycle: int, seed: int) -> ProposalDocument:
@@ -57,14 +74,46 @@ class ProposeMaker(Maker):
 
     def sample(self, walk: WalkDocument, potential: PotentialDocument, seed: int) -> list[Atoms]:
         """Make the candidates; what another way of sampling replaces."""
+        halted = walk.final_atoms()
+        if self.cutouts.wanted(halted):
+            return self._around_cutouts(walk, halted, potential.to_potential(), seed)
         return self.generator.generate(
-            walk.final_atoms(),
+            halted,
             calculator=potential.to_potential().calculator(),
             frames=walk.dumped_frames(),
             seed=seed,
             centre=walk.atom_index,
             temperature_K=walk.temperature_K,
         )
+
+    def _around_cutouts(self, walk: WalkDocument, halted: Atoms, potential: ACEPotential, seed: int) -> list[Atoms]:
+        """Cut out the environments of highest grade and sample around each."""
+        # the atom that halted MD whatever its grade, since a pair inside the core has none of its own; after an
+        # explosion the frame is an earlier one
+        centre = walk.atom_index if walk.verdict is not HaltVerdict.EXPLOSION else None
+        if centre is None and "gamma" in halted.arrays:
+            centre = int(halted.arrays["gamma"].argmax())
+        cutouts, failed = self.cutouts.generate(halted, potential, seed=seed, centre=centre)
+        for index, error in failed.items():
+            logger.warning("no cut-out around atom %d: %s", index, error)
+        if not cutouts:
+            reasons = "; ".join(map(str, failed.values())) or f"no atom has gamma {self.cutouts.gamma_min} or more"
+            raise MLIPError(f"nothing could be cut out of the {len(halted)} atoms of walk {walk.uuid}: {reasons}")
+        candidates = []
+        for number, cutout in enumerate(cutouts):
+            logger.info("%s", cutout)
+            around = self.generator.generate(
+                cutout.atoms,
+                n_samples=-(-self.generator.n_samples // len(cutouts)),
+                calculator=potential.calculator(),
+                seed=derive_seed(seed, number),
+                centre=cutout.centre,
+                temperature_K=walk.temperature_K,
+            )
+            for atoms in around:
+                atoms.info["cutout_of"] = cutout.source_centre
+            candidates += around
+        return candidates
 
 
 @dataclass
