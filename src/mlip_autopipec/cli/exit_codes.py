@@ -1,0 +1,51 @@
+"""The exit codes of all commands, in one place."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlip_autopipec.schemas.loop import LoopStatus
+
+
+class ExitCode(IntEnum):
+    """What a command ends with, for scripts; :data:`MEANING` says it in words."""
+
+    CONVERGED = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_CONVERGED = 3
+    STALLED = 4
+    UNFINISHED = 5
+    INTERRUPTED = 130
+
+
+#: What each code means. Commands that run no campaign end with 0, 1 or 2.
+MEANING: dict[ExitCode, str] = {
+    ExitCode.CONVERGED: "converged; of other commands: done",
+    ExitCode.FAILED: "failed: refused input, a step that died, an oracle that fails too often",
+    ExitCode.USAGE: "bad usage: an unknown option, a missing argument",
+    ExitCode.NOT_CONVERGED: "budget spent (cycles, labels or hours) before it converged; the potential is kept",
+    ExitCode.STALLED: "stalled: the same halt again and again; the potential is kept",
+    ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume goes on",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; resume goes on",
+}
+
+CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode.NOT_CONVERGED
+
+
+def exit_code(status: LoopStatus) -> ExitCode:
+    """Return the exit code of a campaign that stands like this."""
+    from mlip_autopipec.schemas.loop import LoopStatus
+
+    return {
+        LoopStatus.CONVERGED: ExitCode.CONVERGED,
+        LoopStatus.MAX_ITER_REACHED: ExitCode.NOT_CONVERGED,
+        LoopStatus.BUDGET_SPENT: ExitCode.NOT_CONVERGED,
+        LoopStatus.STALLED: ExitCode.STALLED,
+        LoopStatus.ORACLE_FAILING: ExitCode.FAILED,
+        LoopStatus.FAILED: ExitCode.FAILED,
+        LoopStatus.LEARNING: ExitCode.UNFINISHED,
+        LoopStatus.PAUSED: ExitCode.UNFINISHED,
+    }[status]

@@ -1,0 +1,114 @@
+"""A campaign run by this process: its flow, its log, its results."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+from mlip_autopipec.cli.base import console, open_store
+from mlip_autopipec.errors import MLIPError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+    from jobflow import Flow
+
+    from mlip_autopipec.lammps.types import Condition
+    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+
+def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> OTFDocument:
+    """
+    Run a flow in this process and write its results.
+
+    Parameters
+    ----------
+    campaign
+        The run file.
+    flow
+        To run.
+    folder
+        Of the campaign: store, folders of the jobs, results.
+    started
+        ``time.perf_counter()`` when the command began.
+    """
+    from jobflow import run_locally
+
+    from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.report import summary_table, write_results
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+    structures, conditions = campaign.load_structures(), campaign.load_conditions()
+    console.print(
+        f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {folder}"
+    )
+    store = open_store(folder / "store")
+    # every cycle nests a few Python frames deeper under run_locally
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
+    (folder / "jobs").mkdir(exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
+    found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
+    if found is None:
+        raise MLIPError(f"the campaign died before its first assessment; see {folder / 'campaign.log'}")
+    document = OTFDocument.model_validate(found["output"])
+    labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
+    validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
+    errors = write_results(folder, document, labels, validation)
+    console.print(summary_table(document, errors, folder, time.perf_counter() - started))
+    return document
+
+
+def check_validation(campaign: RunFile) -> None:
+    """Refuse a validation that could not be run, before the campaign instead of after it."""
+    if campaign.validation is not None:
+        static = campaign.oracle.static_maker()
+        if not hasattr(type(static), "calculator"):
+            raise MLIPError(
+                f"validation needs an oracle that is an ASE calculator, not {type(static).__name__}; remove it"
+            )
+
+
+def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], conditions: Sequence[Condition]) -> list[Atoms]:
+    """Frames of the oracle's own MD, where the run file asks for them."""
+    from mlip_autopipec.oracle.validation import oracle_md_frames
+
+    settings = campaign.validation_settings()
+    if settings is None:
+        return []
+    calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
+    console.print("validating on MD of the oracle itself ...")
+    return [
+        frame
+        for i, atoms in enumerate(structures)
+        for j, condition in enumerate(conditions)
+        for frame in oracle_md_frames(
+            atoms, calculator, condition.temperature_K, settings, seed=campaign.seed + 1000 * i + j + 1
+        )
+    ]
+
+
+def log_to(file: Path) -> None:
+    """Everything to the log file; the loop's own lines and dying jobs to the screen."""
+
+    class Screen(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            message = record.getMessage()
+            if record.name.startswith("mlip_autopipec"):
+                console.print(message.splitlines()[0], markup=False)
+            elif "failed with exception" in message:
+                console.print(f"a job died: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False)
+
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    to_file = logging.FileHandler(file)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root.handlers = [to_file, Screen()]
