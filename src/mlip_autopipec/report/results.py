@@ -1,4 +1,4 @@
-"""What a campaign leaves behind for people: files, a parity plot, a closing summary."""
+"""Files, a parity plot and a closing summary at the end of a run."""
 
 from __future__ import annotations
 
