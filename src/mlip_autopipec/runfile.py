@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-import ase.build
-import ase.io
-import yaml
 from ase import Atoms
+from ase.calculators.abc import GetPropertiesMixin
 from jobflow import Maker
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ImportString,
-    TypeAdapter,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
 
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
@@ -41,7 +30,11 @@ from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.static import CalculatorStaticMaker
 from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.runfile_errors import RunFileText, nearest
+from mlip_autopipec.runfile_fields import Strict, parameter_descriptions, section
+from mlip_autopipec.runfile_structures import load_structure
 
 #: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {
@@ -62,24 +55,6 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-def _section(cls: type, *leave_out: str, **extra: Any) -> type[_Strict]:
-    """Make the model of a run-file section from the dataclass it fills: same names, same defaults."""
-    hints = get_type_hints(cls)
-    fields: dict[str, Any] = {}
-    for f in dataclasses.fields(cls):
-        if f.name in leave_out:
-            continue
-        if f.default_factory is not dataclasses.MISSING:
-            fields[f.name] = (hints[f.name], Field(default_factory=f.default_factory))
-        else:
-            fields[f.name] = (hints[f.name], ... if f.default is dataclasses.MISSING else f.default)
-    return create_model(cls.__name__, __base__=_Strict, **fields, **extra)
-
-
 if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Linear: TypeAlias = Any
     _Pacemaker: TypeAlias = Any
@@ -93,79 +68,80 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Stop: TypeAlias = Any
     _Validation: TypeAlias = Any
 else:
-    _Basis = _section(BasisSettings)
-    _NonLinearBasis = _section(BasisSettings, "ndensity", ndensity=(int, 2))
-    _Linear = _section(
+    _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
+    _Basis = section(BasisSettings)
+    _NonLinearBasis = section(BasisSettings, model_name="NonLinearBasisSettings", ndensity=(int, 2))
+    _Linear = section(
         LinearACETrainer,
-        "basis",
-        kind=(Literal["linear"], "linear"),
-        basis=(_Basis, Field(default_factory=_Basis)),
+        kind=(Literal["linear"], Field("linear", description="The trainer.")),
+        basis=(_Basis, Field(default_factory=_Basis, description="Size and shape of the potential.")),
     )
-    _Pacemaker = _section(
+    _Pacemaker = section(
         PacemakerTrainer,
-        "basis",
-        kind=(Literal["pacemaker"], "pacemaker"),
-        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis)),
+        kind=(Literal["pacemaker"], Field("pacemaker", description="The trainer.")),
+        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis, description="Size and shape of the potential.")),
     )
-    _GRACEBasis = _section(GRACEBasis)
-    _GRACE = _section(
+    _GRACEBasis = section(GRACEBasis)
+    _GRACE = section(
         GRACEFSTrainer,
-        "basis",
-        kind=(Literal["grace"], "grace"),
-        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis)),
+        kind=(Literal["grace"], Field("grace", description="The trainer.")),
+        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis, description="Size and shape of the potential.")),
     )
-    _Dynamics = _section(MDSettings, "template", engine=(Engine, "auto"), template=(Path | None, None))
-    _Selection = _section(SelectMaker, "name")
-    _Condition = _section(Condition)
-    _Candidates = _section(CandidateGenerator)
-    _Cutouts = _section(CutoutGenerator)
-    _FirstDataset = _section(StructureGenerator)
-    _Stop = _section(StopRule)
-    _Validation = _section(ValidationSettings)
+    _Dynamics = section(
+        MDSettings,
+        engine=(Engine, Field("auto", description=_ENGINE)),
+        template=(Path | None, None),
+    )
+    _Selection = section(SelectMaker, "name")
+    _Condition = section(Condition)
+    _Candidates = section(CandidateGenerator)
+    _Cutouts = section(CutoutGenerator)
+    _FirstDataset = section(StructureGenerator)
+    _Stop = section(StopRule)
+    _Validation = section(ValidationSettings)
 
 
-class StructureSource(_Strict):
+class StructureSource(Strict):
     """One structure MD runs in."""
 
-    file: Path | None = Field(None, description="Anything ase.io.read understands; relative to the run file.")
-    bulk: dict[str, Any] | None = Field(None, description="Arguments of ase.build.bulk, e.g. {name: Cu, cubic: true}.")
+    file: Path | None = Field(
+        None,
+        description="Any structure file that ase or pymatgen reads, relative to the run file; of several structures "
+        "the last.",
+    )
+    bulk: dict[str, Any] | None = Field(
+        None, description="Arguments of ase.build.bulk: name, crystalstructure, a (A), cubic, ..."
+    )
+    materials_project: str | None = Field(
+        None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
+    )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
+
+    _loaded: Atoms | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> StructureSource:
-        if (self.file is None) == (self.bulk is None):
-            raise ValueError("give either 'file' or 'bulk'")
+        if sum(source is not None for source in (self.file, self.bulk, self.materials_project)) != 1:
+            raise ValueError("give either 'file' or 'bulk' or 'materials_project'")
         return self
 
     def load(self, folder: Path) -> Atoms:
-        """Read or build the structure."""
-        if self.file is not None:
-            path = folder / self.file
-            if not path.is_file():
-                raise InvalidInputError(f"structures.file: '{path}' does not exist")
-            try:
-                atoms = ase.io.read(path)
-            except Exception as error:
-                raise InvalidInputError(f"structures.file: '{path}' cannot be read: {error}") from error
-        else:
-            try:
-                atoms = ase.build.bulk(**(self.bulk or {}))
-            except Exception as error:
-                raise InvalidInputError(
-                    f"structures.bulk: {self.bulk} is not understood by ase.build.bulk: {error}"
-                ) from error
-        if not isinstance(atoms, Atoms):
-            raise InvalidInputError(f"structures.file: '{self.file}' holds more than one structure")
-        return atoms.repeat(self.repeat)
+        """Read, build or fetch the structure."""
+        if self._loaded is None:
+            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+        return self._loaded.copy()
 
 
-class OracleSection(_Strict):
+_OF_ORACLE = parameter_descriptions(OracleMaker)
+
+
+class OracleSection(Strict):
     """Who labels."""
 
     kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
-    max_failed_fraction: float = 0.5
-    minimum_distance_ratio: float = 0.5
+    max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
+    minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
@@ -181,12 +157,27 @@ class OracleSection(_Strict):
         unknown = sorted(set(self.maker) - known)
         if unknown:
             raise InvalidInputError(
-                f"oracle.maker: {unknown} are not parameters of {make.__name__}; known are {sorted(known)}"
+                f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
             )
+        if self.kind == "ase":
+            self._check_calculator()
         return make(**self.maker)
 
+    def _check_calculator(self) -> None:
+        """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
+        name = self.maker.get("calculator_class", CalculatorStaticMaker.calculator_class)
+        try:
+            found = TypeAdapter(ImportString[Any]).validate_python(name)
+        except ValidationError as error:
+            raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
+            raise InvalidInputError(
+                f"oracle.maker.calculator_class: '{name}' is no class of an ASE calculator; give one, for instance "
+                "ase.calculators.abinit.Abinit"
+            )
 
-class StartFrom(_Strict):
+
+class StartFrom(Strict):
     """A potential and a dataset to start from."""
 
     potential: Path | None = Field(None, description="B-basis .yaml file.")
@@ -203,26 +194,33 @@ class StartFrom(_Strict):
     test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
 
 
-class RunFile(_Strict):
+class RunFile(Strict):
     """A campaign."""
 
-    name: str = "campaign"
-    seed: int = 0
-    structures: list[StructureSource] = Field(min_length=1)
-    conditions: list[_Condition] = Field(min_length=1)
+    name: str = Field("campaign", description="Name of the campaign; its folder is runs/<name>.")
+    seed: int = Field(0, description="Everything random is derived from it.")
+    structures: list[StructureSource] = Field(min_length=1, description="The cells MD runs in.")
+    conditions: list[_Condition] = Field(
+        min_length=1, description="Temperatures and pressures; each structure is run at each."
+    )
     ladder: bool = Field(False, description="Open the next condition of a structure when the one before runs through.")
-    oracle: OracleSection
-    trainer: Annotated[_Linear | _Pacemaker | _GRACE, Field(discriminator="kind")] = Field(default_factory=_Linear)
-    dynamics: _Dynamics = Field(default_factory=_Dynamics)
-    first_dataset: _FirstDataset = Field(default_factory=_FirstDataset)
-    candidates: _Candidates = Field(default_factory=_Candidates)
-    cutouts: _Cutouts = Field(default_factory=_Cutouts)
-    selection: _Selection = Field(default_factory=_Selection)
-    stop: _Stop = Field(default_factory=_Stop)
-    start_from: StartFrom = StartFrom()
-    validation: _Validation | None = None
+    oracle: OracleSection = Field(description="Who labels.")
+    trainer: Annotated[_Linear | _Pacemaker | _GRACE, Field(discriminator="kind")] = Field(
+        default_factory=_Linear, description="Who fits: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS)."
+    )
+    dynamics: _Dynamics = Field(default_factory=_Dynamics, description="MD, and when it halts.")
+    first_dataset: _FirstDataset = Field(
+        default_factory=_FirstDataset, description="What the first potential is trained on."
+    )
+    candidates: _Candidates = Field(default_factory=_Candidates, description="What is proposed around a halt.")
+    cutouts: _Cutouts = Field(default_factory=_Cutouts, description="Small cells cut out of large ones.")
+    selection: _Selection = Field(default_factory=_Selection, description="What of it is labelled.")
+    stop: _Stop = Field(default_factory=_Stop, description="When the campaign ends.")
+    start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
+    validation: _Validation | None = Field(None, description="MD of the oracle itself to measure errors on at the end.")
 
     _folder: Path = Path()
+    _text: RunFileText | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> RunFile:
@@ -234,20 +232,39 @@ class RunFile(_Strict):
         InvalidInputError
             Names the file, the fields, their values and what is allowed.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise InvalidInputError(f"run file '{file}' does not exist")
+        text = RunFileText(Path(path))
         try:
-            content = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise InvalidInputError(f"run file '{file}' is not valid YAML: {error}") from error
-        try:
-            run = cls.model_validate(content)
+            run = cls.model_validate(text.content)
         except ValidationError as error:
-            lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-            raise InvalidInputError(f"run file '{file}':\n" + "\n".join(lines)) from error
-        run._folder = file.resolve().parent
+            raise text.explain(error, cls.model_json_schema()) from error
+        run._text = text
+        run._folder = text.path.resolve().parent
+        run._check_values()
         return run
+
+    def _check_values(self) -> None:
+        """Refuse, with their lines, values of the right type that cannot be meant."""
+        for i, condition in enumerate(self.load_conditions()):
+            with self._blamed("conditions", i):
+                condition.check()
+        with self._blamed("dynamics"):
+            MDSettings(**self.dynamics.model_dump(exclude={"engine", "template"})).check()
+        with self._blamed("stop"):
+            StopRule(**self.stop.model_dump()).check()
+        for name, cls in (
+            ("first_dataset", StructureGenerator),
+            ("candidates", CandidateGenerator),
+            ("cutouts", CutoutGenerator),
+            ("selection", SelectMaker),
+        ):
+            with self._blamed(name):
+                cls(**getattr(self, name).model_dump())
+        with self._blamed("oracle"):
+            self.oracle.static_maker()
+
+    def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:
+        """Name file and line in errors that the values below ``loc`` cause, where there is a file."""
+        return nullcontext() if self._text is None else self._text.blamed(*loc)
 
     def maker(self) -> OTFMaker:
         """Make the OTFMaker this file describes."""
@@ -292,7 +309,11 @@ class RunFile(_Strict):
 
     def load_structures(self) -> list[Atoms]:
         """Read or build all structures."""
-        return [source.load(self._folder) for source in self.structures]
+        structures = []
+        for i, source in enumerate(self.structures):
+            with self._blamed("structures", i):
+                structures.append(source.load(self._folder))
+        return structures
 
     def load_conditions(self) -> list[Condition]:
         """Return all conditions."""
@@ -304,7 +325,8 @@ class RunFile(_Strict):
         if start.potential is None:
             return None
         asi = None if start.active_set is None else self._folder / start.active_set
-        return ACEPotential.from_files(self._folder / start.potential, asi, start.reference_energies)
+        with self._blamed("start_from"):
+            return ACEPotential.from_files(self._folder / start.potential, asi, start.reference_energies)
 
     def load_labels(self) -> list[Atoms]:
         """Read the dataset to start from, if one is named."""
@@ -312,10 +334,17 @@ class RunFile(_Strict):
         if start.labels is None:
             return []
         path = self._folder / start.labels
-        frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
+        with self._blamed("start_from", "labels"):
+            frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
         hold_out(frames, start.test_fraction, self.seed)
         return frames
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""
         return None if self.validation is None else ValidationSettings(**self.validation.model_dump())
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of run files."""
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, **RunFile.model_json_schema(), "title": "Run file of mlip-autopipec"}

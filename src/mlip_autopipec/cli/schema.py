@@ -1,0 +1,32 @@
+"""``schema``: what a run file may hold, for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlip_autopipec.cli.base import app
+
+
+@app.command()
+def schema(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it here instead of printing it.")] = None,
+) -> None:
+    """
+    Print the JSON schema of run files, with which editors complete, explain and check them.
+
+    Name it in the first line of a run file, and VS Code (extension YAML), Neovim, Emacs and others read it:
+
+        mlip-autopipec schema -o run.schema.json
+        # yaml-language-server: $schema=run.schema.json
+    """
+    from mlip_autopipec.runfile import json_schema
+
+    text = json.dumps(json_schema(), indent=2) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text)

@@ -1,0 +1,202 @@
+"""Where in a run file a mistake is, and what would have been right."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from pydantic import ValidationError
+    from yaml.nodes import Node
+
+Loc = tuple[int | str, ...]
+
+#: Longest value that is quoted whole.
+_LONGEST = 80
+#: How errors of this package's classes begin: ``StopRule.max_cycles is -1``.
+_CULPRIT = re.compile(r"^(?:\w+\.)?(\w+) is ")
+
+
+class RunFileText:
+    """
+    The text of a run file, with the line of every key.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Raises
+    ------
+    InvalidInputError
+        It is not there, is no YAML, holds nothing, or holds a key twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise InvalidInputError(f"run file '{path}' does not exist")
+        try:
+            text = path.read_text()
+            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.content = yaml.safe_load(text)
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+            raise InvalidInputError(f"run file '{path}' is not valid YAML: {error}") from error
+        if not isinstance(self.content, dict):
+            raise InvalidInputError(
+                f"run file '{path}' holds {_shown(self.content)}, not a mapping of keys to values; "
+                "`mlip-autopipec init` writes one to begin with"
+            )
+        if twice := list(_twice(self._root, ())):
+            raise self.error([(loc, "is there twice; YAML would silently take the last one") for loc in twice])
+
+    def line(self, loc: Loc) -> tuple[int, Loc]:
+        """
+        Return the line of a field, and the part of ``loc`` that the file holds.
+
+        Parts of pydantic's location that name a choice (the ``linear`` of ``trainer.linear.basis``) are passed over;
+        of a field that is missing it is the line of what it is missing in.
+        """
+        node, line, found = self._root, 0, []
+        for part in loc:
+            if isinstance(node, yaml.MappingNode):
+                entry = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+                if entry is None:
+                    continue
+                line, node = entry[0].start_mark.line, entry[1]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                line = node.start_mark.line
+            else:
+                continue
+            found.append(part)
+        return line + 1, tuple(found)
+
+    def error(self, problems: Sequence[tuple[Loc, str]]) -> InvalidInputError:
+        """Make one error of several problems, each a location and what is wrong there."""
+        lines = []
+        for loc, what in problems:
+            line, _ = self.line(loc)
+            lines.append((line, f"  line {line}, {'.'.join(map(str, loc))}: {what}"))
+        return InvalidInputError(f"run file '{self.path}':\n" + "\n".join(text for _, text in sorted(lines)))
+
+    def explain(self, error: ValidationError, schema: Mapping[str, Any]) -> InvalidInputError:
+        """
+        Tell pydantic's errors in a user's terms.
+
+        Parameters
+        ----------
+        error
+            What pydantic raised for the content.
+        schema
+            JSON schema of the model, which knows the keys that are allowed.
+        """
+        problems = []
+        for one in error.errors():
+            loc, kind = one["loc"], one["type"]
+            _, found = self.line(loc)
+            if kind == "extra_forbidden":
+                problems.append((found, _unknown_key(str(loc[-1]), _allowed_keys(schema, loc[:-1]), one["input"])))
+            elif kind == "missing":
+                problems.append(((*found, loc[-1]), "is missing" + _description(schema, loc)))
+            elif kind.startswith("union_tag"):  # a section of another kind than there is, or of none
+                name = one["ctx"]["discriminator"].strip("'")
+                known = sorted({key for part in _parts(schema, loc) for key in _mapping(part)})
+                tag = one["ctx"].get("tag")
+                said = "is missing" if tag is None else f"unknown {name} '{tag}'"
+                problems.append(((*found, name), f"{said}; {nearest(str(tag), known)}"))
+            else:
+                message = one["msg"].removeprefix("Value error, ")
+                problems.append((found, f"{message} (got {_shown(one['input'])})"))
+        return self.error(problems)
+
+    @contextmanager
+    def blamed(self, *loc: int | str) -> Iterator[None]:
+        """Add file, line and field to an error that the values below ``loc`` cause."""
+        try:
+            yield
+        except InvalidInputError as error:
+            culprit = _CULPRIT.match(str(error))
+            inner = (*loc, culprit[1]) if culprit else loc
+            # a default that does not suit stands in no line; the section does
+            raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Suggest the known word that was probably meant, and list what is allowed."""
+    lowered = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    close = close or [name for name in lowered if name.split("_")[0] == word.lower()][:1]
+    hint = f"did you mean '{lowered[close[0]]}'? " if close else ""
+    return f"{hint}allowed are {', '.join(sorted(known)) or 'none'}"
+
+
+def _unknown_key(key: str, allowed: Sequence[str], value: Any) -> str:
+    return f"unknown key '{key}' (got {_shown(value)}); {nearest(key, allowed)}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _allowed_keys(schema: Mapping[str, Any], loc: Loc) -> list[str]:
+    return sorted({key for part in _parts(schema, loc) for key in part.get("properties", {})})
+
+
+def _description(schema: Mapping[str, Any], loc: Loc) -> str:
+    found = [part["description"] for part in _parts(schema, loc) if "description" in part]
+    return f": {found[0]}" if found else ""
+
+
+def _parts(schema: Mapping[str, Any], loc: Loc) -> list[Mapping[str, Any]]:
+    """Return the parts of a JSON schema that describe what stands at ``loc``."""
+    parts = _choices(schema, schema)
+    for part in loc:
+        below: list[Mapping[str, Any]] = []
+        for one in parts:
+            if isinstance(part, int):
+                below += _choices(schema, one.get("items", {}))
+            elif part in one.get("properties", {}):
+                below += _choices(schema, one["properties"][part])
+            elif part in _mapping(one):
+                below += _choices(schema, {"$ref": _mapping(one)[part]})
+        parts = below or parts  # the name of a choice that is no key
+    return parts
+
+
+def _mapping(part: Mapping[str, Any]) -> dict[str, str]:
+    mapping: dict[str, str] = part.get("discriminator", {}).get("mapping", {})
+    return mapping
+
+
+def _choices(schema: Mapping[str, Any], part: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Follow a reference, and all alternatives."""
+    if "$ref" in part:
+        part = {**schema["$defs"][part["$ref"].removeprefix("#/$defs/")], **part}
+        del part["$ref"]
+    found = [part]
+    if "discriminator" not in part:
+        for other in part.get("anyOf", []):
+            found += _choices(schema, other)
+    return found
+
+
+def _twice(node: Node | None, loc: Loc) -> Iterator[Loc]:
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        yield from ((*loc, name) for name in sorted({name for name in names if names.count(name) > 1}))
+        for key, value in node.value:
+            yield from _twice(value, (*loc, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _twice(value, (*loc, index))
