@@ -201,7 +201,7 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
         known.update(nodes)
         appends = {"fw_id": {"$in": nodes}, "state": "COMPLETED", "action.detours.0": {"$exists": True}}
         appending = {launch["launch_id"] for launch in pad.launches.find(appends, ["launch_id"])}
-        fields = ["fw_id", "state", "launches", "updated_on", f"spec.{APPENDED_BY}"]
+        fields = ["fw_id", "state", "launches", "updated_on", f"spec.{APPENDED_BY}", "spec._allow_fizzled_parents"]
         fireworks = {fw["fw_id"]: fw for fw in pad.fireworks.find({"fw_id": {"$in": nodes}}, fields)}
         for fw_id, firework in fireworks.items():
             if _age_s(firework["updated_on"]) < older_than_s:
@@ -209,6 +209,11 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
             if firework["state"] == "RESERVED" and not firework["launches"]:  # by a worker that never launched it
                 pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "READY"}})
                 pad._refresh_wf(fw_id)
+                mended.carried_on.append(fw_id)
+            parents = {int(i) for i, children in workflow["links"].items() if fw_id in children}
+            done = {"COMPLETED", "FIZZLED"} if firework["spec"].get("_allow_fizzled_parents") else {"COMPLETED"}
+            if firework["state"] == "WAITING" and {fireworks[i]["state"] for i in parents} <= done:
+                pad._refresh_wf(fw_id)  # its last parent ended without its knowing
                 mended.carried_on.append(fw_id)
             if firework["state"] not in ("COMPLETED", "FIZZLED"):
                 continue

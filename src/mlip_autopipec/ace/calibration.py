@@ -231,6 +231,14 @@ class ThresholdAdapter(MSONable):
             )
         self.bounds = (float(low), float(high))
 
+    def adapt_to(
+        self, pairs: Sequence[GradedErrors], gamma_lo: float, gamma_hi: float, explosion: float = np.inf
+    ) -> tuple[float, float]:
+        """Return new thresholds after labels graded ``pairs``, below the grade of an ``explosion``."""
+        calibration = calibrate(pairs, self.wished_error, quantile=self.quantile)
+        low, high = self.adapt(gamma_lo, gamma_hi, calibration)
+        return min(low, explosion), min(high, explosion)
+
     def adapt(self, gamma_lo: float, gamma_hi: float, calibration: Calibration) -> tuple[float, float]:
         """
         Return new thresholds of gamma; their ratio is kept.

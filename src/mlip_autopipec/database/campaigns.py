@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import ase.io
 from jobflow import SETTINGS
 from maggma.stores import MemoryStore, MongoStore
+from pydantic import TypeAdapter
 
+from mlip_autopipec.ace.calibration import calibrate
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.indexes import create_indexes
+from mlip_autopipec.jobs.quarantine import admit, read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
+from mlip_autopipec.jobs.train import read_graded
+from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import LabelDocument
-from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
+from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import JobStore
 
+    from mlip_autopipec.ace.calibration import Calibration
     from mlip_autopipec.ace.potential import ACECalculator
 
 T = TypeVar("T")
@@ -148,6 +155,31 @@ class Campaigns:
         """Return the MD runs that halted."""
         return self.walks(campaign_id, status="HALTED")
 
+    def walk(self, walk_id: str) -> WalkDocument:
+        """Return one MD run with its frames and its trace."""
+        found = self._read(WalkDocument, "walk", {"uuid": walk_id})
+        if not found:
+            raise MLIPError(f"no walk {walk_id} is in {_title(self.store)}")
+        return found[-1]
+
+    def checks(self, campaign_id: str) -> List[CheckDocument]:
+        """Return the comparisons of potentials with labels from halt-free MD, and with properties where asked for."""
+        return self._of(CheckDocument, "check", campaign_id, {})
+
+    def oracle_records(self, campaign_id: str) -> List[OracleRecord]:
+        """Return the levels of theory a campaign's labels were computed with; more than one should not be."""
+        criteria = _labels(campaign_id, "successful")
+        field = "output.computed_with"
+        # a label that refers to another has none of its own
+        originals = {"$in": [key for key in self.store.distinct("output.reused_from", criteria) if key]}
+        records = {}
+        for asked in (criteria, {"output.kind": "label", "uuid": originals}):
+            for digest in filter(None, self.store.distinct(f"{field}.sha256", asked)):
+                found = self.store.query_one({**asked, f"{field}.sha256": digest}, ["output.computed_with"])
+                if found is not None:
+                    records[digest] = TypeAdapter(OracleRecord).validate_python(found["output"]["computed_with"])
+        return [records[digest] for digest in sorted(records)]
+
     def potentials(self, campaign_id: str) -> List[PotentialDocument]:
         """Return the potentials with their errors, without their files."""
         return self._of(PotentialDocument, "potential", campaign_id, {})
@@ -178,6 +210,43 @@ class Campaigns:
         from mlip_autopipec.ace.potential import ACECalculator
 
         return ACECalculator(self.potential(campaign_id, cycle).to_potential())
+
+    def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:
+        """
+        Return what gamma has been worth: its correlation with the force error of labels before they were trained on.
+
+        Parameters
+        ----------
+        campaign_id
+            The campaign.
+        wished_error_eV_A
+            Force error for which the threshold of gamma is sought.
+        """
+        pairs = read_graded(campaign_id, store=self.store)
+        return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
+
+    def quarantined(self, campaign_id: str) -> dict[str, List[str]]:
+        """Return the labels that were set aside, by uuid with the reasons; those let in since are not among them."""
+        admitted = read_admitted(campaign_id, self.store)
+        found = read_quarantined(campaign_id, self.store)
+        return {label: reasons for label, reasons in found.items() if label not in admitted}
+
+    def admit(self, campaign_id: str, label_id: str, why: str = "") -> None:
+        """
+        Let a label in that was set aside: the next training learns it.
+
+        A campaign that has ended is taken up by :func:`~mlip_autopipec.flows.resume.extend`.
+
+        Parameters
+        ----------
+        campaign_id
+            The campaign.
+        label_id
+            uuid of the label, from :meth:`quarantined`.
+        why
+            Kept beside it.
+        """
+        admit(campaign_id, label_id, self.store, why)
 
     def best_potential(self, elements: Sequence[str]) -> PotentialDocument:
         """
@@ -234,8 +303,9 @@ class Campaigns:
         found = self._read(PotentialDocument, "potential", {"uuid": potential_id}, payload=False)
         if not found:
             raise MLIPError(f"no potential {potential_id} is in {_title(self.store)}")
+        aside = {label.label_id for label in found[-1].quarantined}
         labels = read_labels(found[-1].campaign_id, found[-1].cycle, self.store)
-        return [label for label in labels if label.split == "train"]
+        return [label for label in labels if label.split in ("train", CHECK) and label.uuid not in aside]
 
     def origin(self, label_id: str) -> LabelOrigin:
         """Return where a label came from: the oracle's folder, the candidate, and the halt that asked for it."""

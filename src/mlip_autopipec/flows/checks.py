@@ -63,7 +63,8 @@ def check_campaign(
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)
-        n_first = len(maker.generate_maker.generator.generate(frames, seed=seed))
+        largest = maker.propose_maker.cutouts.max_atoms
+        n_first = len(maker.generate_maker.generator.generate(frames, seed=seed, largest=largest))
         if n_first > maker.stop_rule.max_labels:
             raise InvalidInputError(
                 f"StopRule.max_labels is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "

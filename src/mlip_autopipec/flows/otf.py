@@ -12,6 +12,7 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.core import Structure
 
+from mlip_autopipec.ace.calibration import ThresholdAdapter
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
@@ -33,7 +34,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
-from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.jobs.train import TrainMaker, read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.label import LabelBatch
@@ -77,6 +78,8 @@ class OTFMaker(Maker):
         Potential and active set.
     stop_rule
         When the loop ends.
+    threshold_adapter
+        Adapts the thresholds of gamma to what gamma has been worth so far; None keeps those of the MD settings.
     ladder
         Whether the conditions are rungs of a ladder: each structure is explored at the next one only
         when it has run through at the one before. Otherwise at all of them from the beginning.
@@ -99,6 +102,7 @@ class OTFMaker(Maker):
     oracle_maker: OracleMaker = field(default_factory=OracleMaker)
     train_maker: TrainMaker = field(default_factory=TrainMaker)
     stop_rule: StopRule = field(default_factory=StopRule)
+    threshold_adapter: ThresholdAdapter | None = None
     ladder: bool = False
     seed: int = 0
 
@@ -265,6 +269,16 @@ class OTFMaker(Maker):
             }
         )
 
+    def adapted_thresholds(self, state: LoopState) -> tuple[float, float] | None:
+        """Return lower and upper threshold of gamma for the next MD; None where they are not adapted."""
+        if self.threshold_adapter is None:
+            return None
+        settings = self.dynamics_maker.settings
+        pairs = [pair.to_graded() for pair in read_graded(state.campaign_id).values()]
+        return self.threshold_adapter.adapt_to(
+            pairs, *(state.gamma_thresholds or (settings.gamma_lo, settings.gamma_hi)), settings.explosive_gamma
+        )
+
     @loop_job(tolerate_failed_inputs=True)
     def assess(
         self,
@@ -301,9 +315,15 @@ class OTFMaker(Maker):
         if isinstance(batch, str):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
-        learnt = walkers_learnt(state.campaign_id, state.cycle) if batch is not None else set()
+        aside = [] if potential is None else [label.label_id for label in potential.quarantined]
+        learnt = walkers_learnt(state.campaign_id, state.cycle, aside) if batch is not None else set()
         state = update_state(state, done, walkers, potential, batch, learnt, check)
-        state = state.model_copy(update={"hours": hours_since_recorded(state.campaign_id)})
+        state = state.model_copy(
+            update={
+                "hours": hours_since_recorded(state.campaign_id),
+                "gamma_thresholds": self.adapted_thresholds(state),
+            }
+        )
         status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
         document = assessment(state, status, why, potential, batch, done)
         logger.info("%s", document.line())

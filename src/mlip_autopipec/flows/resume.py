@@ -11,8 +11,9 @@ from monty.json import MontyDecoder
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
-from mlip_autopipec.jobs.assess import as_ladders
+from mlip_autopipec.jobs.assess import as_ladders, begun_anew
 from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
+from mlip_autopipec.jobs.quarantine import read_admitted
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
@@ -97,6 +98,9 @@ def extend(
     """
     Make the flow that continues a campaign beyond what it was asked for.
 
+    Labels that were let in (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are learnt first, and walkers
+    that had run through begin anew.
+
     Parameters
     ----------
     campaign_id
@@ -135,9 +139,15 @@ def extend(
     walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
     if using.ladder:
         walkers = as_ladders(walkers)
+    untrained = _batch_let_in(campaign_id, store, state)
+    if untrained is not None:  # what has run through did so without these labels
+        done = {w.index for w in walkers if w.status == "CONVERGED"}
+        again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
+        walkers = [again.get(w.index, w) for w in walkers]
     unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
     # what new walks find is not covered by the check of the old ones
-    state = state.model_copy(update={"walkers": walkers, "check": state.check if unchanged else None})
+    update = {"walkers": walkers, "check": state.check if unchanged else None}
+    state = state.model_copy(update={**update, "untrained_batch_id": untrained or state.untrained_batch_id})
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
         raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
@@ -150,6 +160,17 @@ def _flow(maker: OTFMaker, state: LoopState, done: CycleResults | None, record: 
     jobs = cycle_jobs(maker, state, done, record)
     first = [] if record is None else [record]
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
+
+
+def _batch_let_in(campaign_id: str, store: JobStore, state: LoopState) -> str | None:
+    """Return the uuid of the batch of a label that was let in and is not learnt yet."""
+    found = _read(PotentialDocument, store, {"output.campaign_id": campaign_id, "uuid": state.potential_id})
+    waiting = read_admitted(campaign_id, store) - set(found[-1].let_in if found else [])
+    if not waiting:
+        return None
+    cycles = store.distinct("output.cycle", {"uuid": {"$in": sorted(waiting)}})
+    batches = _read(LabelBatch, store, {"output.campaign_id": campaign_id, "output.cycle": max(cycles)})
+    return batches[-1].uuid
 
 
 def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_steps: int) -> list[WalkerState]:

@@ -17,6 +17,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.dimers import DimerGenerator
 from mlip_autopipec.generate.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.generate.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.generate.pieces import cut_pieces
 from mlip_autopipec.generate.supercells import nearly_cubic_supercell, pair_coverage, with_pair
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ class StructureGenerator(MSONable):
         distances than in the training structures are avoided.
     max_atoms
         Largest supercell.
+    n_pieces
+        A structure that is too large to be labelled whole is represented by at most so many pieces, cut out where its
+        neighbourhoods differ most; see :func:`~mlip_autopipec.generate.pieces.cut_pieces`.
     min_width
         Wanted distance of opposite cell faces in Angstrom: twice the cutoff of the potential.
     volume_window
@@ -79,6 +83,7 @@ class StructureGenerator(MSONable):
     n_structures: int = 30
     n_test: int = 5
     max_atoms: int = 64
+    n_pieces: int = 4
     min_width: float = 10.0
     volume_window: tuple[float, float] = (0.85, 1.2)
     strain: float = 0.05
@@ -92,7 +97,13 @@ class StructureGenerator(MSONable):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        for name, least in (("n_structures", 1), ("n_test", 0), ("max_atoms", 1), ("n_pair_structures", 1)):
+        for name, least in (
+            ("n_structures", 1),
+            ("n_test", 0),
+            ("max_atoms", 1),
+            ("n_pieces", 1),
+            ("n_pair_structures", 1),
+        ):
             if not (value := getattr(self, name)) >= least:
                 raise InvalidInputError(f"StructureGenerator.{name} is {value}; it has to be at least {least}")
         low, high = self.volume_window
@@ -110,7 +121,7 @@ class StructureGenerator(MSONable):
         if isinstance(self.dimers, dict):  # from a run file
             self.dimers = DimerGenerator.from_dict(self.dimers)
 
-    def generate(self, structures: Sequence[Atoms], seed: int = 0) -> list[Atoms]:
+    def generate(self, structures: Sequence[Atoms], seed: int = 0, largest: int | None = None) -> list[Atoms]:
         """
         Make the first dataset.
 
@@ -120,6 +131,8 @@ class StructureGenerator(MSONable):
             Bulk cells, surfaces or molecules of the material, near equilibrium.
         seed
             Same seed, same structures.
+        largest
+            Structures of more atoms are not taken whole: pieces of at most so many are cut out of them. None: all are.
 
         Returns
         -------
@@ -127,9 +140,9 @@ class StructureGenerator(MSONable):
             ``n_structures`` of each structure (one of an isolated atom), then those of missing
             pairs, then dimers, then ``n_test``, then the isolated atoms;
             without calculators. ``info["origin"]`` is ``seed_ideal`` (undistorted),
-            ``seed_rattled`` (volume and displacements), ``seed_strained`` (shear and
-            tetragonal strain as well), ``seed_pair``, ``dimer`` or ``isolated_atom``; ``info["split"]`` is
-            ``train``, ``test`` or ``reference``.
+            ``seed_piece`` (cut out, undistorted), ``seed_rattled`` (volume and displacements),
+            ``seed_strained`` (shear and tetragonal strain as well), ``seed_pair``, ``dimer`` or
+            ``isolated_atom``; ``info["split"]`` is ``train``, ``test`` or ``reference``.
 
         Raises
         ------
@@ -139,7 +152,8 @@ class StructureGenerator(MSONable):
         """
         if not structures:
             raise InvalidInputError("structures is empty; give at least one structure of the material")
-        cells = []
+        rng = np.random.default_rng(seed)
+        parents_of: list[list[Atoms]] = []
         for k, atoms in enumerate(structures):
             if len(atoms) == 0:
                 raise InvalidInputError(f"structures[{k}] is empty; give a structure of at least one atom")
@@ -149,15 +163,14 @@ class StructureGenerator(MSONable):
                     f"structures[{k}] ({atoms.get_chemical_formula()}): {contact[0]}-{contact[1]} are {contact[2]:.3f} "
                     f"A apart, allowed are {contact[3]:.3f} A (minimum_distance_ratio {self.minimum_distance_ratio})"
                 )
-            cells.append(nearly_cubic_supercell(bare_copy(atoms), self.max_atoms, self.min_width))
-        rng = np.random.default_rng(seed)
+            parents_of.append(self._parents(atoms, largest, rng))
+        cells = [cell for parents in parents_of for cell in parents]
         made: list[Atoms] = []
-        for cell in cells:
-            ideal = cell.copy()
-            ideal.info.update(origin="seed_ideal")
+        for parents in parents_of:
             # an isolated atom has no variants, but its energy is worth having
-            count = 0 if _isolated(cell) else self.n_structures - 1
-            made += [ideal, *self._spread_over([cell] * count, rng, made, None)]
+            count = 0 if _isolated(parents[0]) else self.n_structures - len(parents)
+            varied = [parents[n % len(parents)] for n in range(count)]
+            made += [*(cell.copy() for cell in parents), *self._spread_over(varied, rng, made, None)]
         parents = [cell for cell in cells if not _isolated(cell)]
         if self.cover_pairs:
             for pair, count in pair_coverage(cells, self.pair_cutoff).items():
@@ -175,6 +188,17 @@ class StructureGenerator(MSONable):
         elements = sorted({s for atoms in cells for s in atoms.get_chemical_symbols()})
         dimers = [] if self.dimers is None else self.dimers.generate(elements)
         return [*made, *dimers, *test, *(isolated_atom(e) for e in elements if self.isolated_atoms)]
+
+    def _parents(self, atoms: Atoms, largest: int | None, rng: np.random.Generator) -> list[Atoms]:
+        """Return the cells that stand for a structure: a supercell of it, or pieces."""
+        if largest is None or len(atoms) <= largest:
+            cells, origin = [nearly_cubic_supercell(bare_copy(atoms), self.max_atoms, self.min_width)], "seed_ideal"
+        else:
+            n_pieces, origin = min(self.n_pieces, self.n_structures), "seed_piece"
+            cells = cut_pieces(atoms, n_pieces, largest, self.min_width, rng, self.minimum_distance_ratio)
+        for cell in cells:
+            cell.info.update(origin=origin)
+        return cells
 
     def _spread_over(
         self,

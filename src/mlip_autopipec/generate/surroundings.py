@@ -253,7 +253,7 @@ def _fitted(around: Surroundings, basis: Floats, spacing: float, same_element: b
         counts = counts[: max(len(basis) * _FITTED, 1)]
         refined, scores = _matched(around, tree, counts @ basis, everyone, _MATCH * spacing, same_element)
         weight = np.sqrt(scores * (scores >= 0.5 * _SCORE))[:, None]
-        if np.linalg.matrix_rank(counts * weight) == len(basis):
+        if len(counts) and np.linalg.matrix_rank(counts * weight) == len(basis):
             basis = np.asarray(np.linalg.lstsq(counts * weight, refined * weight, rcond=None)[0])
     return basis
 

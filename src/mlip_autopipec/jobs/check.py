@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlip_autopipec.ace.accuracy import compute_errors
+from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.ace.calibration import grade_errors
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.generate.distort import bare_copy
 from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
-from mlip_autopipec.schemas.potential import Errors, PotentialDocument
+from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from mlip_autopipec.ace.potential import ACEPotential
+
+logger = logging.getLogger(__name__)
 
 #: What labels of a check are called; they are held out until the check has failed.
 CHECK = "check"
+#: Where a cut-out cannot be made, the next atom is tried: so many for each label.
+_TRIED = 4
 
 
 @loop_job()
-def propose_check(walk_ids: Sequence[str], campaign_id: str, cycle: int, n_labels: int, seed: int) -> ProposalDocument:
+def propose_check(
+    walk_ids: Sequence[str],
+    campaign_id: str,
+    cycle: int,
+    n_labels: int,
+    seed: int,
+    potential_id: str | None = None,
+    cutouts: CutoutGenerator | None = None,
+) -> ProposalDocument:
     """
-    Take frames from MD that ran through without a halt.
+    Take frames from MD that ran through without a halt; of those too large to be labelled, what is known least.
 
     Parameters
     ----------
@@ -38,17 +60,24 @@ def propose_check(walk_ids: Sequence[str], campaign_id: str, cycle: int, n_label
         above the lower threshold.
     seed
         Of the choice.
+    potential_id
+        uuid of the potential that is checked.
+    cutouts
+        Cuts the atom of highest gamma out of frames that are too large, then the next one, far from it. The potential
+        is compared with the label of the cut-out itself, so that its faces are no error.
     """
     rng = np.random.default_rng(derive_seed(seed, SEED_CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
     last = [walk.final_atoms() for walk in walks]
     dumped = [frame for walk in walks for frame in walk.dumped_frames()]
     frames = [*last, *(dumped[i] for i in rng.permutation(len(dumped)))][:n_labels]
-    candidates = []
-    for frame in frames:
-        candidate = bare_copy(frame)
+    candidates = [bare_copy(frame) for frame in frames if cutouts is None or not cutouts.wanted(frame)]
+    if cutouts is not None and potential_id is not None and len(candidates) < len(frames):
+        potential = load_document(PotentialDocument, potential_id).to_potential()
+        large = [frame for frame in frames if cutouts.wanted(frame)]
+        candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), derive_seed(seed, cycle))
+    for candidate in candidates:
         candidate.info.update(origin=CHECK, split=CHECK)
-        candidates.append(candidate)
     return ProposalDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
@@ -58,6 +87,34 @@ def propose_check(walk_ids: Sequence[str], campaign_id: str, cycle: int, n_label
         seed=seed,
         payload={"candidates": pack_frames(candidates)},
     )
+
+
+def _least_known(
+    frames: Sequence[Atoms], potential: ACEPotential, cutouts: CutoutGenerator, n_labels: int, seed: int
+) -> list[Atoms]:
+    """Cut the surroundings of highest gamma out of large frames: the worst of each, then the next ones."""
+    grades = [compute_gamma(potential, frame) for frame in frames]  # those of the walk may be an older potential's
+    apart = 2 * potential.cutoff
+    centres = [choose_centres(*graded, apart, _TRIED * n_labels, 0.0) for graded in zip(frames, grades, strict=True)]
+    ranked = sorted((rank, k, centre) for k, found in enumerate(centres) for rank, centre in enumerate(found))
+    made: list[Atoms] = []
+    reason = ""
+    for _, k, centre in ranked:
+        try:
+            cutout = cutouts.cut(frames[k], potential, centre, seed, grades[k])
+        except CutoutError as error:
+            logger.warning("no cut-out around atom %d: %s", centre, error)
+            reason = str(error)
+            continue
+        logger.info("%s", cutout)
+        candidate = bare_copy(cutout.atoms)
+        candidate.info.update(cutout_of=centre, n_core=int(cutout.core.sum()))  # the core comes first
+        made.append(candidate)
+        if len(made) == n_labels:
+            break
+    if not made:
+        raise MLIPError(f"nothing to check the potential with could be cut out of halt-free MD: {reason}")
+    return made
 
 
 @loop_job()
@@ -89,7 +146,8 @@ def measure(
     store = current_store()
     found = store.query({**criteria, "output.state": "successful"}, ["output"], sort={"output.index": 1})
     labels = with_originals([LabelDocument.model_validate(doc["output"]) for doc in found], store)
-    frames = [label.to_atoms() for label in labels if label.split == CHECK]
+    checked = [label for label in labels if label.split == CHECK]
+    frames = [label.to_atoms() for label in checked]
     potential = load_document(PotentialDocument, potential_id).to_potential()
     errors = compute_errors(potential, frames)
     if errors is None:
@@ -106,4 +164,5 @@ def measure(
         forces_rms_meV_A=forces,
         limit_meV_A=limit,
         passed=errors.forces_rmse_meV_A <= limit,
+        graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
     )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
+from mlip_autopipec.ace.coverage import Coverage
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.quarantine import read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -23,9 +25,17 @@ if TYPE_CHECKING:
 _ATOMS_PER_PART = 40_000
 
 
-def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore | None = None) -> list[LabelDocument]:
+def read_labels(
+    campaign_id: str,
+    last_cycle: int | None = None,
+    store: JobStore | None = None,
+    *,
+    with_quarantined: bool = False,
+) -> list[LabelDocument]:
     """
     Read the successful labels of a campaign, in the order in which they were asked for.
+
+    Labels that were set aside by trainings before ``last_cycle`` and not let in since are left out.
 
     Parameters
     ----------
@@ -35,6 +45,8 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
         Leave out what later cycles labelled.
     store
         A connected JobStore; by default the one the present job runs in.
+    with_quarantined
+        Leave none out.
 
     Returns
     -------
@@ -56,7 +68,11 @@ def read_labels(campaign_id: str, last_cycle: int | None = None, store: JobStore
             label = LabelDocument.model_validate(output)
             labels.setdefault((label.cycle, label.index, label.key or ""), label)
     given = [label for part in sorted(imported) for label in imported[part]]
-    return [*given, *with_originals([labels[key] for key in sorted(labels)], store)]
+    aside: set[str] = set()
+    if not with_quarantined:
+        aside = set(read_quarantined(campaign_id, store, last_cycle)) - read_admitted(campaign_id, store)
+    wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
+    return [*given, *with_originals(wanted, store)]
 
 
 def hours_since_recorded(campaign_id: str) -> float:
@@ -68,8 +84,8 @@ def hours_since_recorded(campaign_id: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(max(found))).total_seconds() / 3600
 
 
-def walkers_learnt(campaign_id: str, cycle: int) -> set[int]:
-    """Return the walkers whose halted frame was labelled in a cycle."""
+def walkers_learnt(campaign_id: str, cycle: int, quarantined: Collection[str] = ()) -> set[int]:
+    """Return the walkers whose halted frame was labelled in a cycle and is not among the labels set aside."""
     criteria = {
         "output.kind": "label",
         "output.campaign_id": campaign_id,
@@ -77,7 +93,8 @@ def walkers_learnt(campaign_id: str, cycle: int) -> set[int]:
         "output.origin": "halted",
         "output.state": "successful",
     }
-    return {doc["output"]["walker"] for doc in current_store().query(criteria, ["output.walker"])}
+    found = current_store().query(criteria, ["output.uuid", "output.walker"])
+    return {doc["output"]["walker"] for doc in found if doc["output"]["uuid"] not in quarantined}
 
 
 def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
@@ -135,7 +152,7 @@ def import_labels(labels: str, campaign_id: str, part: int = 0, after: object = 
 @loop_job()
 def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument:
     """
-    Store the potential a user brought along.
+    Store the potential a user brought along; which elements met is known from the labels given with it.
 
     Parameters
     ----------
@@ -147,4 +164,8 @@ def import_potential(document: dict[str, Any], campaign_id: str, after: object =
         Output of a job that has to be done before MD starts, such as the import of labels.
     """
     del after
-    return PotentialDocument.model_validate({**document, "uuid": current_uuid(), "campaign_id": campaign_id})
+    potential = PotentialDocument.model_validate({**document, "uuid": current_uuid(), "campaign_id": campaign_id})
+    given = [label.to_atoms() for label in read_labels(campaign_id)]
+    if not given:
+        return potential
+    return potential.model_copy(update={"coverage": Coverage.of(given, potential.cutoff_A).as_dict()})

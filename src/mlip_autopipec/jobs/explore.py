@@ -162,6 +162,7 @@ class LammpsDynamicsMaker(Maker):
             seed=walker.seed,
             restart_file=restart_file,
             engine=self.engine,
+            coverage=potential.known_surroundings(),
         )
 
 

@@ -22,7 +22,7 @@ class GenerateMaker(Maker):
     generator: StructureGenerator = field(default_factory=StructureGenerator)
 
     @loop_job()
-    def make(self, campaign: CampaignDocument, seed: int) -> ProposalDocument:
+    def make(self, campaign: CampaignDocument, seed: int, largest: int | None = None) -> ProposalDocument:
         """
         Generate from the user's structures.
 
@@ -32,8 +32,10 @@ class GenerateMaker(Maker):
             What it is about.
         seed
             Of everything random.
+        largest
+            Most atoms of a label: of larger structures pieces are taken. None: no limit.
         """
-        frames = self.generator.generate(campaign.structures(), seed=seed)
+        frames = self.generator.generate(campaign.structures(), seed=seed, largest=largest)
         return ProposalDocument(
             uuid=current_uuid(),
             campaign_id=campaign.campaign_id,

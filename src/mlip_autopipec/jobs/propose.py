@@ -23,6 +23,9 @@ from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocum
 
 logger = logging.getLogger(__name__)
 
+#: Origin of a cut-out around another atom than the one that halted MD, which is called ``halted``.
+CUTOUT = "cutout"
+
 
 @dataclass
 class ProposeMaker(Maker):
@@ -112,6 +115,8 @@ class ProposeMaker(Maker):
             )
             for atoms in around:
                 atoms.info["cutout_of"] = cutout.source_centre
+                if atoms.info["origin"] == "halted" and cutout.source_centre != centre:
+                    atoms.info["origin"] = CUTOUT
             candidates += around
         return candidates
 
@@ -162,9 +167,10 @@ class SelectMaker(Maker):
         pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
         if not pool:
             raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
-        halted = [k for k, (_, _, atoms) in enumerate(pool) if atoms.info["origin"] == "halted"]
+        origins = [atoms.info["origin"] for *_, atoms in pool]
+        halted = [k for k, origin in enumerate(origins) if origin in ("halted", CUTOUT)]
         # a pair inside the core has no grade of its own; unlabelled, its walker would halt there again
-        required = [k for k in halted if pool[k][0].reason == HaltReason.CORE_REPULSION]
+        required = [k for k in halted if pool[k][0].reason == HaltReason.CORE_REPULSION and origins[k] == "halted"]
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
         if not chosen:  # nothing new by gamma, after an explosion for instance: learn the halted frames
@@ -187,6 +193,15 @@ class SelectMaker(Maker):
     ) -> list[tuple[int, float | None]]:
         """Return place and grade of the chosen candidates; what another rule of selection replaces."""
         selected = select_active_set(
-            potential.to_potential(), candidates, n_max, first=halted, required=required, gamma_min=self.gamma_min
+            potential.to_potential(),
+            candidates,
+            n_max,
+            first=halted,
+            required=required,
+            gamma_min=self.gamma_min,
+            coverage=potential.known_surroundings(),
         )
+        for choice in selected:
+            for unseen in choice.unseen[:1]:
+                logger.info("candidate %d is chosen for what gamma cannot know: %s", choice.index, unseen)
         return [(c.index, c.gamma) for c in selected]

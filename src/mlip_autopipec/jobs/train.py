@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
 
+from mlip_autopipec.ace.calibration import grade_errors
+from mlip_autopipec.ace.coverage import Coverage
 from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.ace.quarantine import LabelQuarantine
 from mlip_autopipec.ace.training import ACETrainer
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.quarantine import read_quarantined
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument, QuarantinedLabel
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+
+    from mlip_autopipec.ace.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +42,13 @@ class TrainMaker(Maker):
     trainer
         How to fit: :class:`~mlip_autopipec.ace.linear.LinearACETrainer` or
         :class:`~mlip_autopipec.ace.pacemaker.PacemakerTrainer`.
+    quarantine
+        Judges the new labels before they are trained on; None trusts all.
     """
 
     name: str = "train"
     trainer: ACETrainer = field(default_factory=LinearACETrainer)
+    quarantine: LabelQuarantine | None = field(default_factory=LabelQuarantine)
 
     @loop_job(tolerate_failed_inputs=True)
     def make(
@@ -55,7 +68,7 @@ class TrainMaker(Maker):
         ----------
         batch
             What became of this cycle's labels, or the user's own; None when their job died. The uuid of an
-            earlier batch: its labels are new to the potential.
+            earlier batch: its labels of a check, and those let in since, are new to the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.
@@ -71,29 +84,46 @@ class TrainMaker(Maker):
         PotentialDocument or None
             None when the oracle is failing.
         """
+        earlier = False
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the job that was to make them died")
         if isinstance(batch, str):
-            batch = load_document(LabelBatch, batch)
+            earlier, batch = True, load_document(LabelBatch, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
         # what a check was made with is learnt as soon as there is anything to learn
         train = [label for label in labels if label.split in ("train", CHECK)]
-        # the user's own labels are never new: no potential of this campaign was without them
-        new = [label for label in train if fine_tune and label.cycle == batch.cycle and label.origin != "given"]
         test = [label for label in labels if label.split == "test"]
         warn_of_mixed_settings([*train, *test])
         trainer = with_reference_energies(self.trainer, labels, elements)
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
         start = None if initial_potential is None else initial_potential.to_potential()
-        new_ids = {id(label) for label in new}
+        let_in = _let_in(train, campaign_id, cycle)
+        just_let_in = let_in - set([] if initial_potential is None else initial_potential.let_in)
+
+        def is_new(label: LabelDocument) -> bool:
+            if not fine_tune or label.origin == "given":  # no potential of this campaign was without the user's own
+                return False
+            if label.uuid in let_in:
+                return label.uuid in just_let_in
+            # the others of an earlier batch were learnt, unless it was a check's
+            return label.cycle == batch.cycle and not (earlier and just_let_in)
+
+        old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
+        trusted, graded, aside = self._judged(start, old, new, just_let_in, campaign_id, cycle)
+        if initial_potential is not None and new and not trusted:
+            logger.warning("nothing is trained in cycle %d: all its labels are set aside", cycle)
+            unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
+            measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
+            return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
+        frames, new_frames = ([label.to_atoms() for label in some] for some in (old, trusted))
         result = trainer.train(
-            [label.to_atoms() for label in train if id(label) not in new_ids],
+            frames,
             start,
             fine_tune,
-            new_labels=[label.to_atoms() for label in new],
+            new_labels=new_frames,
             test_labels=[label.to_atoms() for label in test],
             elements=elements,
             seed=derive_seed(seed, cycle),
@@ -107,9 +137,74 @@ class TrainMaker(Maker):
             parent_id=None if initial_potential is None else initial_potential.uuid,
             trainer={"class": type(trainer).__name__, **asdict(trainer)},
             fine_tuned=fine_tune and (result.refit is None or result.refit.kept == "fine-tune"),
-            n_train=len(train),
+            n_train=len(frames) + len(new_frames),
             n_test=len(test),
+            graded=graded,
+            quarantined=aside,
+            let_in=sorted(let_in),
+            coverage=Coverage.of([*frames, *new_frames], result.potential.cutoff).as_dict(),
         )
+
+    def _judged(
+        self,
+        potential: ACEPotential | None,
+        old: Sequence[LabelDocument],
+        new: Sequence[LabelDocument],
+        let_in: Collection[str],
+        campaign_id: str,
+        cycle: int,
+    ) -> tuple[list[LabelDocument], list[GradedLabel], list[QuarantinedLabel]]:
+        """Measure the potential on new labels; return those that are trusted, all measurements, and the others."""
+        if potential is None or not new or not potential.active_set_inverse:
+            return list(new), [], []
+        frames = [label.to_atoms() for label in new]
+        graded = [GradedLabel.of(label.uuid, grade_errors(potential, a)) for label, a in zip(new, frames, strict=True)]
+        if self.quarantine is None:
+            return list(new), graded, []
+        earlier = [pair.to_graded() for pair in read_graded(campaign_id, cycle).values()]
+        reasons = {
+            found.index: list(found.reasons)
+            for found in self.quarantine.judge(potential, frames, [label.to_atoms() for label in old], earlier)
+            if new[found.index].uuid not in let_in
+        }
+        checked = {i for i, label in enumerate(new) if label.split == CHECK}
+        if 2 * len(checked & set(reasons)) >= len(checked):  # not some labels are wrong, the potential is
+            reasons = {i: why for i, why in reasons.items() if i not in checked}
+        for i, why in reasons.items():
+            logger.warning("label %s is set aside and not trained on: %s", new[i].uuid, "; ".join(why))
+        aside = [QuarantinedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
+        return [label for i, label in enumerate(new) if i not in reasons], graded, aside
+
+
+def read_graded(
+    campaign_id: str, before_cycle: int | None = None, store: JobStore | None = None
+) -> dict[str, GradedLabel]:
+    """
+    Return what the grades of a campaign's labels were worth, by the uuid of the label.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign.
+    before_cycle
+        Leave out this cycle and later ones.
+    store
+        A connected JobStore; by default the one the present job runs in.
+    """
+    criteria: dict[str, Any] = {"output.kind": {"$in": ["potential", "check"]}, "output.campaign_id": campaign_id}
+    if before_cycle is not None:
+        criteria["output.cycle"] = {"$lt": before_cycle}
+    found = (current_store() if store is None else store).query(criteria, ["output.cycle", "output.graded"])
+    by_cycle = sorted(found, key=lambda doc: int(doc["output"]["cycle"]))
+    # a label of a check is measured there, and again by the same potential when it is trained on
+    pairs = [GradedLabel.model_validate(pair) for doc in by_cycle for pair in doc["output"].get("graded") or ()]
+    return {pair.label_id: pair for pair in pairs}
+
+
+def _let_in(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
+    """Return which of the labels had been set aside before and were let in."""
+    ever = read_quarantined(campaign_id, current_store(), cycle)
+    return {label.uuid for label in labels if label.uuid in ever}
 
 
 def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:

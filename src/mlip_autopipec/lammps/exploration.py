@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +12,20 @@ import numpy as np
 from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
+from mlip_autopipec.ace.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.lammps import deck, executable, library
-from mlip_autopipec.lammps.types import WalkStatus
+from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from mlip_autopipec.ace.coverage import Coverage
     from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.lammps.types import Condition, Engine, ExplorationResult, MDSettings
+    from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+
+logger = logging.getLogger(__name__)
 
 
 def run_exploration(
@@ -32,6 +38,7 @@ def run_exploration(
     seed: int = 0,
     restart_file: str | Path | None = None,
     engine: Engine = "auto",
+    coverage: Coverage | None = None,
     directory: str | Path = ".",
 ) -> ExplorationResult:
     """
@@ -62,6 +69,8 @@ def run_exploration(
         ``library``: LAMMPS as a Python library with forces from pyace. ``executable``: the
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
         where it has that style (it cannot run GRACE-FS), else the library.
+    coverage
+        Which elements met in the training set: a structure to start from that holds others halts at once.
     directory
         Where the run folder is made.
 
@@ -84,6 +93,9 @@ def run_exploration(
         potential.refuse_grace(f"pair_style {executable.STYLE} of the executable engine")
     if atoms is not None and restart_file is None:
         atoms = with_velocities(atoms, condition.temperature_at(start_step / settings.n_steps), seed)
+        halted = _unseen(atoms, potential, coverage, start_step)
+        if halted is not None:
+            return halted
     run = {"library": library.run, "executable": executable.run}[engine]
     started = time.perf_counter()
     result = run(
@@ -103,6 +115,17 @@ def run_exploration(
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, step: int) -> ExplorationResult | None:
+    """Return the halt at the first frame if elements meet in it that never met in the training set."""
+    unseen = [] if coverage is None else coverage.unseen(atoms)
+    if not unseen:
+        return None
+    logger.warning("MD is not begun: %s%s", unseen[0], f", and {len(unseen) - 1} more" if len(unseen) > 1 else "")
+    atoms.arrays["gamma"] = compute_gamma(potential, atoms)
+    halt = HaltStructure(atoms, step, HaltReason.UNSEEN, math.inf, unseen[0].atom)
+    return ExplorationResult(WalkStatus.HALTED, step, atoms, halt, engine="none")
 
 
 def with_velocities(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:

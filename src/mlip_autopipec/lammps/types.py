@@ -30,6 +30,8 @@ class HaltReason(StrEnum):
     """Why MD halted."""
 
     GAMMA = "gamma"
+    UNSEEN = "unseen"
+    """Elements meet that never met in the training set: as good as an infinite gamma, and MD is not begun."""
     CORE_REPULSION = "core_repulsion"
     EXPLOSION = "explosion"
     """Too hot, or gamma beyond ``gamma_explosion``."""
@@ -57,6 +59,7 @@ class HaltVerdict(StrEnum):
 
 _VERDICTS = {
     HaltReason.GAMMA: HaltVerdict.NOVELTY,
+    HaltReason.UNSEEN: HaltVerdict.NOVELTY,
     HaltReason.CORE_REPULSION: HaltVerdict.SHORT_CONTACT,
     HaltReason.EXPLOSION: HaltVerdict.EXPLOSION,
     HaltReason.LOST_ATOMS: HaltVerdict.EXPLOSION,

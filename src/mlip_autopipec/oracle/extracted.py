@@ -10,12 +10,14 @@ from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from pymatgen.electronic_structure.core import Magmom
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
     from mlip_autopipec.oracle.record import OracleRecord
 
@@ -52,7 +54,8 @@ def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind:
     Parameters
     ----------
     structure
-        pymatgen structure in the order of the forces.
+        pymatgen structure in the order of the forces; its site property ``magmom``, if any, holds the moments that
+        were computed (Bohr magnetons).
     energy, forces
         eV and eV/A, (n_atoms, 3).
     stress_kbar
@@ -75,8 +78,18 @@ def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind:
         raise LabelError(f"energy {results['energy']} eV or forces are not finite")
     if stress_kbar is not None:  # kbar with VASP's sign: positive = compressed
         results["stress"] = full_3x3_to_voigt_6_stress(-0.1 * units.GPa * np.array(stress_kbar))
+    if (moments := _moments(structure)) is not None:
+        results["magmoms"] = moments
     atoms.calc = SinglePointCalculator(atoms, **results)
     return ExtractedLabel(atoms, kind)
+
+
+def _moments(structure: Any) -> NDArray[np.float64] | None:
+    """Return the moments of the sites in Bohr magnetons, (n,) or, non-collinear, (n, 3)."""
+    values = structure.site_properties.get("magmom")
+    if values is None or any(value is None for value in values):
+        return None
+    return np.array([value.moment if isinstance(value, Magmom) else value for value in values], dtype=float)
 
 
 def differs_from(asked: Atoms, computed: Atoms, tolerance_A: float = 0.01) -> str | None:

@@ -54,7 +54,11 @@ class LabelDocument(Document):
         description="Neither held-out labels (test) nor isolated atoms (reference) are trained on; those of a check "
         "(check) are once it has failed.",
     )
-    origin: str = Field(description="seed..., halted, dumped, displacement, volume, soft_mode, or given by the user.")
+    origin: str = Field(
+        description="seed..., dimer, halted, dumped, displacement, volume, soft_mode, check, property, or given by the "
+        "user."
+    )
+    purpose: str | None = Field(None, description="Which point of which property it is for, with origin property.")
     key: str | None = Field(
         None, description="Of the calculation: the same for the same structure and settings, whoever asks for it."
     )
@@ -86,6 +90,9 @@ class LabelDocument(Document):
     stress_eV_A3: list[float] | None = Field(
         None, description="Stress in eV/A^3, ASE sign (positive = under tension), Voigt xx yy zz yz xz xy."
     )
+    magmoms_muB: list[float] | list[list[float]] | None = Field(
+        None, description="Magnetic moments in Bohr magnetons, (n_atoms,) or (n_atoms, 3); None without spin."
+    )
     atoms: AtomsRecord | None = Field(None, description="The structure in the order of the forces.")
 
     @classmethod
@@ -93,7 +100,7 @@ class LabelDocument(Document):
         """Make a document of a structure that carries its label in an attached calculator."""
         forces = labelled.get_forces()
         results = labelled.calc.results if labelled.calc is not None else {}
-        stress = results.get("stress")
+        stress, moments = results.get("stress"), results.get("magmoms")
         return cls.model_validate(
             {
                 "state": "successful",
@@ -103,6 +110,7 @@ class LabelDocument(Document):
                 "max_force_eV_A": float(np.abs(forces).max()),
                 "forces_eV_A": forces.tolist(),
                 "stress_eV_A3": None if stress is None else np.asarray(stress).tolist(),
+                "magmoms_muB": None if moments is None else np.asarray(moments).tolist(),
                 "atoms": AtomsRecord.from_atoms(labelled),
                 **fields,
             }
@@ -128,6 +136,8 @@ class LabelDocument(Document):
         results = {"energy": self.energy_eV, "free_energy": self.energy_eV, "forces": np.array(self.forces_eV_A)}
         if self.stress_eV_A3 is not None:
             results["stress"] = np.array(self.stress_eV_A3)
+        if self.magmoms_muB is not None:
+            results["magmoms"] = np.array(self.magmoms_muB)
         atoms.calc = SinglePointCalculator(atoms, **results)
         atoms.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
         return atoms
@@ -136,9 +146,17 @@ class LabelDocument(Document):
 #: Fields of a label that belong to the calculation, not to who asked for it; the second those that grow with the atoms.
 _OF_THE_CALCULATION = frozenset(
     "key oracle computed_with corrections directory formula n_atoms energy_eV energy_kind max_force_eV_A "
-    "forces_eV_A stress_eV_A3 atoms".split()
+    "forces_eV_A stress_eV_A3 magmoms_muB atoms".split()
 )
-_LARGE = frozenset("computed_with forces_eV_A stress_eV_A3 atoms".split())
+_LARGE = frozenset("computed_with forces_eV_A stress_eV_A3 magmoms_muB atoms".split())
+
+
+class AdmissionDocument(Document):
+    """A user's word that a label which was set aside is good."""
+
+    kind: Literal["admission"] = "admission"
+    label_id: str = Field(description="uuid of the label.")
+    why: str = Field("", description="What the user has to say about it.")
 
 
 class FailedLabel(BaseModel):

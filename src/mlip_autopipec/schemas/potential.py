@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
     from mlip_autopipec.ace.accuracy import ErrorMetrics
+    from mlip_autopipec.ace.calibration import GradedErrors
+    from mlip_autopipec.ace.coverage import Coverage
     from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.ace.training import FitProgress, LossPoint, Refit, TrainingResult
 
@@ -29,6 +32,42 @@ class Errors(BaseModel):
     def from_metrics(cls, metrics: ErrorMetrics | None) -> Errors | None:
         """Take over what was measured, or None where nothing was."""
         return None if metrics is None else cls(**metrics.as_dict())
+
+
+class GradedLabel(BaseModel):
+    """What the extrapolation grade was worth at one label, by the potential before it was trained on."""
+
+    label_id: str = Field(description="uuid of the label.")
+    gamma_max: float = Field(description="Largest grade of its atoms.")
+    force_error_max_eV_A: float = Field(description="Largest length of the error of a force, eV/A.")
+    energy_error_eV_atom: float = Field(description="Potential minus label, eV/atom.")
+    in_core: bool = Field(description="Whether a pair is inside the core, where the grade says nothing.")
+
+    @classmethod
+    def of(cls, label_id: str, graded: GradedErrors) -> GradedLabel:
+        """Take over what was measured."""
+        gamma, force = graded.worst
+        return cls(
+            label_id=label_id,
+            gamma_max=gamma,
+            force_error_max_eV_A=force,
+            energy_error_eV_atom=graded.energy_error,
+            in_core=graded.in_core,
+        )
+
+    def to_graded(self) -> GradedErrors:
+        """Return the pair as calibration reads it."""
+        from mlip_autopipec.ace.calibration import GradedErrors
+
+        gamma, force = np.array([self.gamma_max]), np.array([self.force_error_max_eV_A])
+        return GradedErrors(gamma, force, self.energy_error_eV_atom, self.in_core)
+
+
+class QuarantinedLabel(BaseModel):
+    """A label that is not trained on until the user lets it in."""
+
+    label_id: str = Field(description="uuid of the label.")
+    reasons: list[str] = Field(description="Why it is not trusted, in words.")
 
 
 class Loss(BaseModel):
@@ -127,6 +166,20 @@ class PotentialDocument(WithPayload):
     )
     new_after: Errors | None = Field(None, description="Errors of this potential on the same labels.")
     coefficients_moved: float | None = Field(None, description="Relative change of the coefficients from the parent's.")
+    graded: list[GradedLabel] = Field(
+        default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
+    )
+    quarantined: list[QuarantinedLabel] = Field(
+        default_factory=list, description="Labels of this cycle that were set aside and not trained on."
+    )
+    let_in: list[str] = Field(
+        default_factory=list, description="uuids of labels that had been set aside, let in by the user and trained on."
+    )
+    coverage: dict[str, Any] | None = Field(
+        None,
+        description="How many atoms of the training set have which elements within the cutoff (elements, pairs, "
+        "triplets; cutoff_A); None if the training set is not known.",
+    )
     seconds: float = Field(0.0, description="Wall time of the fit in s, with that of a refit.")
     fit: FitRecord | None = Field(None, description="How the fit went; None for a fit in closed form.")
     refit: RefitRecord | None = Field(None, description="What a refit from scratch gave, in cycles where one was due.")
@@ -172,6 +225,12 @@ class PotentialDocument(WithPayload):
     def errors(self) -> dict[str, Errors | None]:
         """Return all measured errors by the names of their fields."""
         return {"train": self.train, "test": self.test, "new_before": self.new_before, "new_after": self.new_after}
+
+    def known_surroundings(self) -> Coverage | None:
+        """Return which elements met which in the training set; None if that is not known."""
+        from mlip_autopipec.ace.coverage import Coverage
+
+        return None if self.coverage is None else Coverage.from_dict(self.coverage)
 
     def to_potential(self) -> ACEPotential:
         """Return the potential; needs the payload."""

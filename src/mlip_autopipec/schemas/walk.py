@@ -31,7 +31,7 @@ class WalkDocument(WithPayload):
         description="TIMED_OUT when the wall time was over, NOT_RUN when there was no potential to run with."
     )
     reason: str | None = Field(
-        None, description="Why it halted: gamma, core_repulsion, explosion, lost_atoms, not_finite."
+        None, description="Why it halted: gamma, unseen, core_repulsion, explosion, lost_atoms, not_finite."
     )
     verdict: HaltVerdict | None = Field(
         None, description="What the halt is taken for: novelty, short_contact, explosion."

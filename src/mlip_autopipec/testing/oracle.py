@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase.calculators.emt import EMT
@@ -33,12 +33,15 @@ class StandInOracleMaker(OracleMaker):
     failing
         Parts of the names of label jobs that fail: ``c001 000`` is the first label of cycle 1,
         ``label`` is each of them.
+    wrong
+        Parts of the names of label jobs whose energy is 1 eV/atom too high, and nothing tells.
     events
         Log of events: ``label`` or ``bad label``.
     """
 
     physics: Literal["constant", "lennard-jones", "emt"] = "constant"
     failing: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
     events: str | None = None
 
     def asked(self, atoms: Atoms) -> OracleRecord:
@@ -53,6 +56,7 @@ class StandInOracleMaker(OracleMaker):
             raise LabelError("the stand-in oracle was told to fail here")
         bare = atoms.copy()
         bare.info, bare.calc = {}, None
+        results: dict[str, Any]
         if self.physics == "constant":
             results = {"energy": -1.0 * len(bare), "forces": np.zeros((len(bare), 3)), "stress": np.zeros(6)}
         else:
@@ -63,6 +67,8 @@ class StandInOracleMaker(OracleMaker):
                 "forces": probe.get_forces(),
                 "stress": probe.get_stress(),
             }
+        if is_current_job(self.wrong):
+            results = {**results, "energy": float(results["energy"]) + len(bare)}
         bare.calc = SinglePointCalculator(bare, **results)
         record_event(self.events, "label")
         return ExtractedLabel(bare, "potential_energy")

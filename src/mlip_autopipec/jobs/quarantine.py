@@ -1,0 +1,78 @@
+"""Labels that were set aside: kept, never trained on, until the user lets them in."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.schemas.label import AdmissionDocument
+from mlip_autopipec.schemas.potential import QuarantinedLabel
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+
+
+def read_quarantined(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
+    """
+    Return the labels of a campaign that were ever set aside, with the reasons; those let in since are among them.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign.
+    store
+        A connected JobStore.
+    before_cycle
+        Leave out what trainings of this cycle and later ones found.
+    """
+    criteria: dict[str, Any] = {"output.kind": "potential", "output.campaign_id": campaign_id}
+    if before_cycle is not None:
+        criteria["output.cycle"] = {"$lt": before_cycle}
+    found = store.query(criteria, ["output.quarantined"])
+    labels = [QuarantinedLabel.model_validate(q) for doc in found for q in doc["output"].get("quarantined") or ()]
+    return {label.label_id: label.reasons for label in labels}
+
+
+def read_admitted(campaign_id: str, store: JobStore) -> set[str]:
+    """Return the labels of a campaign that the user has let in."""
+    criteria = {"output.kind": "admission", "output.campaign_id": campaign_id}
+    return {doc["output"]["label_id"] for doc in store.query(criteria, ["output.label_id"])}
+
+
+def admit(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> None:
+    """
+    Let a label in that was set aside: the next training learns it.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign.
+    label_id
+        uuid of the label.
+    store
+        A connected JobStore.
+    why
+        Kept beside it.
+
+    Raises
+    ------
+    InvalidInputError
+        It was not set aside.
+    """
+    quarantined = read_quarantined(campaign_id, store)
+    if label_id not in quarantined:
+        raise InvalidInputError(
+            f"label '{label_id}' of campaign '{campaign_id}' was not set aside; set aside are {sorted(quarantined)}"
+        )
+    document = AdmissionDocument(uuid=str(uuid4()), campaign_id=campaign_id, label_id=label_id, why=why)
+    stored = {
+        "uuid": document.uuid,
+        "index": 1,
+        "output": document.model_dump(mode="json"),
+        "metadata": {},
+        "hosts": [],
+    }
+    # as jobflow writes it, with which it is compared: local time without a zone
+    store.update({**stored, "completed_at": datetime.now().isoformat()}, ["uuid", "index"])  # noqa: DTZ005

@@ -1,0 +1,172 @@
+"""In the loop: labels set aside and let in again, grades beside errors, elements that never met."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ase.build import bulk
+
+from mlip_autopipec import OTFMaker
+from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.calibration import ThresholdAdapter
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
+from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.walk import SelectionDocument, WalkDocument
+from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+
+COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
+TRAINER = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+
+
+def loop(halts, wrong=(), **fields):
+    """EMT labels, some of them wrong, and a linear ACE, both real, in MD by a script."""
+    generator = StructureGenerator(n_structures=12, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    return stand_in_loop(
+        generate_maker=GenerateMaker(generator=generator),
+        dynamics_maker=ScriptedDynamicsMaker(halts=list(halts), displacement_A=0.05),
+        oracle_maker=StandInOracleMaker(physics="emt", wrong=list(wrong)),
+        train_maker=TrainMaker(trainer=TRAINER),
+        **fields,
+    )
+
+
+def test_a_wrong_label_is_set_aside_until_it_is_let_in(run_loop, stored_documents, memory_jobstore):
+    maker = loop([Halt(step=100), Halt(step=200)], ["label c001 001"])
+    final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
+    assert final.status == "CONVERGED"
+    every = read_labels("c", store=memory_jobstore, with_quarantined=True)
+    (wrong,) = [label for label in every if (label.cycle, label.index) == (1, 1)]
+    campaigns = Campaigns(memory_jobstore)
+    aside = campaigns.quarantined("c")
+    assert list(aside) == [wrong.uuid]
+    assert "eV/atom off what the potential expects" in aside[wrong.uuid][0]
+    potentials = stored_documents(PotentialDocument)
+    assert [len(p.quarantined) for p in potentials] == [0, 1, 0]
+    n_first = potentials[0].n_train
+    assert [p.n_train for p in potentials] == [n_first, n_first + 3, n_first + 7]
+    assert wrong.uuid not in {label.uuid for label in read_labels("c", store=memory_jobstore)}
+    assert wrong.uuid not in {label.uuid for label in campaigns.trained_on(potentials[1].uuid)}
+    assert potentials[-1].train.energy_rmse_meV_atom < 20
+
+    with pytest.raises(InvalidInputError, match="was not set aside"):
+        campaigns.admit("c", "unknown")
+    with pytest.raises(InvalidInputError, match="nothing is left to do"):
+        OTFMaker.extend("c", memory_jobstore)
+    campaigns.admit("c", wrong.uuid, "I know better")
+    assert campaigns.quarantined("c") == {}
+    extended = run_loop(OTFMaker.extend("c", memory_jobstore))
+    last = stored_documents(PotentialDocument)[-1]
+    assert (extended.status, extended.potential_id) == ("CONVERGED", last.uuid)
+    assert (last.let_in, last.quarantined) == ([wrong.uuid], [])
+    assert last.n_train == n_first + 8
+    assert last.new_before.n_structures == 1
+    assert last.train.energy_rmse_meV_atom > 100, "the user wanted it"
+    assert [w.replica for w in extended.walkers] == [1]
+    with pytest.raises(InvalidInputError, match="nothing is left to do"):
+        OTFMaker.extend("c", memory_jobstore)
+
+
+def test_a_cycle_of_nothing_but_wrong_labels_stalls(run_loop, memory_jobstore):
+    final = run_loop(loop([Halt(step=100)], ["label c001"]).make(COPPER, 300, campaign_id="c"))
+    assert (final.status, final.n_cycles) == ("STALLED", 1)
+    assert "all 4 labels of cycle 1 were set aside" in final.why
+    for label in Campaigns(memory_jobstore).quarantined("c"):
+        Campaigns(memory_jobstore).admit("c", label)
+    extended = run_loop(OTFMaker.extend("c", memory_jobstore))
+    assert extended.status == "CONVERGED"
+    assert extended.walkers[0].n_halts == 1, "it went on where it had halted"
+
+
+def test_all_labels_are_trusted_on_request(run_loop, stored_documents):
+    maker = loop([Halt(step=100)], ["label c001 001"])
+    maker.train_maker.quarantine = None
+    final = run_loop(maker.make(COPPER, 300))
+    assert final.status == "CONVERGED"
+    assert stored_documents(PotentialDocument)[-1].train.energy_rmse_meV_atom > 100
+
+
+def test_each_new_label_tells_what_its_grade_was_worth(run_loop, stored_documents, memory_jobstore):
+    halts = [Halt(step=100), Halt(step=200)]
+    run_loop(loop(halts).make(COPPER, 300, campaign_id="c"))
+    first, *others = stored_documents(PotentialDocument)
+    assert first.graded == []
+    labels = {label.uuid: label for label in read_labels("c", store=memory_jobstore)}
+    before = first
+    for potential in others:
+        assert len(potential.graded) == 4
+        for pair in potential.graded:
+            atoms, parent = labels[pair.label_id].to_atoms(), before.to_potential()
+            assert pair.gamma_max == pytest.approx(compute_gamma(parent, atoms).max())
+        worst = max(pair.force_error_max_eV_A for pair in potential.graded)
+        assert 1e3 * worst >= potential.new_before.forces_max_meV_A
+        before = potential
+    found = Campaigns(memory_jobstore).calibration("c", wished_error_eV_A=0.2)
+    assert found.n_labels == 8
+    assert found.spearman is not None
+
+
+def test_thresholds_follow_what_gamma_is_worth(run_loop, monkeypatch):
+    seen = []
+    original = ScriptedDynamicsMaker.explore
+
+    def explore(self, *args):
+        seen.append((self.settings.gamma_lo, self.settings.gamma_hi))
+        return original(self, *args)
+
+    monkeypatch.setattr(ScriptedDynamicsMaker, "explore", explore)
+    halts = [Halt(step=s) for s in (100, 200, 300)]
+    strict = run_loop(loop(halts, threshold_adapter=ThresholdAdapter(wished_error=1e-6)).make(COPPER, 300))
+    # four labels say nothing, eight do
+    assert seen[:3] == [(2, 10)] * 3
+    assert seen[3] == pytest.approx((2 / 1.5, 10 / 1.5))
+    assert strict.gamma_thresholds[1] < seen[3][1]
+
+
+def test_thresholds_keep_below_the_grade_of_an_explosion(run_loop):
+    maker = loop([Halt(step=100), Halt(step=200)], threshold_adapter=ThresholdAdapter(wished_error=1e3))
+    maker.dynamics_maker.settings = replace(maker.dynamics_maker.settings, gamma_explosion=11)
+    final = run_loop(maker.make(COPPER, 300))
+    assert final.status == "CONVERGED"
+    assert final.gamma_thresholds[1] <= 11
+
+
+def test_an_impurity_halts_before_md_and_is_labelled_first(run_loop, stored_documents):
+    """The loop was begun with copper and gold apart; in its second structure they meet."""
+    apart = [bulk("Cu", cubic=True) * (2, 2, 2), bulk("Au", cubic=True) * (2, 2, 2)]
+    generator = StructureGenerator(n_structures=12, n_test=0, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    labels = generator.generate(apart, seed=0)
+    labels = [a for a in labels if len(set(a.symbols)) == 1 and len(a) > 1]
+    oracle = StandInOracleMaker(physics="emt")
+    given = [oracle.compute(a).atoms for a in labels]
+    trained = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5)).train(given)
+    # as pace_activeset makes it, gamma is blind to what never met
+    impure = bulk("Cu", cubic=True) * (3, 3, 3)
+    impure.symbols[0] = "Au"
+    maker = OTFMaker(
+        dynamics_maker=LammpsDynamicsMaker(settings=MDSettings(n_steps=50), engine="library"),
+        propose_maker=ProposeMaker(),
+        select_maker=SelectMaker(n_max=2),
+        oracle_maker=oracle,
+        train_maker=TrainMaker(trainer=TRAINER),
+        stop_rule=StopRule(max_cycles=1, n_check_labels=0),
+    )
+    run_loop(maker.make(impure, 300, labels=given, initial_potential=trained.potential))
+    walk = stored_documents(WalkDocument)[0]
+    assert (walk.status, walk.reason, walk.verdict, walk.step) == ("HALTED", "unseen", "novelty", 0)
+    assert walk.seconds == 0
+    assert len(stored_documents(SelectionDocument)[0].choices) >= 1
+    last = stored_documents(PotentialDocument)[-1]
+    assert set(last.coverage["pairs"]) == {"Au-Au", "Au-Cu", "Cu-Au", "Cu-Cu"}
+    assert last.known_surroundings().unseen(impure) == []
