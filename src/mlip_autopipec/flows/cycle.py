@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobflow import Job, OutputReference
 
+from mlip_autopipec.ace.activeset import complete_active_set
 from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
@@ -41,7 +43,9 @@ def first_potential(
         source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:
-        potential = PotentialDocument.from_potential(initial_potential).model_dump(mode="json")
+        # active sets of other origin may be blind to what their training set never had
+        complete = complete_active_set(initial_potential)
+        potential = PotentialDocument.from_potential(complete).model_dump(mode="json")
         given = named(import_potential(potential, campaign, last.output), "import potential")
         jobs.append(given)
     if given is not None and labels:
@@ -69,6 +73,11 @@ def explorations(
 ) -> list[Job]:
     """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
     potential_or_id = potential if isinstance(potential, str) else potential.output
+    dynamics_maker = maker.dynamics_maker
+    if state.gamma_thresholds is not None:
+        gamma_lo, gamma_hi = state.gamma_thresholds
+        adapted = replace(dynamics_maker.settings, gamma_lo=gamma_lo, gamma_hi=gamma_hi)
+        dynamics_maker = replace(dynamics_maker, settings=adapted)
     jobs: list[Job] = []
     walks: list[OutputReference | str] = []
     for walker in walkers:
@@ -76,7 +85,7 @@ def explorations(
             walks.append(done.walk_ids[walker.index])
             continue
         start = record.output if record is not None and walker.start_id == record.uuid else None
-        explore = maker.dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
+        explore = dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
         jobs.append(named(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
         walks.append(explore.output)
     assess = maker.assess(
@@ -115,16 +124,15 @@ def cycle_jobs(
     running = [w for w in state.walkers if w.is_due]
     jobs: list[Job] = []
     for walker in running:
-        if done.potential_id is None and walker.asks_for_labels:
+        if done.potential_id is None and state.untrained_batch_id is None and walker.asks_for_labels:
             assert walker.walk_id is not None
             seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
             propose = maker.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
             jobs.append(named(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
     potential: Job | str = done.potential_id or previous
     label: Job | str | None = done.batch_id
-    failed = state.check if state.check is not None and not state.check.passed else None
-    if failed is not None and failed.potential_id == previous and done.potential_id is None:
-        potential = _train(maker, state, failed.batch_id)
+    if state.untrained_batch_id is not None and done.potential_id is None:
+        potential = _train(maker, state, state.untrained_batch_id)
         jobs.append(potential)
     elif jobs:
         select = maker.select_maker.make(

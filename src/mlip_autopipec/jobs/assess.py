@@ -158,12 +158,15 @@ def update_state(
     for index, walk in zip(walkers, walks, strict=True):
         updated[index] = _update_walker(updated[index], walk, index in learnt)
     new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
+    untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and not check.passed:
-        new_walkers = [_begun_anew(walker, state.seed) for walker in new_walkers]
+        new_walkers = begun_anew(new_walkers, state.seed)
+        untrained = check.batch_id
     return state.model_copy(
         update={
             "walkers": new_walkers,
             "check": check or state.check,
+            "untrained_batch_id": untrained,
             "potential_id": state.potential_id if potential is None else potential.uuid,
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
             "n_reused_labels": state.n_reused_labels + (batch.n_reused if batch else 0),
@@ -173,14 +176,17 @@ def update_state(
     )
 
 
-def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
-    """Let a walker that has run through take another way."""
-    replica = walker.replica + 1
-    return WalkerState(
-        **walker.model_dump(include={"index", "formula", "condition", "start_id", "start_index", "n_halts"}),
-        seed=derive_seed(seed, SEED_WALKER, walker.index, replica),
-        replica=replica,
-    )
+def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
+    """Let walkers that have run through take other ways."""
+    kept = {"index", "formula", "condition", "start_id", "start_index", "n_halts"}
+    return [
+        WalkerState(
+            **walker.model_dump(include=kept),
+            seed=derive_seed(seed, SEED_WALKER, walker.index, walker.replica + 1),
+            replica=walker.replica + 1,
+        )
+        for walker in walkers
+    ]
 
 
 def _next_rungs_opened(walkers: Sequence[WalkerState]) -> list[WalkerState]:
@@ -251,6 +257,13 @@ def judge_cycle(
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
         return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
+    if labelled and batch is not None and 0 < batch.n_labelled <= len(potential.quarantined):
+        first_label = potential.quarantined[0]
+        return LoopStatus.STALLED, (
+            f"all {batch.n_labelled} labels of cycle {state.cycle} were set aside, the first ({first_label.label_id}) "
+            f"because {first_label.reasons[0]}. Look at the oracle; good labels are let in with Campaigns.admit, and "
+            "OTFMaker.extend goes on"
+        )
     status, why = rule.judge(state)
     if status is LoopStatus.LEARNING and not can_nest_further():
         return LoopStatus.PAUSED, f"this process cannot nest more than {state.cycle} cycles; continue from here"

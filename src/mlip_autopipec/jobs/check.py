@@ -11,6 +11,7 @@ import numpy as np
 
 from mlip_autopipec.ace.accuracy import compute_errors
 from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.ace.calibration import grade_errors
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
@@ -19,7 +20,7 @@ from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, de
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
-from mlip_autopipec.schemas.potential import Errors, PotentialDocument
+from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def measure(
     store = current_store()
     found = store.query({**criteria, "output.state": "successful"}, ["output"], sort={"output.index": 1})
     labels = with_originals([LabelDocument.model_validate(doc["output"]) for doc in found], store)
-    frames = [label.to_atoms() for label in labels if label.split == CHECK]
+    checked = [label for label in labels if label.split == CHECK]
+    frames = [label.to_atoms() for label in checked]
     potential = load_document(PotentialDocument, potential_id).to_potential()
     errors = compute_errors(potential, frames)
     if errors is None:
@@ -162,4 +164,5 @@ def measure(
         forces_rms_meV_A=forces,
         limit_meV_A=limit,
         passed=errors.forces_rmse_meV_A <= limit,
+        graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
     )

@@ -193,6 +193,15 @@ class SelectMaker(Maker):
     ) -> list[tuple[int, float | None]]:
         """Return place and grade of the chosen candidates; what another rule of selection replaces."""
         selected = select_active_set(
-            potential.to_potential(), candidates, n_max, first=halted, required=required, gamma_min=self.gamma_min
+            potential.to_potential(),
+            candidates,
+            n_max,
+            first=halted,
+            required=required,
+            gamma_min=self.gamma_min,
+            coverage=potential.known_surroundings(),
         )
+        for choice in selected:
+            for unseen in choice.unseen[:1]:
+                logger.info("candidate %d is chosen for what gamma cannot know: %s", choice.index, unseen)
         return [(c.index, c.gamma) for c in selected]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
 from mlip_autopipec.schemas.base import Document
-from mlip_autopipec.schemas.potential import Errors, PotentialDocument
+from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 
 
 class LoopStatus(StrEnum):
@@ -86,13 +86,18 @@ class CheckDocument(Document):
     errors: Errors = Field(description="Of the potential on them.")
     forces_rms_meV_A: float = Field(description="Root mean square force component of the labels, meV/A.")
     limit_meV_A: float = Field(description="What the root mean square force error may be, meV/A.")
-    passed: bool = Field(description="Whether it is.")
+    passed: bool = Field(description="Whether it is, and all properties that were asked for are within their limits.")
+    graded: list[GradedLabel] = Field(default_factory=list, description="Grade and error at each of these labels.")
+    properties: list[dict[str, Any]] = Field(
+        default_factory=list, description="Properties of crystals by oracle and potential, with error and limit."
+    )
 
     def describe(self) -> str:
         """Tell the result in a few words."""
+        off = [f"{p['name']} off by {p['error']}" for p in self.properties if not p["passed"]]
         return (
             f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frames of halt-free MD, "
-            f"limit {self.limit_meV_A:.1f}"
+            f"limit {self.limit_meV_A:.1f}" + "".join(f"; {text}" for text in off)
         )
 
 
@@ -111,6 +116,8 @@ class LoopState(BaseModel):
     n_halts: int = 0
     hours: float = 0.0
     check: CheckDocument | None = None
+    untrained_batch_id: str | None = None
+    gamma_thresholds: tuple[float, float] | None = None
 
 
 class CycleResults(BaseModel):
@@ -139,6 +146,13 @@ class OTFDocument(Document):
     n_halts: int = Field(0, description="Halts so far.")
     hours: float = Field(0.0, description="Wall time since the campaign was last recorded, h.")
     check: CheckDocument | None = Field(None, description="The last check on labels from halt-free MD.")
+    untrained_batch_id: str | None = Field(
+        None,
+        description="uuid of a batch that holds labels which the next training is for: a failed check's, or let in.",
+    )
+    gamma_thresholds: tuple[float, float] | None = Field(
+        None, description="Lower and upper threshold of gamma in the next MD, where they are adapted."
+    )
     elements: list[str] = Field(default_factory=list, description="Elements of the campaign, alphabetical.")
     walkers: list[WalkerState] = Field(description="All walkers.")
     potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")
