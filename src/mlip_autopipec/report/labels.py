@@ -1,0 +1,258 @@
+"""Labels: where each came from, why it was bought, and what gamma was worth at it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mlip_autopipec.ace.calibration import MIN_LABELS, ThresholdAdapter, calibrate
+from mlip_autopipec.report.panels import (
+    RED,
+    SCALE,
+    VIOLET,
+    Panel,
+    add_level,
+    colour_of,
+    make_logarithmic,
+    new_figure,
+    safe,
+)
+
+if TYPE_CHECKING:
+    from mlip_autopipec.ace.calibration import Calibration
+    from mlip_autopipec.report.collect import CampaignData
+
+#: What the origins mean; those of other packages are shown as they are.
+ORIGINS = {
+    "seed_ideal": "first dataset: the crystal as given",
+    "seed_strained": "first dataset: strained",
+    "seed_rattled": "first dataset: rattled",
+    "dimer": "first dataset: two atoms at a distance",
+    "isolated_atom": "isolated atom, for the reference energy",
+    "given": "brought along by the user",
+    "halted": "the frame at which MD halted",
+    "dumped": "a frame between the two thresholds, before the halt",
+    "displacement": "the halted frame, atoms displaced at random",
+    "volume": "the halted frame at another volume",
+    "soft_mode": "the halted frame along a soft mode of the potential",
+    "cutout": "the surroundings of high grade, cut out of a large cell",
+    "check": "a frame of halt-free MD, to check the potential with",
+    "property": "a point of a property the potential is compared in",
+}
+
+
+def by_origin(data: CampaignData) -> Panel:
+    """Show how many labels each cycle bought, by origin."""
+    title = "Labels by cycle and origin"
+    if not data.dataset and not data.failed:
+        return Panel("origins", title, absence="No label has been computed yet.")
+    counts = Counter((str(a.info["origin"]), int(a.info["cycle"])) for a in data.dataset)
+    counts.update(("failed", label.cycle) for label in data.failed)
+    totals: Counter[str] = Counter()
+    for (origin, _), n in counts.items():
+        totals[origin] += n
+    cycles = sorted({cycle for _, cycle in counts})
+    figure = new_figure("cycle", "labels", barmode="stack")
+    figure.update_xaxes(dtick=1 if max(cycles) < 15 else None)
+    for place, origin in enumerate(sorted(totals, key=lambda o: (o == "failed", -totals[o], o))):
+        figure.add_trace(
+            go.Bar(
+                x=cycles,
+                y=[counts[origin, cycle] for cycle in cycles],
+                name=f"{safe(origin)} ({totals[origin]})",
+                marker={"color": RED if origin == "failed" else colour_of(place)},
+                hovertemplate=f"cycle %{{x}}: %{{y}} {safe(origin)}<extra></extra>",
+            )
+        )
+    reused = sum("reused_from" in a.info for a in data.dataset)
+    note = (
+        f"{reused} of {len(data.dataset)} had been computed before and were taken from the database." if reused else ""
+    )
+    return Panel("origins", title, {title: figure}, note)
+
+
+def origin_rows(data: CampaignData) -> list[dict[str, Any]]:
+    """Return origins with their meaning and number."""
+    totals = Counter(str(a.info["origin"]) for a in data.dataset)
+    return [{"origin": o, "meaning": ORIGINS.get(o, ""), "n": n} for o, n in totals.most_common()]
+
+
+def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], int]:
+    """
+    Return the rows of the table of labels, and how many older ones are left out.
+
+    Each has ``cycle``, ``origin``, ``walker``, ``gamma``, ``formula``, ``n_atoms``, ``energy`` (eV/atom),
+    ``force`` (largest component, eV/A), ``split`` and ``remark``.
+    """
+    aside = {q.label_id: q.reasons for p in data.potentials for q in p.quarantined}
+    let_in = {label_id for p in data.potentials for label_id in p.let_in}
+    rows = []
+    for atoms in data.dataset:
+        info = atoms.info
+        remarks = []
+        if info["label_id"] in aside:
+            remarks.append("set aside, let in later" if info["label_id"] in let_in else "set aside")
+        if "reused_from" in info:
+            remarks.append("had been computed before")
+        rows.append(
+            {
+                "cycle": info["cycle"],
+                "origin": info["origin"],
+                "walker": info.get("walker"),
+                "gamma": info.get("gamma"),
+                "formula": atoms.get_chemical_formula(),
+                "n_atoms": len(atoms),
+                "energy": atoms.get_potential_energy() / len(atoms),
+                "force": float(np.abs(atoms.get_forces()).max()),
+                "split": info["split"],
+                "remark": ", ".join(remarks),
+                "failed": False,
+            }
+        )
+    rows += [
+        {
+            "cycle": label.cycle,
+            "origin": label.origin,
+            "walker": label.walker,
+            "gamma": label.gamma,
+            "formula": label.formula,
+            "n_atoms": label.n_atoms or None,
+            "energy": None,
+            "force": None,
+            "split": label.split,
+            "remark": f"failed: {label.reason}",
+            "failed": True,
+        }
+        for label in data.failed
+    ]
+    rows.sort(key=lambda row: int(row["cycle"]))
+    return rows[-n_rows:], max(len(rows) - n_rows, 0)
+
+
+def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
+    """Return the labels that were set aside, with their reasons."""
+    known = {a.info["label_id"]: a for a in data.dataset}
+    let_in = {label_id for p in data.potentials for label_id in p.let_in}
+    rows: dict[str, dict[str, Any]] = {}
+    for potential in data.potentials:
+        for label in potential.quarantined:
+            atoms = known.get(label.label_id)
+            rows[label.label_id] = {
+                "cycle": potential.cycle,
+                "label_id": label.label_id,
+                "formula": "" if atoms is None else atoms.get_chemical_formula(),
+                "reasons": label.reasons,
+                "let_in": label.label_id in let_in,
+            }
+    return list(rows.values())
+
+
+def worth_of_gamma(data: CampaignData) -> tuple[Panel, Calibration | None]:
+    """Show the grade of every label against the true error of the potential that had not seen it."""
+    title = "Extrapolation grade against true error"
+    graded = data.graded
+    if not graded:
+        why = (
+            "No label of this campaign has a grade with the error of the potential before it was trained on: "
+            "either no cycle has bought labels yet, or the potentials were trained by a version that did not record it."
+        )
+        return Panel("worth", title, absence=why), None
+    adapter = _adapter(data)
+    found = calibrate([g.to_graded() for _, g in graded], adapter.wished_error, quantile=adapter.quantile)
+    figure = new_figure("largest gamma of the label", "largest force error before training / eV/Å")
+    make_logarithmic(
+        figure,
+        x=[g.gamma_max for _, g in graded],
+        y=[adapter.wished_error, *(max(g.force_error_max_eV_A, 1e-4) for _, g in graded)],
+    )
+    last = max(cycle for cycle, _ in graded)
+    for in_core, name, symbol in ((False, "labels", "circle"), (True, "inside the core, left out", "circle-open")):
+        own = [(cycle, g) for cycle, g in graded if g.in_core is in_core]
+        if own:
+            figure.add_trace(
+                go.Scatter(
+                    x=[g.gamma_max for _, g in own],
+                    y=[max(g.force_error_max_eV_A, 1e-4) for _, g in own],
+                    mode="markers",
+                    name=name,
+                    marker={
+                        "symbol": symbol,
+                        "size": 8,
+                        "color": [cycle for cycle, _ in own],
+                        "colorscale": SCALE,
+                        "cmin": 0,
+                        "cmax": max(last, 1),
+                        "colorbar": {"title": {"text": "cycle"}, "thickness": 10, "len": 0.8},
+                        "showscale": not in_core,
+                    },
+                    text=[f"cycle {cycle}" for cycle, _ in own],
+                    hovertemplate="%{text}: gamma %{x:.3g}, error %{y:.3g} eV/Å<extra></extra>",
+                )
+            )
+    add_level(figure, adapter.wished_error, f"wished {adapter.wished_error:g} eV/Å", dash="dot", at_end=False)
+    if found.threshold is not None and found.threshold_low is not None and found.threshold_high is not None:
+        add_level(figure, found.threshold, "calibrated", axis="x", colour=VIOLET)
+        low = found.threshold_low if found.threshold_low > 0 else min(g.gamma_max for _, g in graded)
+        figure.add_shape(
+            type="rect",
+            yref="paper",
+            y0=0,
+            y1=1,
+            x0=low,
+            x1=found.threshold_high,
+            fillcolor=VIOLET,
+            opacity=0.12,
+            line_width=0,
+        )
+    if data.thresholds is not None:
+        add_level(figure, data.thresholds[1], "halt", axis="x", colour=RED, dash="dot")
+    return Panel("worth", title, {title: figure}, _told(found, data)), found
+
+
+def _told(found: Calibration, data: CampaignData) -> str:
+    words = f"{found.n_labels} labels, the pair of largest grade and largest error of each."
+    if found.n_labels < MIN_LABELS:
+        return f"{words} Too few to calibrate: {found.why}."
+    if found.spearman is not None:
+        words += f" Rank correlation {found.spearman:.2f}, correlation of the logarithms {found.log_pearson:.2f}."
+    share = f"{found.quantile:.0%}"
+    if found.threshold is None:
+        words += f" No threshold: {found.why}."
+    elif found.beyond:
+        words += (
+            f" Up to the largest grade that was met, {found.threshold:.3g}, {share} of the errors stayed within "
+            f"{found.wished_error:g} eV/Å: the threshold could be higher."
+        )
+    else:
+        low = "below what was met" if not found.threshold_low else f"{found.threshold_low:.3g}"
+        words += (
+            f" Calibrated threshold {found.threshold:.3g} (dashed; from {low} to {found.threshold_high:.3g} in nine of "
+            f"ten resamplings): up to there {share} of the errors stayed within {found.wished_error:g} eV/Å."
+        )
+    if data.thresholds is not None:
+        words += f" MD halts above {data.thresholds[1]:.3g} (dotted)."
+    return words
+
+
+def _adapter(data: CampaignData) -> ThresholdAdapter:
+    """Return the wished error of the campaign, or the package's own where it has none."""
+    recorded = _find(data.maker, "wished_error")
+    default = ThresholdAdapter()
+    if recorded is None:
+        return default
+    quantile = recorded.get("quantile") or default.quantile
+    return ThresholdAdapter(wished_error=float(recorded["wished_error"]), quantile=float(quantile))
+
+
+def _find(value: Any, name: str) -> dict[str, Any] | None:
+    """Return the first dictionary in nested data that has a field with a value."""
+    if isinstance(value, dict):
+        if value.get(name) is not None:
+            return value
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((found for item in value if (found := _find(item, name)) is not None), None)
+    return None
