@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
-from jobflow import Maker
+from jobflow import Flow, Maker
 from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
 
 from mlip_autopipec.ace.basis import BasisSettings
@@ -53,7 +53,13 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "pacemaker": (PacemakerTrainer, BasisSettings),
     "grace": (GRACEFSTrainer, GRACEBasis),
 }
-
+#: Sections by the class whose name their errors begin with.
+SECTIONS = {
+    "StopRule": "stop",
+    "MDSettings": "dynamics",
+    "OracleMaker": "oracle",
+    "StructureGenerator": "first_dataset",
+}
 
 if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Linear: TypeAlias = Any
@@ -298,6 +304,28 @@ class RunFile(Strict):
             ladder=self.ladder,
             seed=self.seed,
         )
+
+    def flow(self, campaign_id: str | None = None) -> Flow:
+        """
+        Make the flow of the campaign this file describes.
+
+        Raises
+        ------
+        InvalidInputError
+            Whatever cannot be meant, with file and line where one setting is the cause.
+        """
+        structures, conditions = self.load_structures(), self.load_conditions()
+        labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
+        try:
+            return maker.make(
+                structures, conditions, labels=labels, initial_potential=potential, campaign_id=campaign_id
+            )
+        except InvalidInputError as error:
+            section = SECTIONS.get(str(error).partition(".")[0])
+            if section is None or self._text is None:
+                raise
+            with self._text.blamed(section):
+                raise
 
     def _read_text(self, name: str, file: Path) -> str:
         """Read a file named in the run file, relative to it."""

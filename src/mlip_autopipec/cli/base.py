@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+import json
+import os
+import sys
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.markup import escape
 
-from mlip_autopipec.cli.exit_codes import ExitCode
+from mlip_autopipec.cli.exit_codes import MEANING, ExitCode
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -18,23 +22,95 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
+#: The option ``--json``.
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to stderr.")]
+
+_CODES = "\n".join(f"- {code.value}: {meaning}" for code, meaning in MEANING.items())
+
+#: Order of the commands in --help: as one meets them.
+ORDER = "init doctor run resume extend status report export submit mend schema".split()
+
+
+class InOrder(typer.core.TyperGroup):
+    """Lists the commands in :data:`ORDER`, others behind them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
+app = typer.Typer(
+    cls=InOrder,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="markdown",
+    epilog=f"**Exit codes**\n\n{_CODES}",
+)
 console = Console(highlight=False, soft_wrap=True)
 
 
 @app.callback()
 def main() -> None:
-    """Learn ACE interatomic potentials on the fly."""
+    """
+    Learn ACE interatomic potentials on the fly.
+
+    A first potential, from an empty folder:
+
+        mlip-autopipec doctor
+        mlip-autopipec init --element Cu --crystal fcc
+        mlip-autopipec run Cu.yaml --dry-run
+        mlip-autopipec run Cu.yaml
+
+    Every command explains itself: mlip-autopipec COMMAND --help.
+    """
+
+
+def put(result: dict[str, Any]) -> None:
+    """Print the JSON document of a command with ``--json``."""
+    typer.echo(json.dumps(result, indent=2, default=str))
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Tell an error that was raised on purpose in its own words, without a traceback, and leave with FAILED."""
+def told(as_json: bool = False) -> Iterator[None]:
+    """
+    Run the body of a command: tell errors that were raised on purpose in their own words, and leave with FAILED.
+
+    Parameters
+    ----------
+    as_json
+        Keep standard output for one JSON document: what is printed meanwhile goes to standard error, and an error
+        becomes ``{"status": "ERROR", "error": ..., "exit_code": 1}``.
+    """
+    console.stderr = as_json
     try:
-        yield
+        with _stdout_to_stderr() if as_json else _as_it_is():
+            yield
     except MLIPError as error:
         console.print(f"[red]error:[/] {escape(str(error))}", markup=True)
+        if as_json:
+            put({"status": "ERROR", "error": str(error), "exit_code": int(ExitCode.FAILED)})
         raise typer.Exit(ExitCode.FAILED) from error
+
+
+@contextmanager
+def _as_it_is() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send to standard error what Python and libraries in C (oracles, LAMMPS) write to standard output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def open_store(folder: Path) -> JobStore:

@@ -35,7 +35,7 @@ MEANING: dict[ExitCode, str] = {
 CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode.NOT_CONVERGED
 
 
-def exit_code(status: LoopStatus) -> ExitCode:
+def exit_code(status: LoopStatus | str) -> ExitCode:
     """Return the exit code of a campaign that stands like this."""
     from mlip_autopipec.schemas.loop import LoopStatus
 
@@ -48,4 +48,4 @@ def exit_code(status: LoopStatus) -> ExitCode:
         LoopStatus.FAILED: ExitCode.FAILED,
         LoopStatus.LEARNING: ExitCode.UNFINISHED,
         LoopStatus.PAUSED: ExitCode.UNFINISHED,
-    }[status]
+    }[LoopStatus(status)]

@@ -6,24 +6,26 @@ import logging
 import sys
 import time
 import warnings
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.cli.base import console, open_store
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from ase import Atoms
     from jobflow import Flow
 
+    from mlip_autopipec.ace.accuracy import ErrorMetrics
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.runfile import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
 
 
-def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> OTFDocument:
+def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dict[str, Any]:
     """
     Run a flow in this process and write its results.
 
@@ -37,6 +39,11 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> OTF
         Of the campaign: store, folders of the jobs, results.
     started
         ``time.perf_counter()`` when the command began.
+
+    Returns
+    -------
+    dict
+        What ``--json`` prints, without the exit code.
     """
     from jobflow import run_locally
 
@@ -63,8 +70,33 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> OTF
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
     errors = write_results(folder, document, labels, validation)
-    console.print(summary_table(document, errors, folder, time.perf_counter() - started))
-    return document
+    seconds = time.perf_counter() - started
+    console.print(summary_table(document, errors, folder, seconds))
+    return _outcome(document, errors, folder, seconds)
+
+
+def _outcome(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> dict[str, Any]:
+    """Put together what a script wants to know."""
+    numbers = document.model_dump(
+        mode="json",
+        include={
+            "campaign_id",
+            "status",
+            "why",
+            "n_cycles",
+            "n_halts",
+            "n_labels",
+            "n_reused_labels",
+            "n_failed_labels",
+        },
+    )
+    return {
+        **numbers,
+        "errors": {name: asdict(error) for name, error in errors.items()},
+        "folder": str(folder),
+        "potential": sorted(str(path) for path in (folder / "potential").glob("potential.*")),
+        "seconds": seconds,
+    }
 
 
 def check_validation(campaign: RunFile) -> None:

@@ -18,10 +18,12 @@ def schema(
     """
     Print the JSON schema of run files, with which editors complete, explain and check them.
 
-    Name it in the first line of a run file, and VS Code (extension YAML), Neovim, Emacs and others read it:
+    Write it beside a run file,
 
         mlip-autopipec schema -o run.schema.json
-        # yaml-language-server: $schema=run.schema.json
+
+    and name it in the file's first line, "# yaml-language-server: $schema=run.schema.json": VS Code with its YAML
+    extension, Neovim, Emacs and others read that.
     """
     from mlip_autopipec.runfile import json_schema
 

@@ -1,0 +1,181 @@
+"""What a campaign would do, and what it may cost, before it is run (``run --dry-run``)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlip_autopipec.cli.base import console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+
+    from mlip_autopipec.runfile import RunFile
+
+#: Oracles of which a label takes seconds: one is computed to see how many.
+CHEAP = ("emt", "lennard-jones", "gfn-xtb")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What a campaign would do at most.
+
+    Parameters
+    ----------
+    structures
+        Formula of each structure with its number of atoms.
+    elements
+        Of all structures and given labels.
+    n_walkers, n_steps, md_ns
+        MD runs, steps of each, and how long all are together in ns.
+    md_atom_steps
+        Steps times atoms over all walkers.
+    first_labels, labels_per_cycle, most_labels
+        Labels to begin with, at most in a cycle, at most in all.
+    validation_labels
+        Evaluations of the oracle for its own MD at the end.
+    label_atoms
+        Atoms of the largest structure of the first dataset.
+    label_seconds
+        Measured wall time of one label of that size on this machine in s; None where it was not measured.
+    oracle_hours
+        ``label_seconds`` times labels and evaluations, one after the other, in h.
+    notes
+        What else to know.
+    """
+
+    structures: list[str]
+    elements: list[str]
+    n_walkers: int
+    n_steps: int
+    md_ns: float
+    md_atom_steps: int
+    first_labels: int
+    labels_per_cycle: int
+    most_labels: int
+    validation_labels: int
+    label_atoms: int
+    label_seconds: float | None
+    oracle_hours: float | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return asdict(self)
+
+
+def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
+    """
+    Work out what a campaign would do, without running it.
+
+    Parameters
+    ----------
+    campaign
+        The run file; refused for what ``run`` refuses.
+    measure
+        Whether to compute one label for its time; None does so for oracles of seconds.
+    """
+    structures, conditions = campaign.load_structures(), campaign.load_conditions()
+    campaign.flow()
+    labels, maker = campaign.load_labels(), campaign.maker()
+    first = [] if labels else maker.generate_maker.generator.generate(structures, campaign.seed)
+    rule, settings = maker.stop_rule, maker.dynamics_maker.settings
+    per_cycle = max(campaign.selection.n_max, rule.n_check_labels)
+    n_first = len(labels) or len(first)
+    most = n_first + rule.max_cycles * per_cycle
+    if rule.max_labels is not None:
+        most = min(most, max(rule.max_labels, n_first))
+    n_walkers = len(structures) * len(conditions)
+    validation = campaign.validation_settings()
+    n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
+    largest = max(first or structures, key=len)
+    measure = campaign.oracle.kind in CHEAP if measure is None else measure
+    seconds = _seconds_of_a_label(campaign, largest) if measure else None
+    computed = most - len(labels) + n_validation
+    return Plan(
+        structures=[f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)" for atoms in structures],
+        elements=sorted({symbol for atoms in [*structures, *labels] for symbol in atoms.get_chemical_symbols()}),
+        n_walkers=n_walkers,
+        n_steps=settings.n_steps,
+        md_ns=n_walkers * settings.n_steps * settings.timestep_fs * 1e-6,
+        md_atom_steps=settings.n_steps * len(conditions) * sum(map(len, structures)),
+        first_labels=n_first,
+        labels_per_cycle=per_cycle,
+        most_labels=most,
+        validation_labels=n_validation,
+        label_atoms=len(largest),
+        label_seconds=seconds,
+        oracle_hours=None if seconds is None else seconds * computed / 3600,
+        notes=_notes(campaign, first),
+    )
+
+
+def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
+    """Say what is likely to go wrong: too few atoms for the basis."""
+    functions = getattr(campaign.trainer.basis, "number_of_functions_per_element", None)
+    if functions is None or not first:
+        return []
+    train = [atoms for atoms in first if atoms.info.get("split") == "train"]
+    notes = []
+    for element in sorted({symbol for atoms in train for symbol in atoms.get_chemical_symbols()}):
+        n = sum(atoms.get_chemical_symbols().count(element) for atoms in train)
+        if n < functions:
+            notes.append(
+                f"the first dataset holds {n} atoms of {element} for {functions} basis functions; the active set needs "
+                "as many atoms as functions, better four times as many: raise first_dataset.n_structures"
+            )
+    return notes
+
+
+def _seconds_of_a_label(campaign: RunFile, atoms: Atoms) -> float:
+    oracle = campaign.maker().oracle_maker
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        started = time.perf_counter()
+        oracle.compute(atoms)
+        return time.perf_counter() - started
+
+
+@contextmanager
+def _inside(folder: str | Path) -> Iterator[None]:
+    before = os.getcwd()  # noqa: PTH109
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def show(campaign: RunFile, found: Plan) -> None:
+    """Print a plan."""
+    from rich.table import Table
+
+    table = Table(title=f"{campaign.name}: what would run", show_header=False)
+    table.add_row("structures", ", ".join(found.structures))
+    at = ", ".join(f"{condition.temperature_K:g} K" for condition in campaign.load_conditions())
+    table.add_row("MD at most", f"{found.n_walkers} walker(s) of {found.n_steps} steps, at {at}: {found.md_ns:.3g} ns")
+    table.add_row("first dataset", f"{found.first_labels} labels, of up to {found.label_atoms} atoms")
+    table.add_row("then per cycle", f"up to {found.labels_per_cycle} labels, {campaign.stop.max_cycles} cycles at most")
+    table.add_row("labels at most", str(found.most_labels))
+    if found.validation_labels:
+        table.add_row("validation", f"{found.validation_labels} MD steps of the oracle itself")
+    if found.label_seconds is None or found.oracle_hours is None:
+        cost = f"unknown: a label of {campaign.oracle.kind} was not computed (--measure computes one)"
+    else:
+        hours = found.oracle_hours
+        total = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+        cost = f"{found.label_seconds:.2g} s a label (measured), {total} at most, one after the other"
+    table.add_row(f"cost of {campaign.oracle.kind}", cost)
+    table.add_row(
+        "cost of MD", f"{found.md_atom_steps:.3g} atom-steps at most; not measured, docs/benchmarks.md has rates"
+    )
+    console.print(table)
+    for note in found.notes:
+        console.print(f"[yellow]note:[/] {note}")

@@ -1,0 +1,186 @@
+"""run, resume and extend as scripts use them: JSON, exit codes, Ctrl-C, --dry-run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from mlip_autopipec.cli import CONVERGED, FAILED, ExitCode, app, open_store
+from mlip_autopipec.cli.exit_codes import MEANING, exit_code
+from mlip_autopipec.schemas.loop import LoopStatus
+
+SMALL = {
+    "name": "small",
+    "seed": 3,
+    "structures": [{"bulk": {"name": "Cu", "cubic": True}, "repeat": [2, 2, 2]}],
+    "conditions": [{"temperature_K": 1200}],
+    "oracle": {"kind": "emt"},
+    "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 4.5}},
+    "dynamics": {"n_steps": 800, "gamma_lo": 1.5, "gamma_hi": 3.0},
+    "first_dataset": {"n_structures": 6, "n_test": 2, "rattle_amplitudes": [0.05, 0.1]},
+    "stop": {"n_check_labels": 0},
+}
+PROGRAM = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli"]
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, **changes}))
+    return path
+
+
+def started(path: Path, folder: Path) -> subprocess.Popen[str]:
+    """``run`` in a process group of its own, MD of cycle 1 under way."""
+    process = subprocess.Popen(
+        [*PROGRAM, "run", str(path), "--folder", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("cycle   0"):
+            assert "halted" in line, line
+            return process
+    raise AssertionError(f"ended with {process.wait()} before cycle 0")
+
+
+def in_group(group: int) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.name())
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard_output(tmp_path):
+    path, folder = written(tmp_path), tmp_path / "out"
+    process = started(path, folder)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the children, too
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED == 130, said
+    assert f"mlip-autopipec resume {path} --folder {folder}" in said
+    assert "Traceback" not in said
+    assert in_group(process.pid) == []
+
+    done = subprocess.run(
+        [*PROGRAM, "resume", str(path), "--folder", str(folder), "--json"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == CONVERGED, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["status"], document["exit_code"]) == ("CONVERGED", 0)
+    assert document["errors"]["train"]["forces_rmse_meV_A"] > 0
+    assert all(Path(file).is_file() for file in document["potential"])
+    assert {Path(file).suffix for file in document["potential"]} == {".yaml", ".yace", ".asi"}
+    assert "cycle   1" in done.stderr
+    labels = open_store(folder / "store").query({"output.kind": "label", "output.reused_from": None}, ["output.key"])
+    keys = [doc["output"]["key"] for doc in labels]
+    assert len(keys) == len(set(keys)) > 8, "a label was computed twice"
+
+    again = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--json"])
+    assert again.exit_code == FAILED
+    error = json.loads(again.stdout)
+    assert (error["status"], error["exit_code"]) == ("ERROR", FAILED)
+    assert "--overwrite" in error["error"]
+
+
+def test_sigterm_of_a_batch_system_ends_it_as_ctrl_c_does(tmp_path):
+    process = started(written(tmp_path), tmp_path / "out")
+    process.terminate()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, said
+    assert "mlip-autopipec resume" in said
+    assert in_group(process.pid) == []
+
+
+def test_interrupted_before_anything_was_computed(tmp_path, monkeypatch):
+    """A real signal would have to hit the second between the two."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobflow.run_locally", interrupted)
+    path, folder = written(tmp_path), tmp_path / "out"
+    result = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--json"])
+    assert result.exit_code == ExitCode.INTERRUPTED
+    document = json.loads(result.stdout)
+    assert document["status"] == "INTERRUPTED"
+    assert document["go_on"] == f"mlip-autopipec run {path} --folder {folder} --overwrite"
+
+
+def test_an_error_that_looks_like_markup_is_told_whole(tmp_path):
+    result = CliRunner().invoke(app, ["run", str(written(tmp_path, name="[red]x[/]", sed=1))])
+    assert result.exit_code == FAILED
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "[bold].yaml")])
+    assert "[bold].yaml" in result.output
+
+
+def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+    validation = {"n_frames": 3, "interval_steps": 10}
+    path = written(
+        tmp_path, stop={"max_cycles": 5}, validation=validation, conditions=[{"temperature_K": t} for t in (300, 600)]
+    )
+    folder = tmp_path / "out"
+    result = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--dry-run", "--json"])
+    assert result.exit_code == CONVERGED, result.output
+    plan = json.loads(result.stdout)
+    assert plan["structures"] == ["Cu32 (32 atoms)"]
+    assert (plan["n_walkers"], plan["n_steps"], plan["md_atom_steps"]) == (2, 800, 2 * 800 * 32)
+    assert (plan["first_labels"], plan["labels_per_cycle"], plan["most_labels"]) == (8, 4, 28)
+    assert plan["validation_labels"] == 60
+    assert plan["label_seconds"] > 0
+    assert plan["oracle_hours"] == pytest.approx(88 * plan["label_seconds"] / 3600)
+    assert not folder.exists()
+    shown = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure"])
+    assert "labels at most" in shown.output
+    assert "unknown" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [({"stop": {"max_labels": 10}}, 10), ({"stop": {"max_labels": 9}}, 9), ({"stop": {"max_cycles": 0}}, 8)],
+)
+def test_dry_run_counts_labels_at_most(tmp_path, changes, most):
+    result = CliRunner().invoke(app, ["run", str(written(tmp_path, **changes)), "--dry-run", "--no-measure", "--json"])
+    assert json.loads(result.stdout)["most_labels"] == most
+
+
+def test_dry_run_refuses_what_run_refuses_and_warns_of_a_basis_that_is_too_large(tmp_path):
+    refused = CliRunner().invoke(app, ["run", str(written(tmp_path, structures=[{"file": "no.cif"}])), "--dry-run"])
+    assert refused.exit_code == FAILED
+    assert "no.cif" in refused.output
+    refused = CliRunner().invoke(app, ["run", str(written(tmp_path, stop={"max_labels": 2})), "--dry-run"])
+    assert re.search(r"line \d+, stop\.max_labels: .*first dataset alone has 8", refused.output)
+    large = {"kind": "linear", "basis": {"number_of_functions_per_element": 5000}}
+    result = CliRunner().invoke(app, ["run", str(written(tmp_path, trainer=large)), "--dry-run", "--json"])
+    (note,) = json.loads(result.stdout)["notes"]
+    assert "5000 basis functions" in note
+
+
+def test_every_status_has_an_exit_code_and_every_code_a_meaning():
+    assert {exit_code(status) for status in LoopStatus} < set(ExitCode) == set(MEANING)
+    assert exit_code(LoopStatus.BUDGET_SPENT) not in (exit_code(LoopStatus.CONVERGED), exit_code(LoopStatus.FAILED))
+    shown = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    for code, meaning in MEANING.items():
+        assert f"{code.value}: {meaning}" in shown
+
+
+@pytest.mark.parametrize("name", ["run", "resume", "extend", "schema"])
+def test_help_teaches_by_examples(name):
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"mlip-autopipec {name}" in result.output
