@@ -42,7 +42,20 @@ _SAME = 5e-4
 
 
 class PropertyError(MLIPError):
-    """A property that a structure does not have, or that its calculations do not tell."""
+    """
+    A property that a structure does not have, or that its calculations do not tell.
+
+    Parameters
+    ----------
+    message
+        What is wrong.
+    remedy
+        What to do where the calculations are the oracle's; of a potential's, nothing can be asked but training.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.remedy = remedy
+        super().__init__(message)
 
 
 @dataclass(frozen=True, eq=False)

@@ -160,8 +160,7 @@ def fit_elastic_constants(
         stresses = [_vector(result.stress) for result in results if result.stress is not None]
         if len(stresses) < len(results):
             raise PropertyError(
-                "there is no stress among the results; set PropertyGate.elastic_from to 'energy', or have the oracle "
-                "compute stress"
+                "there is no stress", "set PropertyGate.elastic_from to 'energy', or have the oracle compute stress"
             )
         _, clamped = _linear(_copies(matrices, vectors), _copies(matrices, np.array(stresses)))
         clamped = (clamped + clamped.T) / 2
@@ -220,7 +219,8 @@ def _inverse(hessian: Floats) -> Floats:
     if (values[internal] < _SOFT * values.max()).any():
         raise PropertyError(
             f"the crystal is not stable: a mode at q = 0 has a force constant of {values[internal].min():.4f} eV/A^2, "
-            "so its atoms would not relax but leave; set PropertyGate.relaxed_ions to false to compare clamped ones"
+            "so its atoms would not relax but leave",
+            "give a stable crystal, or set PropertyGate.relaxed_ions to false to compare constants of clamped ions",
         )
     inside = vectors[:, internal]
     return np.asarray((inside / values[internal]) @ inside.T)

@@ -87,15 +87,15 @@ def fit_equation_of_state(structures: Sequence[Atoms], results: Sequence[Result]
     if not inside:
         raise PropertyError(
             f"the energy has no minimum between {low:.3f} and {high:.3f} A^3/atom (lowest at "
-            f"{volumes[np.argmin(energies)]:.3f}); give the structure near to equilibrium, or raise "
-            "PropertyGate.volume_span"
+            f"{volumes[np.argmin(energies)]:.3f})",
+            "give the structure near to its equilibrium, or raise PropertyGate.volume_span",
         )
     residual = float(np.sqrt(np.mean((fit.func(volumes) - fit.energies) ** 2)))
     if residual > _NOISE * np.ptp(energies):
         raise PropertyError(
             f"the energies are off a smooth curve by {1e3 * residual:.2f} meV/atom, while they span only "
-            f"{1e3 * np.ptp(energies):.2f}; a magnetic or electronic transition, too few k-points or a field that did "
-            "not converge may be the reason"
+            f"{1e3 * np.ptp(energies):.2f}",
+            "look for a magnetic or electronic transition, too few k-points, or a field that did not converge",
         )
     return EquationOfState(
         volumes.tolist(),

@@ -299,7 +299,8 @@ class PropertyGate(MSONable):
         try:
             wanted = measure(crystal, oracle)
         except PropertyError as error:
-            return [not_compared(crystal.name, kind, "not_measured", f"by the oracle, {error}")]
+            reason = f"by the oracle, {error}; {error.remedy}" if error.remedy else f"by the oracle, {error}"
+            return [not_compared(crystal.name, kind, "not_measured", reason)]
         try:
             if not all(np.isfinite(r.energy) and np.isfinite(r.forces).all() for r in potential):
                 raise PropertyError("energies or forces are not finite")
@@ -338,7 +339,7 @@ class PropertyGate(MSONable):
         found = phonons(crystal, self._supercell(crystal), self.displacement, results)
         largest = float(np.max(found.frequencies_THz))
         if not largest > 0:
-            raise PropertyError("no mode is stable; the crystal has to be given nearer to equilibrium")
+            raise PropertyError("no mode is stable", "give the structure near to its equilibrium")
         values = [("phonon frequencies", "THz", largest, self.frequency_tolerance * largest)]
         note = f"the largest of all; deviation over the modes of {len(found.q_points)} wave vectors"
         return Measured(values, asdict(found), found.frequencies_THz, note)
