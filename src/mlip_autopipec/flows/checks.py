@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.distort import right_handed
 from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
@@ -61,6 +62,8 @@ def check_campaign(
             "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
         )
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
+    if maker.stop_rule.property_gate is not None:
+        maker.stop_rule.property_gate.check(frames)
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)
         largest = maker.propose_maker.cutouts.max_atoms
@@ -100,9 +103,9 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
 
 
 def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
-    """Turn what a user gives as structures into a list of ASE structures."""
+    """Turn what a user gives as structures into a list of ASE structures, in right-handed cells as pyace wants them."""
     items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
-    return [s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False) for s in items]
+    return [right_handed(s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False)) for s in items]
 
 
 def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:

@@ -70,6 +70,15 @@ def deform(atoms: Atoms, deformation: NDArray[np.float64]) -> Atoms:
     return copy
 
 
+def right_handed(atoms: Atoms) -> Atoms:
+    """Return the same crystal in a right-handed cell: one vector is turned about if the cell is left-handed."""
+    if not np.linalg.det(atoms.cell.array) < 0:
+        return atoms
+    copy = atoms.copy()
+    copy.set_cell(copy.cell.array * [[1], [1], [-1]], scale_atoms=False)
+    return copy
+
+
 def random_deformation(volume_factor: float, strain: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """
     Draw a deformation that changes the volume by exactly ``volume_factor``.
