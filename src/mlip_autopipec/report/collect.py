@@ -87,6 +87,8 @@ class CampaignData:
         Comparisons with labels from halt-free MD.
     records
         Levels of theory the labels were computed with.
+    aside
+        Labels that are set aside, by uuid with the reasons; those let in since are not among them.
     unreadable
         What could not be read, in words.
     """
@@ -100,6 +102,7 @@ class CampaignData:
     failed: list[LabelDocument]
     checks: list[CheckDocument]
     records: list[OracleRecord]
+    aside: dict[str, list[str]]
     final: PotentialDocument | None = None
     traces: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     halted: dict[str, Atoms] = field(default_factory=dict)
@@ -170,6 +173,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         failed=campaigns.labels(campaign_id, state="failed"),
         checks=campaigns.checks(campaign_id),
         records=campaigns.oracle_records(campaign_id),
+        aside=campaigns.quarantined(campaign_id),
     )
     if data.potentials:
         data.final = campaigns.potential(campaign_id)

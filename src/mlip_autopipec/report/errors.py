@@ -27,7 +27,12 @@ _CURVES = {
     "train": ("training", BLUE, "circle"),
     "test": ("held-out", GREEN, "square"),
 }
-_SETS = {"train": ("training", BLUE), "test": ("held-out", GREEN), "check": ("check", VIOLET)}
+_SETS = {
+    "train": ("training", BLUE),
+    "test": ("held-out", GREEN),
+    "check": ("check", VIOLET),
+    "aside": ("set aside", RED),
+}
 #: Errors below this are drawn here, for logarithmic axes.
 _LEAST = 1e-3
 
@@ -152,6 +157,8 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
     for atoms in frames:
         calculator.calculate(atoms)
         own, label, split = calculator.results, atoms.calc.results, str(atoms.info["split"])
+        if atoms.info["label_id"] in data.aside:
+            split = "aside"
         found["energy"].append(
             (np.array([label["energy"]]) / len(atoms), np.array([own["energy"]]) / len(atoms), split)
         )

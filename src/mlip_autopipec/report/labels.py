@@ -87,14 +87,13 @@ def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], i
     Each has ``cycle``, ``origin``, ``walker``, ``gamma``, ``formula``, ``n_atoms``, ``energy`` (eV/atom),
     ``force`` (largest component, eV/A), ``split`` and ``remark``.
     """
-    aside = {q.label_id: q.reasons for p in data.potentials for q in p.quarantined}
-    let_in = {label_id for p in data.potentials for label_id in p.let_in}
+    ever = {q.label_id for p in data.potentials for q in p.quarantined}
     rows = []
     for atoms in data.dataset:
         info = atoms.info
         remarks = []
-        if info["label_id"] in aside:
-            remarks.append("set aside, let in later" if info["label_id"] in let_in else "set aside")
+        if info["label_id"] in ever:
+            remarks.append("set aside" if info["label_id"] in data.aside else "set aside, let in by the user")
         if "reused_from" in info:
             remarks.append("had been computed before")
         rows.append(
@@ -135,7 +134,6 @@ def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], i
 def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
     """Return the labels that were set aside, with their reasons."""
     known = {a.info["label_id"]: a for a in data.dataset}
-    let_in = {label_id for p in data.potentials for label_id in p.let_in}
     rows: dict[str, dict[str, Any]] = {}
     for potential in data.potentials:
         for label in potential.quarantined:
@@ -145,7 +143,7 @@ def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
                 "label_id": label.label_id,
                 "formula": "" if atoms is None else atoms.get_chemical_formula(),
                 "reasons": label.reasons,
-                "let_in": label.label_id in let_in,
+                "let_in": label.label_id not in data.aside,
             }
     return list(rows.values())
 
