@@ -164,7 +164,8 @@ class Campaigns:
 
     def checks(self, campaign_id: str) -> List[CheckDocument]:
         """Return the comparisons of potentials with labels from halt-free MD, and with properties where asked for."""
-        return self._of(CheckDocument, "check", campaign_id, {})
+        found = self._read(CheckDocument, "check", {"output.campaign_id": campaign_id})
+        return sorted(found, key=attrgetter("cycle"))
 
     def oracle_records(self, campaign_id: str) -> List[OracleRecord]:
         """Return the levels of theory a campaign's labels were computed with; more than one should not be."""

@@ -171,13 +171,21 @@ def _check_jobs(maker: OTFMaker, state: LoopState) -> list[Job]:
     campaign, cycle, potential_id = state.campaign_id, state.cycle, state.potential_id
     assert potential_id is not None
     rule = maker.stop_rule
-    left = rule.labels_left(state)
-    n_labels = rule.n_check_labels if left is None else min(rule.n_check_labels, left)
     walks = [w.walk_id for w in state.walkers if w.walk_id is not None]
-    propose = propose_check(walks, campaign, cycle, n_labels, state.seed, potential_id, maker.propose_maker.cutouts)
+    propose = propose_check(
+        walks,
+        campaign,
+        cycle,
+        rule.n_check_labels,
+        state.seed,
+        potential_id,
+        maker.propose_maker.cutouts,
+        rule.property_gate,
+        rule.labels_left(state),
+    )
     label = maker.oracle_maker.make(propose.output, campaign, cycle)
     limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
-    check = measure(label.output, potential_id, campaign, cycle, *limits)
+    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.property_gate)
     assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
     return [
         named(propose, f"propose check c{cycle:03d}"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from monty.json import MSONable
 
+from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.base import SEED_WALKER, current_uuid, derive_seed
 from mlip_autopipec.lammps.types import HaltVerdict
@@ -47,6 +48,8 @@ class StopRule(MSONable):
     max_relative_force_error, force_error_floor_meV_A
         The root mean square force error may be this share of the root mean square force of these labels, and at least
         this many meV/A.
+    property_gate
+        Properties of the campaign's crystals that are compared with the oracle's in the same check.
     """
 
     max_cycles: int = 50
@@ -56,6 +59,7 @@ class StopRule(MSONable):
     n_check_labels: int = 2
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
+    property_gate: PropertyGate | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be meant."""
@@ -80,7 +84,8 @@ class StopRule(MSONable):
         """Whether the potential is to be compared with labels from MD that ran through."""
         ran_through = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
-        return self.n_check_labels > 0 and ran_through and not checked
+        asked = self.n_check_labels > 0 or self.property_gate is not None
+        return asked and ran_through and not checked
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
         """Decide whether the loop goes on, and say why."""
@@ -165,7 +170,7 @@ def update_state(
     return state.model_copy(
         update={
             "walkers": new_walkers,
-            "check": check or state.check,
+            "check": state.check if check is None else check.result(),
             "untrained_batch_id": untrained,
             "potential_id": state.potential_id if potential is None else potential.uuid,
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),

@@ -12,12 +12,15 @@ import numpy as np
 from mlip_autopipec.ace.accuracy import compute_errors
 from mlip_autopipec.ace.activeset import compute_gamma
 from mlip_autopipec.ace.calibration import grade_errors
+from mlip_autopipec.ace.properties import ORIGIN as PROPERTY
+from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.generate.distort import bare_copy
 from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.reuse import with_originals
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
@@ -45,6 +48,8 @@ def propose_check(
     seed: int,
     potential_id: str | None = None,
     cutouts: CutoutGenerator | None = None,
+    property_gate: PropertyGate | None = None,
+    budget: int | None = None,
 ) -> ProposalDocument:
     """
     Take frames from MD that ran through without a halt; of those too large to be labelled, what is known least.
@@ -65,6 +70,10 @@ def propose_check(
     cutouts
         Cuts the atom of highest gamma out of frames that are too large, then the next one, far from it. The potential
         is compared with the label of the cut-out itself, so that its faces are no error.
+    property_gate
+        Properties that are to be compared: its cells follow.
+    budget
+        Labels that may still be bought, if that is limited.
     """
     rng = np.random.default_rng(derive_seed(seed, SEED_CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
@@ -77,13 +86,17 @@ def propose_check(
         large = [frame for frame in frames if cutouts.wanted(frame)]
         candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), derive_seed(seed, cycle))
     for candidate in candidates:
-        candidate.info.update(origin=CHECK, split=CHECK)
+        candidate.info.update(origin=CHECK)
+    candidates += [] if property_gate is None else property_gate.structures(_structures(campaign_id))
+    candidates = candidates[:budget]
+    for candidate in candidates:
+        candidate.info.update(split=CHECK)
     return ProposalDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
         cycle=cycle,
         n_candidates=len(candidates),
-        origins=dict(Counter({CHECK: len(candidates)})),
+        origins=dict(Counter(candidate.info["origin"] for candidate in candidates)),
         seed=seed,
         payload={"candidates": pack_frames(candidates)},
     )
@@ -117,9 +130,24 @@ def _least_known(
     return made
 
 
+def _structures(campaign_id: str) -> list[Atoms]:
+    """Return the structures of a campaign, those it was extended by included."""
+    criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id}
+    found = [
+        CampaignDocument.model_validate(d["output"]) for d in current_store().query(criteria, ["output"], load=True)
+    ]
+    return max(found, key=lambda document: document.generation).structures()
+
+
 @loop_job()
 def measure(
-    batch: LabelBatch, potential_id: str, campaign_id: str, cycle: int, relative_limit: float, floor_meV_A: float
+    batch: LabelBatch,
+    potential_id: str,
+    campaign_id: str,
+    cycle: int,
+    relative_limit: float,
+    floor_meV_A: float,
+    property_gate: PropertyGate | None = None,
 ) -> CheckDocument | None:
     """
     Compare the potential with the labels of a check.
@@ -134,6 +162,8 @@ def measure(
         Of the loop.
     relative_limit, floor_meV_A
         The root mean square force error may be this share of the labels' root mean square force, or this.
+    property_gate
+        Properties that are compared, too.
 
     Returns
     -------
@@ -144,25 +174,37 @@ def measure(
         return None
     criteria = {"output.kind": "label", "output.campaign_id": campaign_id, "output.cycle": cycle}
     store = current_store()
-    found = store.query({**criteria, "output.state": "successful"}, ["output"], sort={"output.index": 1})
-    labels = with_originals([LabelDocument.model_validate(doc["output"]) for doc in found], store)
-    checked = [label for label in labels if label.split == CHECK]
+    found = [
+        LabelDocument.model_validate(d["output"]) for d in store.query(criteria, ["output"], sort={"output.index": 1})
+    ]
+    labels = with_originals([label for label in found if label.state == "successful"], store)
+    checked = [label for label in labels if label.origin == CHECK]
     frames = [label.to_atoms() for label in checked]
     potential = load_document(PotentialDocument, potential_id).to_potential()
-    errors = compute_errors(potential, frames)
-    if errors is None:
+    errors, forces, limit = compute_errors(potential, frames), None, None
+    if errors is not None:
+        forces = 1e3 * float(np.sqrt(np.mean(np.concatenate([a.get_forces().ravel() for a in frames]) ** 2)))
+        limit = max(floor_meV_A, relative_limit * forces)
+    elif property_gate is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
-    forces = 1e3 * float(np.sqrt(np.mean(np.concatenate([a.get_forces().ravel() for a in frames]) ** 2)))
-    limit = max(floor_meV_A, relative_limit * forces)
+    comparisons = []
+    if property_gate is not None:
+        failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
+        cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
+        comparisons = property_gate.compare(_structures(campaign_id), cells, potential, failures)
+    plain = [comparison.as_dict() for comparison in comparisons]
     return CheckDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
         cycle=cycle,
         potential_id=potential_id,
         batch_id=batch.uuid,
-        errors=Errors(**errors.as_dict()),
+        errors=None if errors is None else Errors(**errors.as_dict()),
         forces_rms_meV_A=forces,
         limit_meV_A=limit,
-        passed=errors.forces_rmse_meV_A <= limit,
+        passed=(errors is None or limit is None or errors.forces_rmse_meV_A <= limit)
+        and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
+        properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],
+        payload={"properties": [one["data"] for one in plain]},
     )

@@ -171,7 +171,7 @@ class OracleMaker(Maker):
             "index": index,
             "split": candidate.info.get("split", "train"),
             "origin": candidate.info["origin"],
-            "purpose": candidate.info.get("purpose"),
+            "purpose": candidate.info.get("property"),
             "walker": choice.walker,
             "gamma": choice.gamma,
             "source_id": choice.source_id,

@@ -66,17 +66,16 @@ def by_cycle(data: CampaignData) -> list[Panel]:
                     hovertemplate=f"{label}, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )
             )
-        if key == "forces_rmse_meV_A" and data.checks:
+        checks = [(c, c.errors) for c in data.checks if c.errors is not None]
+        if key == "forces_rmse_meV_A" and checks:
             figure.add_trace(
                 go.Scatter(
-                    x=[c.cycle for c in data.checks],
-                    y=[max(c.errors.forces_rmse_meV_A, _LEAST) for c in data.checks],
+                    x=[c.cycle for c, _ in checks],
+                    y=[max(e.forces_rmse_meV_A, _LEAST) for _, e in checks],
                     mode="markers",
                     name="check",
                     marker={"symbol": "diamond", "size": 10, "color": VIOLET},
-                    text=[
-                        f"{'passed' if c.passed else 'failed'}, limit {c.limit_meV_A:.3g} meV/Å" for c in data.checks
-                    ],
+                    text=[f"{'passed' if c.passed else 'failed'}, limit {c.limit_meV_A:.3g} meV/Å" for c, _ in checks],
                     hovertemplate="check, cycle %{x}: %{y:.3g} meV/Å, %{text}<extra></extra>",
                 )
             )

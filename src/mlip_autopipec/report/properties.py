@@ -24,7 +24,7 @@ _RESULTS = {
 
 def compared(data: CampaignData) -> list[dict[str, Any]]:
     """Return the comparisons of the last check that made any."""
-    return next((check.properties for check in reversed(data.checks) if check.properties), [])
+    return next((check.comparisons() for check in reversed(data.checks) if check.properties), [])
 
 
 def rows(data: CampaignData) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
-from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.base import Document, WithPayload
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 
 
@@ -77,28 +77,52 @@ class WalkerState(BaseModel):
         return f"{where} {self.status.lower()} at step {self.step}"
 
 
-class CheckDocument(Document):
-    """Errors of a potential on labels from halt-free MD, which it was not trained on."""
+class CheckResult(Document):
+    """What a check gave, as the state of the loop keeps it."""
 
     kind: Literal["check"] = "check"
     potential_id: str = Field(description="uuid of the potential.")
     batch_id: str = Field(description="uuid of the batch of labels.")
-    errors: Errors = Field(description="Of the potential on them.")
-    forces_rms_meV_A: float = Field(description="Root mean square force component of the labels, meV/A.")
-    limit_meV_A: float = Field(description="What the root mean square force error may be, meV/A.")
-    passed: bool = Field(description="Whether it is, and all properties that were asked for are within their limits.")
-    graded: list[GradedLabel] = Field(default_factory=list, description="Grade and error at each of these labels.")
-    properties: list[dict[str, Any]] = Field(
-        default_factory=list, description="Properties of crystals by oracle and potential, with error and limit."
+    errors: Errors | None = Field(
+        None, description="Of the potential on labels from halt-free MD; None if none were asked for."
     )
+    forces_rms_meV_A: float | None = Field(None, description="Root mean square force component of these labels, meV/A.")
+    limit_meV_A: float | None = Field(None, description="What the root mean square force error may be, meV/A.")
+    properties: list[dict[str, Any]] = Field(
+        default_factory=list,
+        description="Properties of crystals by oracle and potential, with error, limit and state: those of "
+        "PropertyComparison without their curves.",
+    )
+    passed: bool = Field(description="Whether error and properties are within their limits.")
 
     def describe(self) -> str:
         """Tell the result in a few words."""
-        off = [f"{p['name']} off by {p['error']}" for p in self.properties if not p["passed"]]
-        return (
-            f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frames of halt-free MD, "
-            f"limit {self.limit_meV_A:.1f}" + "".join(f"; {text}" for text in off)
-        )
+        told = []
+        if self.errors is not None:
+            told.append(
+                f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frames of halt-free MD, "
+                f"limit {self.limit_meV_A:.1f}"
+            )
+        wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
+        told += [str(p["description"]) for p in wrong]
+        if n_passed := sum(p["state"] == "passed" for p in self.properties):
+            told.append(f"{n_passed} properties within their limits")
+        return "; ".join(told)
+
+
+class CheckDocument(CheckResult, WithPayload):
+    """A check of a potential on labels it was not trained on; ``payload['properties']`` holds the curves."""
+
+    graded: list[GradedLabel] = Field(default_factory=list, description="Grade and error at each of these labels.")
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """Return the properties with what they come from: curves, matrices, frequencies; needs the payload."""
+        curves = self.payload.get("properties") or [{}] * len(self.properties)
+        return [{**one, "data": data} for one, data in zip(self.properties, curves, strict=True)]
+
+    def result(self) -> CheckResult:
+        """Return what is kept in the state."""
+        return CheckResult.model_validate(self.model_dump(include=set(CheckResult.model_fields)))
 
 
 class LoopState(BaseModel):
@@ -115,7 +139,7 @@ class LoopState(BaseModel):
     n_failed_labels: int = 0
     n_halts: int = 0
     hours: float = 0.0
-    check: CheckDocument | None = None
+    check: CheckResult | None = None
     untrained_batch_id: str | None = None
     gamma_thresholds: tuple[float, float] | None = None
 
@@ -145,7 +169,7 @@ class OTFDocument(Document):
     n_failed_labels: int = Field(0, description="Labels that failed so far.")
     n_halts: int = Field(0, description="Halts so far.")
     hours: float = Field(0.0, description="Wall time since the campaign was last recorded, h.")
-    check: CheckDocument | None = Field(None, description="The last check on labels from halt-free MD.")
+    check: CheckResult | None = Field(None, description="The last check on labels from halt-free MD.")
     untrained_batch_id: str | None = Field(
         None,
         description="uuid of a batch that holds labels which the next training is for: a failed check's, or let in.",

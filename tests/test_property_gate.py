@@ -1,0 +1,92 @@
+"""Convergence is refused until properties of the crystal are the oracle's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.ace.properties import PropertyGate
+from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
+from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+
+COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
+
+
+def loop(gate, failing=(), **rule):
+    """EMT labels and a linear ACE, both real, in MD by a script that never halts."""
+    generator = StructureGenerator(n_structures=5, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    return stand_in_loop(
+        check=True,
+        generate_maker=GenerateMaker(generator=generator),
+        dynamics_maker=ScriptedDynamicsMaker(displacement_A=0.08),
+        oracle_maker=StandInOracleMaker(physics="emt", failing=list(failing), max_failed_fraction=0.9),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+        stop_rule=StopRule(property_gate=gate, **rule),
+    )
+
+
+def test_within_wide_limits_it_converges(run_loop, stored_documents, memory_jobstore):
+    gate = PropertyGate(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9, elastic_tolerance=0.9)
+    final = run_loop(loop(gate).make(COPPER, [300, 600], campaign_id="c"))
+    assert (final.status, final.n_cycles) == ("CONVERGED", 1)
+    names = {"equilibrium volume", "bulk modulus", "C11", "C12", "C44"}
+    assert {p["name"] for p in final.check.properties} == names
+    assert "5 properties within their limits" in final.why
+    (check,) = Campaigns(memory_jobstore).checks("c")
+    curve = next(p for p in check.comparisons() if p["kind"] == "eos")["data"]
+    assert len(curve["oracle"]["energies_eV"]) == len(curve["oracle"]["volumes_A3"]) == len(curve["potential"]["energies_eV"]) == gate.n_volumes
+    assert check.errors.n_structures == 2, "cells of properties are no frames of MD"
+    stored = memory_jobstore.query({"output.kind": {"$in": ["check", "loop"]}}, load=False)
+    assert not any("volumes_A3" in str(doc) for doc in stored), "curves are bulk"
+    labels = read_labels("c", store=memory_jobstore)
+    of_gate = [label for label in labels if label.origin == "property"]
+    assert {label.split for label in of_gate} == {"check"}
+    assert len({label.purpose for label in of_gate}) == len(of_gate) > 7
+    assert max(label.n_atoms for label in of_gate) == 1
+
+
+def test_out_of_its_limits_it_learns_and_asks_for_nothing_twice(run_loop, stored_documents, memory_jobstore):
+    gate = PropertyGate(properties=["eos"], volume_tolerance=1e-7)
+    maker = loop(gate, n_check_labels=0, max_cycles=4)
+    final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
+    assert final.status == "MAX_ITER_REACHED"
+    checks = stored_documents(CheckDocument)
+    assert [(c.cycle, c.passed, c.errors) for c in checks] == [(1, False, None), (3, False, None)]
+    volumes = [c.properties[0] for c in checks]
+    assert [p["name"] for p in volumes] == ["equilibrium volume"] * 2
+    assert volumes[1]["error"] < volumes[0]["error"], "what it was told, it learnt"
+    assert "equilibrium volume of Cu" in final.check.describe()
+    states = stored_documents(OTFDocument)
+    assert states[3].n_reused_labels == gate.n_volumes, "the same cells are asked for again, and were labelled before"
+
+
+def test_what_the_oracle_did_not_give_is_no_success(run_loop):
+    gate = PropertyGate(volume_tolerance=0.5, bulk_modulus_tolerance=0.9)
+    final = run_loop(loop(gate, ["label c001 003"], max_cycles=1).make(COPPER, 300))
+    assert final.status == "MAX_ITER_REACHED"
+    assert not final.check.passed
+    assert final.check.properties[0]["state"] == "not_measured"
+    assert "told to fail" in final.check.describe()
+
+
+def test_a_gate_without_a_crystal_is_refused():
+    water = molecule("H2O", vacuum=4)
+    water.pbc = True
+    with pytest.raises(InvalidInputError, match="no structure of this campaign has them"):
+        loop(PropertyGate()).make(water, 300)
+    glass = Atoms("Cu8", positions=[[0.1 * i, 2.5 * i, 0.3 * i**2] for i in range(8)], cell=[9, 21, 22], pbc=True)
+    assert not replace(PropertyGate(), max_atoms=4).structures(glass)
