@@ -194,7 +194,16 @@ def test_a_crystal_of_low_symmetry_has_all_its_constants():
     assert constants(found) == pytest.approx((reference + reference.T) / 2, abs=0.02 * largest)
 
 
-@pytest.mark.parametrize("atoms", [hexagonal_copper(), bulk("Cu", "bcc", a=2.87)], ids=["hcp", "bcc"])
+def strained_alloy() -> Atoms:
+    """Tetragonal, and its atoms are not at rest."""
+    atoms = bulk("CuAu", "cesiumchloride", a=3.1)
+    atoms.positions[1] += [0, 0, 0.1]
+    return atoms
+
+
+@pytest.mark.parametrize(
+    "atoms", [hexagonal_copper(), bulk("Cu", "bcc", a=2.87), strained_alloy()], ids=["hcp", "bcc", "not at rest"]
+)
 def test_phonons_are_the_modes_of_the_whole_supercell(atoms):
     gate = PropertyGate(properties=["phonons"], max_atoms=16)
     (found,) = measured(gate, atoms, EMT())
@@ -204,12 +213,12 @@ def test_phonons_are_the_modes_of_the_whole_supercell(atoms):
     matrix = np.round(displaced.cell.array @ np.linalg.inv(crystal.primitive.cell.array)).astype(int)
     supercell = make_supercell(crystal.primitive, matrix)
     assert frequencies.size == 3 * len(supercell)
-    hessian = compute_hessian(supercell, EMT()) / supercell.get_masses()[0]
+    roots = np.sqrt(np.repeat(supercell.get_masses(), 3))
+    hessian = compute_hessian(supercell, EMT()) / np.outer(roots, roots)
     squares = np.linalg.eigvalsh(hessian) / (2 * np.pi * 1e12 / units.s) ** 2
     expected = np.sign(squares) * np.sqrt(np.abs(squares))
-    assert np.sort(frequencies.ravel())[3:] == pytest.approx(expected[3:], abs=0.02)
-    assert np.abs(frequencies[0][:3]).max() < 0.02
-    assert found.oracle == pytest.approx(expected.max(), abs=0.02)
+    assert np.sort(frequencies.ravel()) == pytest.approx(expected, abs=0.03)
+    assert found.oracle == pytest.approx(expected.max(), abs=0.03)
 
 
 def test_an_oxide_has_optical_modes():
@@ -249,8 +258,7 @@ def test_cells_follow_from_the_crystal_not_from_how_it_is_given():
 
 def test_labels_in_another_order_and_orientation_serve():
     gate = PropertyGate(properties=["elastic", "phonons"], max_atoms=16)
-    atoms = bulk("CuAu", "cesiumchloride", a=3.1)
-    atoms.positions[1] += [0, 0, 0.1]  # tetragonal, its atoms not at rest
+    atoms = strained_alloy()
     cells = gate.structures(atoms)
     plain = gate.compare(atoms, labelled(cells, EMT()), EMT())
     turned = []
@@ -347,6 +355,7 @@ def test_a_potential_without_a_minimum_fails_with_its_curve(potential):
     assert volume.oracle == pytest.approx(11.57, abs=0.02)
     curve = volume.data["potential"]
     assert len(curve["energies_eV"]) == len(curve["volumes_A3"]) == 7
+    assert "volume" not in curve
     assert curve["energies_eV"] != volume.data["oracle"]["energies_eV"]
 
 

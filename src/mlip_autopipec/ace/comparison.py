@@ -50,7 +50,8 @@ class PropertyComparison:
         Why there is no value, or how it is to be understood.
     data
         What the numbers of this kind come from, ``{"oracle": {...}, "potential": {...}}``: curves, matrices or
-        frequencies, with their units in the names; with the first comparison of each kind only.
+        frequencies; with the first comparison of each kind only. Of a potential that has none of these numbers the
+        curve alone (eos), or nothing.
     """
 
     crystal: str
@@ -122,7 +123,7 @@ def compared(
 ) -> list[PropertyComparison]:
     """Set two sides against each other; in place of the potential's a reason why it has none, and data instead."""
     got = None if isinstance(potential, str) else potential
-    data = {"oracle": oracle.data, "potential": instead if got is None else got.data}
+    data = {"oracle": oracle.data, "potential": (instead or {}) if got is None else got.data}
     comparisons = []
     for k, (name, unit, value, limit) in enumerate(oracle.values):
         error = None if got is None else got.deviation(oracle, k)

@@ -307,10 +307,11 @@ class PropertyGate(MSONable):
             got: Measured | str = measure(crystal, potential)
         except PropertyError as error:
             got = f"by the potential, {error}"
-        energies = [result.energy / len(cell) for result, cell in zip(potential, cells, strict=True)]
-        # a curve without a minimum is worth a look
-        instead = {**wanted.data, "energies_eV": energies} if kind == "eos" else None
-        return compared(crystal.name, kind, wanted, got, instead)
+        curve = None
+        if kind == "eos":  # worth a look, also without a minimum
+            energies = [result.energy / len(cell) for result, cell in zip(potential, cells, strict=True)]
+            curve = {"volumes_A3": wanted.data["volumes_A3"], "energies_eV": energies}
+        return compared(crystal.name, kind, wanted, got, curve)
 
     def _eos(self, crystal: Crystal, results: list[Result]) -> Measured:
         cells = [cell for _, cell in volume_series(crystal, self.n_volumes, self.volume_span)]
