@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
@@ -13,10 +14,13 @@ from jobflow import Flow, Maker
 from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
 
 from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.calibration import ThresholdAdapter
 from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.ace.properties import PropertyGate
+from mlip_autopipec.ace.quarantine import LabelQuarantine
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.generate.candidates import CandidateGenerator
@@ -35,6 +39,8 @@ from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.runfile_errors import RunFileText, nearest
 from mlip_autopipec.runfile_fields import Strict, parameter_descriptions, section
 from mlip_autopipec.runfile_structures import load_structure
+
+T = TypeVar("T")
 
 #: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {
@@ -59,6 +65,7 @@ SECTIONS = {
     "MDSettings": "dynamics",
     "OracleMaker": "oracle",
     "StructureGenerator": "first_dataset",
+    "PropertyGate": "properties",
 }
 
 if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
@@ -72,6 +79,9 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     _Cutouts: TypeAlias = Any
     _FirstDataset: TypeAlias = Any
     _Stop: TypeAlias = Any
+    _Properties: TypeAlias = Any
+    _Quarantine: TypeAlias = Any
+    _Thresholds: TypeAlias = Any
     _Validation: TypeAlias = Any
 else:
     _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
@@ -103,7 +113,10 @@ else:
     _Candidates = section(CandidateGenerator)
     _Cutouts = section(CutoutGenerator)
     _FirstDataset = section(StructureGenerator)
-    _Stop = section(StopRule)
+    _Stop = section(StopRule, "property_gate")
+    _Properties = section(PropertyGate)
+    _Quarantine = section(LabelQuarantine)
+    _Thresholds = section(ThresholdAdapter)
     _Validation = section(ValidationSettings)
 
 
@@ -222,6 +235,15 @@ class RunFile(Strict):
     cutouts: _Cutouts = Field(default_factory=_Cutouts, description="Small cells cut out of large ones.")
     selection: _Selection = Field(default_factory=_Selection, description="What of it is labelled.")
     stop: _Stop = Field(default_factory=_Stop, description="When the campaign ends.")
+    properties: _Properties | None = Field(
+        None, description="Properties of the crystals that have to be the oracle's before the campaign converges."
+    )
+    quarantine: _Quarantine | None = Field(
+        default_factory=_Quarantine, description="When a label is set aside; null trusts all."
+    )
+    thresholds: _Thresholds | None = Field(
+        None, description="Adapts the thresholds of gamma to what gamma has been worth; {} for the usual settings."
+    )
     start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
     validation: _Validation | None = Field(None, description="MD of the oracle itself to measure errors on at the end.")
 
@@ -262,11 +284,19 @@ class RunFile(Strict):
             ("candidates", CandidateGenerator),
             ("cutouts", CutoutGenerator),
             ("selection", SelectMaker),
+            ("properties", PropertyGate),
+            ("quarantine", LabelQuarantine),
+            ("thresholds", ThresholdAdapter),
         ):
             with self._blamed(name):
-                cls(**getattr(self, name).model_dump())
+                self._made(name, cls)
         with self._blamed("oracle"):
             self.oracle.static_maker()
+
+    def _made(self, name: str, cls: Callable[..., T]) -> T | None:
+        """Make what a section describes; None where it is null."""
+        given = getattr(self, name)
+        return None if given is None else cls(**given.model_dump())
 
     def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:
         """Name file and line in errors that the values below ``loc`` cause, where there is a file."""
@@ -299,8 +329,11 @@ class RunFile(Strict):
                 max_failed_fraction=oracle.max_failed_fraction,
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
             ),
-            train_maker=TrainMaker(trainer=trainer_class(**trainer)),
-            stop_rule=StopRule(**self.stop.model_dump()),
+            train_maker=TrainMaker(
+                trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
+            ),
+            stop_rule=StopRule(**self.stop.model_dump(), property_gate=self._made("properties", PropertyGate)),
+            threshold_adapter=self._made("thresholds", ThresholdAdapter),
             ladder=self.ladder,
             seed=self.seed,
         )
