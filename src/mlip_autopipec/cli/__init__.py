@@ -7,8 +7,20 @@ Modules import what is heavy inside of their functions: ``--help`` answers at on
 
 from __future__ import annotations
 
-from mlip_autopipec.cli import report, run, schema  # each module registers its commands
+from mlip_autopipec.cli import export, init, report, run, schema  # each module registers its commands
 from mlip_autopipec.cli.base import app, open_store
 from mlip_autopipec.cli.exit_codes import CONVERGED, FAILED, NOT_CONVERGED, ExitCode
 
-__all__ = ["CONVERGED", "FAILED", "NOT_CONVERGED", "ExitCode", "app", "open_store", "report", "run", "schema"]
+__all__ = [
+    "CONVERGED",
+    "FAILED",
+    "NOT_CONVERGED",
+    "ExitCode",
+    "app",
+    "export",
+    "init",
+    "open_store",
+    "report",
+    "run",
+    "schema",
+]

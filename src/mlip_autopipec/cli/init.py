@@ -1,0 +1,103 @@
+"""``init``: a run file to begin with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import AsJson, app, console, put, told
+from mlip_autopipec.errors import InvalidInputError
+
+
+@app.command()
+def init(
+    structures: Annotated[
+        list[Path] | None, typer.Argument(help="Structure files that ase or pymatgen reads: CIF, POSCAR, extxyz, ...")
+    ] = None,
+    element: Annotated[
+        list[str] | None, typer.Option("--element", "-e", help="Instead of files: an element, or each of a compound.")
+    ] = None,
+    crystal: Annotated[
+        str | None, typer.Option("--crystal", "-c", help="Its crystal: fcc, bcc, hcp, diamond, rocksalt, ...")
+    ] = None,
+    a: Annotated[float | None, typer.Option("--a", help="Its lattice constant in A; elements have one.")] = None,
+    materials_project: Annotated[
+        list[str] | None, typer.Option("--materials-project", help="An id like mp-30; needs a key in MP_API_KEY.")
+    ] = None,
+    oracle: Annotated[
+        str | None,
+        typer.Option("--oracle", help="emt, lennard-jones, gfn-xtb, ase, espresso, vasp. Default: by the elements."),
+    ] = None,
+    calculator: Annotated[
+        str, typer.Option(help="For --oracle ase: the class of the calculator.")
+    ] = "ase.calculators.abinit.Abinit",
+    trainer: Annotated[str, typer.Option("--trainer", help="linear, pacemaker or grace.")] = "linear",
+    temperature: Annotated[
+        list[float] | None, typer.Option("--temperature", "-T", help="In K; more than once for more than one.")
+    ] = None,
+    max_atoms: Annotated[int, typer.Option(help="Largest supercell.", min=1)] = 64,
+    name: Annotated[str | None, typer.Option(help="Of the campaign. Default: the formula.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run file. Default: NAME.yaml.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Write a run file with a comment for every setting.
+
+    Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change what you
+    know better. A file that exists is never overwritten.
+
+    For instance:
+
+        mlip-autopipec init --element Cu --crystal fcc
+        mlip-autopipec init -e Mg -e O --crystal rocksalt --a 4.21 --oracle gfn-xtb -T 300 -T 1500
+        mlip-autopipec init bulk.cif surface.cif --oracle vasp --trainer pacemaker -o alloy.yaml
+    """
+    with told(as_json):
+        from mlip_autopipec.runfile_init import Choices, crystal_source, named_source, write_run_file
+
+        sources = []
+        if element:
+            sources.append(crystal_source(element, crystal, a))
+        elif crystal is not None or a is not None:
+            raise InvalidInputError("--crystal and --a need --element, for instance --element Cu --crystal fcc")
+        folder = Path() if output is None else output.parent
+        for path in structures or []:
+            # the run file names it relative to itself
+            shown = str(path) if path.is_absolute() else os.path.relpath(path, folder)
+            sources.append(named_source("file", shown, folder))
+        sources += [named_source("materials_project", one, folder) for one in materials_project or []]
+        if not sources:
+            raise InvalidInputError(
+                "no structure is given; name files, or --element (and --crystal), or --materials-project: "
+                "mlip-autopipec init --element Cu"
+            )
+        if name is None:
+            formulas = [source.atoms.get_chemical_formula(empirical=True) for source in sources]
+            name = "-".join(dict.fromkeys(formulas))
+        path = output or Path(f"{name}.yaml")
+        choices = Choices(name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator)
+        campaign = write_run_file(path, sources, choices)
+        atoms = campaign.load_structures()
+        kelvin = [condition.temperature_K for condition in campaign.load_conditions()]
+        at = " and ".join(f"{t:g} K" for t in kelvin)
+        shown_cells = ", ".join(f"{one.get_chemical_formula()}" for one in atoms)
+        console.print(
+            f"[green]{escape(str(path))}[/]: {shown_cells} at {at}, oracle {campaign.oracle.kind}, "
+            f"trainer {campaign.trainer.kind}\nread it, change what you know better, then\n"
+            f"  mlip-autopipec run {escape(str(path))} --dry-run\n  mlip-autopipec run {escape(str(path))}"
+        )
+    if as_json:
+        put(
+            {
+                "run_file": str(path),
+                "name": campaign.name,
+                "structures": [one.get_chemical_formula() for one in atoms],
+                "temperatures_K": kelvin,
+                "oracle": campaign.oracle.kind,
+                "trainer": campaign.trainer.kind,
+            }
+        )

@@ -1,0 +1,357 @@
+"""A run file to begin with: settings that suit a structure, with comments that teach them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from ase.build import bulk as build_bulk
+from ase.data import atomic_masses, atomic_numbers, reference_states
+from ase.neighborlist import neighbor_list
+from pymatgen.core import Element
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.supercells import cell_width
+from mlip_autopipec.lammps.exploration import check_structure
+from mlip_autopipec.runfile import ORACLES, TRAINERS, RunFile
+from mlip_autopipec.runfile_errors import nearest
+from mlip_autopipec.runfile_structures import load_structure
+from mlip_autopipec.settings import get_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from ase import Atoms
+
+#: Metals that ASE's effective medium theory was made for (its H, C, N and O are toys).
+EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
+#: Depth of the Lennard-Jones potential of noble gases in eV.
+NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
+#: Crystals with a cubic conventional cell.
+_CUBIC = frozenset("sc fcc bcc diamond rocksalt zincblende cesiumchloride fluorite".split())
+_ABOUT_ORACLE = {
+    "emt": "ASE's effective medium theory: milliseconds, to learn with",
+    "lennard-jones": "for noble gases",
+    "gfn-xtb": "semi-empirical GFN-xTB by tblite, Gamma point only",
+    "ase": "any ASE calculator",
+    "espresso": "Quantum ESPRESSO",
+    "vasp": "VASP through atomate2; MatPES PBE unless told otherwise",
+}
+_ABOUT_TRAINER = {
+    "linear": "a linear ACE in closed form, in seconds; the optimum is global.",
+    "pacemaker": "a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
+    "grace": "GRACE-FS by gracemaker; MD runs in the library engine.",
+}
+#: Basis functions per element for one, two, and more elements: enough to begin with on a laptop.
+_FUNCTIONS = (60, 80, 100)
+#: Column where comments behind settings begin.
+_COMMENTS = 38
+
+
+@dataclass(frozen=True)
+class Source:
+    """
+    A structure as the run file will name it.
+
+    Parameters
+    ----------
+    key
+        ``bulk``, ``file`` or ``materials_project``.
+    value
+        What stands behind it.
+    atoms
+        The structure, not repeated.
+    """
+
+    key: str
+    value: Any
+    atoms: Atoms
+
+
+@dataclass(frozen=True)
+class Choices:
+    """
+    What a user chose; None lets :func:`write_run_file` choose.
+
+    Parameters
+    ----------
+    name
+        Of the campaign.
+    oracle, trainer
+        By their names in a run file.
+    temperatures_K
+        Of the walkers, in K.
+    max_atoms
+        Largest supercell.
+    calculator
+        Import path of an ASE calculator, for the oracle ``ase``.
+    """
+
+    name: str | None = None
+    oracle: str | None = None
+    trainer: str = "linear"
+    temperatures_K: tuple[float, ...] = ()
+    max_atoms: int = 64
+    calculator: str = "ase.calculators.abinit.Abinit"
+
+
+def crystal_source(elements: Sequence[str], crystal: str | None, a: float | None) -> Source:
+    """
+    Name a crystal of some elements.
+
+    Parameters
+    ----------
+    elements
+        Symbols in the order in which ``ase.build.bulk`` wants them (``Mg``, ``O``); formulas like ``CaF2`` will do.
+    crystal
+        Structure type; ASE's reference state of an element by default.
+    a
+        Lattice constant in A; that of ASE's reference state by default.
+    """
+    name = "".join(elements)
+    state: dict[str, Any] = (reference_states[atomic_numbers[name]] if name in atomic_numbers else None) or {}
+    crystal = crystal or state.get("symmetry")
+    if a is None and crystal == state.get("symmetry"):
+        a = state.get("a")
+    named = {"name": name, "crystalstructure": crystal, "a": a, "cubic": crystal in _CUBIC or None}
+    arguments: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    try:
+        atoms = build_bulk(**arguments)
+    except Exception as error:
+        raise InvalidInputError(
+            f"no crystal can be made of {arguments}: {error}. Give --crystal ({', '.join(sorted(_CUBIC))}, hcp, "
+            "wurtzite, ...) and --a (lattice constant in A), or a structure file"
+        ) from error
+    return Source("bulk", arguments, atoms)
+
+
+def named_source(key: str, value: str, folder: Path) -> Source:
+    """Name a structure by file or by Materials Project id, read or fetched now."""
+    from pathlib import Path
+
+    path = Path(value) if key == "file" else None
+    atoms = load_structure(folder, path, None, value if key == "materials_project" else None)
+    check_structure(atoms)
+    return Source(key, value, atoms)
+
+
+def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> RunFile:
+    """
+    Write a run file with comments, and read it back.
+
+    Parameters
+    ----------
+    path
+        Where to; never overwritten.
+    sources
+        The structures.
+    choices
+        What is given.
+
+    Returns
+    -------
+    RunFile
+        As a campaign would read it; whatever a campaign would refuse is refused here.
+
+    Raises
+    ------
+    InvalidInputError
+        The file is there already, or the choices do not suit the structures.
+    """
+    text = render(path.name, sources, choices)
+    try:
+        with path.open("x") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise InvalidInputError(f"'{path}' exists; nothing was written. Name another file with --output") from error
+    except OSError as error:
+        raise InvalidInputError(f"'{path}' cannot be written: {error}; name another place with --output") from error
+    try:
+        run = RunFile.load(path)
+        run.flow()
+    except Exception:
+        path.unlink()
+        raise
+    return run
+
+
+def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
+    """Return the text of a run file."""
+    elements = sorted({symbol for source in sources for symbol in source.atoms.get_chemical_symbols()})
+    oracle, about = _oracle(elements, choices.oracle)
+    if choices.trainer not in TRAINERS:
+        raise InvalidInputError(f"--trainer {choices.trainer} is unknown; {nearest(choices.trainer, list(TRAINERS))}")
+    temperatures, about_temperatures = choices.temperatures_K, ""
+    if not temperatures:
+        temperatures, about_temperatures = _temperatures(elements)
+    lightest = min(elements, key=_mass)
+    structures = [_described(source, choices.max_atoms) for source in sources]
+    functions = _FUNCTIONS[min(len(elements), 3) - 1]
+    n_structures = _enough_structures(sources, structures, elements, functions)
+    distance = min(_nearest_neighbour(source.atoms) for source in sources)
+    n_test = max(3, n_structures // 5)
+    dft = oracle in ("vasp", "espresso")
+    environment = jinja2.Environment(  # noqa: S701 - YAML, no HTML
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    template = environment.from_string(files(__package__).joinpath("runfile_template.yaml.j2").read_text())
+    text = template.render(
+        file=file,
+        made_from=[
+            f"Made for {', '.join(dict.fromkeys(s['formula'] for s in structures))}: change whatever you know better."
+        ],
+        name=_flow(choices.name or "-".join(dict.fromkeys(s["formula"] for s in structures))),
+        structures=structures,
+        temperatures=[f"{t:g}" for t in temperatures],
+        about_temperatures=about_temperatures,
+        oracle=oracle,
+        about_oracle=f"{_ABOUT_ORACLE[oracle]}{about}",
+        epsilon=NOBLE_GASES.get(elements[0], 0.01),
+        sigma=round(distance / 2 ** (1 / 6), 2),
+        pseudopotentials=_flow(_pseudopotentials(elements)),
+        potcar=_flow({element: element for element in elements}),
+        calculator=choices.calculator,
+        trainer=choices.trainer,
+        about_trainer=_ABOUT_TRAINER[choices.trainer],
+        functions=functions,
+        cutoff=min(7.0, max(5.0, round(2 * distance, 1))),
+        about_cutoff=f"A; nearest neighbours are {distance:.2f} A apart",
+        n_steps=10_000,
+        timestep=_timestep_fs(lightest),
+        lightest=lightest,
+        gamma_lo=2.0,
+        gamma_hi=5.0 if choices.trainer == "linear" else 10.0,
+        n_structures=n_structures,
+        n_test=n_test,
+        max_atoms=max(choices.max_atoms, *(len(source.atoms) for source in sources)),
+        isolated_atoms=dft,
+        max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
+        validation=oracle in ("emt", "lennard-jones"),
+    )
+    return re.sub(r"^( *[^#\s].*?) +# ", lambda found: f"{found[1]:<{_COMMENTS}}  # ", text, flags=re.MULTILINE)
+
+
+def _oracle(elements: Sequence[str], asked: str | None) -> tuple[str, str]:
+    """Return the oracle, and why it was taken where nobody asked for it."""
+    if asked is not None and asked not in ORACLES:
+        raise InvalidInputError(f"--oracle {asked} is unknown; {nearest(asked, list(ORACLES))}")
+    strange = sorted(set(elements) - EMT_METALS)
+    if asked == "emt" and strange:
+        raise InvalidInputError(
+            f"--oracle emt knows {', '.join(sorted(EMT_METALS))} and not {', '.join(strange)}; take gfn-xtb, espresso, "
+            "vasp or ase"
+        )
+    if asked is not None:
+        return asked, ""
+    if not strange:
+        return "emt", ". Replace it by your code"
+    if len(elements) == 1 and elements[0] in NOBLE_GASES:
+        return "lennard-jones", ""
+    if find_spec("tblite") is not None:
+        return "gfn-xtb", ". Replace it by your code"
+    return "vasp", ". Cheaper ones do not know these elements or are not installed"
+
+
+def _temperatures(elements: Sequence[str]) -> tuple[tuple[float, ...], str]:
+    """Room temperature and below melting, for an element; 300 and 1000 K for a compound, whose melting is not known."""
+    melting = Element(elements[0]).melting_point if len(elements) == 1 else None
+    if melting is None:
+        return (300.0, 1000.0), "choose by the melting point of your material"
+    melting = float(melting)
+    if melting > 600:
+        below = round(0.75 * melting, -2)
+        return (300.0, below), f"{elements[0]} melts at {melting:.0f} K"
+    return (_two_digits(0.3 * melting), _two_digits(0.75 * melting)), f"{elements[0]} melts at {melting:.0f} K"
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _mass(element: str) -> float:
+    return float(atomic_masses[atomic_numbers[element]])
+
+
+def _timestep_fs(lightest: str) -> float:
+    """Return a time step (fs) of a twentieth or less of the fastest vibration: about 10 fs with H, 25 with C and O."""
+    mass = _mass(lightest)
+    return 0.5 if mass < 4 else 1.0 if mass < 40 else 2.0
+
+
+def _nearest_neighbour(atoms: Atoms) -> float:
+    distances = neighbor_list("d", atoms, 6.0)
+    return float(distances.min()) if len(distances) else 3.0
+
+
+def _described(source: Source, max_atoms: int) -> dict[str, Any]:
+    atoms = source.atoms
+    repeat = _repetitions(atoms, max_atoms)
+    return {
+        "bulk": source.key == "bulk",
+        "materials_project": source.key == "materials_project",
+        "source": _flow(source.value),
+        "repeat": list(repeat),
+        "formula": atoms.get_chemical_formula(empirical=True),
+        "n_atoms": len(atoms) * math.prod(repeat),
+        "width": cell_width(atoms.repeat(repeat).cell.array),
+    }
+
+
+def _repetitions(atoms: Atoms, max_atoms: int) -> tuple[int, int, int]:
+    """Return the repetitions of the widest roughly cubic cell of at most ``max_atoms``."""
+    cell, volume = atoms.cell.array, atoms.get_volume()
+    heights = [volume / np.linalg.norm(np.cross(cell[i - 2], cell[i - 1])) for i in range(3)]
+    best = (1, 1, 1)
+    for width in np.arange(min(heights), 50.0, 0.1):
+        repeat = tuple(max(1, math.ceil(width / height - 1e-6)) for height in heights)
+        if len(atoms) * math.prod(repeat) > max_atoms:
+            break
+        best = repeat  # type: ignore[assignment]
+    return best
+
+
+def _enough_structures(
+    sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str], functions: int
+) -> int:
+    """Return so many of each structure that each element has four atoms per basis function, 12 to 40."""
+    needed = 12
+    for element in elements:
+        atoms = sum(
+            source.atoms.get_chemical_symbols().count(element) * math.prod(one["repeat"])
+            for source, one in zip(sources, described, strict=True)
+        )
+        needed = max(needed, math.ceil(4 * functions / atoms))
+    return min(needed, 40)
+
+
+def _pseudopotentials(elements: Sequence[str]) -> dict[str, str]:
+    """Return the pseudopotential of each element: the one in the folder of this machine, else a name to be edited."""
+    from pathlib import Path
+
+    folder = get_settings().ESPRESSO_PSEUDO_DIR
+    there = sorted(path.name for path in Path(folder).glob("*")) if folder else []
+    found = {}
+    for element in elements:
+        names = [name for name in there if name.lower().startswith((f"{element.lower()}.", f"{element.lower()}_"))]
+        found[element] = names[0] if names else f"{element}.UPF"
+    return found
+
+
+def _flow(value: Any) -> str:
+    """Write a value in one line of YAML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z./][\w./-]*", value) and value.lower() not in _WORDS
+    return str(value) if plain else json.dumps(value)
+
+
+#: Words that YAML does not take for words (NO, the molecule, is a boolean).
+_WORDS = frozenset("y n yes no on off true false null nan inf".split())
