@@ -192,8 +192,9 @@ def _read_traces(data: CampaignData, campaigns: Campaigns, limits: Limits) -> No
         try:
             full = campaigns.walk(walk.uuid)
             trace = full.payload["trace"]
-            time_ps = [1e-3 * walk.timestep_fs * step for step in trace["step"]]
-            data.traces[walk.uuid] = thinned_trace(time_ps, [_finite(g) for g in trace["gamma_max"]], points)
+            if trace.get("step"):
+                time_ps = [1e-3 * walk.timestep_fs * step for step in trace["step"]]
+                data.traces[walk.uuid] = thinned_trace(time_ps, [_finite(g) for g in trace["gamma_max"]], points)
             if walk.uuid in halts:
                 data.halted[walk.uuid] = full.final_atoms()
         except (MLIPError, KeyError, ValueError) as error:

@@ -9,7 +9,18 @@ import numpy as np
 import plotly.graph_objects as go
 from ase.units import GPa
 
-from mlip_autopipec.report.panels import BLUE, GREEN, GREY, ORANGE, RED, VIOLET, Panel, make_logarithmic, new_figure
+from mlip_autopipec.report.panels import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    TEAL,
+    VIOLET,
+    Panel,
+    make_logarithmic,
+    new_figure,
+)
 from mlip_autopipec.report.thin import with_worst
 
 if TYPE_CHECKING:
@@ -27,10 +38,12 @@ _CURVES = {
     "train": ("training", BLUE, "circle"),
     "test": ("held-out", GREEN, "square"),
 }
+#: Labels of a campaign by what they are to the final potential, as far as they can be drawn.
 _SETS = {
     "train": ("training", BLUE),
     "test": ("held-out", GREEN),
     "check": ("check", VIOLET),
+    "property": ("properties", TEAL),
     "aside": ("set aside", RED),
 }
 #: Errors below this are drawn here, for logarithmic axes.
@@ -155,9 +168,7 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
     }
     for atoms in frames:
         calculator.calculate(atoms)
-        own, label, split = calculator.results, atoms.calc.results, str(atoms.info["split"])
-        if atoms.info["label_id"] in data.aside:
-            split = "aside"
+        own, label, split = calculator.results, atoms.calc.results, _set_of(atoms, data)
         found["energy"].append(
             (np.array([label["energy"]]) / len(atoms), np.array([own["energy"]]) / len(atoms), split)
         )
@@ -173,6 +184,13 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
         )
         for key, values in found.items()
     }
+
+
+def _set_of(atoms: Atoms, data: CampaignData) -> str:
+    if atoms.info["label_id"] in data.aside:
+        return "aside"
+    # strained and displaced crystals, of a check as well
+    return "property" if atoms.info["origin"] == "property" else str(atoms.info["split"])
 
 
 def _parity_plot(pairs: Pairs, kept: NDArray[np.int64], unit: str) -> go.Figure:

@@ -30,7 +30,7 @@ function layoutOf(given, div) {
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: narrow ? 11 : 12, color: c.ink },
     margin: flat ? { l: narrow ? 46 : 58, r: narrow ? 10 : 16, t: 12, b: 46 } : { l: 0, r: 0, t: 0, b: 0 },
-    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { size: narrow ? 10 : 11 } },
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant", bgcolor: "rgba(0,0,0,0)", font: { size: narrow ? 10 : 11 } },
     modebar: { bgcolor: "rgba(0,0,0,0)", color: c.line, activecolor: c.soft },
     hoverlabel: { bgcolor: c.card, bordercolor: c.line, font: { color: c.ink } },
     // a finger that scrolls the page must not draw a box in a plot

@@ -144,7 +144,7 @@ def _key_figures(data: CampaignData) -> list[dict[str, str]]:
     done = sum(w.status == "CONVERGED" for w in status.walkers)
     figures = [
         _figure("labels", f"{status.n_labels}", "", ", ".join(filter(None, [failed, reused]))),
-        _figure("cycles", f"{status.n_cycles}", "", f"{status.n_halts} halts"),
+        _figure("cycles", f"{status.n_cycles}", "", f"{status.n_halts} halt{'' if status.n_halts == 1 else 's'}"),
         _figure("walkers done", f"{done} of {len(status.walkers)}", "", f"{picosecond:.3g} ps of MD"),
     ]
     final = data.final

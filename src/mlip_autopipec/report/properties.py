@@ -61,7 +61,7 @@ def panels(data: CampaignData) -> list[Panel]:
         views = {str(p["crystal"]): draw(p) for p in of_kind if p.get("data")}
         if views:
             notes = list(dict.fromkeys(str(p["reason"]) for p in of_kind if p.get("reason")))
-            note = "; ".join([f"The potential of cycle {last.cycle}", *notes]) + "."
+            note = "; ".join([f"Compared in cycle {last.cycle}", *notes]) + "."
             shown.append(Panel(f"properties_{kind}", title, views, note, wide=False))
         elif of_kind:
             why = "; ".join(str(p.get("reason")) for p in of_kind)

@@ -55,7 +55,9 @@ def progress(data: CampaignData) -> Panel:
     for asked in sorted({1e-3 * w.n_steps * w.timestep_fs for w in ran}):
         add_level(figure, asked, dash="dot")
     n_halts = sum(w.status == "HALTED" for w in ran)
-    note = f"{len(ran)} MD runs, {n_halts} halts. Cross: a halt; dot: a run that went through; dotted line: asked for."
+    note = (
+        f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that went through; dotted line: asked for."
+    )
     return Panel("progress", title, {"all walkers": figure}, note)
 
 
@@ -92,7 +94,7 @@ def gamma(data: CampaignData) -> Panel:
         views[data.walker_name(index)] = figure
     note = "Each line is the MD of one cycle, which begins where the one before halted."
     if data.n_unread:
-        note += f" The traces of the {data.n_unread} oldest of {data.n_unread + len(data.traces)} runs are left out."
+        note += f" The traces of the {data.n_unread} oldest runs are left out."
     return Panel("gamma", title, views, note)
 
 
@@ -132,5 +134,7 @@ def _told(walk: WalkDocument) -> str:
 def _no_walks(data: CampaignData) -> str:
     if data.final is None:
         return "No MD has been run: there is no potential yet to run it with."
-    unread = f" {len(data.unreadable)} traces could not be read." if data.unreadable else ""
-    return f"No MD run has ended yet.{unread}"
+    if any(w.status != "NOT_RUN" for w in data.walks):
+        why = "could not be read" if data.unreadable else "is none: the engine that moved the atoms recorded no trace"
+        return f"MD has been run, but what gamma was on the way {why}."
+    return "No MD run has ended yet."
