@@ -7,7 +7,7 @@ Modules import what is heavy inside of their functions: ``--help`` answers at on
 
 from __future__ import annotations
 
-from mlip_autopipec.cli import export, init, report, run, schema  # each module registers its commands
+from mlip_autopipec.cli import export, init, queue, report, run, schema, status  # each module registers its commands
 from mlip_autopipec.cli.base import app, open_store
 from mlip_autopipec.cli.exit_codes import CONVERGED, FAILED, NOT_CONVERGED, ExitCode
 
@@ -20,7 +20,9 @@ __all__ = [
     "export",
     "init",
     "open_store",
+    "queue",
     "report",
     "run",
     "schema",
+    "status",
 ]

@@ -129,3 +129,33 @@ def campaign_in(folder: Path) -> tuple[JobStore, str]:
     if len(names) != 1:
         raise MLIPError(f"'{folder}' holds the campaigns {names}; one is expected. If none, delete it and run anew")
     return store, names[0]
+
+
+def configured_store() -> JobStore:
+    """
+    Return the JobStore that jobflow is configured with, connected.
+
+    Raises
+    ------
+    MLIPError
+        There is none but memory, or its server does not answer.
+    """
+    from jobflow.settings import JobflowSettings
+    from maggma.stores import MemoryStore
+
+    settings = JobflowSettings()
+    store = settings.JOB_STORE
+    # SQLiteStore of this package is a MemoryStore by class, and keeps its documents
+    if isinstance(store.docs_store, MemoryStore) and not hasattr(store.docs_store, "path"):
+        raise MLIPError(
+            "jobflow is configured with a store in memory, in which nothing would be kept; name a JobStore in "
+            f"{settings.CONFIG_FILE} or in the file of JOBFLOW_CONFIG_FILE (docs/database.md)"
+        )
+    try:
+        store.connect()
+        store.query_one({}, ["uuid"])
+    except Exception as error:
+        raise MLIPError(
+            f"the JobStore of {settings.CONFIG_FILE} does not answer: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
+    return store

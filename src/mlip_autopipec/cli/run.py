@@ -93,7 +93,7 @@ def resume(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
         from mlip_autopipec.flows.otf import OTFMaker
 
         store, campaign_id = campaign_in(folder)
-        return OTFMaker.resume(campaign_id, store, _maker_if_changed(campaign, campaign_id, store))
+        return OTFMaker.resume(campaign_id, store, maker_if_changed(campaign, campaign_id, store))
 
     _run(run_file, folder, prepare, as_json)
 
@@ -117,7 +117,7 @@ def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
 
         store, campaign_id = campaign_in(folder)
         known = len(recorded_task(campaign_id, store).formulas)
-        maker = _maker_if_changed(campaign, campaign_id, store)
+        maker = maker_if_changed(campaign, campaign_id, store)
         new = campaign.load_structures()[known:]
         return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
 
@@ -201,7 +201,7 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
     }
 
 
-def _maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OTFMaker | None:
+def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OTFMaker | None:
     """Return the maker of the run file, if it is not the one the campaign was last run with."""
     from mlip_autopipec.flows.resume import recorded_task
 

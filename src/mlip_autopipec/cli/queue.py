@@ -1,0 +1,156 @@
+"""``submit`` and ``mend``: campaigns on a FireWorks LaunchPad."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import AsJson, app, configured_store, console, put, told
+from mlip_autopipec.errors import ExecutableError, InvalidInputError
+
+if TYPE_CHECKING:
+    from fireworks import LaunchPad
+
+LaunchPadFile = Annotated[
+    Path | None,
+    typer.Option("--launchpad", "-l", help="my_launchpad.yaml. Default: the one FireWorks is configured for."),
+]
+
+
+@app.command()
+def submit(
+    run_file: Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")],
+    campaign: Annotated[
+        str | None, typer.Option(help="Name of the campaign in the database. Default: the run file's name.")
+    ] = None,
+    launchpad: LaunchPadFile = None,
+    workers: Annotated[
+        Path | None,
+        typer.Option(help="YAML: for the steps label, train, explore, light entries of their Fireworks' specs."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Against other campaigns on this LaunchPad; higher first.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take up a campaign of this name that broke off or failed.")
+    ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Go on with a campaign of this name beyond its end.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Put a campaign on a FireWorks LaunchPad, for workers to run.
+
+    Documents go to the JobStore that jobflow is configured for here and on the workers (JOBFLOW_CONFIG_FILE).
+    Structures and all files that the run file names are read now; the workers need none of them.
+
+    For instance:
+
+        mlip-autopipec submit Cu.yaml --campaign copper-1
+        mlip-autopipec submit Cu.yaml --workers workers.yaml --priority 10
+        mlip-autopipec submit Cu.yaml --resume
+
+    Then qlaunch or rlaunch as usual (docs/fireworks.md); status tells how far it is.
+    """
+    with told(as_json):
+        from mlip_autopipec.cli.run import maker_if_changed
+        from mlip_autopipec.database.campaigns import Campaigns
+        from mlip_autopipec.flows.otf import OTFMaker
+        from mlip_autopipec.flows.resume import recorded_task
+        from mlip_autopipec.launchpad import submit as put_up
+        from mlip_autopipec.runfile import RunFile
+
+        if resume and extend:
+            raise InvalidInputError("--resume and --extend exclude each other; extend what has ended, resume the rest")
+        run = RunFile.load(run_file)
+        name = campaign or run.name
+        entries = {} if workers is None else _read_workers(workers)
+        store = configured_store()
+        if resume:
+            flow = OTFMaker.resume(name, store, maker_if_changed(run, name, store))
+        elif extend:
+            known = len(recorded_task(name, store).formulas)
+            new = run.load_structures()[known:]
+            flow = OTFMaker.extend(name, store, new, run.load_conditions(), maker_if_changed(run, name, store))
+        else:
+            if name in Campaigns(store).names():
+                raise InvalidInputError(
+                    f"the JobStore holds a campaign '{name}' already; give this one another name with --campaign, or "
+                    "go on with that one: --resume, --extend"
+                )
+            flow = run.flow(name)
+        submission = put_up(flow, _launchpad(launchpad), entries, priority=priority)
+        console.print(
+            f"campaign [bold]{escape(submission.campaign_id)}[/] is on the LaunchPad as workflow of Firework "
+            f"{submission.fw_ids[0]}\n  rlaunch rapidfire --nlaunches infinite   # or qlaunch (docs/fireworks.md)\n"
+            f"  mlip-autopipec status --campaign {escape(submission.campaign_id)}"
+        )
+    if as_json:
+        put(asdict(submission))
+
+
+@app.command()
+def mend(
+    launchpad: LaunchPadFile = None,
+    older_than: Annotated[
+        float, typer.Option(help="Leave alone what was written in the last so many seconds.", min=0)
+    ] = 3600.0,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Put right what a worker leaves that is killed in the middle of writing to the LaunchPad.
+
+    Safe at any time, for instance every hour by cron, beside "lpad detect_lostruns --rerun --refresh".
+
+    For instance:
+
+        mlip-autopipec mend
+    """
+    with told(as_json):
+        pad = _launchpad(launchpad)
+        from mlip_autopipec.launchpad import mend as put_right
+
+        mended = put_right(pad, older_than_s=older_than)
+        console.print(
+            f"carried on {mended.carried_on or 'nothing'}, removed {mended.removed or 'nothing'}", markup=False
+        )
+    if as_json:
+        put(asdict(mended))
+
+
+def _launchpad(file: Path | None) -> LaunchPad:
+    """Return the LaunchPad of a file, or the configured one; it has to answer."""
+    try:
+        from fireworks import LaunchPad
+    except ImportError as error:
+        raise ExecutableError(f"FireWorks is missing ({error}): pip install 'mlip-autopipec[fireworks]'") from error
+    if file is not None and not file.is_file():
+        raise InvalidInputError(f"--launchpad '{file}' does not exist; `lpad init` writes one")
+    pad = LaunchPad.auto_load() if file is None else LaunchPad.from_file(str(file))
+    try:
+        pad.workflows.find_one({}, ["_id"])
+    except Exception as error:
+        raise ExecutableError(
+            f"the LaunchPad {pad.name} does not answer: {type(error).__name__}: {str(error)[:300]}\nname its file with "
+            "--launchpad, or configure FireWorks (docs/fireworks.md)"
+        ) from error
+    return pad
+
+
+def _read_workers(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise InvalidInputError(f"--workers '{path}' cannot be read: {error}") from error
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise InvalidInputError(
+            f"--workers '{path}' holds {entries!r}; for each step entries are expected, such as "
+            "label: {_category: label}"
+        )
+    return entries

@@ -1,0 +1,181 @@
+"""``status``: where campaigns stand, from a folder's store or from the database."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, put, told
+from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from mlip_autopipec.database.campaigns import Campaigns
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+_COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_FAILING": "red"}
+
+
+@app.command()
+def status(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of a run, for instance runs/Cu; none for the database.", metavar="DIR")
+    ] = None,
+    campaign: Annotated[str | None, typer.Option(help="One campaign of the database, with its walkers.")] = None,
+    elements: Annotated[
+        list[str] | None, typer.Option("--element", "-e", help="Only campaigns that know this element.")
+    ] = None,
+    watch: Annotated[
+        float | None, typer.Option(help="Look again every so many seconds, until it has ended.", min=0.1)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Tell where campaigns stand.
+
+    The database is the JobStore that jobflow is configured for (JOBFLOW_CONFIG_FILE). Of one campaign the exit code is
+    that of run: 0 converged, 3 budget spent, 4 stalled, 1 failed; 5 while it runs. A table of all ends with 0.
+
+    For instance:
+
+        mlip-autopipec status runs/Cu
+        mlip-autopipec status runs/Cu --watch 10
+        mlip-autopipec status
+        mlip-autopipec status --campaign copper-1 --json
+    """
+    with told(as_json):
+        from mlip_autopipec.database.campaigns import Campaigns
+
+        if folder is not None:
+            store, name = campaign_in(folder)
+            campaigns, campaign = Campaigns(store), name
+        else:
+            campaigns = Campaigns(configured_store())
+        if campaign is None:
+            everything = campaigns.list(elements)
+            result: dict[str, Any] = {"campaigns": [_summary(one) for one in everything]}
+            code = ExitCode.CONVERGED
+            console.print(_overview(everything) if everything else "no campaign is there")
+        else:
+            document = campaigns.status(campaign)
+            if watch is None or as_json:
+                console.print(_detail(campaigns, document))
+            else:
+                document = _watched(campaigns, campaign, watch)
+            code = exit_code(document.status)
+            result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
+    if as_json:
+        put(result)
+    raise typer.Exit(int(code))
+
+
+def _watched(campaigns: Campaigns, campaign: str, seconds: float) -> OTFDocument:
+    document = campaigns.status(campaign)
+    with Live(_detail(campaigns, document), console=console, auto_refresh=False) as live:
+        try:
+            while exit_code(document.status) is ExitCode.UNFINISHED:
+                time.sleep(seconds)
+                document = campaigns.status(campaign)
+                live.update(_detail(campaigns, document), refresh=True)
+        except KeyboardInterrupt:  # ends the watching, not the campaign
+            pass
+    return document
+
+
+def _summary(document: OTFDocument) -> dict[str, Any]:
+    """Return what a script wants to know of a campaign."""
+    words = {"campaign_id", "status", "why", "elements", "hours"}
+    counts = {"n_cycles", "n_halts", "n_labels", "n_new_labels", "n_reused_labels", "n_failed_labels"}
+    errors = {"train", "test", "new_before", "new_after"}
+    return document.model_dump(mode="json", include=words | counts | errors)
+
+
+def _walkers(campaigns: Campaigns, document: OTFDocument) -> list[dict[str, Any]]:
+    """Return how far each walker got, with the length of its walk."""
+    walks = {walk.walker: walk for walk in campaigns.walks(document.campaign_id)}
+    rows = []
+    for walker in document.walkers:
+        walk = walks.get(walker.index)
+        rows.append(
+            {
+                "walker": walker.index,
+                "formula": walker.formula,
+                "temperature_K": walker.condition.temperature_K,
+                "pressure_GPa": walker.condition.pressure_GPa,
+                "status": walker.status,
+                "step": walker.step,
+                "n_steps": None if walk is None else walk.n_steps,
+                "ps": None if walk is None else walker.step * walk.timestep_fs / 1000,
+                "n_halts": walker.n_halts,
+                "reason": walker.reason,
+                "verdict": walker.verdict,
+                "gamma_max": walker.gamma_max,
+            }
+        )
+    return rows
+
+
+def _coloured(status: str) -> str:
+    return f"[{_COLOURS.get(status, 'yellow')}]{status}[/]"
+
+
+def _overview(documents: list[OTFDocument]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h"):
+        table.add_column(name, no_wrap=name == "status", overflow="fold")
+    for one in documents:
+        errors = one.test or one.train
+        energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
+        table.add_row(
+            one.campaign_id,
+            "-".join(one.elements),
+            _coloured(one.status),
+            str(one.n_cycles),
+            f"{one.n_labels}" + (f" ({one.n_failed_labels} failed)" if one.n_failed_labels else ""),
+            str(one.n_halts),
+            energy if isinstance(energy, str) else f"{energy:.2f}",
+            forces if isinstance(forces, str) else f"{forces:.1f}",
+            f"{one.hours:.1f}",
+        )
+    table.caption = "errors on the held-out set, where there is one"
+    return table
+
+
+def _detail(campaigns: Campaigns, document: OTFDocument) -> RenderableType:
+    head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
+    head.add_row("why", document.why)
+    failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
+    reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
+    head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
+    head.add_row("labels", f"{document.n_labels}{reused}{failed}")
+    for name, errors in (("training set", document.train), ("held-out set", document.test)):
+        if errors is not None:
+            head.add_row(
+                f"error, {name}", f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
+            )
+    if exit_code(document.status) is ExitCode.UNFINISHED:
+        under_way = campaigns.labels(document.campaign_id, cycle=document.cycle + 1)
+        head.add_row("since then", f"{len(under_way)} labels of cycle {document.cycle + 1}; if nothing runs, resume it")
+    walkers = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("walker", "cell", "at", "status", "step", "ps", "halts", "last halt"):
+        walkers.add_column(name, no_wrap=name != "cell")
+    for row in _walkers(campaigns, document):
+        walkers.add_row(
+            f"w{row['walker']}",
+            row["formula"],
+            f"{row['temperature_K']:g} K" + (f", {row['pressure_GPa']:g} GPa" if row["pressure_GPa"] else ""),
+            _coloured(row["status"]),
+            f"{row['step']}" + ("" if row["n_steps"] is None else f"/{row['n_steps']}"),
+            "" if row["ps"] is None else f"{row['ps']:.2f}",
+            str(row["n_halts"]),
+            (row["reason"] or "") + ("" if row["gamma_max"] is None else f" {row['gamma_max']:.1f}"),
+        )
+    return Group(head, walkers) if document.walkers else head
