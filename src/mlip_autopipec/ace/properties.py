@@ -125,6 +125,8 @@ class PropertyGate(MSONable):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
+        if isinstance(self.properties, str):
+            self.properties = [self.properties]
         self.properties = list(self.properties)
         unknown = [name for name in self.properties if name not in PROPERTIES]
         if unknown or not self.properties or len(set(self.properties)) < len(self.properties):
