@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -10,10 +12,14 @@ from mlip_autopipec.ace.activeset import compute_gamma
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator
-from mlip_autopipec.jobs.propose import ProposeMaker
+from mlip_autopipec.generate.cutout import CutoutGenerator, choose_centres
+from mlip_autopipec.generate.distances import minimum_distances
+from mlip_autopipec.jobs.propose import ProposeMaker, what_halted
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 @pytest.fixture
@@ -35,8 +41,8 @@ def test_candidates_of_a_large_cell_are_small(copper_potential, walk):
     candidates = maker.sample(walk, PotentialDocument.from_potential(copper_potential), seed=3)
     assert len(candidates) >= 6
     assert max(map(len, candidates)) <= 150
-    whole = [atoms for atoms in candidates if atoms.info["origin"] == "halted"]
-    assert whole
+    whole = [atoms for atoms in candidates if atoms.info["origin"] in ("halted", "cutout")]
+    assert [atoms.info["origin"] for atoms in whole] == ["halted", *["cutout"] * (len(whole) - 1)]
     halted = walk.final_atoms()
     for atoms in whole:
         centre = atoms.info["cutout_of"]
@@ -44,6 +50,70 @@ def test_candidates_of_a_large_cell_are_small(copper_potential, walk):
     assert whole[0].info["cutout_of"] == walk.atom_index
     again = maker.sample(walk, PotentialDocument.from_potential(copper_potential), seed=3)
     assert all(one == other for one, other in zip(candidates, again, strict=True))
+
+
+def test_what_looks_the_same_elsewhere_is_cut_out_once(copper_potential, walk):
+    cell = bulk("Cu", cubic=True) * (3, 3, 3)
+    cell.rattle(0.05, seed=1)
+    cell.positions[50] += [1.0, 0.4, 0.0]
+    twice = cell * (2, 1, 1)
+    gamma = compute_gamma(copper_potential, twice)
+    apart = 2 * copper_potential.cutoff
+    assert gamma.max() > 1.2
+    assert len(choose_centres(twice, gamma, apart, 3, 1.2)) == 2
+    generator = CutoutGenerator(max_centres=3, gamma_min=1.2)
+    (cutout,), failed = generator.generate(twice, copper_potential)
+    assert not failed
+    assert cutout.gamma_before == pytest.approx(gamma.max())
+
+
+def test_atoms_inside_the_core_are_cut_out_whatever_their_gamma(copper_potential, walk):
+    atoms = walk.final_atoms()
+    worst = walk.atom_index
+    pair = in_contact(atoms, 0.97 * copper_potential.core_radii["Cu", "Cu"])
+    assert worst not in pair
+    document = walk.model_copy(
+        update={"reason": "core_repulsion", "payload": {**walk.payload, "final": pack_frames([atoms])}}
+    )
+    ratio = 0.55  # this potential knows even such distances
+    maker = ProposeMaker(
+        generator=CandidateGenerator(n_samples=4, max_mode_atoms=4, minimum_distance_ratio=ratio),
+        cutouts=CutoutGenerator(minimum_distance_ratio=ratio, gamma_min=0.8),
+    )
+    candidates = maker.sample(document, PotentialDocument.from_potential(copper_potential), seed=3)
+    (halted,) = [atoms for atoms in candidates if atoms.info["origin"] == "halted"]
+    assert halted.info["cutout_of"] in pair
+    others = [atoms for atoms in candidates if atoms.info["origin"] == "cutout"]
+    assert all(atoms.info["cutout_of"] not in pair for atoms in others)
+    proposal = ProposalDocument(reason="core_repulsion", n_candidates=0, origins={}, seed=0)
+    first, required = what_halted([(proposal, k, atoms) for k, atoms in enumerate(candidates)])
+    assert [candidates[k].info["origin"] for k in required] == ["halted"]
+    assert others
+    assert set(required) < set(first)
+    assert len(first) == 1 + len(others)
+
+
+def test_colliding_atoms_are_cut_out_of_an_earlier_frame(copper_potential, walk):
+    atoms = walk.final_atoms()
+    in_contact(atoms, 1.5)
+    payload = {"final": pack_frames([atoms]), "frames": pack_frames([walk.final_atoms()])}
+    document = walk.model_copy(update={"reason": "core_repulsion", "payload": payload})
+    maker = ProposeMaker(generator=CandidateGenerator(n_samples=4, max_mode_atoms=4))
+    candidates = maker.sample(document, PotentialDocument.from_potential(copper_potential), seed=3)
+    assert {minimum_distances(atoms)["Cu", "Cu"] > 1.7 for atoms in candidates} == {True}
+    origins = [atoms.info["origin"] for atoms in candidates]
+    assert origins[0] == "dumped", "so that it does not count as what halted"
+    assert "halted" not in origins
+
+
+def in_contact(atoms: Atoms, distance_A: float) -> tuple[int, int]:
+    """Push two neighbours together, far from the atom that is off its site."""
+    centre = int(np.argmax(atoms.get_distances(200, range(len(atoms)), mic=True)))
+    away = atoms.get_distances(centre, range(len(atoms)), mic=True)
+    away[centre] = np.inf
+    other = int(np.argmin(away))
+    atoms.set_distance(centre, other, distance_A, mic=True)
+    return centre, other
 
 
 def test_what_cannot_be_cut_out_is_told(copper_potential, walk):

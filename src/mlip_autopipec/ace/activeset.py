@@ -124,6 +124,21 @@ def complete_active_set(potential: ACEPotential) -> ACEPotential:
     return replace(potential, active_set_inverse=inverse)
 
 
+def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEPotential:
+    """
+    Return ``potential`` with the active set that it would have if it were trained on ``frames`` as well.
+
+    Its functions stay as they are, so that gamma tells what would still be new after these labels.
+    """
+    potential = complete_active_set(potential)
+    inverse = {element: np.asarray(matrix) for element, matrix in potential.active_set_inverse.items()}
+    for rows in compute_projections(potential, frames):
+        for element, new in rows.items():
+            if len(new):
+                inverse[element] = _invert(_enlarge(_invert(inverse[element]), new))
+    return replace(potential, active_set_inverse=inverse)
+
+
 @dataclass(frozen=True)
 class SelectedCandidate:
     """

@@ -8,10 +8,10 @@ import numpy as np
 from pyace.generalfit import setup_zbl_inner_core_repulsion
 
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.generate.distances import minimum_distances
+from mlip_autopipec.generate.distances import minimum_distances, neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ase import Atoms
     from pyace import BBasisConfiguration
@@ -53,3 +53,26 @@ def core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) 
     n = len(elements)
     full = {(i, j): shortest.get((i, j), fallback) - margin for i in range(n) for j in range(i, n)}
     return full | {(j, i): d for (i, j), d in full.items()}
+
+
+def deepest_in_core(atoms: Atoms, radii: Mapping[tuple[str, str], float]) -> int | None:
+    """
+    Find the pair that is deepest inside the core, relative to where that begins.
+
+    Parameters
+    ----------
+    radii
+        Where the core of each pair of elements begins (Angstrom), by alphabetically sorted symbols.
+
+    Returns
+    -------
+    int or None
+        Index of one atom of that pair; None if no pair is inside.
+    """
+    symbols = atoms.get_chemical_symbols()
+    i, j, d = neighbours("ijd", atoms, max(radii.values(), default=0.0) + 1e-6)
+    begins = [
+        radii.get((min(pair), max(pair)), 0.0) for pair in zip(*([symbols[k] for k in x] for x in (i, j)), strict=True)
+    ]
+    depths = d / np.maximum(begins, 1e-6)
+    return int(i[depths.argmin()]) if len(depths) and depths.min() < 1 else None

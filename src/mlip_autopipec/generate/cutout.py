@@ -17,6 +17,7 @@ import numpy as np
 from ase.geometry import get_distances
 from monty.json import MSONable
 
+from mlip_autopipec.ace.activeset import enlarge_active_set
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.cutting import Cutout, CutoutError, Cutting, evaluate, grading_calculator
 from mlip_autopipec.generate.distances import MINIMUM_DISTANCE_RATIO
@@ -138,7 +139,8 @@ class CutoutGenerator(MSONable):
         Returns
         -------
         tuple
-            The cut-outs, highest gamma first, and for each centre without one the reason.
+            The cut-outs, most informative first: the next centre is the atom of highest gamma that is left if those
+            before are labelled. And for each centre without a cut-out the reason.
         """
         if gamma is not None:
             grades = np.asarray(gamma, dtype=float)
@@ -148,12 +150,21 @@ class CutoutGenerator(MSONable):
         made: list[Cutout] = []
         failed: dict[int, CutoutError] = {}
         separation = 2 * potential.cutoff
-        centres = choose_centres(atoms, grades, separation, self.max_centres, self.gamma_min, centre)
-        for index in centres:
+        remaining = np.where(np.isnan(grades), np.inf, grades).astype(float)
+        enlarged = potential
+        for _ in range(self.max_centres):
+            chosen = choose_centres(atoms, remaining, separation, 1, self.gamma_min, centre)
+            if not chosen:
+                break
+            (index,), centre = chosen, None
             try:
                 made.append(self.cut(atoms, potential, index, seed, grades))
             except CutoutError as error:
                 failed[index] = error
+            else:  # what looks the same elsewhere is known as soon as this one is labelled
+                enlarged = enlarge_active_set(enlarged, [made[-1].atoms])
+                remaining = np.minimum(remaining, evaluate(grading_calculator(enlarged), atoms)["gamma"])
+            remaining[_distances(atoms, index) < separation] = -np.inf
         return made, failed
 
     def cut(
@@ -219,8 +230,12 @@ def choose_centres(
         if not (remaining[best] >= gamma_min or best == first):
             break
         chosen.append(best)
-        cell, pbc = atoms.cell.complete(), atoms.pbc
-        distances = get_distances(atoms.positions[best], atoms.positions, cell=cell, pbc=pbc)[1][0]
-        remaining[distances < separation] = -np.inf
+        remaining[_distances(atoms, best) < separation] = -np.inf
         remaining[best] = -np.inf
     return chosen
+
+
+def _distances(atoms: Atoms, index: int) -> Floats:
+    """Return the distance (Angstrom) of every atom from one, (n_atoms,)."""
+    cell, pbc = atoms.cell.complete(), atoms.pbc
+    return np.asarray(get_distances(atoms.positions[index], atoms.positions, cell=cell, pbc=pbc)[1][0])

@@ -11,11 +11,12 @@ from ase import Atoms
 from jobflow import Maker
 
 from mlip_autopipec.ace.activeset import select_active_set
+from mlip_autopipec.ace.core import deepest_in_core
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator
+from mlip_autopipec.generate.cutout import Cutout, CutoutError, CutoutGenerator
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -91,19 +92,19 @@ class ProposeMaker(Maker):
 
     def _around_cutouts(self, walk: WalkDocument, halted: Atoms, potential: ACEPotential, seed: int) -> list[Atoms]:
         """Cut out the environments of highest grade and sample around each."""
-        # the atom that halted MD whatever its grade, since a pair inside the core has none of its own; after an
-        # explosion the frame is an earlier one
-        centre = walk.atom_index if walk.verdict is not HaltVerdict.EXPLOSION else None
-        if centre is None and "gamma" in halted.arrays:
-            centre = int(halted.arrays["gamma"].argmax())
+        centre = self._halting_atom(walk, halted, potential)
         cutouts, failed = self.cutouts.generate(halted, potential, seed=seed, centre=centre)
         for index, error in failed.items():
             logger.warning("no cut-out around atom %d: %s", index, error)
+        origins = ["halted" if cutout.source_centre == centre else CUTOUT for cutout in cutouts]
+        if centre is not None and centre in failed:  # atoms that collide are not shown to an oracle, but just before
+            earlier = self._earlier_cutout(walk, centre, potential, seed)
+            cutouts, origins = [*earlier, *cutouts], [*(["dumped"] * len(earlier)), *origins]
         if not cutouts:
             reasons = "; ".join(map(str, failed.values())) or f"no atom has gamma {self.cutouts.gamma_min} or more"
             raise MLIPError(f"nothing could be cut out of the {len(halted)} atoms of walk {walk.uuid}: {reasons}")
         candidates = []
-        for number, cutout in enumerate(cutouts):
+        for number, (cutout, origin) in enumerate(zip(cutouts, origins, strict=True)):
             logger.info("%s", cutout)
             around = self.generator.generate(
                 cutout.atoms,
@@ -115,10 +116,28 @@ class ProposeMaker(Maker):
             )
             for atoms in around:
                 atoms.info["cutout_of"] = cutout.source_centre
-                if atoms.info["origin"] == "halted" and cutout.source_centre != centre:
-                    atoms.info["origin"] = CUTOUT
+                if atoms.info["origin"] == "halted":
+                    atoms.info["origin"] = origin
             candidates += around
         return candidates
+
+    @staticmethod
+    def _halting_atom(walk: WalkDocument, halted: Atoms, potential: ACEPotential) -> int | None:
+        """Return the atom that halted MD, whatever its grade; after an explosion the frame is an earlier one."""
+        if walk.reason == HaltReason.CORE_REPULSION:  # which no grade shows
+            return deepest_in_core(halted, potential.core_radii)
+        if walk.verdict is not HaltVerdict.EXPLOSION:
+            return walk.atom_index
+        return int(halted.arrays["gamma"].argmax()) if "gamma" in halted.arrays else None
+
+    def _earlier_cutout(self, walk: WalkDocument, centre: int, potential: ACEPotential, seed: int) -> list[Cutout]:
+        """Cut the atom out of the last dumped frame in which that can be done."""
+        for frame in reversed(walk.dumped_frames()):
+            try:
+                return [self.cutouts.cut(frame, potential, centre, seed)]
+            except CutoutError as error:
+                logger.info("nor out of an earlier frame: %s", error)
+        return []
 
 
 @dataclass
@@ -167,10 +186,7 @@ class SelectMaker(Maker):
         pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
         if not pool:
             raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
-        origins = [atoms.info["origin"] for *_, atoms in pool]
-        halted = [k for k, origin in enumerate(origins) if origin in ("halted", CUTOUT)]
-        # a pair inside the core has no grade of its own; unlabelled, its walker would halt there again
-        required = [k for k in halted if pool[k][0].reason == HaltReason.CORE_REPULSION and origins[k] == "halted"]
+        halted, required = what_halted(pool)
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
         if not chosen:  # nothing new by gamma, after an explosion for instance: learn the halted frames
@@ -205,3 +221,24 @@ class SelectMaker(Maker):
             for unseen in choice.unseen[:1]:
                 logger.info("candidate %d is chosen for what gamma cannot know: %s", choice.index, unseen)
         return [(c.index, c.gamma) for c in selected]
+
+
+def what_halted(pool: Sequence[tuple[ProposalDocument, int, Atoms]]) -> tuple[list[int], list[int]]:
+    """
+    Find the candidates that let walkers go on.
+
+    Parameters
+    ----------
+    pool
+        Each candidate with its proposal and its place there.
+
+    Returns
+    -------
+    tuple
+        Places in ``pool`` of halted frames and cut-outs of them, and of those that are labelled whatever their grade:
+        a pair inside the core has none of its own; unlabelled, its walker would halt there again.
+    """
+    origins = [atoms.info["origin"] for *_, atoms in pool]
+    halted = [k for k, origin in enumerate(origins) if origin in ("halted", CUTOUT)]
+    in_core = [k for k, (proposal, *_) in enumerate(pool) if proposal.reason == HaltReason.CORE_REPULSION]
+    return halted, [k for k in in_core if origins[k] == "halted"]
