@@ -1,0 +1,45 @@
+"""``export``: a potential as others take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlip_autopipec.cli.base import AsJson, app, console, put, told
+from mlip_autopipec.cli.report import asked_for
+from mlip_autopipec.errors import MLIPError
+
+
+@app.command()
+def export(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a run, for instance runs/copper.")] = None,
+    campaign: Annotated[
+        str | None, typer.Option(help="Instead of a folder: a campaign in the JobStore of JOBFLOW_CONFIG_FILE.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to make; default export in the folder of the run.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Write the last potential of a campaign as others take it, into a new folder.
+
+    The potential as .yaml, .yace and .asi, a LAMMPS input and an ASE example that run, all labels as extended XYZ for
+    MACE, NequIP, pacemaker and ASE, all settings, what to cite, and a README. Nothing is overwritten.
+    """
+    with told(as_json):
+        from mlip_autopipec.export import write_export
+
+        campaigns, name = asked_for(folder, campaign)
+        default = Path(f"{name.replace('/', '-')}-export") if folder is None else folder / "export"
+        target = (output or default).resolve()
+        try:
+            written = write_export(target, campaigns, name)
+        except OSError as error:
+            raise MLIPError(f"'{target}' cannot be written: {error}; name another place with --output") from error
+        for path in written:
+            console.print(str(path), markup=False)
+    if as_json:
+        put({"campaign_id": name, "folder": str(target), "files": [str(p.relative_to(target)) for p in written]})
