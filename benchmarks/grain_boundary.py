@@ -38,11 +38,13 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from rich.console import Console
 from rich.table import Table
 
+from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.generate.buffer import buffer_convergence
 from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.runfile import RunFile
 from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
 if TYPE_CHECKING:
     from mlip_autopipec.ace.potential import ACEPotential
@@ -54,6 +56,8 @@ SIGMA_5 = 2 * np.degrees(np.arctan(1 / 3))
 LATTICE_A = 3.61
 #: Between first and second neighbours of fcc copper (Angstrom).
 BONDED_A = 0.854 * LATTICE_A
+#: Radii of the cores of cut-outs in units of the potential's cutoff.
+BUFFERS = (1.0, 1.5, 2.0)
 
 
 def grain_boundary(thickness: int = 3, repeat: tuple[int, int, int] = (6, 3, 1)) -> Atoms:
@@ -88,18 +92,17 @@ def in_the_grains(atoms: Atoms, potential: ACEPotential) -> np.ndarray:
     return fcc
 
 
-def run(folder: Path, quick: bool, seed: int | None) -> tuple[JobStore, float]:
+def run(arguments: argparse.Namespace, folder: Path) -> tuple[JobStore, float]:
     """Run the campaign of the run file; return its documents and the wall time in s."""
-    atoms = grain_boundary(2, (4, 2, 1)) if quick else grain_boundary()
+    atoms = grain_boundary(2, (4, 2, 1)) if arguments.quick else grain_boundary()
     folder.mkdir(parents=True, exist_ok=True)
     closest = min(minimum_distances(atoms).values())
     print(f"{len(atoms)} atoms, cell {atoms.cell.lengths().round(2)} A, shortest distance {closest:.2f} A")
     write(folder / STRUCTURE, atoms)
     content = yaml.safe_load(RUN_FILE.read_text())
-    if seed is not None:
-        content["seed"] = seed
-    if quick:
-        content["dynamics"]["n_steps"] = 500
+    content["seed"] = content["seed"] if arguments.seed is None else arguments.seed
+    n_steps = arguments.steps or (500 if arguments.quick else content["dynamics"]["n_steps"])
+    content["dynamics"]["n_steps"] = n_steps
     (folder / RUN_FILE.name).write_text(yaml.safe_dump(content))
     campaign = RunFile.load(folder / RUN_FILE.name)
     flow = campaign.maker().make(campaign.load_structures(), campaign.load_conditions(), campaign_id="gb")
@@ -127,6 +130,8 @@ def main() -> None:
     parser.add_argument("--structure", type=Path, help="write the structure there, and do nothing else")
     parser.add_argument("--quick", action="store_true", help="a small cell for 1 ps")
     parser.add_argument("--seed", type=int, help="instead of the run file's")
+    parser.add_argument("--steps", type=int, help="length of the MD instead of the run file's")
+    parser.add_argument("--buffer", action="store_true", help="also how the force on a centre depends on the cut-out")
     parser.add_argument("--keep", type=Path, help="folder for all files, the potential's too")
     arguments = parser.parse_args()
     if arguments.structure is not None:
@@ -137,11 +142,12 @@ def main() -> None:
     for name in ("otf", "propose", "check", "label"):
         logging.getLogger(f"mlip_autopipec.{'flows' if name == 'otf' else 'jobs'}.{name}").setLevel(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
-        store, seconds = run(arguments.keep or Path(folder), arguments.quick, arguments.seed)
-    report(store, seconds)
+        store, seconds = run(arguments, arguments.keep or Path(folder))
+    report(store, seconds, arguments.buffer)
 
 
-def report(store: JobStore, seconds: float) -> None:
+def report(store: JobStore, seconds: float, buffer: bool) -> None:
+    """Print what came of the campaign."""
     console = Console(width=150)
     final = read(store, OTFDocument, "loop")[-1]
     walks = read(store, WalkDocument, "walk")
@@ -164,13 +170,25 @@ def report(store: JobStore, seconds: float) -> None:
         rms = [f"{np.sqrt(np.mean(x**2)):.1f}" for x in (wrong, forces)]
         table.add_row(name, str(len(wrong)), rms[0], f"{np.linalg.norm(wrong, axis=1).max():.0f}", rms[1])
 
-    for split in ("train", "check", "test"):
+    for split in ("train", "test", "check"):
         if chosen := [label.to_atoms() for label in labels if label.split == split]:
             found = [errors(potential, atoms) for atoms in chosen]
             row(f"labels: {split}", *(np.concatenate(x) for x in zip(*found, strict=True)))
+    checked = [label for label in labels if label.split == "check"]
+    proposals = {proposal.uuid: proposal.candidates() for proposal in read(store, ProposalDocument, "proposal")}
+    cores: list[tuple[np.ndarray, np.ndarray]] = []
+    seams: list[tuple[np.ndarray, np.ndarray]] = []
+    for label in checked:
+        n_core = proposals[label.source_id][label.source_index].info["n_core"]
+        wrong, forces = errors(potential, label.to_atoms())
+        cores.append((wrong[:n_core], forces[:n_core]))
+        seams.append((wrong[n_core:], forces[n_core:]))
+    for name, parts in (("cores", cores), ("seams", seams)):
+        if parts:
+            row(f"labels: check, {name}", *(np.concatenate(x) for x in zip(*parts, strict=True)))
     last = {walk.walker: walk for walk in walks}
     for number, walk in sorted(last.items()):
-        frames = [walk.final_atoms(), *walk.dumped_frames()[-4:]]
+        frames = [walk.final_atoms(), *walk.dumped_frames()[-2:]]
         wrong, forces = (np.concatenate(x) for x in zip(*(errors(potential, a) for a in frames), strict=True))
         grains = np.concatenate([in_the_grains(a, potential) for a in frames])
         name = f"w{number} {walk.temperature_K:g} K, {len(frames)} whole frames"
@@ -178,6 +196,24 @@ def report(store: JobStore, seconds: float) -> None:
         row(f"{name}: boundaries", wrong[~grains], forces[~grains])
         row(f"{name}: grains", wrong[grains], forces[grains])
     console.print(table)
+    if buffer:
+        console.print(buffers(potential, last[max(last)].final_atoms()))
+
+
+def buffers(potential: ACEPotential, atoms: Atoms) -> Table:
+    """Compare the force of EMT on the centres of ever larger cut-outs with that in the whole cell."""
+    table = Table(title="force on the centre of a cut-out against the whole cell, EMT")
+    for column in ("centre", "radius of the core / r_c", "width in A", "atoms", "box", "difference in meV/A"):
+        table.add_column(column, justify="right")
+    grains = in_the_grains(atoms, potential)
+    gamma = compute_gamma(potential, atoms)
+    for name, among in (("boundary", ~grains), ("grain", grains)):
+        centre = int(np.argmax(np.where(among, gamma, -1.0)))
+        for ratio in BUFFERS:
+            (point,) = buffer_convergence(atoms, potential, centre, EMT(), ratios=[ratio])
+            change = f"{1e3 * point.change:.1f} of {1e3 * np.linalg.norm(point.reference):.0f}"
+            table.add_row(name, f"{ratio:g}", f"{point.width:.1f}", str(point.n_atoms), point.box, change)
+    return table
 
 
 if __name__ == "__main__":
