@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
-from jobflow import JobStore, run_locally
+from jobflow import Job, JobStore, run_locally
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
@@ -168,6 +168,16 @@ def test_errors_by_cycle_and_label_by_label(page: str, campaigns: Campaigns, dat
     assert f"held-out {expected.forces_rmse_meV_A:.3g} meV/Å" in text
 
 
+def test_labels_of_a_check_are_training_once_they_are_learnt(data: CampaignData):
+    checked = [a for a in data.dataset if a.info["split"] == "check"]
+    assert data.final is not None
+    later = replace(data, final=data.final.model_copy(update={"cycle": checked[0].info["cycle"]}))
+    assert set(errors.evaluate(data, checked)["energy"].split) == {"check", "property"}
+    assert set(errors.evaluate(later, checked)["energy"].split) == {"train"}
+    spoilt = replace(data, aside={str(checked[0].info["label_id"]): ["off"]})
+    assert errors.evaluate(spoilt, checked[:1])["energy"].split.tolist() == ["aside"]
+
+
 def test_labels_with_where_they_came_from(page: str, data: CampaignData):
     text = Outline(page).text
     bars = plots(page)["origins"][0]["data"]
@@ -268,6 +278,40 @@ def test_a_campaign_without_a_potential_says_why(tmp_path: Path):
     assert "No MD has been run: there is no potential yet to run it with." in text
     assert "failed: LabelError: the stand-in oracle was told to fail here" in text or "told to fail here" in text
     assert "error unknown no potential" in text
+
+
+def test_a_campaign_that_has_only_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = Job.run
+
+    def run(self: Job, *args: Any, **kwargs: Any) -> Any:
+        if self.name.startswith(("train", "label c000 001")):
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Job, "run", run)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    store.connect()
+    flow = stand_in_loop().make(bulk("Cu", cubic=True), 300, campaign_id="young")
+    with pytest.raises(KeyboardInterrupt):
+        run_locally(flow, store=store, create_folders=True, root_dir=tmp_path, log=False)
+    write_report(tmp_path / "page.html", Campaigns(store), "young")
+    text = Outline((tmp_path / "page.html").read_text()).text
+    assert "LEARNING" in text
+    assert "not assessed yet" in text
+    assert "No cycle has been assessed yet." in text
+    assert "There is no potential." in text
+
+
+def test_any_database_will_do(database: JobStore, tmp_path: Path):
+    maker = stand_in_loop(
+        dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100)]), oracle_maker=StandInOracleMaker(physics="emt")
+    )
+    flow = maker.make(bulk("Cu", cubic=True), 300, campaign_id="stored")
+    run_locally(flow, store=database, create_folders=True, root_dir=tmp_path, log=False)
+    write_report(tmp_path / "page.html", Campaigns(database), "stored")
+    page = (tmp_path / "page.html").read_text()
+    assert len(plots(page)["halts"]) == 1
+    assert "w0 300 K converged" in Outline(page).text
 
 
 def test_what_an_engine_did_not_record_is_told(tmp_path: Path):

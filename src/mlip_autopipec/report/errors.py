@@ -44,6 +44,7 @@ _SETS = {
     "test": ("held-out", GREEN),
     "check": ("check", VIOLET),
     "property": ("properties", TEAL),
+    "dimer": ("pairs of atoms", GREY),
     "aside": ("set aside", RED),
 }
 #: Errors below this are drawn here, for logarithmic axes.
@@ -187,10 +188,18 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
 
 
 def _set_of(atoms: Atoms, data: CampaignData) -> str:
+    """Return what a label is to the final potential: a key of ``_SETS``."""
     if atoms.info["label_id"] in data.aside:
         return "aside"
-    # strained and displaced crystals, of a check as well
-    return "property" if atoms.info["origin"] == "property" else str(atoms.info["split"])
+    if atoms.info["origin"] == "dimer":  # of little weight, and with energies of their own
+        return "dimer"
+    split = str(atoms.info["split"])
+    if split != "check":
+        return split
+    # labels of a check are learnt by the next training
+    if data.final is not None and atoms.info["cycle"] <= data.final.cycle:
+        return "train"
+    return "property" if atoms.info["origin"] == "property" else "check"
 
 
 def _parity_plot(pairs: Pairs, kept: NDArray[np.int64], unit: str) -> go.Figure:

@@ -30,6 +30,7 @@ ORIGINS = {
     "seed_ideal": "first dataset: the crystal as given",
     "seed_strained": "first dataset: strained",
     "seed_rattled": "first dataset: rattled",
+    "seed_piece": "first dataset: a piece cut out of a large cell",
     "dimer": "first dataset: two atoms at a distance",
     "isolated_atom": "isolated atom, for the reference energy",
     "given": "brought along by the user",
