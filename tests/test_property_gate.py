@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from atomate2.ase.jobs import GFNxTBStaticMaker
 
+from mlip_autopipec import OTFMaker
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.properties import PropertyGate
@@ -19,6 +21,7 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
+from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
@@ -48,7 +51,12 @@ def test_within_wide_limits_it_converges(run_loop, stored_documents, memory_jobs
     assert "5 properties within their limits" in final.why
     (check,) = Campaigns(memory_jobstore).checks("c")
     curve = next(p for p in check.comparisons() if p["kind"] == "eos")["data"]
-    assert len(curve["oracle"]["energies_eV"]) == len(curve["oracle"]["volumes_A3"]) == len(curve["potential"]["energies_eV"]) == gate.n_volumes
+    assert (
+        len(curve["oracle"]["energies_eV"])
+        == len(curve["oracle"]["volumes_A3"])
+        == len(curve["potential"]["energies_eV"])
+        == gate.n_volumes
+    )
     assert check.errors.n_structures == 2, "cells of properties are no frames of MD"
     stored = memory_jobstore.query({"output.kind": {"$in": ["check", "loop"]}}, load=False)
     assert not any("volumes_A3" in str(doc) for doc in stored), "curves are bulk"
@@ -74,13 +82,28 @@ def test_out_of_its_limits_it_learns_and_asks_for_nothing_twice(run_loop, stored
     assert states[3].n_reused_labels == gate.n_volumes, "the same cells are asked for again, and were labelled before"
 
 
-def test_what_the_oracle_did_not_give_is_no_success(run_loop):
+def test_what_the_oracle_did_not_give_is_no_success(run_loop, memory_jobstore, stored_documents):
     gate = PropertyGate(volume_tolerance=0.5, bulk_modulus_tolerance=0.9)
-    final = run_loop(loop(gate, ["label c001 003"], max_cycles=1).make(COPPER, 300))
-    assert final.status == "MAX_ITER_REACHED"
+    final = run_loop(loop(gate, ["label c001 003"]).make(COPPER, 300, campaign_id="c"))
+    assert (final.status, final.n_cycles) == ("STALLED", 1), "MD would teach nothing"
     assert not final.check.passed
     assert final.check.properties[0]["state"] == "not_measured"
-    assert "told to fail" in final.check.describe()
+    assert "told to fail" in final.why
+    n_walks = len(stored_documents(WalkDocument))
+    extended = run_loop(OTFMaker.extend("c", memory_jobstore))
+    assert extended.status == "CONVERGED", "the label that had failed was made"
+    assert len(stored_documents(WalkDocument)) == n_walks
+    assert extended.n_labels - final.n_labels == gate.n_volumes + 1
+    assert extended.n_reused_labels == gate.n_volumes, "all but that one"
+
+
+def test_an_oracle_without_k_points_takes_wide_cells():
+    maker = loop(PropertyGate())
+    maker.oracle_maker.static_maker = GFNxTBStaticMaker()
+    with pytest.raises(InvalidInputError, match="min_width is 0"):
+        maker.make(COPPER, 300)
+    maker.stop_rule.property_gate = PropertyGate(min_width=7)
+    assert maker.make(COPPER, 300)
 
 
 def test_a_gate_without_a_crystal_is_refused():

@@ -10,6 +10,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.generate.distort import right_handed
 from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
@@ -54,6 +55,7 @@ def check_campaign(
     maker.oracle_maker.check()
     for atoms in frames:
         check_structure(atoms)
+        _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
     _check_labels(labels, initial_potential)
@@ -64,6 +66,12 @@ def check_campaign(
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
     if maker.stop_rule.property_gate is not None:
         maker.stop_rule.property_gate.check(frames)
+        oracle = type(maker.oracle_maker.static_maker).__name__
+        if "xTB" in oracle and maker.stop_rule.property_gate.min_width == 0:
+            raise InvalidInputError(
+                f"PropertyGate.min_width is 0, which compares primitive cells, but {oracle} knows Gamma only; "
+                f"give cells as wide as those of the first dataset ({maker.generate_maker.generator.min_width} A)"
+            )
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)
         largest = maker.propose_maker.cutouts.max_atoms
@@ -73,6 +81,17 @@ def check_campaign(
                 f"StopRule.max_labels is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
                 "structures; raise it, or lower StructureGenerator.n_structures and n_test"
             )
+
+
+def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
+    """Refuse a structure that no label would be bought for: its walker could never leave its first frame."""
+    contact = shortest_contact(atoms, minimum_distance_ratio)
+    if contact is not None:
+        raise InvalidInputError(
+            f"the structure {atoms.get_chemical_formula()}: {contact[0]}-{contact[1]} are {contact[2]:.3f} A apart; "
+            f"below {contact[3]:.3f} A nothing is labelled (OracleMaker.minimum_distance_ratio "
+            f"{minimum_distance_ratio}); relax it, or lower the ratio if such pairs are what it is about"
+        )
 
 
 def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:

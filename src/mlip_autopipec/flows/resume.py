@@ -145,8 +145,9 @@ def extend(
         again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
         walkers = [again.get(w.index, w) for w in walkers]
     unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
+    passed = state.check is not None and state.check.passed
     # what new walks find is not covered by the check of the old ones
-    update = {"walkers": walkers, "check": state.check if unchanged else None}
+    update = {"walkers": walkers, "check": state.check if unchanged and passed else None}
     state = state.model_copy(update={**update, "untrained_batch_id": untrained or state.untrained_batch_id})
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:

@@ -91,9 +91,15 @@ class StopRule(MSONable):
         """Decide whether the loop goes on, and say why."""
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
         ran_through = f"all {len(state.walkers)} walkers ran through without a halt"
-        if not open_walkers and not self.needs_check(state):
+        passed = state.check is None or state.check.passed
+        if not open_walkers and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
             return LoopStatus.CONVERGED, ran_through + checked
+        if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
+            return LoopStatus.STALLED, (
+                f"the oracle does not give what the potential is to be compared with: {state.check.describe()}. Mend "
+                "that, or ask for other properties; OTFMaker.extend goes on"
+            )
         repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]
         if repeated:
             return LoopStatus.STALLED, (
@@ -164,7 +170,7 @@ def update_state(
         updated[index] = _update_walker(updated[index], walk, index in learnt)
     new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
-    if check is not None and not check.passed:
+    if check is not None and check.teaches:
         new_walkers = begun_anew(new_walkers, state.seed)
         untrained = check.batch_id
     return state.model_copy(

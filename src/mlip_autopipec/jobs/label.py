@@ -207,7 +207,11 @@ class OracleMaker(Maker):
             )
 
     def _computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
-        maker = self.maker_of(candidate)
+        maker, contact = self.maker_of(candidate), shortest_contact(candidate, self.minimum_distance_ratio)
+        if contact is not None:
+            raise LabelError(
+                f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed"
+            )
         label = self.compute(candidate)
         return LabelDocument.from_labelled(
             label.atoms,
@@ -255,11 +259,6 @@ class OracleMaker(Maker):
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Run the maker of a candidate here and now, and read off its label."""
-        contact = shortest_contact(atoms, self.minimum_distance_ratio)
-        if contact is not None:
-            raise LabelError(
-                f"{contact[0]}-{contact[1]} distance {contact[2]:.3f} A is below {contact[3]:.3f} A; not computed"
-            )
         maker, structure = self.maker_of(atoms), bare(atoms)
         label = extract_label(_run_here(maker, structure))
         if (difference := differs_from(structure, label.atoms)) is not None:

@@ -95,6 +95,12 @@ class CheckResult(Document):
     )
     passed: bool = Field(description="Whether error and properties are within their limits.")
 
+    @property
+    def teaches(self) -> bool:
+        """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
+        too_large = self.errors is not None and self.errors.forces_rmse_meV_A > (self.limit_meV_A or 0.0)
+        return too_large or any(p["state"] == "failed" for p in self.properties)
+
     def describe(self) -> str:
         """Tell the result in a few words."""
         told = []
