@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 
 # One more than there are cores, since tests of workers and servers wait now and then; one thread each
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
-export OMP_NUM_THREADS ?= 1
+test: export OMP_NUM_THREADS ?= 1
 
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
