@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,8 +80,8 @@ def in_the_grains(atoms: Atoms, potential: ACEPotential) -> np.ndarray:
     Faken and Jonsson, Comput. Mater. Sci. 2, 279 (1994)).
     """
     quenched = atoms.copy()
-    quenched.calc = potential.calculator()
-    FIRE(quenched, logfile=None).run(fmax=0.05, steps=40)
+    quenched.calc = replace(potential, active_set_inverse={}).calculator()  # gamma takes its time
+    FIRE(quenched, logfile=None).run(fmax=0.05, steps=25)
     i, j = neighbour_list("ij", quenched, BONDED_A)
     bonds = [set() for _ in range(len(atoms))]
     for a, b in zip(i.tolist(), j.tolist(), strict=True):
