@@ -7,6 +7,7 @@ import re
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import browser
@@ -33,7 +34,6 @@ from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COPPER = {
     "name": "copper",
@@ -569,6 +569,16 @@ def test_a_campaign_of_the_configured_database(tmp_path: Path, monkeypatch: pyte
     unknown = CliRunner().invoke(app, ["report", "--campaign", "silver"])
     assert unknown.exit_code == 1
     assert "there are ['in/memory']" in unknown.output
+
+
+def test_the_documentation_holds(campaigns: Campaigns, tmp_path: Path):
+    text = (Path(__file__).parents[1] / "docs" / "report.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "page.html"
+    exec(block.replace('"copper"', '"copper-1"'), {"path": path, "store": campaigns.store})
+    assert "CONVERGED" in path.read_text()
+    for name, value in vars(Limits()).items():
+        assert name not in ("walks", "halts", "label_rows", "structures") or f" {value} " in text, name
 
 
 def test_absences_of_walks_are_words(data: CampaignData):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from ase import Atoms
 
 from mlip_autopipec.ace.calibration import MIN_LABELS, ThresholdAdapter, calibrate
 from mlip_autopipec.report.panels import (
@@ -24,6 +25,7 @@ from mlip_autopipec.report.panels import (
 if TYPE_CHECKING:
     from mlip_autopipec.ace.calibration import Calibration
     from mlip_autopipec.report.collect import CampaignData
+    from mlip_autopipec.schemas.label import LabelDocument
 
 #: What the origins mean; those of other packages are shown as they are.
 ORIGINS = {
@@ -89,47 +91,53 @@ def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], i
     ``force`` (largest component, eV/A), ``split`` and ``remark``.
     """
     ever = {q.label_id for p in data.potentials for q in p.quarantined}
-    rows = []
-    for atoms in data.dataset:
-        info = atoms.info
-        remarks = []
-        if info["label_id"] in ever:
-            remarks.append("set aside" if info["label_id"] in data.aside else "set aside, let in by the user")
-        if "reused_from" in info:
-            remarks.append("had been computed before")
-        rows.append(
-            {
-                "cycle": info["cycle"],
-                "origin": info["origin"],
-                "walker": info.get("walker"),
-                "gamma": info.get("gamma"),
-                "formula": atoms.get_chemical_formula(),
-                "n_atoms": len(atoms),
-                "energy": atoms.get_potential_energy() / len(atoms),
-                "force": float(np.abs(atoms.get_forces()).max()),
-                "split": info["split"],
-                "remark": ", ".join(remarks),
-                "failed": False,
-            }
-        )
-    rows += [
-        {
-            "cycle": label.cycle,
-            "origin": label.origin,
-            "walker": label.walker,
-            "gamma": label.gamma,
-            "formula": label.formula,
-            "n_atoms": label.n_atoms or None,
-            "energy": None,
-            "force": None,
-            "split": label.split,
-            "remark": f"failed: {label.reason}",
-            "failed": True,
-        }
-        for label in data.failed
+    asked: list[Atoms | LabelDocument] = [*data.dataset, *data.failed]
+    asked.sort(key=lambda label: int(label.info["cycle"] if isinstance(label, Atoms) else label.cycle))
+    rows = [
+        _label_row(label, label.info["label_id"] in ever, label.info["label_id"] in data.aside)
+        if isinstance(label, Atoms)
+        else _failed_row(label)
+        for label in asked[-n_rows:]
     ]
-    rows.sort(key=lambda row: int(row["cycle"]))
-    return rows[-n_rows:], max(len(rows) - n_rows, 0)
+    return rows, len(asked) - len(rows)
+
+
+def _label_row(atoms: Atoms, ever_aside: bool, still_aside: bool) -> dict[str, Any]:
+    info, results = atoms.info, atoms.calc.results
+    remarks = []
+    if ever_aside:
+        remarks.append("set aside" if still_aside else "set aside, let in by the user")
+    if "reused_from" in info:
+        remarks.append("had been computed before")
+    return {
+        "cycle": info["cycle"],
+        "origin": info["origin"],
+        "walker": info.get("walker"),
+        "gamma": info.get("gamma"),
+        "formula": atoms.get_chemical_formula(),
+        "n_atoms": len(atoms),
+        "energy": results["energy"] / len(atoms),
+        "force": float(np.abs(results["forces"]).max()),
+        "split": info["split"],
+        "remark": ", ".join(remarks),
+        "failed": False,
+    }
+
+
+def _failed_row(label: LabelDocument) -> dict[str, Any]:
+    return {
+        "cycle": label.cycle,
+        "origin": label.origin,
+        "walker": label.walker,
+        "gamma": label.gamma,
+        "formula": label.formula,
+        "n_atoms": label.n_atoms or None,
+        "energy": None,
+        "force": None,
+        "split": label.split,
+        "remark": f"failed: {label.reason}",
+        "failed": True,
+    }
 
 
 def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
