@@ -7,7 +7,16 @@ Modules import what is heavy inside of their functions: ``--help`` answers at on
 
 from __future__ import annotations
 
-from mlip_autopipec.cli import export, init, queue, report, run, schema, status  # each module registers its commands
+from mlip_autopipec.cli import (  # each module registers its commands
+    doctor,
+    export,
+    init,
+    queue,
+    report,
+    run,
+    schema,
+    status,
+)
 from mlip_autopipec.cli.base import app, open_store
 from mlip_autopipec.cli.exit_codes import CONVERGED, FAILED, NOT_CONVERGED, ExitCode
 
@@ -17,6 +26,7 @@ __all__ = [
     "NOT_CONVERGED",
     "ExitCode",
     "app",
+    "doctor",
     "export",
     "init",
     "open_store",

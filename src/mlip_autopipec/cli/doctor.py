@@ -1,0 +1,61 @@
+"""``doctor``: what this machine can do."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import AsJson, app, console, put, told
+from mlip_autopipec.cli.exit_codes import ExitCode
+
+
+@app.command()
+def doctor(
+    run_file: Annotated[
+        Path | None, typer.Argument(help="A run file whose oracle is tried instead of EMT.", metavar="RUN.yaml")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Look only; compute nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """
+    Look at programs, packages, licences, stores and settings, and test in under a minute that the science is right.
+
+    The self-test: gamma is positive and the same in LAMMPS and in pyace, forces are the derivative of the energy, a
+    fine-tune really continues, the oracle really runs, the store gives back what it was given. Green works, yellow is
+    to be known or missing for some uses, red has to be mended; each comes with what to do. Exit code 0 if none is red,
+    else 1.
+
+    For instance:
+
+        mlip-autopipec doctor
+        mlip-autopipec doctor Cu.yaml
+        mlip-autopipec doctor --quick --json
+    """
+    started = time.perf_counter()
+    with told(as_json):
+        from mlip_autopipec.doctor.examine import examine
+        from mlip_autopipec.runfile import RunFile
+
+        campaign = None if run_file is None else RunFile.load(run_file)
+        results = []
+        for result in examine(campaign, science=not quick):
+            results.append(result)
+            console.print(
+                f"[{result.light}]{result.light:<6}[/] [bold]{escape(result.name)}[/]: {escape(result.found)}"
+            )
+            if result.remedy:
+                console.print(f"       -> {result.remedy}", markup=False)
+        counts = {light: sum(result.light == light for result in results) for light in ("green", "yellow", "red")}
+        seconds = time.perf_counter() - started
+        told_counts = ", ".join(f"[{light}]{n} {light}[/]" for light, n in counts.items())
+        console.print(f"{told_counts} in {seconds:.0f} s")
+        code = ExitCode.FAILED if counts["red"] else ExitCode.CONVERGED
+    if as_json:
+        put(
+            {"checks": [one.to_dict() for one in results], "counts": counts, "seconds": seconds, "exit_code": int(code)}
+        )
+    raise typer.Exit(int(code))

@@ -1,0 +1,79 @@
+"""All checks, one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlip_autopipec.doctor import machine
+from mlip_autopipec.doctor.result import Light, Result, looked_at, red
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mlip_autopipec.runfile import RunFile
+
+
+def examine(campaign: RunFile | None = None, folder: Path | None = None, *, science: bool = True) -> Iterator[Result]:
+    """
+    Look at everything; yields as it goes.
+
+    Parameters
+    ----------
+    campaign
+        A run file whose oracle is tried instead of EMT.
+    folder
+        Where campaigns are to run; the present one by default.
+    science
+        Whether to compute anything.
+    """
+    folder = folder or Path.cwd()
+    yield looked_at("Python", machine.check_python)
+    packages = looked_at("packages", machine.check_packages)
+    yield packages
+    for extra in machine.EXTRAS:
+        yield looked_at(f"extra {extra}", machine.check_packages, extra)
+    yield looked_at("licences", machine.check_licences)
+    yield looked_at("settings", machine.check_settings)
+    yield looked_at("folder", machine.check_folder, folder)
+    yield looked_at("store of a folder", machine.check_local_store, folder)
+    yield looked_at("JobStore of jobflow", machine.check_configured_store)
+    yield looked_at("LaunchPad", machine.check_launchpad)
+    yield looked_at("LAMMPS library", machine.check_lammps_library)
+    executable = looked_at("LAMMPS executable", machine.check_lammps_executable)
+    yield executable
+    pacemaker = looked_at("pacemaker", machine.check_pacemaker)
+    yield pacemaker
+    yield looked_at("oracles", machine.check_oracle_programs)
+    if science and packages.light is not Light.RED:
+        yield from _science(campaign, with_executable=executable.light is Light.GREEN, pacemaker=pacemaker.light)
+
+
+def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Light) -> Iterator[Result]:
+    try:
+        from mlip_autopipec.ace.linear import LinearACETrainer
+        from mlip_autopipec.ace.pacemaker import PacemakerTrainer
+        from mlip_autopipec.doctor import science
+        from mlip_autopipec.jobs.label import OracleMaker
+
+        potential = science.small_potential()
+    except Exception as error:
+        found = f"{type(error).__name__}: {str(error)[:300]}"
+        yield red("self-test", f"no potential can be trained: {found}", "pip install 'mlip-autopipec[ace]'")
+        return
+    oracle: Any = OracleMaker()
+    atoms, kind = science.copper(0.05, seed=2, repeat=1), "emt"
+    if campaign is not None:
+        oracle, kind = campaign.maker().oracle_maker, campaign.oracle.kind
+        atoms = min(campaign.load_structures(), key=len)
+        atoms.rattle(0.03, seed=2)
+    yield looked_at(f"oracle, {kind}", science.check_oracle, oracle, atoms, kind)
+    yield looked_at("forces of the potential", science.check_forces, potential)
+    yield looked_at("gamma, library", science.check_gamma, potential, "library")
+    if with_executable:
+        yield looked_at("gamma, executable", science.check_gamma, potential, "executable")
+    trainer = LinearACETrainer()
+    yield looked_at("fine-tune, linear", science.check_fine_tune, potential, trainer, "linear")
+    if pacemaker is Light.GREEN:
+        gradient = PacemakerTrainer(fine_tune_maxiter=8, refit_every=None)
+        yield looked_at("fine-tune, pacemaker", science.check_fine_tune, potential, gradient, "pacemaker")
