@@ -14,7 +14,10 @@ from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.candidates import CandidateGenerator
 from mlip_autopipec.generate.cutout import CutoutGenerator, choose_centres
 from mlip_autopipec.generate.distances import minimum_distances
+from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.propose import ProposeMaker, what_halted
+from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.schemas.loop import LoopState, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
@@ -104,6 +107,24 @@ def test_colliding_atoms_are_cut_out_of_an_earlier_frame(copper_potential, walk)
     origins = [atoms.info["origin"] for atoms in candidates]
     assert origins[0] == "dumped", "so that it does not count as what halted"
     assert "halted" not in origins
+
+
+@pytest.mark.parametrize(
+    ("atom", "n_learnt", "verdict", "n_repeats"),
+    [(8, 70, "novelty", 0), (7, 70, "repeat", 1), (8, 500, "repeat", 1), (8, None, "novelty", 1)],
+    ids=["another atom", "the same atom", "all atoms were labelled", "nothing was labelled"],
+)
+def test_another_atom_that_halts_the_same_frame_is_progress(atom, n_learnt, verdict, n_repeats):
+    halted = WalkerState(
+        index=0, formula="Cu500", condition=Condition(300), seed=1, status="HALTED", step=40, n_halts=1, atom_index=7
+    )
+    state = LoopState(campaign_id="c", seed=1, elements=["Cu"], walkers=[halted])
+    walk = WalkDocument(
+        uuid="w", walker=0, status="HALTED", reason="gamma", verdict="novelty", step=40, n_atoms=500, atom_index=atom
+    )
+    learnt = {} if n_learnt is None else {0: n_learnt}
+    (walker,) = update_state(state, [walk], [0], None, None, learnt).walkers
+    assert (walker.verdict, walker.n_repeats, walker.atom_index) == (verdict, n_repeats, atom)
 
 
 def in_contact(atoms: Atoms, distance_A: float) -> tuple[int, int]:

@@ -316,7 +316,7 @@ class OTFMaker(Maker):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         aside = [] if potential is None else [label.label_id for label in potential.quarantined]
-        learnt = walkers_learnt(state.campaign_id, state.cycle, aside) if batch is not None else set()
+        learnt = walkers_learnt(state.campaign_id, state.cycle, aside) if batch is not None else {}
         state = update_state(state, done, walkers, potential, batch, learnt, check)
         state = state.model_copy(
             update={

@@ -15,7 +15,7 @@ from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument, WalkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlip_autopipec.schemas.label import LabelBatch
     from mlip_autopipec.schemas.potential import PotentialDocument
@@ -144,7 +144,7 @@ def update_state(
     walkers: Sequence[int],
     potential: PotentialDocument | None,
     batch: LabelBatch | None,
-    learnt: Collection[int] = (),
+    learnt: Mapping[int, int] | None = None,
     check: CheckDocument | None = None,
 ) -> LoopState:
     """
@@ -161,13 +161,13 @@ def update_state(
     potential, batch
         Of this cycle, where there are any.
     learnt
-        Walkers whose halted frame was labelled in this cycle.
+        Walkers whose halted frame was labelled in this cycle, with the number of atoms of that label.
     check
         Of this cycle, if it was one.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
-        updated[index] = _update_walker(updated[index], walk, index in learnt)
+        updated[index] = _update_walker(updated[index], walk, (learnt or {}).get(index))
     new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and check.teaches:
@@ -208,7 +208,7 @@ def _next_rungs_opened(walkers: Sequence[WalkerState]) -> list[WalkerState]:
     ]
 
 
-def _update_walker(walker: WalkerState, walk: WalkDocument | None, learnt: bool) -> WalkerState:
+def _update_walker(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None) -> WalkerState:
     if walk is None:  # the process died: nothing was learnt, it is run again from where it stood
         crashed = {"status": "HALTED", "reason": "crashed", "gamma_max": None, "n_repeats": walker.n_repeats + 1}
         return walker.model_copy(update=crashed)
@@ -218,10 +218,12 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None, learnt: bool)
         found = {"status": "HALTED", "reason": "timed_out", "gamma_max": None, "walk_id": walk.uuid, "step": walk.step}
         return walker.model_copy(update={**found, "n_repeats": 0 if walk.step > walker.step else walker.n_repeats + 1})
     halted = walk.status == "HALTED"
-    # in a large cell some of the environments that halt it are learnt at a time
-    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0 and walk.atom_index == walker.atom_index
-    # gamma of a frame that is trained on is at most 1; after an explosion another path may lead on
-    repeats = no_progress and learnt and walk.verdict is not HaltVerdict.EXPLOSION
+    # of a large cell the surroundings of some atoms are learnt at a time: then another one may halt the same frame
+    cut = n_learnt is not None and n_learnt < walk.n_atoms
+    other = cut and walk.atom_index != walker.atom_index
+    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0 and not other
+    # gamma of what is trained on is at most 1; after an explosion another path may lead on
+    repeats = no_progress and n_learnt is not None and walk.verdict is not HaltVerdict.EXPLOSION
     return walker.model_copy(
         update={
             "status": walk.status,

@@ -84,8 +84,15 @@ def hours_since_recorded(campaign_id: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(max(found))).total_seconds() / 3600
 
 
-def walkers_learnt(campaign_id: str, cycle: int, quarantined: Collection[str] = ()) -> set[int]:
-    """Return the walkers whose halted frame was labelled in a cycle and is not among the labels set aside."""
+def walkers_learnt(campaign_id: str, cycle: int, quarantined: Collection[str] = ()) -> dict[int, int]:
+    """
+    Return the walkers whose halted frame was labelled in a cycle and is not among the labels set aside.
+
+    Returns
+    -------
+    dict
+        From each walker to the number of atoms of that label: fewer than it has if the frame was cut.
+    """
     criteria = {
         "output.kind": "label",
         "output.campaign_id": campaign_id,
@@ -93,8 +100,9 @@ def walkers_learnt(campaign_id: str, cycle: int, quarantined: Collection[str] = 
         "output.origin": "halted",
         "output.state": "successful",
     }
-    found = current_store().query(criteria, ["output.uuid", "output.walker"])
-    return {doc["output"]["walker"] for doc in found if doc["output"]["uuid"] not in quarantined}
+    found = current_store().query(criteria, ["output.uuid", "output.walker", "output.n_atoms"])
+    labels = [doc["output"] for doc in found if doc["output"]["uuid"] not in quarantined]
+    return {label["walker"]: label["n_atoms"] for label in labels}
 
 
 def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
