@@ -86,7 +86,8 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     campaign.flow()
     labels, maker = campaign.load_labels(), campaign.maker()
-    first = [] if labels else maker.generate_maker.generator.generate(structures, campaign.seed)
+    limit = maker.propose_maker.cutouts.max_atoms
+    first = [] if labels else maker.generate_maker.generator.generate(structures, campaign.seed, limit)
     rule, settings = maker.stop_rule, maker.dynamics_maker.settings
     per_cycle = max(campaign.selection.n_max, rule.n_check_labels)
     n_first = len(labels) or len(first)
@@ -96,7 +97,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     n_walkers = len(structures) * len(conditions)
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
-    largest = max(first or structures, key=len)
+    largest = max(first or [atoms for atoms in structures if len(atoms) <= limit] or labels, key=len)
     measure = campaign.oracle.kind in CHEAP if measure is None else measure
     seconds = _seconds_of_a_label(campaign, largest) if measure else None
     computed = most - len(labels) + n_validation
