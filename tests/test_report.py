@@ -24,7 +24,7 @@ from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.cli import app, open_store
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.report import errors, walks
+from mlip_autopipec.report import errors, structures, walks
 from mlip_autopipec.report.collect import CampaignData, Limits, collect
 from mlip_autopipec.report.page import render, write_report
 from mlip_autopipec.report.panels import Panel, new_figure
@@ -227,6 +227,31 @@ def test_halts_in_three_dimensions(page: str, campaigns: Campaigns, data: Campai
     ring = views[0]["data"][-1]
     worst = atoms["marker"]["color"].index(max(atoms["marker"]["color"]))
     assert (ring["x"][0], ring["y"][0]) == (atoms["x"][worst], atoms["y"][worst])
+
+
+def test_of_a_large_cell_the_surroundings_of_the_worst_atom_are_shown(data: CampaignData):
+    (walk, *_) = [w for w in data.walks if w.uuid in data.halted]
+    large = bulk("Cu", cubic=True) * (5, 5, 5)
+    large.arrays["gamma"] = np.full(len(large), 0.5)
+    large.arrays["gamma"][0] = 7.0  # at a corner: its neighbours are across the boundary
+    halted = replace(
+        data,
+        walks=[walk.model_copy(update={"n_atoms": len(large), "atom_index": 0})],
+        halted={walk.uuid: large},
+    )
+    panel = structures.halts(halted, 43)
+    assert "Of cells of more than 43 atoms the 43 nearest" in panel.note
+    (view,) = panel.plain()
+    atoms = next(t for t in view["data"] if t.get("hovertemplate"))
+    points = np.array([atoms["x"], atoms["y"], atoms["z"]]).T
+    distance = np.linalg.norm(points, axis=1)
+    assert atoms["marker"]["color"][int(np.argmin(distance))] == 7.0
+    # the first three shells of fcc: 1 + 12 + 6 + 24 atoms
+    assert len(points) == 43
+    assert distance.max() == pytest.approx(3.61 * np.sqrt(1.5), abs=0.02)
+    bonds, box = view["data"][0], [t for t in view["data"][1:] if t["mode"] == "lines"]
+    assert len([x for x in bonds["x"] if x is None]) >= 12
+    assert box == [], "a piece of a cell has no box"
 
 
 def test_what_is_needed_to_repeat_it(page: str, data: CampaignData):

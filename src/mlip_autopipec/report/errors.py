@@ -19,6 +19,7 @@ from mlip_autopipec.report.panels import (
     VIOLET,
     Panel,
     make_logarithmic,
+    marker_size,
     new_figure,
 )
 from mlip_autopipec.report.thin import with_worst
@@ -75,7 +76,7 @@ def by_cycle(data: CampaignData) -> list[Panel]:
                     mode="lines+markers",
                     name=label,
                     line={"color": colour, "width": 1.5},
-                    marker={"symbol": symbol, "size": 8},
+                    marker={"symbol": symbol, "size": marker_size(len(found))},
                     text=[f"{e.n_structures} structures" for _, e in found],
                     hovertemplate=f"{label}, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )

@@ -36,6 +36,11 @@ function layoutOf(given, div) {
     // a finger that scrolls the page must not draw a box in a plot
     dragmode: flat ? (touch ? false : "zoom") : "turntable",
   };
+  if (!flat && narrow) {
+    // farther away, so that nothing is cut off at the sides
+    const { x, y, z } = given.scene.camera.eye;
+    layout.scene = { ...given.scene, camera: { ...given.scene.camera, eye: { x: 1.45 * x, y: 1.45 * y, z: 1.45 * z } } };
+  }
   for (const name of Object.keys(given)) {
     if (/^[xy]axis\d*$/.test(name)) layout[name] = axis(given[name], c);
   }

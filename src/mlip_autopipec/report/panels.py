@@ -168,6 +168,11 @@ def colour_of(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
+def marker_size(n_points: int) -> int:
+    """Size of the points of a curve in pixels: smaller where there are many."""
+    return 8 if n_points <= 25 else 6 if n_points <= 60 else 4
+
+
 def colour_between(share: float) -> str:
     """Colour of :data:`SCALE` at ``share``, 0 to 1."""
     from plotly.colors import sample_colorscale

@@ -111,7 +111,7 @@ def _view(atoms: Atoms, walk: WalkDocument, n_atoms: int) -> go.Figure:
             "xaxis": _HIDDEN,
             "yaxis": _HIDDEN,
             "zaxis": _HIDDEN,
-            "camera": {"projection": {"type": "orthographic"}, "eye": {"x": 1.2, "y": 1.5, "z": 0.8}},
+            "camera": {"projection": {"type": "perspective"}, "eye": {"x": 1.25, "y": 1.55, "z": 0.85}},
         }
     )
     return figure

@@ -14,6 +14,7 @@ from mlip_autopipec.report.panels import (
     colour_between,
     colour_of,
     make_logarithmic,
+    marker_size,
     new_figure,
     safe,
 )
@@ -47,7 +48,11 @@ def progress(data: CampaignData) -> Panel:
                 mode="lines+markers",
                 name=safe(data.walker_name(index)),
                 line={"color": colour_of(place), "width": 1.5},
-                marker={"symbol": [_SYMBOLS[w.status] for w in own], "size": 10, "color": colour_of(place)},
+                marker={
+                    "symbol": [_SYMBOLS[w.status] for w in own],
+                    "size": marker_size(len(own)) + 2,
+                    "color": colour_of(place),
+                },
                 text=[_told(w) for w in own],
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -92,7 +97,7 @@ def gamma(data: CampaignData) -> Panel:
             for level, colour, word in zip(data.thresholds, (GREEN, RED), ("kept", "halt"), strict=True):
                 add_level(figure, level, f"{word} above {level:.3g}", colour=colour)
         views[data.walker_name(index)] = figure
-    note = "Each line is the MD of one cycle, which begins where the one before halted."
+    note = "Each line is the MD of one cycle, which begins where the one before halted; from blue, early, to red, late."
     if data.n_unread:
         note += f" The traces of the {data.n_unread} oldest runs are left out."
     return Panel("gamma", title, views, note)
