@@ -163,7 +163,7 @@ def _piece(
             continue
         found = lattices(near.within(min(reach, _FARTHEST)), way.span, rng)
         for boxes in candidate_boxes(found, way.span, width, max_atoms / density, _BOXES, rng):
-            good: list[tuple[float, int, int, Atoms]] = []
+            good: list[tuple[float, int, int, Closed]] = []
             tasks = list(product(boxes, way.kept))[:_FILLED]
             radii = [float(np.hypot(covering_radius(box) + 1.0, kept.height)) for box, kept in tasks]
             around = surroundings(opened, centre, max(radii, default=0.0))
@@ -172,16 +172,15 @@ def _piece(
                 if closed is None:
                     continue
                 closed = balanced(closed, around, charges, (min(total, 0.0), max(total, 0.0)))
-                if len(closed.atoms) > max_atoms or not _resembles(closed, box, kept):
-                    continue
-                surplus = abs(len(closed.atoms) / volume(box) / kept.density - 1)
+                if len(closed.atoms) <= max_atoms and _resembles(closed, box, kept):
+                    surplus = abs(len(closed.atoms) / volume(box) / kept.density - 1)
+                    good.append((round(surplus, 2), len(closed.atoms), len(good), closed))
+            for *_, closed in sorted(good, key=lambda entry: entry[:3]):
                 piece = bare_copy(atoms)[around.indices[closed.places]]
                 piece.cell, piece.pbc = closed.atoms.cell, True
                 piece.positions = _pushed_apart(closed, allowed * (_APART / SEAM_RATIO))
                 if shortest_contact(piece, ratio) is None:
-                    good.append((round(surplus, 2), len(piece), len(good), piece))
-            if good:
-                return min(good)[3]
+                    return piece
     return None
 
 
