@@ -48,6 +48,7 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     from jobflow import run_locally
 
     from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.progress import live_view
     from mlip_autopipec.report import summary_table, write_results
     from mlip_autopipec.schemas.loop import OTFDocument
 
@@ -60,7 +61,7 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     # every cycle nests a few Python frames deeper under run_locally
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
     (folder / "jobs").mkdir(exist_ok=True)
-    with warnings.catch_warnings():
+    with live_view(console, folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
     found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
@@ -72,10 +73,10 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     errors = write_results(folder, document, labels, validation)
     seconds = time.perf_counter() - started
     console.print(summary_table(document, errors, folder, seconds))
-    return _outcome(document, errors, folder, seconds)
+    return outcome(document, errors, folder, seconds)
 
 
-def _outcome(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> dict[str, Any]:
+def outcome(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> dict[str, Any]:
     """Put together what a script wants to know."""
     numbers = document.model_dump(
         mode="json",

@@ -56,7 +56,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
         from mlip_autopipec.doctor import science
         from mlip_autopipec.jobs.label import OracleMaker
 
-        potential = science.small_potential()
+        potential, rough = science.small_potential(), science.small_potential(ridge=1e3)
     except Exception as error:
         found = f"{type(error).__name__}: {str(error)[:300]}"
         yield red("self-test", f"no potential can be trained: {found}", "pip install 'mlip-autopipec[ace]'")
@@ -73,7 +73,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
     if with_executable:
         yield looked_at("gamma, executable", science.check_gamma, potential, "executable")
     trainer = LinearACETrainer()
-    yield looked_at("fine-tune, linear", science.check_fine_tune, potential, trainer, "linear")
+    yield looked_at("fine-tune, linear", science.check_fine_tune, rough, trainer, "linear")
     if pacemaker is Light.GREEN:
         gradient = PacemakerTrainer(fine_tune_maxiter=8, refit_every=None)
-        yield looked_at("fine-tune, pacemaker", science.check_fine_tune, potential, gradient, "pacemaker")
+        yield looked_at("fine-tune, pacemaker", science.check_fine_tune, rough, gradient, "pacemaker")

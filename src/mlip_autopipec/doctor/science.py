@@ -64,13 +64,20 @@ def training_set() -> list[Atoms]:
     return labelled([copper(0.02 * (1 + k % 4), seed=k) for k in range(8)])
 
 
-def small_potential() -> ACEPotential:
-    """Train the potential of the self-test: linear ACE on :func:`training_set`, in a second or two."""
+def small_potential(ridge: float = 1e-6) -> ACEPotential:
+    """
+    Train the potential of the self-test: linear ACE on :func:`training_set`, in a second or two.
+
+    Parameters
+    ----------
+    ridge
+        Regularisation; with 1e3 the potential is rough, so that some iterations of any trainer improve on it.
+    """
     from mlip_autopipec.ace.basis import BasisSettings
     from mlip_autopipec.ace.linear import LinearACETrainer
 
     basis = BasisSettings(number_of_functions_per_element=15, cutoff=4.5)
-    return LinearACETrainer(basis=basis).train(training_set()).potential
+    return LinearACETrainer(basis=basis, ridge=ridge).train(training_set()).potential
 
 
 def check_gamma(potential: ACEPotential, engine: Engine) -> Result:
@@ -144,7 +151,7 @@ def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str) -> 
     Parameters
     ----------
     potential
-        To continue from.
+        To continue from: a rough one, of :func:`small_potential`.
     trainer
         Who fits.
     kind
@@ -154,10 +161,11 @@ def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str) -> 
     remedy = "see the log above, and try the tests of the trainer: python -m pytest tests -k train"
     if kind == "pacemaker":
         remedy = "see that tensorpotential and TensorFlow belong together (constraints.txt), or use the trainer linear"
-    new = labelled([copper(0.06, seed=100 + k, stretch=1.04) for k in range(3)])
+    known = training_set()[:4]
+    new = labelled([copper(0.06, seed=100 + k, stretch=1.08) for k in range(3)])
     with tempfile.TemporaryDirectory() as folder:
         try:
-            result = trainer.train(training_set(), potential, fine_tune=True, new_labels=new, directory=folder, seed=1)
+            result = trainer.train(known, potential, fine_tune=True, new_labels=new, directory=folder, seed=1)
         except (TrainingError, MLIPError) as error:
             return red(name, _short(error), remedy)
     before, after, moved = result.new_before, result.new_after, result.coefficients_moved
