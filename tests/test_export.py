@@ -38,6 +38,8 @@ from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMak
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ase import Atoms
+
     from mlip_autopipec import OTFMaker
 
 pybtex = pytest.importorskip("pybtex.database")
@@ -45,10 +47,10 @@ pybtex = pytest.importorskip("pybtex.database")
 NAME = "copper-gold"
 
 
-def run(maker: OTFMaker, atoms: object, name: str, folder: Path) -> Campaigns:
+def run(maker: OTFMaker, atoms: Atoms, name: str, folder: Path, **given: list[Atoms]) -> Campaigns:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     store.connect()
-    flow = maker.make(atoms, 600, campaign_id=name)
+    flow = maker.make(atoms, 600, campaign_id=name, **given)
     run_locally(flow, store=store, create_folders=True, root_dir=folder, log=False)
     return Campaigns(store)
 
@@ -214,17 +216,30 @@ def test_pacemakers_table(folder: Path, campaigns: Campaigns):
         assert row.forces.shape == (len(row.ase_atoms), 3)
 
 
-def test_a_label_that_was_set_aside_is_not_among_those_to_train_on(campaigns: Campaigns, tmp_path: Path):
-    (victim, *_) = [a.info["label_id"] for a in campaigns.dataset(NAME) if a.info["origin"] == "halted"]
-
-    class Careful(Campaigns):
-        def quarantined(self, campaign_id: str) -> dict[str, list[str]]:
-            return super().quarantined(campaign_id) | {victim: ["off"]}
-
-    write_export(tmp_path / "out", Careful(campaigns.store), NAME)
-    (aside,) = ase.io.read(tmp_path / "out" / "dataset" / "set_aside.extxyz", index=":")
-    assert aside.info["label_id"] == victim
-    assert victim not in (tmp_path / "out" / "dataset" / "train.extxyz").read_text()
+def test_labels_that_were_set_aside_or_given_are_told_apart(tmp_path: Path, emt_labelled):
+    """The user's own labels have no names of their own."""
+    given = emt_labelled(
+        StructureGenerator(n_structures=14, n_test=0, max_atoms=32, rattle_amplitudes=[0.05, 0.1]).generate(
+            [bulk("Cu", cubic=True)], seed=1
+        )
+    )
+    for atoms in given[:3]:
+        atoms.info["split"] = "test"
+    maker = stand_in_loop(
+        dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100)], displacement_A=0.05),
+        oracle_maker=StandInOracleMaker(physics="emt", wrong=["label c001 001"]),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+    )
+    found = run(maker, bulk("Cu", cubic=True) * (2, 2, 2), "c", tmp_path / "jobs", labels=given)
+    (wrong,) = found.quarantined("c")
+    write_export(tmp_path / "out", found, "c")
+    parts = {p.stem: ase.io.read(p, index=":") for p in (tmp_path / "out" / "dataset").glob("*.extxyz")}
+    assert [atoms.info["label_id"] for atoms in parts["set_aside"]] == [wrong]
+    assert len(parts["test"]) == 3
+    assert len(parts["train"]) == found.potential("c").n_train == len(given) - 3 + 3
+    assert sum(atoms.info["origin"] == "given" for atoms in parts["train"]) == len(given) - 3
 
 
 # ------------------------------------------------------------------ what to cite

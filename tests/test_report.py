@@ -20,10 +20,15 @@ from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
 from mlip_autopipec.ace.accuracy import compute_errors
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.cli import app, open_store
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.report import errors, structures, walks
 from mlip_autopipec.report.collect import CampaignData, Limits, collect
 from mlip_autopipec.report.page import render, write_report
@@ -34,6 +39,8 @@ from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMak
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ase import Atoms
 
 COPPER = {
     "name": "copper",
@@ -283,10 +290,10 @@ def test_it_needs_nothing_but_itself(page: str):
 # ------------------------------------------------------------------ what is not there
 
 
-def memory_campaigns(maker: Any, name: str, folder: Path) -> Campaigns:
+def memory_campaigns(maker: Any, name: str, folder: Path, atoms: Atoms | None = None) -> Campaigns:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     store.connect()
-    flow = maker.make(bulk("Cu", cubic=True), 300, campaign_id=name)
+    flow = maker.make(bulk("Cu", cubic=True) if atoms is None else atoms, 300, campaign_id=name)
     run_locally(flow, store=store, create_folders=True, root_dir=folder, log=False)
     return Campaigns(store)
 
@@ -325,6 +332,30 @@ def test_a_campaign_that_has_only_begun(tmp_path: Path, monkeypatch: pytest.Monk
     assert "not assessed yet" in text
     assert "No cycle has been assessed yet." in text
     assert "There is no potential." in text
+
+
+def test_labels_that_were_set_aside(tmp_path: Path):
+    generator = StructureGenerator(n_structures=12, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+    maker = stand_in_loop(
+        generate_maker=GenerateMaker(generator=generator),
+        dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100)], displacement_A=0.05),
+        oracle_maker=StandInOracleMaker(physics="emt", wrong=["label c001 001"]),
+        train_maker=TrainMaker(trainer=trainer),
+    )
+    found = memory_campaigns(maker, "c", tmp_path, bulk("Cu", cubic=True) * (2, 2, 2))
+    ((label_id, reasons),) = found.quarantined("c").items()
+    page = render(collect(found, "c", Limits()), Limits())
+    text = Outline(page).text
+    assert f"1 Cu32 {'; '.join(reasons)} {label_id}" in text
+    assert "train set aside" in text, "in the table of all labels"
+    (apart,) = [t for t in plots(page)["parity_energy"][0]["data"] if t.get("name") == "set aside"]
+    assert len(apart["x"]) == 1
+    assert apart["x"][0] == pytest.approx(apart["y"][0] + 1, abs=0.05), "the stand-in adds 1 eV/atom"
+    found.admit("c", label_id)
+    let_in = Outline(render(collect(found, "c", Limits()), Limits())).text
+    assert f"{label_id} let in" in let_in
+    assert "set aside, let in by the user" in let_in
 
 
 def test_any_database_will_do(database: JobStore, tmp_path: Path):

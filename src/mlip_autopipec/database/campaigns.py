@@ -276,15 +276,26 @@ class Campaigns:
         best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
         return self._read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
 
-    def dataset(self, campaign_id: str, last_cycle: int | None = None) -> List[Atoms]:
+    def dataset(
+        self, campaign_id: str, last_cycle: int | None = None, *, with_quarantined: bool = False
+    ) -> List[Atoms]:
         """
         Return all successful labels as structures, each with its provenance in ``info``.
 
         ``label_id``, ``cycle``, ``origin``, ``split``, ``walker``, ``gamma``, ``oracle``,
         ``energy_kind``, ``directory``, ``key``, ``reused_from``.
+
+        Parameters
+        ----------
+        campaign_id
+            The campaign.
+        last_cycle
+            Leave out what later cycles labelled.
+        with_quarantined
+            Return those that are set aside, too.
         """
         frames = []
-        for label in read_labels(campaign_id, last_cycle, self.store):
+        for label in read_labels(campaign_id, last_cycle, self.store, with_quarantined=with_quarantined):
             atoms = label.to_atoms()
             more = label.model_dump(include=_PROVENANCE)
             atoms.info.update({name: value for name, value in more.items() if value is not None})

@@ -88,7 +88,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         raise MLIPError(f"the potential of campaign '{status.campaign_id}' has no active set; nothing would tell gamma")
     potential.write(folder / "potential")
     trained_on = {label.uuid for label in campaigns.trained_on(final.uuid)}
-    labels = campaigns.dataset(status.campaign_id)
+    labels = campaigns.dataset(status.campaign_id, with_quarantined=True)
     parts = write_dataset(folder / "dataset", labels, trained_on, campaigns.quarantined(status.campaign_id))
     atoms = task.structures()[0]
     ase.io.write(folder / "structure.extxyz", atoms, format="extxyz")

@@ -66,10 +66,12 @@ def write_dataset(
             name = "isolated_atoms"
         elif label_id in set_aside:
             name = "set_aside"
+        elif split == "test":
+            name = "test"
         elif label_id in trained_on:
             name = "train"
         else:
-            name = split if split in ("test", "check") else "not_trained_on"
+            name = "check" if split == "check" else "not_trained_on"
         parts[name].append(for_others(atoms, **(_ISOLATED if split == "reference" else {})))
     folder.mkdir(parents=True, exist_ok=True)
     for name, frames in parts.items():

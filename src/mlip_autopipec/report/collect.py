@@ -80,7 +80,7 @@ class CampaignData:
     final
         The last one with its files; None where none could be trained.
     dataset
-        All successful labels, with their provenance in ``info``.
+        All successful labels, those set aside too, with their provenance in ``info``.
     failed
         Labels that were asked for and not obtained.
     checks
@@ -169,7 +169,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         cycles=campaigns.cycles(campaign_id),
         walks=walks,
         potentials=campaigns.potentials(campaign_id),
-        dataset=campaigns.dataset(campaign_id),
+        dataset=campaigns.dataset(campaign_id, with_quarantined=True),
         failed=campaigns.labels(campaign_id, state="failed"),
         checks=campaigns.checks(campaign_id),
         records=campaigns.oracle_records(campaign_id),
