@@ -53,6 +53,7 @@ def status(
     """
     with told(as_json):
         from mlip_autopipec.database.campaigns import Campaigns
+        from mlip_autopipec.progress import progress_of
 
         if folder is not None:
             store, name = campaign_in(folder)
@@ -72,6 +73,7 @@ def status(
                 document = _watched(campaigns, campaign, watch)
             code = exit_code(document.status)
             result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
+            result["progress"] = progress_of(campaigns, campaign).to_dict()
     if as_json:
         put(result)
     raise typer.Exit(int(code))
@@ -150,6 +152,10 @@ def _overview(documents: list[OTFDocument]) -> Table:
 
 
 def _detail(campaigns: Campaigns, document: OTFDocument) -> RenderableType:
+    if exit_code(document.status) is ExitCode.UNFINISHED:
+        from mlip_autopipec.progress import Shown, progress_of
+
+        return Shown(progress_of(campaigns, document.campaign_id), note="if nothing runs, resume it")
     head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
     head.add_row("why", document.why)
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
@@ -161,9 +167,6 @@ def _detail(campaigns: Campaigns, document: OTFDocument) -> RenderableType:
             head.add_row(
                 f"error, {name}", f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
             )
-    if exit_code(document.status) is ExitCode.UNFINISHED:
-        under_way = campaigns.labels(document.campaign_id, cycle=document.cycle + 1)
-        head.add_row("since then", f"{len(under_way)} labels of cycle {document.cycle + 1}; if nothing runs, resume it")
     walkers = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("walker", "cell", "at", "status", "step", "ps", "halts", "last halt"):
         walkers.add_column(name, no_wrap=name != "cell")

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.ace_forces import ACEForces
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
+from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 
@@ -59,6 +61,9 @@ class LibraryRun:
         For the orientation of the cell; None for LAMMPS' own.
     started
         Value of ``time.monotonic()`` the wall time counts from.
+    trace_file
+        Where each look is written as it is taken, in the form of the executable engine's trace, for people to follow
+        the run; nothing of the loop reads it. None: nowhere.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class LibraryRun:
         settings: MDSettings,
         atoms: Atoms | None,
         started: float | None = None,
+        trace_file: Path | None = None,
     ) -> None:
         self.settings = settings
         self.hottest = settings.hottest_allowed_K(condition)
@@ -77,6 +83,7 @@ class LibraryRun:
         self.masses = np.array([0.0, *script.masses(potential.elements)])
         self.reference_energies = potential.reference_energies
         self.trace = Trace()
+        self.trace_file = trace_file
         self.record = FrameRecord(settings.max_frames)
         self.halted: tuple[HaltReason, int, float, int] | None = None
         self.last_sane: Atoms | None = None
@@ -208,6 +215,7 @@ class LibraryRun:
             reason = HaltReason.GAMMA
         elif self.forces.touches_core():
             reason = HaltReason.CORE_REPULSION
+        self._write_look(step, (temperature, self.forces.energy, pressure, volume, gamma_max), reason)
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
             self.halted = (reason, step, gamma_max, int(tags[worst]) - 1)
@@ -215,6 +223,17 @@ class LibraryRun:
         self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
             self.record.add(atoms, step, gamma_max)
+
+    def _write_look(self, step: int, look: tuple[float, ...], reason: HaltReason | None) -> None:
+        """Append K, eV without reference energies, GPa (written as bar), A^3 and gamma to the trace file."""
+        if self.trace_file is None:
+            return
+        temperature, energy, pressure, volume, gamma = look
+        numbers = (temperature, energy, pressure * units.GPa * LAMMPS_BAR, volume, gamma)
+        stop = 0 if reason is None else deck.STOP[reason]
+        line = f"{step} {' '.join(f'{number:.17g}' for number in numbers)} {stop}\n"
+        with suppress(OSError), self.trace_file.open("a") as stream:  # a full disk must not end MD for this
+            stream.write(line if stream.tell() else f"{' '.join(deck.TRACE_COLUMNS)}\n{line}")
 
     def _thermo(self, n_local: int) -> tuple[float, float, float]:
         """Temperature (K), pressure (GPa) and volume (A^3)."""
@@ -282,7 +301,7 @@ def main() -> None:
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
     potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"])
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
-    run = LibraryRun(potential, condition, settings, atoms, started)
+    run = LibraryRun(potential, condition, settings, atoms, started, Path(deck.TRACE))
     run.prepare(deck.INPUT)
     run.run(settings.n_steps - task["start_step"])
     temporary = Path(OUTPUT + ".part")

@@ -1,0 +1,182 @@
+"""The live view of a campaign that this process runs."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+from rich.text import Text
+
+from mlip_autopipec.database import disk
+from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.progress.files import read_fit, read_look
+from mlip_autopipec.progress.read import progress_of
+from mlip_autopipec.progress.show import Shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console, RenderableType
+
+    from mlip_autopipec.progress.types import CampaignProgress
+    from mlip_autopipec.schemas.campaign import CampaignDocument
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at the files of MD and fit.
+EVERY_S = 1.0
+#: The store is read again when another job runs, and not before so many times what it took to read it.
+_RARER = 20.0
+#: Lines of the view besides those of the walkers, and lines left for what is printed above it.
+_OTHER_LINES = 12
+_NAME = re.compile(r"(?P<step>.+?) c(?P<cycle>\d{3,})(?: w(?P<walker>\d+))?")
+#: What a job does, by the beginning of its name.
+_DOING = {
+    "generate": "making the first structures",
+    "propose check": "choosing frames for a check",
+    "propose": "sampling around the halts",
+    "select": "choosing what to label",
+    "request labels": "labelling",
+    "label": "labelling",
+    "reuse": "labelling",
+    "count labels": "labelling",
+    "add up labels": "labelling",
+    "train": "training",
+    "explore": "exploring by MD",
+    "check": "checking the potential",
+    "assess": "assessing",
+}
+
+
+@contextmanager
+def live_view(console: Console, folder: Path) -> Iterator[None]:
+    """
+    Show how far the campaign in a folder is while the body runs it; where there is no terminal show nothing.
+
+    What is printed to the console meanwhile appears above the view. Nothing depends on the view: if it fails a warning
+    is logged, and the body goes on.
+
+    Parameters
+    ----------
+    console
+        The one that everything is printed to.
+    folder
+        Of the campaign: its ``store`` and its ``jobs``.
+    """
+    if not console.is_terminal or console.is_dumb_terminal or not console.file.isatty():
+        yield
+        return
+    view = _View(console, folder)
+    with view.live:
+        view.thread.start()
+        try:
+            yield
+        finally:
+            view.stop()
+
+
+class _View:
+    """A thread that reads and shows."""
+
+    def __init__(self, console: Console, folder: Path) -> None:
+        self.console = console
+        self.folder = folder
+        self.live = Live(Text("starting", style="dim"), console=console, auto_refresh=False, transient=True)
+        self.thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._ended = threading.Event()
+        self._campaigns: Campaigns | None = None
+        self._task: CampaignDocument | None = None
+        self._progress: CampaignProgress | None = None
+        self._read_job: tuple[str, int] | None = None
+        self._read_at = self._not_before = 0.0
+
+    def stop(self) -> None:
+        """End the thread; a read of the store that takes long is not waited for."""
+        self._ended.set()
+        self.thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        try:
+            while not self._ended.wait(EVERY_S):
+                shown = self._look()
+                if shown is not None and not self._ended.is_set():
+                    self.live.update(shown, refresh=True)
+        except Exception as error:  # whatever it was, the campaign goes on
+            if not self._ended.is_set():
+                logger.warning("the live view ends: %s: %s; the campaign goes on", type(error).__name__, error)
+                self.live.stop()
+        finally:
+            if self._campaigns is not None:
+                self._campaigns.store.close()
+
+    def _look(self) -> RenderableType | None:
+        """Read what may have changed; None while there is nothing to show."""
+        from jobflow import CURRENT_JOB
+
+        job = CURRENT_JOB.job  # a name and a number are read; the job itself belongs to the other thread
+        name = "" if job is None else str(job.name)
+        job_folder: Path | None = Path.cwd()
+        self._read_store(None if job is None else (str(job.uuid), int(job.index)), name)
+        if self._progress is None:
+            return None
+        if job_folder is not None and not job_folder.is_relative_to(self.folder / "jobs"):
+            job_folder = None
+        progress = with_files(self._progress.later(time.monotonic() - self._read_at), name, job_folder)
+        return Shown(progress, max_walkers=max(self.console.size.height - _OTHER_LINES, 3))
+
+    def _read_store(self, job: tuple[str, int] | None, name: str) -> None:
+        now = time.monotonic()
+        if now < self._not_before or (job == self._read_job and self._progress is not None):
+            return
+        if self._campaigns is None:
+            # of this thread's own: a transaction of the loop is not to be read half done
+            self._campaigns = Campaigns(disk.open_store(self.folder / "store"))
+        names = self._campaigns.names()
+        if names:
+            found = _NAME.match(name)
+            known = None if self._progress is None else self._progress.cycle
+            cycle = int(found["cycle"]) if found else known
+            task = self._task or self._campaigns.task(names[0])
+            self._progress = progress_of(self._campaigns, names[0], cycle=cycle, task=task)
+            self._task = task if found else None  # one that was extended is just about to be recorded
+            self._read_job, self._read_at = job, time.monotonic()
+        self._not_before = now + _RARER * (time.monotonic() - now)
+
+
+def with_files(progress: CampaignProgress, job_name: str, job_folder: Path | None) -> CampaignProgress:
+    """
+    Add what is known of the job that runs.
+
+    Parameters
+    ----------
+    progress
+        By the documents.
+    job_name
+        Name of the job that runs, such as ``explore c003 w01``; empty between two jobs.
+    job_folder
+        Where it runs; None if not known.
+    """
+    found = _NAME.match(job_name)
+    if found is None:
+        return progress
+    doing = next((_DOING[step] for step in _DOING if found["step"].startswith(step)), progress.doing)
+    progress = replace(progress, doing=doing or progress.doing)
+    if job_folder is None:
+        return progress
+    if found["step"] == "train":
+        return replace(progress, fit=read_fit(job_folder))
+    if found["walker"] is None:
+        return progress
+    index = int(found["walker"])
+    look = read_look(job_folder)
+    walkers = [
+        replace(walker, state="running", look=look) if walker.index == index else walker for walker in progress.walkers
+    ]
+    return replace(progress, walkers=tuple(walkers))
