@@ -310,6 +310,7 @@ def test_a_campaign_without_a_potential_says_why(tmp_path: Path):
     assert "No MD has been run: there is no potential yet to run it with." in text
     assert "failed: LabelError: the stand-in oracle was told to fail here" in text or "told to fail here" in text
     assert "error unknown no potential" in text
+    assert "No MD has been run yet." in text, "in place of the halts"
 
 
 def test_a_campaign_that_has_only_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

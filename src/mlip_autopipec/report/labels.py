@@ -58,7 +58,9 @@ def by_origin(data: CampaignData) -> Panel:
     for (origin, _), n in counts.items():
         totals[origin] += n
     cycles = sorted({cycle for _, cycle in counts})
-    figure = new_figure("cycle", "labels", barmode="stack")
+    highest = max(sum(n for (_, of), n in counts.items() if of == cycle) for cycle in cycles)
+    figure = new_figure("cycle", "labels", barmode="stack", showlegend=True)
+    figure.update_yaxes(dtick=max(1, round(highest / 6)))
     figure.update_xaxes(dtick=1 if max(cycles) < 15 else None)
     for place, origin in enumerate(sorted(totals, key=lambda o: (o == "failed", -totals[o], o))):
         figure.add_trace(

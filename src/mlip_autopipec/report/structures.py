@@ -36,7 +36,7 @@ def halts(data: CampaignData, n_atoms: int) -> Panel:
     title = "Structures of the halts"
     walks = [w for w in data.walks if w.uuid in data.halted]
     if not walks:
-        why = "MD has never halted." if data.walks else "No MD has been run yet."
+        why = "MD has never halted." if any(w.status != "NOT_RUN" for w in data.walks) else "No MD has been run yet."
         if any(w.status == "HALTED" for w in data.walks):
             why = "MD halted, but the frames of its halts could not be read."
         return Panel("halts", title, absence=why)
