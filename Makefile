@@ -12,7 +12,7 @@ test: export OMP_NUM_THREADS ?= 1
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-dft lint format bench constraints clean
+.PHONY: demo test test-dft lint format bench docs constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
@@ -32,6 +32,11 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
+
+# Every warning and every reference that leads nowhere is an error
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/store_growth.py
@@ -55,4 +60,4 @@ constraints: $(INSTALLED)
 		--override $(VENV)/overrides.txt --no-annotate --no-header --no-emit-index-url -o constraints.txt
 
 clean:
-	rm -rf $(VENV) demo runs
+	rm -rf $(VENV) demo runs docs/_build

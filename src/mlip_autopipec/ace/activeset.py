@@ -1,8 +1,8 @@
 """Extrapolation grade, active set and D-optimal (MaxVol) selection.
 
 The projections b of an atom onto the m basis functions of its element are one row; the active
-set A is the m rows of largest |det A|, and gamma = max_j |(b A^-1)_j|: the factor by which
-|det A| would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
+set A is the m rows of largest ``|det A|``, and gamma = ``max_j |(b A^-1)_j|``: the factor by which
+``|det A|`` would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
 gamma <= 1 inside, > 1 outside of what the active set spans.
 
 A function that is zero in the whole training set, as those of a pair of elements that never met,

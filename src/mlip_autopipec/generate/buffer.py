@@ -43,7 +43,7 @@ class BufferPoint:
     reference
         The same in the large cell.
     box
-        How the box was chosen; see :class:`~mlip_autopipec.generate.cutout.Cutout`.
+        How the box was chosen; see :class:`~mlip_autopipec.generate.cutting.Cutout`.
     problems
         Checks that the cut-out fails; it is measured nevertheless.
     """

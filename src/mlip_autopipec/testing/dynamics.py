@@ -35,7 +35,7 @@ class Halt(MSONable):
     walker
         Walker that halts; None for every one.
     reason
-        Value of a :class:`~mlip_autopipec.lammps.exploration.HaltReason`.
+        Value of a :class:`~mlip_autopipec.lammps.types.HaltReason`.
     crashes
         So often the MD process dies before it gets as far as this halt.
     """
