@@ -49,7 +49,7 @@ COPPER = {
     "conditions": [{"temperature_K": 1200}, {"temperature_K": 300}],
     "oracle": {"kind": "emt"},
     "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 4.5}},
-    "dynamics": {"n_steps": 1000, "gamma_lo": 1.5, "gamma_hi": 3.0},
+    "dynamics": {"n_steps": 600, "gamma_lo": 1.5, "gamma_hi": 3.0},
     "first_dataset": {"n_structures": 6, "n_test": 2, "rattle_amplitudes": [0.05, 0.1]},
 }
 #: Closes what it may stand in, and runs something if any of it is taken for HTML.
@@ -423,9 +423,9 @@ def test_the_worst_points_of_a_parity_plot_stay():
 
 
 def test_a_long_campaign_stays_small(data: CampaignData):
-    """250 cycles of 8 walkers, 2000 points each, 2000 labels."""
+    """100 cycles of 8 walkers, 2000 points each, 1500 labels."""
     walk = data.walks[0]
-    many = [walk.model_copy(update={"uuid": f"{c} {w}", "cycle": c, "walker": w}) for c in range(250) for w in range(8)]
+    many = [walk.model_copy(update={"uuid": f"{c} {w}", "cycle": c, "walker": w}) for c in range(100) for w in range(8)]
     limits = Limits(structures=20)
     kept = many[-limits.walks :]
     points = limits.trace_points // limits.walks
@@ -436,7 +436,7 @@ def test_a_long_campaign_stays_small(data: CampaignData):
         traces={w.uuid: thinned_trace(np.arange(2000) / 100, rng.random(2000), points) for w in kept},
         halted={w.uuid: next(iter(data.halted.values())) for w in kept[-limits.halts :]},
         n_unread=len(many) - len(kept),
-        dataset=data.dataset * (2000 // len(data.dataset)),
+        dataset=data.dataset * (1500 // len(data.dataset)),
         cycles=data.cycles * 100,
     )
     page = render(long, limits)
