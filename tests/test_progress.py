@@ -283,10 +283,11 @@ def test_durations_are_told_in_the_unit_one_thinks_in(seconds: float, told: str)
 def test_without_a_terminal_there_is_no_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich believe in a terminal
     monkeypatch.setattr(live, "_View", None)
-    console = Console(file=io.StringIO(), highlight=False)
+    written = io.StringIO()
+    console = Console(file=written, highlight=False)
     with live_view(console, tmp_path):
         console.print("cycle   0", markup=False)
-    assert console.file.getvalue() == "cycle   0\n"
+    assert written.getvalue() == "cycle   0\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,7 +333,7 @@ def test_in_a_terminal_walkers_are_seen_and_ctrl_c_leaves_it_as_it_was(tmp_path:
             interrupted = True
             os.write(terminal, b"\x03")
     else:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signal.SIGKILL)
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     plain = plain_text(shown)

@@ -18,7 +18,7 @@ from mlip_autopipec.database import disk
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.read import progress_of
-from mlip_autopipec.progress.show import Shown
+from mlip_autopipec.progress.show import NARROW, Shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +129,8 @@ class _View:
         if job_folder is not None and not job_folder.is_relative_to(self.folder / "jobs"):
             job_folder = None
         progress = with_files(self._progress.later(time.monotonic() - self._read_at), name, job_folder)
-        return Shown(progress, max_walkers=max(self.console.size.height - _OTHER_LINES, 3))
+        lines = self.console.size.height - _OTHER_LINES
+        return Shown(progress, max_walkers=max(lines if self.console.width >= NARROW else lines // 2, 3))
 
     def _read_store(self, job: tuple[str, int] | None, name: str) -> None:
         now = time.monotonic()

@@ -53,7 +53,7 @@ class Shown:
         narrow = options.max_width < NARROW
         yield Text("")
         yield from console.render(_headline(self.progress), options)
-        yield from console.render(_facts(self.progress), options)
+        yield from console.render(_facts(self.progress, narrow=narrow), options)
         if self.progress.walkers:
             yield from console.render(_walkers(self.progress, self.max_walkers, narrow=narrow), options)
         if self.note:
@@ -78,7 +78,7 @@ def _headline(progress: CampaignProgress) -> Text:
     return line
 
 
-def _facts(progress: CampaignProgress) -> Table:
+def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True, style="dim", min_width=8)
     grid.add_column(overflow="fold")
@@ -89,7 +89,8 @@ def _facts(progress: CampaignProgress) -> Table:
     else:
         done = f"{labels.done} of {labels.asked} in this cycle"
         failed = f" ({labels.failed} failed)" if labels.failed else ""
-        grid.add_row("labels", _with_bar(labels.done + labels.failed, labels.asked, f"{done}{failed}, {total}"))
+        told = f"{done}{failed}, {total}"
+        grid.add_row("labels", told if narrow else _with_bar(labels.done + labels.failed, labels.asked, told))
     if progress.fit is not None:
         fit = progress.fit
         most = "" if fit.max_iterations is None else f" of at most {fit.max_iterations}"
@@ -118,7 +119,9 @@ def _with_bar(done: float, of: float, text: str) -> Table:
 
 
 def _bar(done: float, of: float) -> ProgressBar:
-    return ProgressBar(total=max(of, 1), completed=min(done, of), width=_BAR, finished_style="green")
+    return ProgressBar(
+        total=max(of, 1), completed=min(done, of), width=_BAR, complete_style="cyan", finished_style="green"
+    )
 
 
 def _spent(progress: CampaignProgress) -> str:
@@ -151,8 +154,8 @@ def _walkers(progress: CampaignProgress, most: int, *, narrow: bool) -> Table:
     if narrow:
         grid = Table.grid(padding=(0, 1))
         for name, what, at, bar, way, state in rows:
-            grid.add_row(Text(" ").join([name, what, at, state]))
-            grid.add_row(_indented(bar, way))
+            grid.add_row(Text(" ").join([name, what, at, way]))
+            grid.add_row(_indented(bar, state))
     else:
         grid = Table.grid(padding=(0, 2, 0, 0))
         for number in range(len(rows[0])):
@@ -206,11 +209,12 @@ def _state(walker: WalkerProgress, progress: CampaignProgress) -> Text:
         text = Text(f"{walker.look.temperature_K:.0f} K, ", style="cyan")
         text.append(f"gamma {_gamma(walker.look.gamma_max)}", style=_alarm(walker.look.gamma_max, progress))
         return text
-    text = Text(walker.state, style=_COLOURS.get(walker.state, "dim"))
+    colour = _COLOURS.get(walker.state, "dim")
     if walker.state == "halted":
-        text.append(f": {walker.reason or ''}".rstrip(": "))
-        if walker.gamma_max is not None and walker.reason != "crashed":
-            text.append(f" {_gamma(walker.gamma_max)}")
+        which = f"halt {walker.n_halts}" if walker.n_halts else "halted"
+        grade = "" if walker.gamma_max is None or walker.reason == "crashed" else f" {_gamma(walker.gamma_max)}"
+        return Text(f"{which}: {walker.reason}{grade}" if walker.reason else which, style=colour)
+    text = Text(walker.state, style=colour)
     if walker.n_halts:
         text.append(f" ({walker.n_halts} halt{'s' if walker.n_halts > 1 else ''})", style="dim")
     return text
