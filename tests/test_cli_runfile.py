@@ -106,6 +106,16 @@ def test_nothing_but_a_calculator_is_called_by_name(tmp_path, called):
     assert not (tmp_path / "touched").exists()
 
 
+def test_a_template_does_not_reach_python(tmp_path):
+    (tmp_path / "md.lmp").write_text(
+        "{{ elements.__class__.__mro__[-1].__subclasses__() }} {{ stop.update(gamma=0) }}\n"
+    )
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("n_steps: 100", "n_steps: 100\n  template: md.lmp"))
+    with pytest.raises(InvalidInputError, match="unsafe"):
+        RunFile.load(path).flow()
+
+
 def test_no_class_that_the_file_names_is_made(tmp_path):
     """monty would make any object from ``@module`` and ``@class``."""
     dimers = "first_dataset: {dimers: {'@module': subprocess, '@class': Popen}}\n"

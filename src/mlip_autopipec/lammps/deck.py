@@ -8,6 +8,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import script
@@ -200,13 +201,13 @@ def _variables(
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    return ImmutableSandboxedEnvironment(  # a template of a user's own must not reach Python
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         finalize=_number,
-        autoescape=False,  # noqa: S701  # LAMMPS input is no HTML
+        autoescape=False,  # LAMMPS input is no HTML
     )
 
 
