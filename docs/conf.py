@@ -25,7 +25,7 @@ exclude_patterns = ["_build", "_ext"]
 # what is outside of the project is named, not looked up: the build needs no network
 nitpick_ignore_regex = [(r"py:.*", r"(?!mlip_autopipec\b).*")]
 
-myst_enable_extensions = ["deflist", "dollarmath", "fieldlist"]
+myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"

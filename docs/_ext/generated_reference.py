@@ -60,6 +60,13 @@ def type_text(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
     return "path" if schema.get("format") == "path" else kind or "anything"
 
 
+def _text(description: str) -> str:
+    """Escape what Markdown would take for markup, outside of code."""
+    parts = description.split("`")
+    parts[::2] = [re.sub(r"([<*])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
 def _sections(hint: Any) -> list[type[Strict]]:
     """Models of sections in a type hint."""
     if isinstance(hint, type) and not isinstance(hint, UnionType) and not get_args(hint):
@@ -95,7 +102,7 @@ def _fields(model: type[Strict], prefix: str, schema: dict[str, Any], options: s
         kind = "section or null" if nested and not field.is_required() and field.get_default() is None else kind
         yield (
             f"```{{confval}} {prefix}{name}\n{options}:type: {kind}\n:default: {_default(field)}\n\n"
-            f"{field.description}\n```\n"
+            f"{_text(field.description)}\n```\n"
         )
         for one in nested:
             yield from _fields(one, f"{prefix}{name}.", schema, options)
@@ -104,39 +111,35 @@ def _fields(model: type[Strict], prefix: str, schema: dict[str, Any], options: s
 def run_file() -> str:
     """Return the reference of the run file: every section, field, type, default and description."""
     schema = RunFile.model_json_schema()
-    parts = []
+    general = ["## General\n"]
+    parts: list[str] = []
     for name, field in RunFile.model_fields.items():
         if not field.description:
             raise UndescribedError(f"run file: {name} has no description")
+        kind = type_text(schema["properties"][name], schema["$defs"])
         sections = _sections(field.annotation)
-        many = schema["properties"][name].get("type") == "array"
-        kind = (
-            type_text(schema["properties"][name], schema["$defs"])
-            if not sections
-            else "list of sections"
-            if many
-            else "section, or null"
-            if field.default is None
-            else "section"
-        )
-        parts.append(
-            f"## `{name}`\n\n```{{confval}} {name}\n:type: {kind}\n:default: {_default(field)}\n\n"
-            f"{field.description}\n```\n"
-        )
+        many = kind.startswith("list")
+        if sections:
+            kind = "list of sections" if many else "section or null" if field.default is None else "section"
+        told = f"```{{confval}} {name}\n:type: {kind}\n:default: {_default(field)}\n\n{_text(field.description)}\n```\n"
+        if not sections:
+            general.append(told)
+            continue
+        parts += [f"## {name}\n", told]
         for one in sections:
             options = ""
             if len(sections) > 1:  # the same names in each kind
                 options = ":no-index:\n"
-                parts.append(f"### `{name}` of `kind: {one.model_fields['kind'].default}`\n")
+                parts.append(f"### {name} of kind {one.model_fields['kind'].default}\n")
             summary = _markdown(inspect.getdoc(one) or "")
             if summary and summary != field.description:
                 parts.append(f"{summary}\n")
             parts += _fields(one, f"{name}[]." if many else f"{name}.", schema, options)
-    return "\n".join(parts)
+    return "\n".join(general + parts)
 
 
 def _definition(name: str, kind: str, text: str) -> str:
-    return f"`{name}` ({kind})\n: {text}\n"
+    return f"`{name}` ({kind})\n: {_text(text)}\n"
 
 
 def _as_model(cls: type) -> type[BaseModel]:
