@@ -24,6 +24,7 @@ from test_cli_run import SMALL
 from mlip_autopipec.cli.exit_codes import ExitCode
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.lammps import deck
 from mlip_autopipec.lammps.exploration import run_exploration
@@ -140,6 +141,26 @@ def test_before_the_first_assessment_and_after_the_last(complete: JobStore, half
     assert {(w.state, w.step, w.formula) for w in first.walkers} == {("due", 0, "Cu4")}
     with pytest.raises(MLIPError, match="no campaign 'gold'"):
         progress_of(halfway, "gold")
+
+
+def test_an_extension_is_seen_before_its_first_assessment(halfway: Campaigns, complete: JobStore) -> None:
+    store = halfway.store
+    for doc in complete.docs_store.query():
+        store.docs_store.update({k: v for k, v in doc.items() if k != "_id"}, key=["uuid", "index"])
+    assert progress_of(halfway, "copper").doing == ""
+    flow = OTFMaker.extend("copper", store, conditions=[900])
+    flow.jobs[0].run(store=store)
+    progress = progress_of(halfway, "copper")
+    assert (progress.cycle, progress.doing) == (2, "choosing what to label")
+    assert [(w.index, w.temperature_K, w.state) for w in progress.walkers] == [
+        (0, 300, "through"),
+        (1, 600, "through"),
+        (2, 900, "due"),
+    ]
+    flow.jobs[1].run(store=store)
+    after = progress_of(halfway, "copper")
+    assert [w.state for w in after.walkers] == ["through"] * 3
+    assert after.labels.total == progress.labels.total == halfway.status("copper").n_labels
 
 
 def assessed(**fields) -> OTFDocument:

@@ -28,7 +28,7 @@ _FIELDS = {
     "labels": ["n_asked"],
     "potential": ["uuid"],
     "check": ["passed"],
-    "walk": ["walker", "status", "formula", "temperature_K", "pressure_GPa", "step", "reason", "gamma_max", "n_parts"],
+    "walk": ["walker", "status", "step", "reason", "gamma_max", "n_parts"],
 }
 
 
@@ -57,16 +57,16 @@ def progress_of(
     task = campaigns.task(campaign_id) if task is None else task
     assessed = campaigns.cycles(campaign_id)
     last = assessed[-1] if assessed else campaigns.status(campaign_id)
-    under_way = cycle is not None or last.status is LoopStatus.LEARNING
+    under_way = cycle is not None or last.status is LoopStatus.LEARNING or _recorded_since(campaigns, campaign_id)
     if cycle is None:
         cycle = last.cycle + 1 if under_way and assessed else last.cycle
     found = _documents_of(campaigns, campaign_id, cycle) if under_way else {kind: [] for kind in _FIELDS}
     maker = json.loads(task.payload.get("maker", "{}"))
-    walkers = _walkers(last, task, found["walk"], maker.get("dynamics_maker", {}).get("settings", {}))
+    settings = maker.get("dynamics_maker", {}).get("settings", {})
+    walkers = _run_since(_walkers(last, task, maker, settings), found["walk"])
     before = task.n_given_labels if not assessed else last.n_labels
     labels = _labels(found, before, of_next_cycle=under_way and (not assessed or cycle > last.cycle))
     rule = maker.get("stop_rule", {})
-    settings = maker.get("dynamics_maker", {}).get("settings", {})
     low, high = last.gamma_thresholds or (settings.get("gamma_lo"), settings.get("gamma_hi"))
     errors = last.test or last.train
     progress = CampaignProgress(
@@ -91,6 +91,16 @@ def progress_of(
     is_trained = bool(found["potential"]) or (labels.asked is None and bool(found["walk"]))
     paces = _walk_paces(campaigns, campaign_id)
     return replace(progress, forecast=forecast(progress, assessed, paces, is_trained=is_trained))
+
+
+def _recorded_since(campaigns: Campaigns, campaign_id: str) -> bool:
+    """Whether a campaign was extended, or begun again, after its last assessment."""
+    newest = []
+    for kind in ("loop", "campaign"):
+        criteria = {"output.kind": kind, "output.campaign_id": campaign_id}
+        found = campaigns.store.query_one(criteria, ["completed_at"], sort={"completed_at": -1})
+        newest.append("" if found is None else str(found["completed_at"]))
+    return newest[1] > newest[0]
 
 
 def _documents_of(campaigns: Campaigns, campaign_id: str, cycle: int) -> dict[str, list[dict[str, Any]]]:
@@ -138,41 +148,54 @@ def _labels(found: dict[str, list[dict[str, Any]]], before: int, *, of_next_cycl
 
 
 def _walkers(
-    last: OTFDocument, task: CampaignDocument, walks: Sequence[dict[str, Any]], settings: dict[str, Any]
-) -> tuple[WalkerProgress, ...]:
-    """Where the walkers stood at the last assessment, and those that have been run since."""
+    last: OTFDocument, task: CampaignDocument, maker: dict[str, Any], settings: dict[str, Any]
+) -> list[WalkerProgress]:
+    """Where the walkers stood at the last assessment, and behind them those the task has added since."""
     length: dict[str, Any] = {"n_steps": settings.get("n_steps"), "timestep_fs": settings.get("timestep_fs")}
-    found = {
-        walker.index: WalkerProgress(
-            index=walker.index,
-            formula=walker.formula,
-            temperature_K=walker.condition.temperature_K,
-            pressure_GPa=walker.condition.pressure_GPa,
-            state=_STATES.get(walker.status, "due"),
-            step=walker.step,
-            n_halts=walker.n_halts,
-            reason=walker.reason,
-            gamma_max=walker.gamma_max,
-            **length,
+    found = []
+    for walker in last.walkers:
+        state = _STATES.get(walker.status, "due")
+        if state == "through" and walker.step < (length["n_steps"] or 0):  # MD is longer now
+            state = "due"
+        found.append(
+            WalkerProgress(
+                index=walker.index,
+                formula=walker.formula,
+                temperature_K=walker.condition.temperature_K,
+                pressure_GPa=walker.condition.pressure_GPa,
+                state=state,
+                step=walker.step,
+                n_halts=walker.n_halts,
+                reason=walker.reason,
+                gamma_max=walker.gamma_max,
+                **length,
+            )
         )
-        for walker in last.walkers
-    }
-    if not found:
-        found = {
-            i: WalkerProgress(
-                index=i,
+    known = [(walker.start_index, walker.condition) for walker in last.walkers]
+    for (k, formula), condition in product(enumerate(task.formulas), task.conditions):
+        if (k, condition) in known:
+            continue
+        rung_below = maker.get("ladder", False) and any(k == other for other, _ in known)
+        known.append((k, condition))
+        found.append(
+            WalkerProgress(
+                index=len(found),
                 formula=formula,
                 temperature_K=condition.temperature_K,
                 pressure_GPa=condition.pressure_GPa,
+                state="waiting" if rung_below else "due",
                 **length,
             )
-            for i, (formula, condition) in enumerate(product(task.formulas, task.conditions))
-        }
+        )
+    return found
+
+
+def _run_since(walkers: Sequence[WalkerProgress], walks: Sequence[dict[str, Any]]) -> tuple[WalkerProgress, ...]:
+    """Write the MD runs of the present cycle into the walkers."""
+    found = {walker.index: walker for walker in walkers}
     for walk in walks:
-        known = found.get(walk["walker"])
-        if known is None:  # of an extension, which is not assessed yet
-            condition = {name: walk[name] for name in ("formula", "temperature_K", "pressure_GPa")}
-            known = WalkerProgress(index=walk["walker"], **condition, **length)
+        if (known := found.get(walk["walker"])) is None:
+            continue
         found[walk["walker"]] = replace(
             known,
             state=_STATES.get(walk["status"], "due"),
