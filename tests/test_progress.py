@@ -341,7 +341,7 @@ def test_in_a_terminal_walkers_are_seen_and_ctrl_c_leaves_it_as_it_was(tmp_path:
     if pid == 0:
         os.environ |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
         os.execv(sys.executable, words)
-    shown, interrupted, deadline = "", False, time.monotonic() + 90
+    shown, interrupted, deadline = "", False, time.monotonic() + 180
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1.0)[0]:
             continue
