@@ -93,7 +93,7 @@ def test_every_setting_of_the_run_file_is_described_with_its_default(generated: 
     assert f":default: `{MDSettings().gamma_hi}`" in entry[1]
     assert "above gamma_hi MD halts" in entry[1]
     assert "```{confval} trainer.basis.cutoff" in page
-    assert "```{confval} conditions[].temperature_K\n:type: number\n:default: none: has to be given" in page
+    assert "```{confval} conditions[].temperature_K\n:type: number\n:default: none, required" in page
 
 
 def test_every_field_of_every_document_is_described(generated: ModuleType) -> None:

@@ -76,7 +76,7 @@ def _sections(hint: Any) -> list[type[Strict]]:
 
 def _default(field: Any) -> str:
     if field.is_required():
-        return "none: has to be given"
+        return "none, required"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "the defaults below"
@@ -276,6 +276,20 @@ def fill(_: Sphinx, __: str, source: list[str]) -> None:
     source[0] = text
 
 
+_ONE_LINERS: dict[str, list[str]] = {}
+
+
+def keep_one_liner(_: Sphinx, what: str, name: str, __: Any, ___: Any, lines: list[str]) -> None:
+    """Remember the docstring of an attribute before napoleon takes what precedes a colon for a type."""
+    if what in ("attribute", "property") and not any(line.startswith("---") for line in lines):
+        _ONE_LINERS[name] = list(lines)
+
+
+def put_one_liner_back(_: Sphinx, __: str, name: str, ___: Any, ____: Any, lines: list[str]) -> None:
+    """Undo what napoleon did to it."""
+    lines[:] = _ONE_LINERS.pop(name, lines)
+
+
 def publish_schema(app: Sphinx, exception: Exception | None) -> None:
     """Put the JSON schema of run files beside the pages, for editors."""
     if exception is None and app.builder.format == "html":
@@ -285,5 +299,7 @@ def publish_schema(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx."""
     app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", keep_one_liner, priority=400)  # napoleon's is 500
+    app.connect("autodoc-process-docstring", put_one_liner_back, priority=600)
     app.connect("build-finished", publish_schema)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
