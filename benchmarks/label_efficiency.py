@@ -5,7 +5,8 @@ The same oracle, trainer, first dataset and MD; only what a halt leads to differ
 - halted: the whole halted cell, nothing else;
 - every: all 15 candidates around each halted cell;
 - default: the package's ProposeMaker and SelectMaker as they are;
-- two: the same, at most two labels per cycle.
+- two: the same, at most two labels per cycle;
+- wide: candidates farther out (displacements and volumes three times as large), none of gamma below 2.
 
 A walker is done after one run of the full length without a halt, counted from its last halt. The force error of the
 final potential is measured on frames of the oracle's own MD, beside that of a potential of the same first dataset
@@ -167,6 +168,10 @@ STRATEGIES = {
     "every": lambda: (ProposeMaker(), LabelEveryMaker()),
     "default": lambda: (ProposeMaker(), SelectMaker()),
     "two": lambda: (ProposeMaker(), SelectMaker(n_max=2)),
+    "wide": lambda: (
+        ProposeMaker(generator=CandidateGenerator(displacement_sigma=0.15, volume_range=0.06, shear_strain=0.02)),
+        SelectMaker(gamma_min=2.0),
+    ),
 }
 
 
@@ -217,11 +222,8 @@ def labelled(atoms, calculator):
     """A copy with energy, forces and stress of the oracle."""
     bare = atoms.copy()
     bare.calc = calculator
-    results = {
-        "forces": bare.get_forces(),
-        "stress": bare.get_stress(),
-        "energy": bare.get_potential_energy(force_consistent=True),
-    }
+    results = {"forces": bare.get_forces(), "stress": bare.get_stress(), "energy": bare.get_potential_energy()}
+    results["energy"] = calculator.results.get("free_energy", results["energy"])  # what the forces derive from
     frame = atoms.copy()
     frame.calc = SinglePointCalculator(frame, **results)
     return frame
