@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import pty
@@ -336,11 +337,13 @@ def test_in_a_terminal_walkers_are_seen_and_ctrl_c_leaves_it_as_it_was(tmp_path:
     run = {**SMALL, "dynamics": {"n_steps": 1_000_000, "gamma_lo": 50.0, "gamma_hi": 1e9, "gamma_explosion": 1e10}}
     path, folder = tmp_path / "run.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(run | {"conditions": [{"temperature_K": 100}]}))
+    result = tmp_path / "result.json"  # standard output goes there: the view is on standard error
     words = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli", "run", str(path), "--folder", str(folder)]
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ |= {"TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
-        os.execv(sys.executable, words)
+        os.dup2(os.open(result, os.O_CREAT | os.O_WRONLY), 1)
+        os.execv(sys.executable, [*words, "--json"])
     shown, interrupted, deadline = "", False, time.monotonic() + 180
     while time.monotonic() < deadline:
         if not select.select([terminal], [], [], 1.0)[0]:
@@ -365,3 +368,4 @@ def test_in_a_terminal_walkers_are_seen_and_ctrl_c_leaves_it_as_it_was(tmp_path:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is hidden still"
     assert plain.rstrip().splitlines()[-1].endswith(f"--folder {folder}"), plain[-500:]
     assert "Traceback" not in plain
+    assert json.loads(result.read_text())["status"] == "INTERRUPTED"

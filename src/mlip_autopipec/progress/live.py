@@ -74,12 +74,17 @@ def live_view(console: Console, folder: Path) -> Iterator[None]:
         yield
         return
     view = _View(console, folder)
-    with view.live:
-        view.thread.start()
-        try:
-            yield
-        finally:
-            view.stop()
+    # rich decides it once, by standard output; with --json the view is on standard error
+    interactive, console.is_interactive = console.is_interactive, True
+    try:
+        with view.live:
+            view.thread.start()
+            try:
+                yield
+            finally:
+                view.stop()
+    finally:
+        console.is_interactive = interactive
 
 
 class _View:
