@@ -103,12 +103,14 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
     assert "--overwrite" in error["error"]
 
 
-def test_sigterm_of_a_batch_system_ends_it_as_ctrl_c_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("jobflow.run_locally", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_of_a_batch_system_or_a_closed_terminal_ends_it_as_ctrl_c_does(tmp_path, monkeypatch, sent):
+    before = signal.signal(sent, signal.SIG_DFL)
+    monkeypatch.setattr("jobflow.run_locally", lambda *_, **__: os.kill(os.getpid(), sent))
     result = CliRunner().invoke(app, ["run", str(written(tmp_path)), "--folder", str(tmp_path / "out")])
     assert result.exit_code == ExitCode.INTERRUPTED
     assert "interrupted" in result.output
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.signal(sent, before) is signal.SIG_DFL
 
 
 def test_interrupted_before_anything_was_computed(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ MEANING: dict[ExitCode, str] = {
     ExitCode.NOT_CONVERGED: "budget spent (cycles, labels or hours) before it converged; the potential is kept",
     ExitCode.STALLED: "stalled: the same halt again and again; the potential is kept",
     ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume goes on",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C or SIGTERM; resume goes on",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal; resume goes on",
 }
 
 CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode.NOT_CONVERGED

@@ -166,16 +166,22 @@ def _run(
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM (a batch system, ``timeout``) end a campaign as Ctrl-C does: children are ended, the rest is told."""
+    """
+    Let SIGTERM (a batch system, ``timeout``) and SIGHUP (a closed terminal) end a campaign as Ctrl-C does.
+
+    Children are ended, the rest is told. Under ``nohup``, which ignores SIGHUP, it stays ignored.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    wanted = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, interrupt) for one in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> dict[str, Any]:
