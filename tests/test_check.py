@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from jobflow import Job, run_locally
 
 from mlip_autopipec import OTFMaker
 from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.cutout import CutoutGenerator
 from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
@@ -17,7 +23,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
@@ -120,3 +126,33 @@ def test_an_extension_is_checked_again(run_loop, memory_jobstore, stored_documen
     assert final.status == "CONVERGED"
     assert len(stored_documents(CheckDocument)) == 2
     assert isinstance(final, OTFDocument)
+
+
+def test_only_the_core_of_a_cutout_is_measured(run_loop, stored_documents):
+    """Labels come back with their atoms in another order, as VASP's do."""
+
+    class Shuffling(StandInOracleMaker):
+        def compute(self, atoms):
+            found = super().compute(atoms)
+            order = np.random.default_rng(len(atoms)).permutation(len(atoms))
+            shuffled = found.atoms[order]
+            results = found.atoms.calc.results
+            shuffled.calc = SinglePointCalculator(shuffled, energy=results["energy"], forces=results["forces"][order])
+            return replace(found, atoms=shuffled)
+
+    maker = loop(n_check_labels=1)
+    maker.oracle_maker = Shuffling(physics="emt")
+    maker.propose_maker.cutouts = CutoutGenerator(max_atoms=80, gamma_min=0.1)
+    maker.dynamics_maker = ScriptedDynamicsMaker(displacement_A=0.08)
+    final = run_loop(maker.make(bulk("Cu", cubic=True) * (4, 4, 4), 300, campaign_id="c"))
+    (check,) = stored_documents(CheckDocument)
+    proposal = [p for p in stored_documents(ProposalDocument) if p.cycle == check.cycle][-1]
+    (asked,) = proposal.candidates()
+    n_core = asked.info["n_core"]
+    assert 0 < n_core < len(asked) <= 80
+    assert check.errors.n_atoms == n_core
+    reference = asked.copy()
+    reference.calc = EMT()
+    rms = 1e3 * np.sqrt(np.mean(reference.get_forces()[:n_core] ** 2))
+    assert check.forces_rms_meV_A == pytest.approx(rms)
+    assert final.check is not None

@@ -56,7 +56,9 @@ class Predictions:
     forces_potential: NDArray[np.float64]
 
 
-def predict(potential: ACEPotential, labels: Sequence[Atoms]) -> Predictions:
+def predict(
+    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+) -> Predictions:
     """
     Evaluate the potential on labelled structures.
 
@@ -64,30 +66,37 @@ def predict(potential: ACEPotential, labels: Sequence[Atoms]) -> Predictions:
     ----------
     labels
         Structures whose attached calculator holds the label (energy in eV, forces in eV/A).
+    measured
+        Of each structure the indices of the atoms whose forces count; None for all.
     """
     calculator = potential.calculator()
+    which = [slice(None) if some is None else some for some in measured or [None] * len(labels)]
     energies, forces = [], []
-    for atoms in labels:
+    for atoms, some in zip(labels, which, strict=True):
         calculator.calculate(atoms)
         energies.append(calculator.results["energy"] / len(atoms))
-        forces.append(calculator.results["forces"].ravel())
+        forces.append(calculator.results["forces"][some].ravel())
     return Predictions(
         np.array([a.get_potential_energy() / len(a) for a in labels]),
         np.array(energies),
-        np.concatenate([a.get_forces().ravel() for a in labels]) if labels else np.empty(0),
+        np.concatenate([a.get_forces()[some].ravel() for a, some in zip(labels, which, strict=True)])
+        if labels
+        else np.empty(0),
         np.concatenate(forces) if labels else np.empty(0),
     )
 
 
-def compute_errors(potential: ACEPotential, labels: Sequence[Atoms]) -> ErrorMetrics | None:
-    """Return the errors on ``labels``, or None where there are none to measure on."""
+def compute_errors(
+    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+) -> ErrorMetrics | None:
+    """Return the errors on ``labels``, None where there are none; parameters as for :func:`predict`."""
     if not labels:
         return None
-    p = predict(potential, labels)
+    p = predict(potential, labels, measured)
     de, df = 1e3 * (p.energy_potential - p.energy_label), 1e3 * (p.forces_potential - p.forces_label)
     return ErrorMetrics(
         n_structures=len(labels),
-        n_atoms=sum(map(len, labels)),
+        n_atoms=len(p.forces_label) // 3,
         energy_rmse_meV_atom=float(np.sqrt(np.mean(de**2))),
         energy_max_meV_atom=float(np.abs(de).max()),
         forces_rmse_meV_A=float(np.sqrt(np.mean(df**2))),

@@ -28,6 +28,7 @@ from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
     from mlip_autopipec.ace.potential import ACEPotential
 
@@ -37,6 +38,8 @@ logger = logging.getLogger(__name__)
 CHECK = "check"
 #: Where a cut-out cannot be made, the next atom is tried: so many for each label.
 _TRIED = 4
+#: Two atoms at most this far apart are the same one.
+_SAME_PLACE_A = 0.01
 
 
 @loop_job()
@@ -139,6 +142,22 @@ def _structures(campaign_id: str) -> list[Atoms]:
     return max(found, key=lambda document: document.generation).structures()
 
 
+def _core(label: LabelDocument, atoms: Atoms) -> NDArray[np.intp] | None:
+    """
+    Find the atoms of a labelled cut-out that are where they were in the large cell; None for all of a whole frame.
+
+    The others were relaxed in the potential that is checked, so their forces are small and well known. A label may
+    have its atoms in another order than what was asked for.
+    """
+    asked = load_document(ProposalDocument, label.source_id or "").candidates()[label.source_index or 0]
+    if (n_core := asked.info.get("n_core")) is None:
+        return None
+    away = asked.get_scaled_positions()[:n_core, None] - atoms.get_scaled_positions()[None]
+    distances = np.linalg.norm((away - np.round(away)) @ asked.cell.array, axis=-1)
+    distances[asked.numbers[:n_core, None] != atoms.numbers[None]] = np.inf
+    return None if distances.min(axis=1).max() > _SAME_PLACE_A else distances.argmin(axis=1)
+
+
 @loop_job()
 def measure(
     batch: LabelBatch,
@@ -181,9 +200,11 @@ def measure(
     checked = [label for label in labels if label.origin == CHECK]
     frames = [label.to_atoms() for label in checked]
     potential = load_document(PotentialDocument, potential_id).to_potential()
-    errors, forces, limit = compute_errors(potential, frames), None, None
+    cores = [_core(label, atoms) for label, atoms in zip(checked, frames, strict=True)]
+    errors, forces, limit = compute_errors(potential, frames, cores), None, None
     if errors is not None:
-        forces = 1e3 * float(np.sqrt(np.mean(np.concatenate([a.get_forces().ravel() for a in frames]) ** 2)))
+        measured = [a.get_forces() if k is None else a.get_forces()[k] for a, k in zip(frames, cores, strict=True)]
+        forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
         limit = max(floor_meV_A, relative_limit * forces)
     elif property_gate is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
