@@ -375,7 +375,7 @@ def report(results, picoseconds, console):
             "meV/A",
             "random frames, meV/A",
             "not worse in",
-            "s",
+            "CPU s",
         ):
             table.add_column(column, justify="right")
         for strategy, m in medians.items():
