@@ -174,6 +174,26 @@ def test_a_halt_that_was_learnt_is_not_tried_again(run_loop: Run, copper: Atoms)
     assert "labelled and trained on after it had halted there before" in document.why
 
 
+def test_a_walker_that_keeps_exploding_takes_another_way(
+    run_loop: Run, memory_jobstore: JobStore, copper: Atoms
+) -> None:
+    """Twice from its last sane frame, then from its start with other velocities; if nothing helps, the loop ends."""
+    explosions = [Halt(step=100, reason="explosion")] * 9
+    maker = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker(halts=explosions[:3]))
+    document = run_loop(maker.make(copper, 300, campaign_id="lucky"))
+    assert document.status is LoopStatus.CONVERGED
+    walks = [d for d in documents(memory_jobstore, "walk") if d["campaign_id"] == "lucky"]
+    assert [walk["start_step"] for walk in walks] == [0, 100, 100, 0]
+    assert len({walk["seed"] for walk in walks[:3]}) == 1
+    assert walks[3]["seed"] != walks[0]["seed"]
+    assert document.walkers[0].replica == 1
+
+    maker = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker(halts=explosions))
+    document = run_loop(maker.make(copper, 300, campaign_id="hopeless"))
+    assert document.status is LoopStatus.STALLED
+    assert document.walkers[0].n_repeats == 4
+
+
 def test_an_explosion_may_be_tried_again(run_loop: Run, copper: Atoms) -> None:
     """What was learnt is the last sane frame, from which another path may lead on."""
     dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100, reason="explosion")] * 3)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 #: Python frames one more nested cycle needs under ``run_locally``, with those of a deep call
 #: into a library on top; measured by benchmarks/store_growth.py.
 _FRAMES_NEEDED = 250
+#: After so many explosions in a row at the same place a walker begins anew.
+_EXPLOSIONS = 2
 
 
 @dataclass
@@ -168,7 +170,8 @@ def update_state(
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
         updated[index] = _update_walker(updated[index], walk, (learnt or {}).get(index))
-    new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
+    moved_on = [_given_another_way(updated[w.index], state.seed) for w in state.walkers]
+    new_walkers = _next_rungs_opened(moved_on)
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and check.teaches:
         new_walkers = begun_anew(new_walkers, state.seed)
@@ -200,6 +203,14 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
     ]
 
 
+def _given_another_way(walker: WalkerState, seed: int) -> WalkerState:
+    """Let a walker begin anew that explodes again and again at one place, to which its last sane frame leads."""
+    if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats != _EXPLOSIONS:
+        return walker
+    (anew,) = begun_anew([walker], seed)
+    return anew.model_copy(update={"n_repeats": walker.n_repeats, "stuck_at": max(walker.step, walker.stuck_at)})
+
+
 def _next_rungs_opened(walkers: Sequence[WalkerState]) -> list[WalkerState]:
     """Let those walkers run whose rung below has been run through."""
     done = {w.index for w in walkers if w.status == "CONVERGED"}
@@ -221,7 +232,7 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None, n_learnt: int
     # of a large cell the surroundings of some atoms are learnt at a time: then another one may halt the same frame
     cut = n_learnt is not None and n_learnt < walk.n_atoms
     other = cut and walk.atom_index != walker.atom_index
-    no_progress = halted and walk.step <= walker.step and walker.n_halts > 0 and not other
+    no_progress = halted and walk.step <= max(walker.step, walker.stuck_at) and walker.n_halts > 0 and not other
     # gamma of what is trained on is at most 1; after an explosion another path may lead on
     repeats = no_progress and n_learnt is not None and walk.verdict is not HaltVerdict.EXPLOSION
     return walker.model_copy(

@@ -56,7 +56,10 @@ class WalkerState(BaseModel):
     walk_id: str | None = Field(None, description="uuid of its last walk.")
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
-    replica: int = Field(0, description="How often it was begun anew with another seed, after a check had failed.")
+    stuck_at: int = Field(0, description="MD step at which it kept exploding before it was begun anew.")
+    replica: int = Field(
+        0, description="How often it was begun anew with another seed: after a failed check, or repeated explosions."
+    )
 
     @property
     def is_due(self) -> bool:
