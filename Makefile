@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 # Real DFT codes, where they are installed; what is skipped says which Debian package is missing
 test-dft: $(INSTALLED)

@@ -22,6 +22,35 @@ SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 logging.getLogger("pymongo").setLevel(logging.INFO)
 
 
+#: Files that take a minute and more. They are begun first, lest one process is left with them at the end.
+LONG = (
+    "test_loop_vasp",
+    "test_vasp_oracle",
+    "test_pacemaker",
+    "test_grace",
+    "test_matrix",
+    "test_server_away",
+    "test_launchpad",
+    "test_jobflow_remote",
+    "test_pacemaker_silicon",
+    "test_mongo",
+    "test_cli_run",
+    "test_runfile_cli",
+    "test_docs_command_line",
+    "test_docs_testing",
+    "test_vasp_powerups",
+    "test_loop_large_cell",
+    "test_report",
+    "test_triage",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="module", params=["memory", "server"])
 def database(request: pytest.FixtureRequest) -> Iterator[JobStore]:
     """A JobStore in memory, and one in a database of its own on the MongoDB server that the tests were given."""
