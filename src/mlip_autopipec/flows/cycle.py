@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jobflow import Job, OutputReference
 
 from mlip_autopipec.ace.activeset import complete_active_set
+from mlip_autopipec.jobs.assess import given_another_way
 from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
@@ -115,7 +116,8 @@ def cycle_jobs(
         The job that stores the structures of new walkers.
     """
     done = done or CycleResults()
-    state = state.model_copy(update={"cycle": state.cycle + 1})
+    walkers = [given_another_way(walker, state.seed) for walker in state.walkers]
+    state = state.model_copy(update={"cycle": state.cycle + 1, "walkers": walkers})
     campaign, cycle = state.campaign_id, state.cycle
     previous = state.potential_id
     assert previous is not None

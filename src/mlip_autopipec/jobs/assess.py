@@ -170,8 +170,7 @@ def update_state(
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
         updated[index] = _update_walker(updated[index], walk, (learnt or {}).get(index))
-    moved_on = [_given_another_way(updated[w.index], state.seed) for w in state.walkers]
-    new_walkers = _next_rungs_opened(moved_on)
+    new_walkers = _next_rungs_opened([updated[w.index] for w in state.walkers])
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and check.teaches:
         new_walkers = begun_anew(new_walkers, state.seed)
@@ -203,7 +202,7 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
     ]
 
 
-def _given_another_way(walker: WalkerState, seed: int) -> WalkerState:
+def given_another_way(walker: WalkerState, seed: int) -> WalkerState:
     """Let a walker begin anew that explodes again and again at one place, to which its last sane frame leads."""
     if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats != _EXPLOSIONS:
         return walker
