@@ -302,13 +302,14 @@ def assessment(
     walks: Sequence[WalkDocument | None],
 ) -> OTFDocument:
     """Make the document of a cycle."""
+    trained = potential is not None and potential.cycle == state.cycle
     seconds = {
         "label": 0.0 if batch is None else batch.seconds,
-        "train": 0.0 if potential is None else potential.seconds,
+        "train": potential.seconds if potential is not None and trained else 0.0,
         "explore": sum(walk.seconds for walk in walks if walk is not None),
     }
     errors = {} if potential is None else potential.errors()
-    if batch is None:  # the potential is an earlier cycle's
+    if not trained:  # the potential is an earlier cycle's
         errors = {name: error for name, error in errors.items() if name in ("train", "test")}
     return OTFDocument(
         uuid=current_uuid(),

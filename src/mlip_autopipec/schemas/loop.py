@@ -109,7 +109,7 @@ class CheckResult(Document):
         told = []
         if self.errors is not None:
             told.append(
-                f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frames of halt-free MD, "
+                f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frame(s) of halt-free MD, "
                 f"limit {self.limit_meV_A:.1f}"
             )
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
@@ -204,6 +204,9 @@ class OTFDocument(Document):
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
         ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]
+        if self.check is not None and self.check.cycle == self.cycle:
+            told = f"check {'passed' if self.check.passed else 'failed'}: {self.check.describe()}"
+            return f"cycle {self.cycle:3d}  {told}  | labels {self.n_labels} (+{self.n_new_labels})"
         shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
         parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]
         if self.train is not None:
