@@ -31,6 +31,12 @@ _CODES = "\n".join(f"- {code.value}: {meaning}" for code, meaning in MEANING.ite
 ORDER = "init doctor run resume extend status report export submit mend schema".split()
 
 
+def short(path: Path) -> Path:
+    """Return a path as one would type it here: relative where it lies below the present folder."""
+    here = path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 class InOrder(typer.core.TyperGroup):
     """Lists the commands in :data:`ORDER`, others behind them."""
 

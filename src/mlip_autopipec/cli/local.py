@@ -9,7 +9,7 @@ import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.cli.base import console, open_store
+from mlip_autopipec.cli.base import console, open_store, short
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
         f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
-        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {folder}"
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {short(folder)}"
     )
     store = open_store(folder / "store")
     # every cycle nests a few Python frames deeper under run_locally
@@ -72,7 +72,7 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
     errors = write_results(folder, document, labels, validation)
     seconds = time.perf_counter() - started
-    console.print(summary_table(document, errors, folder, seconds))
+    console.print(summary_table(document, errors, short(folder), seconds))
     return outcome(document, errors, folder, seconds)
 
 
