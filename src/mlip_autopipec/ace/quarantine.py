@@ -99,6 +99,7 @@ class LabelQuarantine(MSONable):
         new: Sequence[Atoms],
         others: Sequence[Atoms],
         earlier: Sequence[GradedErrors] = (),
+        graded: Sequence[GradedErrors] | None = None,
     ) -> list[SetAside]:
         """
         Find the new labels that are to be set aside.
@@ -115,6 +116,8 @@ class LabelQuarantine(MSONable):
         earlier
             What :func:`~mlip_autopipec.ace.calibration.grade_errors` gave for labels of earlier
             cycles: honest errors, where those on ``others`` are errors of a fit.
+        graded
+            What it gives for ``new``, where that is known already.
 
         Returns
         -------
@@ -131,8 +134,9 @@ class LabelQuarantine(MSONable):
             honest = [g for g in earlier if not g.in_core and g.gamma.max() <= self.gamma_max]
             energy = self._allowed([g.energy_error for g in usual], [g.energy_error for g in honest])
             force = self._allowed(*(np.concatenate([g.force_error for g in x]) if x else [] for x in (usual, honest)))
-            for k, label in enumerate(new):
-                reasons[k] = self._by_potential(label, grade_errors(potential, label), potential.cutoff, energy, force)
+            of_new = graded if graded is not None else [grade_errors(potential, label) for label in new]
+            for k, (label, found) in enumerate(zip(new, of_new, strict=True)):
+                reasons[k] = self._by_potential(label, found, potential.cutoff, energy, force)
         moments = _moments_by_element(others)
         for k, label in enumerate(new):
             reasons.setdefault(k, []).extend(self._by_moments(label, moments))

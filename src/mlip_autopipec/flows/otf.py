@@ -25,10 +25,7 @@ from mlip_autopipec.jobs.base import (
     load_document,
     loop_job,
 )
-from mlip_autopipec.jobs.dataset import (
-    hours_since_recorded,
-    walkers_learnt,
-)
+from mlip_autopipec.jobs.dataset import hours_since_recorded, walkers_learnt
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.indexes import create_indexes

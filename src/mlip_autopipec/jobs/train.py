@@ -158,13 +158,14 @@ class TrainMaker(Maker):
         if potential is None or not new or not potential.active_set_inverse:
             return list(new), [], []
         frames = [label.to_atoms() for label in new]
-        graded = [GradedLabel.of(label.uuid, grade_errors(potential, a)) for label, a in zip(new, frames, strict=True)]
+        errors = [grade_errors(potential, frame) for frame in frames]
+        graded = [GradedLabel.of(label.uuid, found) for label, found in zip(new, errors, strict=True)]
         if self.quarantine is None:
             return list(new), graded, []
         earlier = [pair.to_graded() for pair in read_graded(campaign_id, cycle).values()]
         reasons = {
             found.index: list(found.reasons)
-            for found in self.quarantine.judge(potential, frames, [label.to_atoms() for label in old], earlier)
+            for found in self.quarantine.judge(potential, frames, [label.to_atoms() for label in old], earlier, errors)
             if new[found.index].uuid not in let_in
         }
         checked = {i for i, label in enumerate(new) if label.split == CHECK}
