@@ -62,7 +62,7 @@ def submit(
         from mlip_autopipec.cli.run import maker_if_changed
         from mlip_autopipec.database.campaigns import Campaigns
         from mlip_autopipec.flows.otf import OTFMaker
-        from mlip_autopipec.flows.resume import recorded_task
+        from mlip_autopipec.jobs.dataset import recorded_task
         from mlip_autopipec.launchpad import submit as put_up
         from mlip_autopipec.runfile import RunFile
 

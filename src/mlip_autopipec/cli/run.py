@@ -113,7 +113,7 @@ def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
 
     def prepare(campaign: RunFile, folder: Path) -> Flow:
         from mlip_autopipec.flows.otf import OTFMaker
-        from mlip_autopipec.flows.resume import recorded_task
+        from mlip_autopipec.jobs.dataset import recorded_task
 
         store, campaign_id = campaign_in(folder)
         known = len(recorded_task(campaign_id, store).formulas)
@@ -209,7 +209,7 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
 
 def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OTFMaker | None:
     """Return the maker of the run file, if it is not the one the campaign was last run with."""
-    from mlip_autopipec.flows.resume import recorded_task
+    from mlip_autopipec.jobs.dataset import recorded_task
 
     maker = campaign.maker()
     recorded = recorded_task(campaign_id, store).payload["maker"]

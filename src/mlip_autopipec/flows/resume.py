@@ -13,6 +13,7 @@ from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.assess import as_ladders, begun_anew
 from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
+from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.quarantine import read_admitted
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -218,15 +219,6 @@ def _begin_again(maker: OTFMaker, task: CampaignDocument, store: JobStore, *, re
 def _next_generation(task: CampaignDocument) -> CampaignDocument:
     payload = {"structures": task.payload["structures"]}
     return task.model_copy(update={"uuid": "", "generation": task.generation + 1, "payload": payload})
-
-
-def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
-    """Return what a campaign was last asked to do."""
-    found = _read(CampaignDocument, store, {"output.campaign_id": campaign_id}, payload=True)
-    if not found:
-        names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
-        raise InvalidInputError(f"no campaign '{campaign_id}' is in {store}; there are {names}")
-    return max(found, key=lambda document: document.generation)
 
 
 def _last_state(campaign_id: str, store: JobStore) -> tuple[LoopState | None, LoopStatus | None]:

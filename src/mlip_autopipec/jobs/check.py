@@ -19,8 +19,8 @@ from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.generate.distort import bare_copy
 from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.reuse import with_originals
-from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
@@ -90,7 +90,11 @@ def propose_check(
         candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), derive_seed(seed, cycle))
     for candidate in candidates:
         candidate.info.update(origin=CHECK)
-    candidates += [] if property_gate is None else property_gate.structures(_structures(campaign_id))
+    candidates += (
+        []
+        if property_gate is None
+        else property_gate.structures(recorded_task(campaign_id, current_store()).structures())
+    )
     candidates = candidates[:budget]
     for candidate in candidates:
         candidate.info.update(split=CHECK)
@@ -131,15 +135,6 @@ def _least_known(
     if not made:
         raise MLIPError(f"nothing to check the potential with could be cut out of halt-free MD: {reason}")
     return made
-
-
-def _structures(campaign_id: str) -> list[Atoms]:
-    """Return the structures of a campaign, those it was extended by included."""
-    criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id}
-    found = [
-        CampaignDocument.model_validate(d["output"]) for d in current_store().query(criteria, ["output"], load=True)
-    ]
-    return max(found, key=lambda document: document.generation).structures()
 
 
 def _core(label: LabelDocument, atoms: Atoms) -> NDArray[np.intp] | None:
@@ -212,7 +207,9 @@ def measure(
     if property_gate is not None:
         failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
         cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
-        comparisons = property_gate.compare(_structures(campaign_id), cells, potential, failures)
+        comparisons = property_gate.compare(
+            recorded_task(campaign_id, current_store()).structures(), cells, potential, failures
+        )
     plain = [comparison.as_dict() for comparison in comparisons]
     return CheckDocument(
         uuid=current_uuid(),

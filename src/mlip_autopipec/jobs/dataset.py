@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from ase import Atoms
 
 from mlip_autopipec.ace.coverage import Coverage
-from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.quarantine import read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 
@@ -73,6 +74,16 @@ def read_labels(
         aside = set(read_quarantined(campaign_id, store, last_cycle)) - read_admitted(campaign_id, store)
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*given, *with_originals(wanted, store)]
+
+
+def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
+    """Return what a campaign was last asked to do."""
+    found = list(store.query({"output.kind": "campaign", "output.campaign_id": campaign_id}, ["output"], load=True))
+    if not found:
+        names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
+        raise InvalidInputError(f"no campaign '{campaign_id}' is in {store}; there are {names}")
+    tasks = [CampaignDocument.model_validate(document["output"]) for document in found]
+    return max(tasks, key=lambda task: task.generation)
 
 
 def hours_since_recorded(campaign_id: str) -> float:
