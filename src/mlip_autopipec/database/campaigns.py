@@ -171,8 +171,9 @@ class Campaigns:
         """Return the levels of theory a campaign's labels were computed with; more than one should not be."""
         criteria = _labels(campaign_id, "successful")
         field = "output.computed_with"
-        # a label that refers to another has none of its own
-        originals = {"$in": [key for key in self.store.distinct("output.reused_from", criteria) if key]}
+        # a label that refers to another has none of its own; jobflow's distinct cannot sort None among strings
+        referring = {**criteria, "output.reused_from": {"$ne": None}}
+        originals = {"$in": self.store.distinct("output.reused_from", referring)}
         records = {}
         for asked in (criteria, {"output.kind": "label", "uuid": originals}):
             for digest in filter(None, self.store.distinct(f"{field}.sha256", asked)):
