@@ -91,6 +91,7 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
     assert document["errors"]["train"]["forces_rmse_meV_A"] > 0
     assert all(Path(file).is_file() for file in document["potential"])
     assert {Path(file).suffix for file in document["potential"]} == {".yaml", ".yace", ".asi"}
+    assert Path(document["report"]).stat().st_size > 1e6
     assert "cycle   1" in done.stderr
     labels = open_store(folder / "store").query({"output.kind": "label", "output.reused_from": None}, ["output.key"])
     keys = [doc["output"]["key"] for doc in labels]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,8 @@ def test_run_leaves_everything_in_one_folder_and_can_be_started_from(tmp_path: P
     dataset = ase.io.read(folder / "dataset.extxyz", index=":")
     assert len(dataset) == document["n_labels"]
     assert (folder / "parity.png").stat().st_size > 10_000
+    assert re.search(r"│ report +│ ", result.output), result.output
+    assert "CONVERGED" in (folder / "report.html").read_text()
     files = [folder / "potential" / f"potential.{suffix}" for suffix in ("yaml", "asi")]
     potential = ACEPotential.from_files(*files, document["potential"]["reference_energies_eV"])
     atoms = bulk("Cu", cubic=True)
@@ -148,8 +151,15 @@ def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
         return CliRunner().invoke(app, [command, str(file), "--folder", str(folder)])
 
     assert "mlip-autopipec resume" in invoke("run", path).output
+    in_the_way = folder / "report.html"
+    in_the_way.mkdir()
     resumed = invoke("resume", path)
     assert resumed.exit_code == CONVERGED, resumed.output
+    (warning,) = [line for line in resumed.output.splitlines() if "no report" in line]
+    assert f"IsADirectoryError: [Errno 21] Is a directory: '{in_the_way}'" in warning
+    assert "Traceback" in (folder / "campaign.log").read_text()
+    assert "Traceback" not in resumed.output
+    in_the_way.rmdir()
     labels = open_store(folder / "store").query({"output.kind": "label", "output.reused_from": None}, ["output.key"])
     keys = [doc["output"]["key"] for doc in labels]
     assert len(keys) == len(set(keys)), "a label was computed twice"
@@ -164,6 +174,7 @@ def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
     assert [w["condition"]["temperature_K"] for w in second["walkers"]] == [1200, 300]
     assert second["n_labels"] >= first["n_labels"] > 8
     assert second["campaign_id"] == first["campaign_id"]
+    assert in_the_way.is_file()
 
 
 def test_resume_needs_a_campaign(tmp_path: Path) -> None:

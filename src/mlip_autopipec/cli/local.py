@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ase import Atoms
-    from jobflow import Flow
+    from jobflow import Flow, JobStore
 
     from mlip_autopipec.ace.accuracy import ErrorMetrics
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.runfile import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
+
+logger = logging.getLogger(__name__)
 
 
 def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dict[str, Any]:
@@ -71,12 +73,31 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
     errors = write_results(folder, document, labels, validation)
+    report = _report(folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
-    console.print(summary_table(document, errors, short(folder), seconds))
-    return outcome(document, errors, folder, seconds)
+    console.print(summary_table(document, errors, short(folder), seconds, None if report is None else short(report)))
+    return outcome(document, errors, folder, seconds, report)
 
 
-def outcome(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> dict[str, Any]:
+def _report(folder: Path, store: JobStore, campaign_id: str) -> Path | None:
+    """Write the page of the campaign; where that fails say so, since the results are there without it."""
+    from mlip_autopipec.database.campaigns import Campaigns
+    from mlip_autopipec.report.page import write_report
+
+    path = folder / "report.html"
+    try:
+        write_report(path, Campaigns(store), campaign_id)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        told = f"no report was written: {type(error).__name__}: {first}; try `mlip-autopipec report {short(folder)}`"
+        logger.warning(told, exc_info=True)  # one line on the screen, all of it in the log
+        return None
+    return path
+
+
+def outcome(
+    document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float, report: Path | None = None
+) -> dict[str, Any]:
     """Put together what a script wants to know."""
     numbers = document.model_dump(
         mode="json",
@@ -96,6 +117,7 @@ def outcome(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: P
         "errors": {name: asdict(error) for name, error in errors.items()},
         "folder": str(folder),
         "potential": sorted(str(path) for path in (folder / "potential").glob("potential.*")),
+        "report": None if report is None else str(report),
         "seconds": seconds,
     }
 

@@ -52,8 +52,8 @@ def run(
     """
     Run a campaign on this machine, without a database server.
 
-    Prints one line per cycle, then a summary. The folder holds potential/, dataset.extxyz, result.json,
-    campaign.log and the store of all documents. Ctrl-C is safe: resume goes on.
+    Prints one line per cycle, then a summary. The folder holds report.html, potential/, dataset.extxyz,
+    result.json, campaign.log and the store of all documents. Ctrl-C is safe: resume goes on.
 
     For instance:
 

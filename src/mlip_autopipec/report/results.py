@@ -84,8 +84,14 @@ def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence
     plt.close(figure)
 
 
-def summary_table(document: OTFDocument, errors: Mapping[str, ErrorMetrics], folder: Path, seconds: float) -> Table:
-    """Build the table a run ends with."""
+def summary_table(
+    document: OTFDocument,
+    errors: Mapping[str, ErrorMetrics],
+    folder: Path,
+    seconds: float,
+    report: Path | None = None,
+) -> Table:
+    """Build the table a run ends with; ``report`` is the page of the campaign, where there is one."""
     good = document.status is LoopStatus.CONVERGED
     table = Table(title=f"[{'green' if good else 'yellow'}]{document.status}[/]", show_header=False)
     table.add_row("cycles / halts", f"{document.n_cycles} / {document.n_halts}")
@@ -101,6 +107,8 @@ def summary_table(document: OTFDocument, errors: Mapping[str, ErrorMetrics], fol
         suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)
         table.add_row("potential", f"{folder / 'potential'}/potential{' '.join(suffixes)}")
         table.add_row("parity plot", str(folder / "parity.png"))
+    if report is not None:
+        table.add_row("report", str(report))
     table.add_row("dataset, database", f"{folder / 'dataset.extxyz'}, {folder / 'store'}")
     table.add_row("wall time", f"{seconds:.0f} s")
     return table
