@@ -12,7 +12,7 @@ test: export OMP_NUM_THREADS ?= 1
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-dft lint format bench docs constraints clean
+.PHONY: demo test test-dft tutorials lint format bench docs constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
@@ -24,18 +24,24 @@ test: $(INSTALLED)
 test-dft: $(INSTALLED)
 	$(BIN)/python -m pytest tests/dft
 
+# The notebooks, executed; the site then shows what they gave. A server is started for them where there can be one
+tutorials: $(INSTALLED)
+	$(BIN)/python tests/server/mongo.py $(BIN)/python -m pytest tests/tutorials
+
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks tutorials
+	$(BIN)/ruff format --check src tests benchmarks tutorials
 	$(BIN)/mypy
 
 format: $(INSTALLED)
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/python docs/_ext/notebooks.py
+	$(BIN)/ruff check --fix src tests benchmarks tutorials
+	$(BIN)/ruff format src tests benchmarks tutorials
 
-# Every warning and every reference that leads nowhere is an error
+# Every warning and every reference that leads nowhere is an error. Notebooks that `make tutorials` did not execute are
+# executed now
 docs: $(INSTALLED)
-	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	$(BIN)/python tests/server/mongo.py $(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(INSTALLED)
@@ -60,4 +66,4 @@ constraints: $(INSTALLED)
 		--override $(VENV)/overrides.txt --no-annotate --no-header --no-emit-index-url -o constraints.txt
 
 clean:
-	rm -rf $(VENV) demo runs docs/_build
+	rm -rf $(VENV) demo runs docs/_build docs/notebooks

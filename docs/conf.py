@@ -18,8 +18,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "myst_parser",
+    "myst_nb",  # Markdown, and the tutorials' notebooks
     "generated_reference",  # docs/_ext: pages made from the run file's model and the stored documents
+    "notebooks",  # docs/_ext: executes the notebooks, or takes what `make tutorials` executed
 ]
 exclude_patterns = ["_build", "_ext"]
 # what is outside of the project is named, not looked up: the build needs no network
@@ -27,6 +28,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!mlip_autopipec\b).*")]
 
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
+nb_execution_mode = "off"  # docs/_ext/notebooks.py does it as the tests do
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

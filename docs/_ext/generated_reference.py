@@ -266,6 +266,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 }
 #: Links to folders of the repository, which a site does not have, and the pages that show them.
 FOLDERS = {"](../deploy/fireworks)": "](templates.md)"}
+#: Links to notebooks; notebooks.py makes their pages.
+_NOTEBOOK = re.compile(r"\]\(\.\./tutorials/([\w-]+\.ipynb)\)")
 
 
 def fill(_: Sphinx, __: str, source: list[str]) -> None:
@@ -273,7 +275,7 @@ def fill(_: Sphinx, __: str, source: list[str]) -> None:
     text = re.sub(r"<!-- generated: ([\w ]+) -->", lambda m: GENERATED[m[1]](), source[0])
     for link, page in FOLDERS.items():
         text = text.replace(link, page)
-    source[0] = text
+    source[0] = _NOTEBOOK.sub(r"](notebooks/\1)", text)
 
 
 _ONE_LINERS: dict[str, list[str]] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from opt_in import left_out
 
 from mlip_autopipec.settings import get_settings
 
@@ -22,10 +23,7 @@ DEBIAN_PSEUDOPOTENTIALS = Path("/usr/share/espresso/pseudo")
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave this folder alone unless it, or a file of it, was named."""
-    asked = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
-    if any(path == HERE or HERE in path.parents for path in asked):
-        return None
-    return True if HERE in collection_path.parents else None
+    return left_out(HERE, collection_path, config)
 
 
 @pytest.fixture

@@ -152,8 +152,9 @@ class SQLiteStore(MemoryStore):
         return self._open().execute(select, values)
 
 
-def open_store(folder: Path) -> JobStore:
+def open_store(folder: Path | str) -> JobStore:
     """Open (or make) the on-disk JobStore of a run: documents in one SQLite file, bulk data in another."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     documents = SQLiteStore(str(folder / "documents.sqlite"))
     data = SQLiteStore(str(folder / "data.sqlite"), indexed=[BLOB_KEY])
