@@ -76,7 +76,7 @@ def test_a_summary_says_what_the_documents_say(campaigns, build):
     assert copper.simulated_ps == pytest.approx(1e-3 * sum(w.step - w.start_step for w in campaigns.walks("copper")))
     assert copper.hours["label"] == pytest.approx(sum(label.seconds for label in labels) / 3600)
     assert copper.hours["explore"] == pytest.approx(sum(walk.seconds for walk in campaigns.walks("copper")) / 3600)
-    assert (copper.oracle, copper.trainer) == (["EMTStaticMaker"], "StandInTrainer")
+    assert (copper.oracle, copper.trainer) == (["NoStaticMaker"], "StandInTrainer")
     assert copper.potential_sha256 == campaigns.potential("copper").sha256
     assert copper.first_time <= copper.last_time
     assert copper.n_documents == campaigns.store.count({"output.campaign_id": "copper"})

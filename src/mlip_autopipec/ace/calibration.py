@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from monty.json import MSONable
-from scipy.stats import pearsonr, spearmanr
-from sklearn.isotonic import IsotonicRegression
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.distances import minimum_distances
@@ -169,6 +167,9 @@ def calibrate(
         why = f"{len(logs)} labels, at least {MIN_LABELS} are needed"
         return Calibration(len(logs), n_atoms, wished_error, quantile=quantile, why=why)
     gamma, error = (np.concatenate(x) for x in zip(*logs, strict=True))
+    # here, since it takes a second to import
+    from scipy.stats import pearsonr, spearmanr
+
     alike = np.ptp(gamma) < 1e-12 or np.ptp(error) < 1e-12
     found, beyond = _crossing(gamma, error, np.log(wished_error), quantile)
     rng = np.random.default_rng(seed)
@@ -271,6 +272,8 @@ def _crossing(
     gamma: NDArray[np.float64], error: NDArray[np.float64], wished: float, quantile: float
 ) -> tuple[float | None, bool]:
     """Return log gamma where the quantile of log error reaches ``wished``, and whether it never did."""
+    from sklearn.isotonic import IsotonicRegression
+
     regression = IsotonicRegression().fit(gamma, error)
     margin = np.quantile(error - regression.predict(gamma), quantile)
     # where the regression has its corners; between them it is straight

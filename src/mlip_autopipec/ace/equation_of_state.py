@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import units
-from pymatgen.analysis.eos import DeltaFactor, EOSError
 
 from mlip_autopipec.ace.crystals import PropertyError
 
@@ -74,6 +73,9 @@ def fit_equation_of_state(structures: Sequence[Atoms], results: Sequence[Result]
     PropertyError
         If the energy has no minimum between the volumes, or the energies are on no curve.
     """
+    # here, since it imports matplotlib.pyplot
+    from pymatgen.analysis.eos import DeltaFactor, EOSError
+
     volumes = np.array([atoms.get_volume() / len(atoms) for atoms in structures])
     energies = np.array([r.energy / len(atoms) for atoms, r in zip(structures, results, strict=True)])
     # a fit to totals of 1e4 eV would lose digits

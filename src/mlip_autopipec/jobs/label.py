@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from atomate2.vasp.jobs.base import BaseVaspMaker
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pydantic import ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -22,9 +22,6 @@ from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, label_key
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
-from mlip_autopipec.oracle.static import EMTStaticMaker
-from mlip_autopipec.oracle.vasp import asked_of_vasp
-from mlip_autopipec.oracle.vasp_failures import explain_failure
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from atomate2.vasp.jobs.base import BaseVaspMaker
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -41,6 +39,13 @@ logger = logging.getLogger(__name__)
 LABELS_PER_JOB = 64
 #: Letters of the reasons of all failed labels together, and of each if there are so many.
 _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
+
+
+def _default_static_maker() -> Maker:
+    # here, and not above: atomate2's documents take seconds to import, and most jobs of a loop label nothing
+    from mlip_autopipec.oracle.static import EMTStaticMaker
+
+    return EMTStaticMaker()
 
 
 @dataclass
@@ -68,7 +73,7 @@ class OracleMaker(Maker):
     """
 
     name: str = "label"
-    static_maker: Maker = field(default_factory=EMTStaticMaker)
+    static_maker: Maker = field(default_factory=_default_static_maker)
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
@@ -238,7 +243,11 @@ class OracleMaker(Maker):
     def asked(self, atoms: Atoms) -> OracleRecord:
         """Return what the oracle would be asked to do for a structure."""
         maker = self.maker_of(atoms)
-        return asked_of_vasp(maker, atoms) if isinstance(maker, BaseVaspMaker) else maker_record(maker)
+        if _is_of_vasp(maker):
+            from mlip_autopipec.oracle.vasp import asked_of_vasp
+
+            return asked_of_vasp(maker, atoms)
+        return maker_record(maker)
 
     def _key_or_none(self, atoms: Atoms) -> str | None:
         try:
@@ -380,6 +389,12 @@ def continue_as_current(successor: Job) -> None:
     successor.metadata = {**successor.metadata, **current.metadata}
 
 
+def _is_of_vasp(maker: Maker) -> TypeGuard[BaseVaspMaker]:
+    """Return whether a maker is one of VASP's: none is, while the module of their class was never imported."""
+    module = sys.modules.get("atomate2.vasp.jobs.base")
+    return module is not None and isinstance(maker, module.BaseVaspMaker)
+
+
 def _run_here(maker: Maker, atoms: Atoms) -> Any:
     """Run the job of a static maker in this process and this folder; return its document."""
     static = maker.make(AseAtomsAdaptor.get_structure(atoms))
@@ -390,7 +405,9 @@ def _run_here(maker: Maker, atoms: Atoms) -> Any:
         # the job's own copy of the maker: what a run leaves on it, such as counts of errors, must not reach the next
         output = function(static.maker or maker, *static.function_args, **static.function_kwargs)
     except Exception as error:
-        if isinstance(maker, BaseVaspMaker):
+        if _is_of_vasp(maker):
+            from mlip_autopipec.oracle.vasp_failures import explain_failure
+
             raise explain_failure(error, Path.cwd(), maker.run_vasp_kwargs) from error
         raise
     return output.output if isinstance(output, Response) else output

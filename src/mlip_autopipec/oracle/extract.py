@@ -11,19 +11,26 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import label_from_ase
 from mlip_autopipec.oracle.cp2k import label_from_cp2k
-from mlip_autopipec.oracle.vasp import label_from_vasp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
+
+def _label_from_vasp(document: Any) -> ExtractedLabel:
+    # here, since it imports all of atomate2's VASP
+    from mlip_autopipec.oracle.vasp import label_from_vasp
+
+    return label_from_vasp(document)
+
+
 # by module and class: several codes call their document TaskDoc
 _READERS: dict[str, Callable[[Any], ExtractedLabel]] = {
     "atomate2.ase.schemas.AseStructureTaskDoc": label_from_ase,
     "atomate2.cp2k.schemas.task.TaskDocument": label_from_cp2k,
-    "emmet.core.tasks.TaskDoc": label_from_vasp,
-    "emmet.core.tasks.CoreTaskDoc": label_from_vasp,
+    "emmet.core.tasks.TaskDoc": _label_from_vasp,
+    "emmet.core.tasks.CoreTaskDoc": _label_from_vasp,
 }
 
 #: What is missing for documents that are known and refused.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
+from jobflow import Maker
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.jobs.label import OracleMaker
@@ -18,6 +19,17 @@ from mlip_autopipec.testing.events import is_current_job, record_event
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+
+@dataclass
+class NoStaticMaker(Maker):
+    """Stands where atomate2's maker would, which takes seconds to import."""
+
+    name: str = "none"
+
+    def make(self) -> NoReturn:
+        """Refuse."""
+        raise LabelError("StandInOracleMaker labels without a static maker")
 
 
 @dataclass
@@ -39,6 +51,7 @@ class StandInOracleMaker(OracleMaker):
         Log of events: ``label`` or ``bad label``.
     """
 
+    static_maker: Maker = field(default_factory=NoStaticMaker)
     physics: Literal["constant", "lennard-jones", "emt"] = "constant"
     failing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
