@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mlip_autopipec.ace.linear import LinearACETrainer
     from mlip_autopipec.ace.pacemaker import PacemakerTrainer
     from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.ace.properties import PropertyGate
+    from mlip_autopipec.database.campaigns import Campaigns
+    from mlip_autopipec.database.disk import open_store
     from mlip_autopipec.flows.otf import OTFMaker
     from mlip_autopipec.generate.candidates import CandidateGenerator, generate_local_candidates
     from mlip_autopipec.generate.seeds import StructureGenerator
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
     from mlip_autopipec.jobs.train import TrainMaker
     from mlip_autopipec.lammps.exploration import run_exploration
     from mlip_autopipec.lammps.types import Condition, HaltStructure, MDSettings
+    from mlip_autopipec.report.page import write_report
     from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 
 _HOMES = {
     "ACEPotential": "ace.potential",
     "BasisSettings": "ace.basis",
+    "Campaigns": "database.campaigns",
     "CandidateGenerator": "generate.candidates",
     "Condition": "lammps.types",
     "GRACEBasis": "ace.grace",
@@ -47,6 +52,7 @@ _HOMES = {
     "OTFMaker": "flows.otf",
     "OracleMaker": "jobs.label",
     "PacemakerTrainer": "ace.pacemaker",
+    "PropertyGate": "ace.properties",
     "ProposeMaker": "jobs.propose",
     "SelectMaker": "jobs.propose",
     "StopRule": "jobs.assess",
@@ -54,12 +60,15 @@ _HOMES = {
     "TrainMaker": "jobs.train",
     "build_active_set": "ace.activeset",
     "generate_local_candidates": "generate.candidates",
+    "open_store": "database.disk",
     "run_exploration": "lammps.exploration",
     "select_active_set": "ace.activeset",
+    "write_report": "report.page",
 }
 __all__ = [
     "ACEPotential",
     "BasisSettings",
+    "Campaigns",
     "CandidateGenerator",
     "Condition",
     "GRACEBasis",
@@ -74,6 +83,7 @@ __all__ = [
     "OTFMaker",
     "OracleMaker",
     "PacemakerTrainer",
+    "PropertyGate",
     "ProposeMaker",
     "SelectMaker",
     "StopRule",
@@ -81,8 +91,10 @@ __all__ = [
     "TrainMaker",
     "build_active_set",
     "generate_local_candidates",
+    "open_store",
     "run_exploration",
     "select_active_set",
+    "write_report",
 ]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mlip_autopipec.errors import MLIPError
+
 #: The field that holds a document's bulk (files, frames). jobflow moves every field of this
 #: name to the additional store ``data``, so that the documents themselves stay small.
 PAYLOAD = "payload"
@@ -29,3 +31,19 @@ class WithPayload(Document):
     """A document with bulk data in the ``data`` store."""
 
     payload: dict[str, Any] = Field(default_factory=dict, description="Bulk data; lives in the store named `data`.")
+
+    def bulk(self, name: str) -> Any:
+        """
+        Return one part of the payload.
+
+        Raises
+        ------
+        MLIPError
+            The document was read without its payload, as lists of documents are.
+        """
+        if name not in self.payload:
+            raise MLIPError(
+                f"the {self.kind} document {self.uuid} has no '{name}' with it: it was read without its bulk data, "
+                "which lists of documents leave in the store; read it alone, by Campaigns.walk(uuid) for instance"
+            )
+        return self.payload[name]

@@ -57,7 +57,11 @@ class WalkDocument(WithPayload):
 
     def final_atoms(self) -> Atoms:
         """Return the last frame with velocities (after an explosion the last sane one)."""
-        return unpack_frames(self.payload["final"])[0]
+        return unpack_frames(self.bulk("final"))[0]
+
+    def trace(self) -> dict[str, list[float]]:
+        """Return step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3 and gamma_max at each look."""
+        return self.bulk("trace")
 
     def restart(self) -> bytes | None:
         """
@@ -70,7 +74,7 @@ class WalkDocument(WithPayload):
 
     def dumped_frames(self) -> list[Atoms]:
         """Return the frames between the two thresholds."""
-        return unpack_frames(self.payload["frames"])
+        return unpack_frames(self.bulk("frames"))
 
 
 class ProposalDocument(WithPayload):
@@ -86,7 +90,7 @@ class ProposalDocument(WithPayload):
 
     def candidates(self) -> list[Atoms]:
         """Return the structures."""
-        return unpack_frames(self.payload["candidates"])
+        return unpack_frames(self.bulk("candidates"))
 
 
 class Choice(BaseModel):
