@@ -63,6 +63,22 @@ def test_labels_halts_and_their_origin(campaigns):
     assert first.walk is None
 
 
+def test_the_structure_of_a_failed_label_is_there(campaigns):
+    (failed,) = campaigns.labels("copper", state="failed")
+    structure = campaigns.candidate(failed.uuid)
+    assert (structure.get_chemical_formula(), len(structure)) == (failed.formula, failed.n_atoms)
+    oracle = StandInOracleMaker()
+    assert oracle.key_of(structure) == failed.key
+    assert np.isfinite(oracle.compute(structure).atoms.get_potential_energy())
+    for label in campaigns.labels("copper", state="successful"):
+        structure, labelled = campaigns.candidate(label.uuid), label.to_atoms()
+        assert np.array_equal(structure.positions, labelled.positions)
+        assert structure.calc is None
+
+    with pytest.raises(MLIPError, match="no label nowhere"):
+        campaigns.candidate("nowhere")
+
+
 def test_a_potential_its_files_and_what_it_was_trained_on(campaigns):
     assert [p.cycle for p in campaigns.potentials("copper")] == [0, 1, 2]
     assert all(not p.payload for p in campaigns.potentials("copper"))

@@ -72,7 +72,7 @@ def test_every_query_finds_what_it_says(campaigns, tmp_cwd, monkeypatch):
     assert sorted(page["energies_per_atom"]) == pytest.approx(sorted(gentle))
     ((reason, (n_failed, folders)),) = page["reasons"].items()
     assert "told to fail" in reason
-    assert n_failed == len(folders) == len(page["failed"]) == 1
+    assert n_failed == len(folders) == len(page["failed"]) == len(page["lost"]) == 1
     walks = [walk for name in page["names"] for walk in campaigns.halts(name)]
     assert page["halts_at"] == Counter((walk.temperature_K, walk.reason) for walk in walks)
     for name, seconds in page["oracle_seconds"].items():

@@ -331,6 +331,26 @@ class Campaigns:
         original = self._one(LabelDocument, "label", label.reused_from)
         return LabelOrigin(label, proposal, walk, original)
 
+    def candidate(self, label_id: str) -> Atoms:
+        """
+        Return the structure a label was asked for; of a failed label too, to compute or to look at it.
+
+        Parameters
+        ----------
+        label_id
+            uuid of the label.
+
+        Returns
+        -------
+        ase.Atoms
+            Without energy and forces.
+        """
+        label = self.origin(label_id).label
+        proposals = self._read(ProposalDocument, "proposal", {"uuid": label.source_id})
+        if label.source_index is None or not proposals:
+            raise MLIPError(f"what label {label_id} was chosen from, {label.source_id}, is not in {_title(self.store)}")
+        return proposals[-1].candidates()[label.source_index]
+
     def create_indexes(self) -> bool:
         """Create the indexes these queries use; the first job of each campaign does, too."""
         return create_indexes(self.store)
