@@ -30,6 +30,7 @@ myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # docs/_ext/notebooks.py does it as the tests do
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of other packages
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

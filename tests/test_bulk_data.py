@@ -20,5 +20,5 @@ def test_a_walk_gives_its_trace_and_frames():
 
 @pytest.mark.parametrize("ask", [WalkDocument.trace, WalkDocument.final_atoms, WalkDocument.dumped_frames])
 def test_a_walk_without_them_says_how_to_read_them(ask):
-    with pytest.raises(MLIPError, match=r"walk document w has no .* with it.*Campaigns\.walk\(uuid\)"):
+    with pytest.raises(MLIPError, match=r"walk document w has no .* with it.*Campaigns\.walk or"):
         ask(WalkDocument(uuid="w", walker=0, status="CONVERGED"))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from importlib.metadata import version
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import plotly
@@ -19,8 +20,6 @@ from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.loop import LoopStatus
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.oracle.record import OracleRecord
     from mlip_autopipec.report.collect import CampaignData
@@ -45,7 +44,7 @@ _SECTIONS = (
 )
 
 
-def write_report(path: Path, campaigns: Campaigns, campaign_id: str, limits: Limits | None = None) -> int:
+def write_report(path: Path | str, campaigns: Campaigns, campaign_id: str, limits: Limits | None = None) -> int:
     """
     Write the page of a campaign, also while it runs.
 
@@ -73,6 +72,7 @@ def write_report(path: Path, campaigns: Campaigns, campaign_id: str, limits: Lim
     limits = limits or Limits()
     text = render(collect(campaigns, campaign_id, limits), limits)
     encoded = text.encode()
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded)
     return len(encoded)

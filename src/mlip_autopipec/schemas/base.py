@@ -44,6 +44,6 @@ class WithPayload(Document):
         if name not in self.payload:
             raise MLIPError(
                 f"the {self.kind} document {self.uuid} has no '{name}' with it: it was read without its bulk data, "
-                "which lists of documents leave in the store; read it alone, by Campaigns.walk(uuid) for instance"
+                "which lists of documents leave in the store; read it alone, by Campaigns.walk or Campaigns.potential"
             )
         return self.payload[name]

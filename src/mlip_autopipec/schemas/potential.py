@@ -236,7 +236,6 @@ class PotentialDocument(WithPayload):
         """Return the potential; needs the payload."""
         from mlip_autopipec.ace.potential import ACEPotential, unpack_active_set
 
-        if "yaml" not in self.payload:
-            raise ValueError(f"the files of potential {self.uuid} were not loaded; read the document with load=True")
+        yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")
-        return ACEPotential(self.payload["yaml"], unpack_active_set(asi), self.reference_energies_eV)
+        return ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
