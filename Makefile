@@ -47,7 +47,10 @@ docs: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/store_growth.py
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/many_campaigns.py
+	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/document_sizes.py --server-frames 130
 	$(BIN)/python benchmarks/md_throughput.py
+	$(BIN)/python benchmarks/grain_boundary.py
+	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
 # keeps CUDA packages out. Done once: the stamp is newer than both files.

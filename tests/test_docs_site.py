@@ -139,3 +139,14 @@ def test_citation_file_has_what_its_format_asks_for() -> None:
     assert f'license = "{citation["license"]}"' in pyproject
     for reference in citation["references"]:
         assert {"type", "title", "authors"} <= set(reference)
+
+
+def test_make_bench_runs_every_benchmark() -> None:
+    section = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nbench:")[2].partition("\n\n")[0]
+    assert set(re.findall(r"benchmarks/(\w+\.py)", section)) == {file.name for file in ROOT.glob("benchmarks/*.py")}
+
+
+def test_the_readme_leads_to_what_a_newcomer_looks_for() -> None:
+    targets = {token.attrGet("href") for token in _inline((ROOT / "README.md").read_text(encoding="utf-8"))}
+    pages = {"installation", "concepts", "comparison", "tutorials", "architecture", "benchmarks", "report"}
+    assert {"CONTRIBUTING.md", *(f"docs/{page}.md" for page in pages)} <= targets
