@@ -74,3 +74,23 @@ def test_an_executed_copy_serves_until_the_notebook_is_edited(tmp_path: Path, mo
     assert "42" in page.cells[-1].outputs[0].text
     nbformat.write(_notebook("print(6 * 9)"), path)
     assert NOTEBOOKS.executed(path) is None
+
+
+def test_a_notebook_that_needs_a_server_is_left_out_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, notebook = tmp_path / "server.ipynb", _notebook("print(6 * 7)")
+    nbformat.write(notebook, path)
+    monkeypatch.delenv(NOTEBOOKS.SERVER, raising=False)
+    assert NOTEBOOKS.cannot_run(path) is None
+    notebook.cells[1].metadata["tags"] = [NOTEBOOKS.NEEDS_SERVER]
+    assert NOTEBOOKS.stripped(notebook) == notebook
+    nbformat.write(notebook, path)
+    assert f"server.ipynb needs a MongoDB server: set {NOTEBOOKS.SERVER}" in NOTEBOOKS.cannot_run(path)
+    monkeypatch.setenv(NOTEBOOKS.SERVER, "mongodb://server.example.org/")
+    assert NOTEBOOKS.cannot_run(path) is None
+    notebook.cells[0].source += "\n\n[Labels by VASP](../docs/vasp.md), [templates](../deploy/fireworks)"
+    page = nbformat.reads(NOTEBOOKS.as_page(notebook, path, ran=False), as_version=4)
+    nbformat.validate(page)
+    assert "was not run" in page.cells[1].source
+    assert page.cells[0].source.endswith("[Labels by VASP](../vasp.md), [templates](../templates.md)")

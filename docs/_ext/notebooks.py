@@ -8,6 +8,7 @@ docs/_build/notebooks. The site shows these; what has no copy, or was edited sin
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
     from sphinx.application import Sphinx
 
+logger = logging.getLogger(__name__)
+
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "tutorials"
 EXECUTED = ROOT / "docs" / "_build" / "notebooks"
@@ -30,6 +33,10 @@ EXECUTED = ROOT / "docs" / "_build" / "notebooks"
 PAGES = ROOT / "docs" / "notebooks"
 #: Of one cell.
 TIMEOUT_S = 600
+#: A notebook with a cell of this tag needs a MongoDB server; the variable holds its address.
+NEEDS_SERVER, SERVER = "needs-mongodb", "MLIP_AUTOPIPEC_TEST_MONGO_URI"
+#: Links from tutorials/ into the repository, and from the page of a notebook on the site.
+LINKS = {"](../docs/": "](../", "](../deploy/fireworks)": "](../templates.md)"}
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -89,6 +96,14 @@ def execute(path: Path, folder: Path) -> NotebookNode:
     return notebook
 
 
+def cannot_run(path: Path) -> str | None:
+    """Return why a notebook cannot be executed here; None where it can."""
+    cells = nbformat.read(path, as_version=4).cells
+    if os.environ.get(SERVER) or not any(NEEDS_SERVER in cell.metadata.get("tags", []) for cell in cells):
+        return None
+    return f"{path.name} needs a MongoDB server: set {SERVER} to its address; make tutorials starts one where it can"
+
+
 def executed(path: Path) -> NotebookNode | None:
     """Return the executed copy of a notebook; None if there is none of these very cells."""
     copy = EXECUTED / path.name
@@ -99,15 +114,19 @@ def executed(path: Path) -> NotebookNode | None:
     return found if cells[0] == cells[1] else None
 
 
-def as_page(notebook: NotebookNode, path: Path) -> str:
-    """Return an executed notebook as the site shows it: where it is told after the title, never executed again."""
-    told = f"*This page is the notebook* {{download}}`{path.name} <../../tutorials/{path.name}>` *as it ran.*"
+def as_page(notebook: NotebookNode, path: Path, *, ran: bool = True) -> str:
+    """Return a notebook as the site shows it: what it is is told after the title, and it is never executed again."""
+    how = "as it ran" if ran else "which was not run when this site was built"
+    told = f"*This page is the notebook* {{download}}`{path.name} <../../tutorials/{path.name}>` *{how}.*"
     note = nbformat.v4.new_markdown_cell(told, id="notebook-of-this-page")
     page = nbformat.from_dict(notebook)
     page.cells = [page.cells[0], note, *page.cells[1:]]
     page.metadata["mystnb"] = {"execution_mode": "off"}
     for cell in page.cells:
         cell.metadata.pop("execution", None)  # when it ran
+        if cell.cell_type == "markdown":
+            for link, there in LINKS.items():
+                cell.source = cell.source.replace(link, there)
     return nbformat.writes(page) + "\n"
 
 
@@ -115,11 +134,15 @@ def make_pages(_: Sphinx) -> None:
     """Put the executed notebooks where Sphinx finds them; those that did not change are not read again."""
     PAGES.mkdir(exist_ok=True)
     for path in notebooks():
-        notebook = executed(path)
-        if notebook is None:
+        notebook, why = executed(path), cannot_run(path)
+        ran = notebook is not None or why is None
+        if not ran:
+            logger.info("%s", why)
+            notebook = nbformat.read(path, as_version=4)
+        elif notebook is None:
             with tempfile.TemporaryDirectory() as folder:
                 notebook = execute(path, Path(folder))
-        page, text = PAGES / path.name, as_page(notebook, path)
+        page, text = PAGES / path.name, as_page(notebook, path, ran=ran)
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
     for page in set(PAGES.glob("*.ipynb")) - {PAGES / path.name for path in notebooks()}:

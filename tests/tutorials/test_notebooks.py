@@ -16,6 +16,8 @@ NOTEBOOKS = notebook_tools.load()
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", NOTEBOOKS.notebooks(), ids=lambda path: path.stem)
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
+    if why := NOTEBOOKS.cannot_run(path):
+        pytest.skip(why)
     try:
         NOTEBOOKS.execute(path, tmp_path)
     except NOTEBOOKS.NotebookFailedError as error:
