@@ -4,9 +4,7 @@ The same oracle, trainer, first dataset and MD; only what a halt leads to differ
 
 - halted: the whole halted cell, nothing else;
 - every: all 15 candidates around each halted cell;
-- default: the package's ProposeMaker and SelectMaker as they are;
-- two: the same, at most two labels per cycle;
-- wide: candidates farther out (displacements and volumes three times as large), none of gamma below 2.
+- default: the package's ProposeMaker and SelectMaker as they are.
 
 A walker is done after one run of the full length without a halt, counted from its last halt. The force error of the
 final potential is measured on frames of the oracle's own MD, beside that of a potential of the same first dataset
@@ -70,8 +68,8 @@ from mlip_autopipec.schemas.loop import OTFDocument
 
 #: Labels of the default at most this share of the whole-cell strategy's, and cycles.
 LABELS_GOAL, CYCLES_GOAL = 0.7, 0.35
-#: Frames of oracle MD per temperature: to draw from at random, and to test on; fs between two.
-N_POOL, N_TEST, INTERVAL_FS, SETTLING_FS = 40, 15, 60.0, 800.0
+#: fs of oracle MD before the first frame, and between two frames.
+SETTLING_FS, INTERVAL_FS = 800.0, 60.0
 RESULTS = "results.jsonl"
 
 
@@ -87,6 +85,9 @@ class System:
     n_functions: int
     seeds: StructureGenerator
     missing: str = ""
+    #: Frames of oracle MD per temperature: to draw from at random, and to test on.
+    n_pool: int = 40
+    n_test: int = 15
 
     def trainer(self):
         return LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=self.n_functions))
@@ -148,7 +149,7 @@ def magnesia():
         calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0}
     )
     missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
-    return System(atoms, [1500], [1500], 2.0, oracle, 40, first_dataset(10, 32), missing=missing)
+    return System(atoms, [1500], [1500], 2.0, oracle, 40, first_dataset(10, 32), missing, n_pool=16, n_test=8)
 
 
 SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
@@ -167,11 +168,6 @@ STRATEGIES = {
     "halted": lambda: (ProposeMaker(generator=CandidateGenerator(n_samples=1)), LabelEveryMaker()),
     "every": lambda: (ProposeMaker(), LabelEveryMaker()),
     "default": lambda: (ProposeMaker(), SelectMaker()),
-    "two": lambda: (ProposeMaker(), SelectMaker(n_max=2)),
-    "wide": lambda: (
-        ProposeMaker(generator=CandidateGenerator(displacement_sigma=0.15, volume_range=0.06, shear_strain=0.02)),
-        SelectMaker(gamma_min=2.0),
-    ),
 }
 
 
@@ -431,8 +427,8 @@ def main(arguments=None):
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, N_POOL, 1))
-        test = kept(folder, f"{name}-test", partial(oracle_frames, system, N_TEST, 2))
+        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1))
+        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2))
         for seed in options.seeds:
             for strategy in options.strategy:
                 key = {"system": name, "strategy": strategy, "seed": seed, **asked}

@@ -77,13 +77,12 @@ def test_near_duplicates_are_not_chosen_twice(narrow: ACEPotential) -> None:
     assert all(c.gamma > 1.1 for c in chosen)
 
 
-def test_at_most_n_and_halted_frames_first(narrow: ACEPotential) -> None:
+def test_at_most_n(narrow: ACEPotential) -> None:
     candidates = [rattled(a, s) for s, a in enumerate((0.15, 0.3, 0.25, 0.2))]
     assert len(select_active_set(narrow, candidates, 2)) == 2
     assert select_active_set(narrow, candidates, 1)[0].index == int(
         np.argmax([compute_gamma(narrow, c).max() for c in candidates])
     )
-    assert select_active_set(narrow, candidates, 2, first=[0])[0].index == 0
 
 
 def test_required_frames_are_chosen_whatever_their_grade(narrow: ACEPotential) -> None:
@@ -201,7 +200,7 @@ def test_what_is_labelled_already_is_not_chosen_even_if_set_aside(narrow: ACEPot
     chosen = select_active_set(narrow, [turned, other], 2, labelled=[known])
     assert [c.index for c in chosen] == [1]
     assert select_active_set(narrow, [turned], 2, required=[0], labelled=[known]) == []
-    assert select_active_set(narrow, [turned], 2, first=[0]) != []
+    assert select_active_set(narrow, [turned], 2) != []
 
 
 def test_duplicates_are_told_by_what_gamma_is_made_of(narrow: ACEPotential) -> None:

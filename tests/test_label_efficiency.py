@@ -50,11 +50,10 @@ def test_runs_strategies_through_the_real_loop_and_goes_on_where_it_was(
     def tiny(missing: str = "") -> object:
         atoms = bulk("Cu", cubic=True) * (2, 1, 1)
         first = benchmark.first_dataset(4, 8)
-        return benchmark.System(atoms, [1200], [600], 5.0, CalculatorStaticMaker(), 8, first, missing=missing)
+        oracle = CalculatorStaticMaker()
+        return benchmark.System(atoms, [1200], [600], 5.0, oracle, 8, first, missing, n_pool=12, n_test=2)
 
     monkeypatch.setattr(benchmark, "SYSTEMS", {"copper": tiny, "MgO": lambda: tiny("no oracle here")})
-    monkeypatch.setattr(benchmark, "N_POOL", 12)
-    monkeypatch.setattr(benchmark, "N_TEST", 2)
     monkeypatch.setattr(benchmark, "INTERVAL_FS", 10.0)
     monkeypatch.setattr(benchmark, "SETTLING_FS", 10.0)
     printed = run_main(benchmark, tmp_path, capsys, "halted")

@@ -30,7 +30,7 @@ from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument
@@ -95,7 +95,7 @@ def test_converges_after_at_least_one_halt(campaign: Campaign) -> None:
     assert campaign.walks[-1].step == 1000
 
 
-def test_a_halted_frame_is_known_once_it_is_labelled(campaign: Campaign) -> None:
+def test_a_halted_frame_is_known_once_it_is_learnt(campaign: Campaign) -> None:
     final = campaign.potentials[-1].to_potential()
     halted = [walk for walk in campaign.walks if walk.status == "HALTED"]
     for walk, (before, after) in zip(halted, pairwise(campaign.potentials), strict=True):
@@ -104,8 +104,11 @@ def test_a_halted_frame_is_known_once_it_is_labelled(campaign: Campaign) -> None
         assert grade.max() == pytest.approx(walk.gamma_max, rel=1e-4)  # LAMMPS saw what pyace sees
         assert grade.argmax() == walk.atom_index
         assert grade.max() > 2.0
-        assert compute_gamma(after.to_potential(), frame).max() <= 1.01
-        assert compute_gamma(final, frame).max() <= 1.01
+        # itself labelled, or covered by what is more informative
+        labelled = [x for x in campaign.labels if x.cycle == walk.cycle + 1 and x.origin == "halted"]
+        limit = 1.01 if labelled else 2.0
+        assert compute_gamma(after.to_potential(), frame).max() <= limit
+        assert compute_gamma(final, frame).max() <= limit
 
 
 def test_a_walk_resumes_where_it_halted(campaign: Campaign) -> None:
@@ -172,15 +175,20 @@ def test_each_label_is_stored_once_and_is_what_emt_says(campaign: Campaign) -> N
         assert np.allclose(atoms.get_stress(), again.get_stress(), atol=1e-8)
 
 
-def test_the_halted_frame_is_among_the_labels(campaign: Campaign) -> None:
+def test_the_halted_frame_is_the_first_candidate_and_the_labels_are_the_most_informative(campaign: Campaign) -> None:
     for walk in campaign.walks[:-1]:
         frame = walk.final_atoms()
-        mine = [x for x in campaign.labels if x.cycle == walk.cycle + 1 and x.origin == "halted"]
-        assert len(mine) == 1
-        shift = mine[0].to_atoms().positions - frame.positions
+        found = campaign.store.query_one({"output.kind": "proposal", "output.walk_id": walk.uuid}, load=True)
+        halted, *others = ProposalDocument.model_validate(found["output"]).candidates()
+        assert halted.info["origin"] == "halted"
+        shift = halted.positions - frame.positions
         shift -= np.round(shift @ np.linalg.inv(frame.cell)) @ frame.cell.array
         assert np.abs(shift).max() < 1e-8
-        assert mine[0].gamma == pytest.approx(walk.gamma_max, rel=1e-4)
+        mine = [x for x in campaign.labels if x.cycle == walk.cycle + 1]
+        before = next(p for p in campaign.potentials if p.uuid == walk.potential_id).to_potential()
+        best = max(compute_gamma(before, atoms).max() for atoms in (halted, *others))
+        assert max(x.gamma for x in mine) == pytest.approx(best, rel=1e-4)
+        assert best >= walk.gamma_max * (1 - 1e-4)
 
 
 def test_error_on_fresh_frames_of_the_oracle(campaign: Campaign) -> None:
@@ -195,5 +203,7 @@ def test_error_on_fresh_frames_of_the_oracle(campaign: Campaign) -> None:
     before, after = compute_errors(first, frames), compute_errors(last, frames)
     assert before is not None
     assert after is not None
-    assert after.forces_rmse_meV_A < min(before.forces_rmse_meV_A, 50.0)
-    assert after.energy_rmse_meV_atom < 3.0
+    # at 2 meV/A the first potential is at the limit of 30 functions: to know more structures may cost it a little
+    assert after.forces_rmse_meV_A < 2 * before.forces_rmse_meV_A
+    assert after.forces_rmse_meV_A < 5.0
+    assert after.energy_rmse_meV_atom < 0.2

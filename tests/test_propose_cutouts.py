@@ -15,8 +15,8 @@ from mlip_autopipec.generate.candidates import CandidateGenerator
 from mlip_autopipec.generate.cutout import CutoutGenerator, choose_centres
 from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.jobs.assess import update_state
-from mlip_autopipec.jobs.propose import ProposeMaker, what_halted
-from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.jobs.propose import ProposeMaker, is_required, what_halted
+from mlip_autopipec.lammps.types import Condition, HaltVerdict
 from mlip_autopipec.schemas.loop import LoopState, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
@@ -78,7 +78,7 @@ def test_atoms_inside_the_core_are_cut_out_whatever_their_gamma(copper_potential
     document = walk.model_copy(
         update={"reason": "core_repulsion", "payload": {**walk.payload, "final": pack_frames([atoms])}}
     )
-    ratio = 0.55  # this potential knows even such distances
+    ratio = 0.45  # this potential knows even such distances
     maker = ProposeMaker(
         generator=CandidateGenerator(n_samples=4, max_mode_atoms=4, minimum_distance_ratio=ratio),
         cutouts=CutoutGenerator(minimum_distance_ratio=ratio, gamma_min=0.8),
@@ -88,7 +88,7 @@ def test_atoms_inside_the_core_are_cut_out_whatever_their_gamma(copper_potential
     assert halted.info["cutout_of"] in pair
     others = [atoms for atoms in candidates if atoms.info["origin"] == "cutout"]
     assert all(atoms.info["cutout_of"] not in pair for atoms in others)
-    proposal = ProposalDocument(reason="core_repulsion", n_candidates=0, origins={}, seed=0)
+    proposal = ProposalDocument(reason="core_repulsion", is_required=True, n_candidates=0, origins={}, seed=0)
     first, required = what_halted([(proposal, k, atoms) for k, atoms in enumerate(candidates)])
     assert [candidates[k].info["origin"] for k in required] == ["halted"]
     assert others
@@ -98,7 +98,7 @@ def test_atoms_inside_the_core_are_cut_out_whatever_their_gamma(copper_potential
 
 def test_colliding_atoms_are_cut_out_of_an_earlier_frame(copper_potential, walk):
     atoms = walk.final_atoms()
-    in_contact(atoms, 1.5)
+    in_contact(atoms, 1.2)
     payload = {"final": pack_frames([atoms]), "frames": pack_frames([walk.final_atoms()])}
     document = walk.model_copy(update={"reason": "core_repulsion", "payload": payload})
     maker = ProposeMaker(generator=CandidateGenerator(n_samples=4, max_mode_atoms=4))
@@ -141,3 +141,17 @@ def test_what_cannot_be_cut_out_is_told(copper_potential, walk):
     maker = ProposeMaker(cutouts=CutoutGenerator(max_atoms=20))
     with pytest.raises(MLIPError, match=r"nothing could be cut out of the 500 atoms"):
         maker.sample(walk, PotentialDocument.from_potential(copper_potential), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("changed", "required"),
+    [
+        ({}, False),
+        ({"step": 0}, True),
+        ({"reason": "core_repulsion", "verdict": "short_contact"}, True),
+        ({"reason": "explosion", "verdict": HaltVerdict.EXPLOSION}, True),
+    ],
+)
+def test_only_without_another_way_on_the_halted_frame_has_to_be_labelled(walk, changed, required):
+    halted = {"start_step": 0, "step": 40, "reason": "gamma", "verdict": HaltVerdict.NOVELTY}
+    assert is_required(walk.model_copy(update=halted | changed)) is required

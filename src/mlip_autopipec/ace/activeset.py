@@ -164,9 +164,8 @@ def select_active_set(
     candidates: Sequence[Atoms],
     n_max: int,
     *,
-    first: Sequence[int] = (),
     required: Sequence[int] = (),
-    gamma_min: float = 1.1,
+    gamma_min: float = 2.0,
     coverage: Coverage | None = None,
     labelled: Sequence[Atoms] = (),
 ) -> list[SelectedCandidate]:
@@ -186,9 +185,6 @@ def select_active_set(
         Candidates of all halts together.
     n_max
         At most so many are chosen.
-    first
-        Indices considered before all others (the halted frames): labelling them is what
-        lets their walkers go on.
     required
         Indices chosen before all others whatever their grade: frames that halted for what gamma
         does not see, such as a pair inside the core.
@@ -223,7 +219,7 @@ def select_active_set(
         novel = [i for i in remaining if unseen[i]]
         promising = [i for i in (novel or remaining) if novel or grades[i] > gamma_min]
         due = [i for i in required if i in grades]
-        preferred = due or [i for i in first if i in promising] or promising
+        preferred = due or promising
         if not preferred:
             break
         best = max(preferred, key=lambda i: (grades[i], -i))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from pyace import BBasisConfiguration
 
 
+#: How far below the shortest distance of the training set the core begins, by default (Angstrom). What is a little
+#: hotter than the training set has distances that are 0.2 A shorter; 0.1 A made walls of several eV/A there.
+CORE_MARGIN = 0.3
+
+
 def set_core(
     configuration: BBasisConfiguration, labels: Sequence[Atoms], elements: Sequence[str], margin: float
 ) -> None:

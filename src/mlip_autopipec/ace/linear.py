@@ -11,7 +11,7 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 from pyace.linearacefit import LinearACEDataset, LinearACEFit
 from sklearn.linear_model import Ridge
 
-from mlip_autopipec.ace.core import set_core
+from mlip_autopipec.ace.core import CORE_MARGIN, set_core
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
 from mlip_autopipec.ace.training import ACETrainer, FitTask
 from mlip_autopipec.errors import InvalidInputError, TrainingError
@@ -47,7 +47,7 @@ class LinearACETrainer(ACETrainer):
     force_weight: float = 1.0
     ridge: float = 1e-6
     core_repulsion: bool = True
-    core_margin: float = 0.1
+    core_margin: float = CORE_MARGIN
     processes: int = 1
 
     def fit(self, task: FitTask) -> tuple[ACEPotential, str]:

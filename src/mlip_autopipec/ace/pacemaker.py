@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.core import set_core
+from mlip_autopipec.ace.core import CORE_MARGIN, set_core
 from mlip_autopipec.ace.pacemaker_files import coefficients_differ, label_frame, read_fitted, write_start
 from mlip_autopipec.ace.pacemaker_input import check_optimizer, check_sections, merge, read_input_file
 from mlip_autopipec.ace.pacemaker_log import check_log, fail, read_progress
@@ -108,7 +108,7 @@ class PacemakerTrainer(ACETrainer):
     optimizer: str = "BFGS"
     batch_size: int = 100
     repulsion: str | None = "auto"
-    core_margin: float = 0.1
+    core_margin: float = CORE_MARGIN
     new_label_weight: float = 1.0
     refit_every: int | None = 5
     ladder_step: float | list[float] | None = None

@@ -52,6 +52,11 @@ def check_campaign(
         condition.check()
     maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
     maker.stop_rule.check()
+    if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
+        raise InvalidInputError(
+            f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
+            f"{maker.dynamics_maker.settings.gamma_hi}: what halts MD would not be worth a label; lower gamma_min"
+        )
     maker.oracle_maker.check()
     for atoms in frames:
         check_structure(atoms)

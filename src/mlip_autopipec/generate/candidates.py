@@ -64,9 +64,9 @@ class CandidateGenerator(MSONable):
     """
 
     n_samples: int = 15
-    displacement_sigma: float = 0.05
-    volume_range: float = 0.02
-    shear_strain: float = 0.01
+    displacement_sigma: float = 0.1
+    volume_range: float = 0.04
+    shear_strain: float = 0.015
     shares: dict[str, float] = field(
         default_factory=lambda: {"dumped": 1.0, "displacement": 1.0, "volume": 1.0, "soft_mode": 1.0}
     )

@@ -70,6 +70,7 @@ class ProposeMaker(Maker):
             walker=walk.walker,
             walk_id=walk_id,
             reason=walk.reason,
+            is_required=is_required(walk),
             n_candidates=len(candidates),
             origins=dict(Counter(str(c.info["origin"]) for c in candidates)),
             seed=seed,
@@ -150,14 +151,15 @@ class SelectMaker(Maker):
     name
         Name of the job.
     n_max
-        Most labels bought per cycle. A small number costs a few more cycles and saves labels.
+        Most labels bought per cycle. A small number costs a few more cycles and saves labels; where many
+        walkers halt at once, one for each of them spares cycles.
     gamma_min
         Candidates below this grade, given those already chosen, are not worth a label.
     """
 
     name: str = "select"
-    n_max: int = 4
-    gamma_min: float = 1.1
+    n_max: int = 2
+    gamma_min: float = 2.0
 
     @loop_job(tolerate_failed_inputs=True)
     def make(
@@ -207,12 +209,25 @@ class SelectMaker(Maker):
         required: Sequence[int],
         n_max: int,
     ) -> list[tuple[int, float | None]]:
-        """Return place and grade of the chosen candidates; what another rule of selection replaces."""
+        """
+        Return place and grade of the chosen candidates; what another rule of selection replaces.
+
+        Parameters
+        ----------
+        potential
+            The present one.
+        candidates
+            Of all halts together.
+        halted, required
+            See :func:`what_halted`.
+        n_max
+            Most that may be chosen.
+        """
+        del halted  # they have to be more informative than what was sampled around them
         selected = select_active_set(
             potential.to_potential(),
             candidates,
             n_max,
-            first=halted,
             required=required,
             gamma_min=self.gamma_min,
             coverage=potential.known_surroundings(),
@@ -223,9 +238,20 @@ class SelectMaker(Maker):
         return [(c.index, c.gamma) for c in selected]
 
 
+def is_required(walk: WalkDocument) -> bool:
+    """
+    Tell whether the halted frame has to be labelled, whatever its grade and that of its surroundings.
+
+    A pair inside the core has no grade of its own; the last sane frame before an explosion has a low one; and where
+    MD halted at its first step, what was chosen before did not cover the frame.
+    """
+    hidden = walk.reason == HaltReason.CORE_REPULSION or walk.verdict is HaltVerdict.EXPLOSION
+    return hidden or walk.step == walk.start_step
+
+
 def what_halted(pool: Sequence[tuple[ProposalDocument, int, Atoms]]) -> tuple[list[int], list[int]]:
     """
-    Find the candidates that let walkers go on.
+    Find the candidates at which walkers halted.
 
     Parameters
     ----------
@@ -235,10 +261,9 @@ def what_halted(pool: Sequence[tuple[ProposalDocument, int, Atoms]]) -> tuple[li
     Returns
     -------
     tuple
-        Places in ``pool`` of halted frames and cut-outs of them, and of those that are labelled whatever their grade:
-        a pair inside the core has none of its own; unlabelled, its walker would halt there again.
+        Places in ``pool`` of halted frames and cut-outs of them, and of those that are labelled whatever their grade
+        (:func:`is_required`).
     """
     origins = [atoms.info["origin"] for *_, atoms in pool]
     halted = [k for k, origin in enumerate(origins) if origin in ("halted", CUTOUT)]
-    in_core = [k for k, (proposal, *_) in enumerate(pool) if proposal.reason == HaltReason.CORE_REPULSION]
-    return halted, [k for k in in_core if origins[k] == "halted"]
+    return halted, [k for k, (proposal, *_) in enumerate(pool) if proposal.is_required and origins[k] == "halted"]

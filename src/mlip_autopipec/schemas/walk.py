@@ -84,6 +84,9 @@ class ProposalDocument(WithPayload):
     walker: int | None = Field(None, description="Walker whose halt was sampled; None for the first dataset.")
     walk_id: str | None = Field(None, description="uuid of the walk that halted.")
     reason: str | None = Field(None, description="Why it halted.")
+    is_required: bool = Field(
+        False, description="Whether the halted frame is labelled whatever its grade; without, MD would get no farther."
+    )
     n_candidates: int = Field(description="Number of candidates.")
     origins: dict[str, int] = Field(description="Candidates by origin.")
     seed: int = Field(description="Seed of everything random in them.")

@@ -63,10 +63,13 @@ class StandInSelectMaker(SelectMaker):
 
     Parameters
     ----------
+    n_max
+        Most labels per cycle.
     events
         Log of events: ``select`` with the number of candidates.
     """
 
+    n_max: int = 4
     events: str | None = None
 
     def choose(
