@@ -22,25 +22,27 @@ SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 logging.getLogger("pymongo").setLevel(logging.INFO)
 
 
-#: Files that take a minute and more. They are begun first, lest one process is left with them at the end.
+#: Files that take half a minute and more. They are begun first, lest one process is left with them at the end; those
+#: that mostly wait, for workers and servers, stand between those that compute.
 LONG = (
-    "test_loop_vasp",
-    "test_vasp_oracle",
     "test_pacemaker",
-    "test_grace",
-    "test_matrix",
-    "test_server_away",
-    "test_launchpad",
+    "test_loop_vasp",
     "test_jobflow_remote",
+    "test_grace",
+    "test_vasp_oracle",
+    "test_server_away",
     "test_pacemaker_silicon",
-    "test_mongo",
-    "test_cli_run",
-    "test_runfile_cli",
-    "test_docs_command_line",
-    "test_docs_testing",
-    "test_vasp_powerups",
-    "test_loop_large_cell",
+    "test_launchpad",
     "test_report",
+    "test_fireworks",
+    "test_runfile_cli",
+    "test_mongo",
+    "test_library_engine",
+    "test_loop_large_cell",
+    "test_cli_run",
+    "test_docs_testing",
+    "test_docs_command_line",
+    "test_vasp_powerups",
     "test_triage",
 )
 

@@ -64,11 +64,11 @@ def read_back(document_id: str) -> dict[str, Any]:
 
 
 def test_a_payload_over_the_limit_goes_through_gridfs(configured: Configured, tmp_path: Path) -> None:
-    """4000 atoms, 220 frames: more than MongoDB takes in one document, and exact."""
+    """4000 atoms, 150 frames: more than MongoDB takes in one document, and exact."""
     atoms = bulk("Cu", cubic=True) * (10, 10, 10)
     rng = np.random.default_rng(0)
     frames = []
-    for _ in range(220):
+    for _ in range(150):
         frame = atoms.copy()
         frame.positions += rng.normal(0, 0.1, (len(frame), 3))
         frames.append(frame)
