@@ -63,13 +63,13 @@ def test_the_core_follows_the_shortest_distance_and_the_reference_stays(
     assert shortest > 2.1
     trainer = replace(trainer, reference_energies={"Cu": 3.5})
     first = trainer.train(old, directory=tmp_path).potential
-    assert first.core_radii["Cu", "Cu"] == pytest.approx(shortest - 0.1)
+    assert first.core_radii["Cu", "Cu"] == pytest.approx(shortest - trainer.core_margin)
     assert first.reference_energies == {"Cu": 3.5}
     # another reference, of another kind perhaps, comes too late
     tuned = replace(trainer, reference_energies={"Cu": -7.0}).train(
         old, first, fine_tune=True, new_labels=new, directory=tmp_path
     )
-    assert tuned.potential.core_radii["Cu", "Cu"] == pytest.approx(1.9 - 0.1)
+    assert tuned.potential.core_radii["Cu", "Cu"] == pytest.approx(1.9 - trainer.core_margin)
     assert tuned.potential.reference_energies == {"Cu": 3.5}
     for potential in (first, tuned.potential):
         core = potential.core_radii["Cu", "Cu"]

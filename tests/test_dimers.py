@@ -97,7 +97,7 @@ def test_with_them_short_distances_are_learnt_and_the_crystal_is_not_spoilt(
     crystal = emt_labelled([a for a in made if a.info["split"] == "train"])
     held_out = emt_labelled([a for a in made if a.info["split"] == "test"])
     dimers = emt_labelled(DimerGenerator().generate(["Cu"]))
-    close = emt_labelled([squeezed(1.9, seed) for seed in range(3)])
+    close = emt_labelled([squeezed(1.7, seed) for seed in range(3)])
     trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=30))
     without = trainer.train(crystal, test_labels=held_out)
     with_dimers = trainer.train([*crystal, *dimers], test_labels=held_out)
@@ -106,7 +106,7 @@ def test_with_them_short_distances_are_learnt_and_the_crystal_is_not_spoilt(
     assert errors[1] is not None
     # without them the core begins above that distance: a wall of several eV/A and more
     assert errors[0].forces_rmse_meV_A > 1000
-    assert errors[1].forces_rmse_meV_A < 150
+    assert errors[1].forces_rmse_meV_A < 250
     assert with_dimers.test is not None
     assert with_dimers.test.forces_rmse_meV_A < 40
     assert with_dimers.test.energy_rmse_meV_atom < 6
@@ -114,7 +114,7 @@ def test_with_them_short_distances_are_learnt_and_the_crystal_is_not_spoilt(
     assert with_dimers.train.n_structures == len(crystal)
     assert with_dimers.potential.reference_energies == without.potential.reference_energies
     # the shortest of both
-    assert with_dimers.potential.core_radii["Cu", "Cu"] == pytest.approx(dimers[0].get_distance(0, 1) - 0.1)
+    assert with_dimers.potential.core_radii["Cu", "Cu"] == pytest.approx(dimers[0].get_distance(0, 1) - 0.3)
     full = replace(trainer, dimer_weight=1.0).train([*crystal, *dimers])
     errors = [compute_errors(r.potential, dimers) for r in (with_dimers, full)]
     assert errors[0] is not None
