@@ -89,6 +89,7 @@ def main() -> None:
         if MONGO_URI:
             pad.connection.drop_database(name)
     Path("results.json").write_text(json.dumps(results, default=str))
+    Path("imported.json").write_text(json.dumps(list(sys.modules)))
 
 
 def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
@@ -187,6 +188,13 @@ def test_specs_are_small(results: dict[str, Any]) -> None:
     """MongoDB refuses 16 MB; 108 atoms are nowhere near, as structures travel by id."""
     sizes = {title: result["largest_spec"] for title, result in results.items() if title != "folder"}
     assert max(sizes.values()) < LARGEST_SPEC_BYTES, sizes
+
+
+def test_a_worker_imports_no_program_it_does_not_run(results: dict[str, Any]) -> None:
+    """atomate2's documents and what draws plots take longer to import than all the rest."""
+    imported = set(json.loads((Path(results["folder"]) / "imported.json").read_text()))
+    assert "mlip_autopipec.flows.otf" in imported
+    assert not {"emmet.core.tasks", "atomate2.vasp.jobs.base", "matplotlib.pyplot", "tensorflow"} & imported
 
 
 if __name__ == "__main__":
