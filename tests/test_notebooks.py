@@ -32,6 +32,13 @@ def test_notebook_begins_with_a_title_and_ends_with_a_result_that_is_asserted(pa
     assert re.search(r"^assert ", code[-1], re.MULTILINE)
 
 
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_links_of_notebooks_lead_to_files(path: Path) -> None:
+    text = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "markdown")
+    targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text)
+    assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
 def test_every_notebook_is_on_the_site_and_in_the_list() -> None:
     pages = (ROOT / "docs" / "tutorials.md").read_text(encoding="utf-8")
     readme = (ROOT / "tutorials" / "README.md").read_text(encoding="utf-8")

@@ -125,6 +125,8 @@ def as_page(notebook: NotebookNode, path: Path, *, ran: bool = True) -> str:
     for cell in page.cells:
         cell.metadata.pop("execution", None)  # when it ran
         if cell.cell_type == "markdown":
+            cell.source = cell.source.replace("](../docs/", "](../")
+        if cell.cell_type == "markdown":
             for link, there in LINKS.items():
                 cell.source = cell.source.replace(link, there)
     return nbformat.writes(page) + "\n"
