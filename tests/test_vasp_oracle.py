@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from pymatgen.io.vasp import Incar, Kpoints, Vasprun
+from vasp_worker import run_part
 
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.oracle.vasp import (
@@ -31,25 +30,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-WORKER = Path(__file__).with_name("vasp_worker.py")
-
-
-def run_worker(folder: Path, part: str) -> dict[str, Any]:
-    """Run a part of the worker, which has the stand-in for VASP in its environment."""
-    command = [sys.executable, str(WORKER), part]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_worker(tmp_path_factory.mktemp("labels"), "labels")
+    return run_part("labels", tmp_path_factory.mktemp("labels"))
 
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return run_worker(tmp_path_factory.mktemp("failures"), "failures")
+    return run_part("failures", tmp_path_factory.mktemp("failures"))
 
 
 def written(label: dict[str, Any], name: str) -> Path | None:

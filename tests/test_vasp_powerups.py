@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from jobflow import Flow
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Incar, Kpoints
+from vasp_worker import run_part
 
 from mlip_autopipec.generate.seeds import isolated_atom
 from mlip_autopipec.jobs.label import OracleMaker
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.flows.otf import OTFMaker
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-WORKER = Path(__file__).with_name("vasp_worker.py")
 
 
 def oracle() -> OracleMaker:
@@ -141,11 +138,7 @@ def test_density_of_all_makers_leaves_atoms_alone() -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A Flow that was changed after it was made, run with the stand-in for VASP: one halt, one more cycle."""
-    folder = tmp_path_factory.mktemp("powerups")
-    command = [sys.executable, str(WORKER), "powerups"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text())["loop"]  # type: ignore[no-any-return]
+    return run_part("powerups", tmp_path_factory.mktemp("powerups"))["loop"]  # type: ignore[no-any-return]
 
 
 def test_they_reach_the_input_of_every_cycle(finished: dict[str, Any]) -> None:

@@ -1,14 +1,15 @@
 """
 Labels and a loop by real atomate2 and custodian around the stand-in for VASP.
 
-A script, run in an empty folder: ``python vasp_worker.py labels`` leaves ``results.json`` there. atomate2 and pymatgen
-read their settings when they are imported, so it sets the environment and starts itself again.
+A script: ``python vasp_worker.py labels`` leaves ``results.json`` in its folder. atomate2 and pymatgen read their
+settings when they are imported, so it is run in a process of its own, which has its environment from :func:`run_part`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,16 +217,19 @@ def powerups() -> dict[str, Any]:
     return {"loop": run_loop("loop", loop_with_powerups())}
 
 
-def start_again() -> None:
-    """Replace this process by one with the stand-in for VASP in its environment."""
-    environment = vasp_stand_in_environment("potcars", elements=["Cu", "Au"])
+def run_part(part: str, folder: Path) -> dict[str, Any]:
+    """Run a part in a process with the stand-in for VASP in its environment; return its results."""
+    environment = vasp_stand_in_environment(folder / "potcars", elements=["Cu", "Au"])
     potcars = Path(environment["PMG_VASP_PSP_DIR"]) / "POT_PAW_PBE_64"
     (potcars / "POTCAR.Cu").write_text(make_believe_potcar("Cu", "Cu"))  # besides Cu_pv, which MatPES asks for
-    os.execve(sys.executable, [sys.executable, "-W", "ignore", *sys.argv], os.environ | environment)
+    command = [sys.executable, "-W", "ignore", __file__, part]
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
 
 
 if __name__ == "__main__":
-    if not Path("potcars").exists():
-        start_again()
     parts = {"labels": labels, "failures": failures, "powerups": powerups}
     Path("results.json").write_text(json.dumps(parts[sys.argv[1]](), default=str))
