@@ -9,7 +9,8 @@ from ase.build import bulk
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore, MongoStore
 
-from mlip_autopipec.database.campaigns import Campaigns, _title
+from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.database.documents import title_of
 from mlip_autopipec.database.tables import to_table
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
@@ -156,4 +157,4 @@ def test_indexes(campaigns):
 def test_no_message_tells_the_password():
     where = {"database": "campaigns", "uri": "mongodb://me:secret@server.example.org/"}
     store = JobStore(MongoStore(collection_name="outputs", **where))
-    assert _title(store) == "collection campaigns.outputs"
+    assert title_of(store) == "collection campaigns.outputs"

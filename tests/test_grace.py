@@ -20,6 +20,9 @@ import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from jobflow import JobStore
+from maggma.stores import MemoryStore
+from monty.json import jsanitize
 
 from mlip_autopipec.ace.activeset import compute_gamma, select_active_set
 from mlip_autopipec.ace.grace import STATE, GRACEBasis, GRACEFSTrainer, check_fit, read_gracemaker
@@ -27,6 +30,7 @@ from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.ace.projections import compute_projections
+from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration
@@ -212,6 +216,20 @@ def test_md_has_the_energy_forces_pressure_and_gamma_of_pyace(
     assert -run.forces.virial[:3].sum() / atoms.get_volume() == pytest.approx(trace, abs=1e-9)
     if with_gamma:
         assert run.forces.gamma.max() == pytest.approx(expected.results["gamma"].max(), rel=1e-9)
+
+
+def test_the_database_gives_its_calculator(first: TrainingResult) -> None:
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    store.connect()
+    document = PotentialDocument.from_training(first, uuid="a", campaign_id="alloy", cycle=0)
+    stored = {"uuid": "a", "index": 1, "output": jsanitize(document, strict=True), "completed_at": "2025"}
+    store.update(stored, key=["uuid", "index"], save={"data": ["payload"]})
+    atoms = alloy(0.0, 0.1, 3)
+    atoms.calc = Campaigns(store).calculator("alloy")
+    known = atoms.copy()
+    known.calc = first.potential.calculator()
+    assert atoms.get_potential_energy() == known.get_potential_energy()
+    assert (atoms.get_forces() == known.get_forces()).all()
 
 
 def test_md_halts_on_gamma(first: TrainingResult, tmp_path: Path) -> None:

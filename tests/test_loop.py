@@ -16,6 +16,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import unpack_frames
 from mlip_autopipec.generate.seeds import StructureGenerator
@@ -343,6 +344,10 @@ def test_given_labels_and_potential_start_at_once(
     assert [label.origin for label in labels] == ["given", "given", "halted"]
     assert labels[1].forces_eV_A == given[1].get_forces().tolist()
     assert labels[1].stress_eV_A3 == given[1].get_stress().tolist()
+    assert len({label.uuid for label in labels} - {""}) == 3
+    origin = Campaigns(memory_jobstore).origin(labels[1].uuid)
+    assert origin.label == labels[1]
+    assert origin.proposal is None
 
 
 def test_given_labels_alone_are_trained_on(run_loop: Run, copper: Atoms, events: str, emt_labelled: Labelled) -> None:
@@ -485,6 +490,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"dynamics_maker": halting(gamma_lo=5, gamma_hi=2)},
         {},
         ["gamma_hi", "2", "gamma_lo", "5"],
+    ),
+    "a halt that is not worth a label": (
+        {"select_maker": StandInSelectMaker(gamma_min=20.0)},
+        {},
+        ["gamma_min", "20.0", "gamma_hi", "10.0"],
     ),
     "no steps": ({"dynamics_maker": halting(n_steps=0)}, {}, ["n_steps", "0"]),
     "unknown ensemble": ({"dynamics_maker": halting(ensemble="nph")}, {}, ["ensemble", "nph"]),

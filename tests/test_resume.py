@@ -216,9 +216,12 @@ def test_what_the_user_gave_is_not_used_twice(run, monkeypatch, events, n, with_
         with pytest.raises(Exception, match=r"broke off while its input was being stored"):
             OTFMaker.resume("c", store)
         return
+    before = [label.uuid for label in read_labels("c", store=store) if label.origin == "given"]
     final = run(OTFMaker.resume("c", store), store)
     assert final.status == "CONVERGED"
     given = [label for label in read_labels("c", store=store) if label.origin == "given"]
+    assert [label.uuid for label in given] == before  # imported again, they are the same labels
+    assert len(set(before)) == 4
     assert [label.energy_eV for label in given] == [-0.0, -0.1, -0.2, -0.30000000000000004]
     assert final.n_labels == len(read_labels("c", store=store))
 

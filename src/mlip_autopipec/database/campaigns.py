@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import ase.io
 from jobflow import SETTINGS
-from maggma.stores import MemoryStore, MongoStore
 from pydantic import TypeAdapter
 
 from mlip_autopipec.ace.calibration import calibrate
+from mlip_autopipec.database.documents import StoredDocuments, labels_in_state, title_of, without_bulk
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
@@ -20,9 +20,8 @@ from mlip_autopipec.jobs.quarantine import admit, read_admitted, read_quarantine
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.oracle.record import OracleRecord
-from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
@@ -35,10 +34,9 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
     from mlip_autopipec.ace.calibration import Calibration
-    from mlip_autopipec.ace.potential import ACECalculator
+    from mlip_autopipec.ace.potential import ACECalculator, GRACEFSCalculator
 
 T = TypeVar("T")
-DocumentT = TypeVar("DocumentT", bound=Document)
 #: ``list``, which is the name of a method below.
 List: TypeAlias = list[T]
 
@@ -90,6 +88,7 @@ class Campaigns:
     def __init__(self, store: JobStore | None = None) -> None:
         self.store = SETTINGS.JOB_STORE if store is None else store
         self.store.connect()
+        self._documents = StoredDocuments(self.store)
 
     def list(self, elements: Sequence[str] | None = None) -> List[OTFDocument]:
         """
@@ -111,14 +110,14 @@ class Campaigns:
 
     def task(self, campaign_id: str) -> CampaignDocument:
         """Return what a campaign was asked to do, with its structures; of one that was extended the last task."""
-        found = self._read(CampaignDocument, "campaign", {"output.campaign_id": campaign_id})
+        found = self._documents.read(CampaignDocument, "campaign", {"output.campaign_id": campaign_id})
         if not found:
             raise self._unknown(campaign_id)
         return max(found, key=attrgetter("generation"))
 
     def cycles(self, campaign_id: str) -> List[OTFDocument]:
         """Return all assessments of a campaign, one per cycle; none before the first."""
-        found = self._read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
+        found = self._documents.read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
         if not found and campaign_id not in self.names():
             raise self._unknown(campaign_id)
         by_cycle = {document.cycle: document for document in found}  # a rerun assessment replaces the one before
@@ -145,11 +144,11 @@ class Campaigns:
         list of LabelDocument
             Where a label was there already (``reused_from``), with the structure, energy and forces of that one.
         """
-        return with_originals(self._of(LabelDocument, "label", campaign_id, criteria), self.store)
+        return with_originals(self._documents.of_campaign(LabelDocument, "label", campaign_id, criteria), self.store)
 
     def walks(self, campaign_id: str, **criteria: Any) -> List[WalkDocument]:
         """Return the MD runs, without their frames; ``criteria`` as in :meth:`labels`."""
-        return self._of(WalkDocument, "walk", campaign_id, criteria)
+        return self._documents.of_campaign(WalkDocument, "walk", campaign_id, criteria)
 
     def halts(self, campaign_id: str) -> List[WalkDocument]:
         """Return the MD runs that halted."""
@@ -157,19 +156,19 @@ class Campaigns:
 
     def walk(self, walk_id: str) -> WalkDocument:
         """Return one MD run with its frames and its trace."""
-        found = self._read(WalkDocument, "walk", {"uuid": walk_id})
+        found = self._documents.read(WalkDocument, "walk", {"uuid": walk_id})
         if not found:
-            raise MLIPError(f"no walk {walk_id} is in {_title(self.store)}")
+            raise MLIPError(f"no walk {walk_id} is in {title_of(self.store)}")
         return found[-1]
 
     def checks(self, campaign_id: str) -> List[CheckDocument]:
         """Return the comparisons of potentials with labels from halt-free MD, and with properties where asked for."""
-        found = self._read(CheckDocument, "check", {"output.campaign_id": campaign_id})
+        found = self._documents.read(CheckDocument, "check", {"output.campaign_id": campaign_id})
         return sorted(found, key=attrgetter("cycle"))
 
     def oracle_records(self, campaign_id: str) -> List[OracleRecord]:
         """Return the levels of theory a campaign's labels were computed with; more than one should not be."""
-        criteria = _labels(campaign_id, "successful")
+        criteria = labels_in_state(campaign_id, "successful")
         field = "output.computed_with"
         # a label that refers to another has none of its own; jobflow's distinct cannot sort None among strings
         referring = {**criteria, "output.reused_from": {"$ne": None}}
@@ -184,7 +183,7 @@ class Campaigns:
 
     def potentials(self, campaign_id: str) -> List[PotentialDocument]:
         """Return the potentials with their errors, without their files."""
-        return self._of(PotentialDocument, "potential", campaign_id, {})
+        return self._documents.of_campaign(PotentialDocument, "potential", campaign_id, {})
 
     def potential(self, campaign_id: str, cycle: int | None = None) -> PotentialDocument:
         """
@@ -200,18 +199,16 @@ class Campaigns:
         criteria: dict[str, Any] = {"output.campaign_id": campaign_id}
         if cycle is not None:
             criteria["output.cycle"] = {"$lte": cycle}  # a cycle without new labels keeps the potential
-        found = self._read(PotentialDocument, "potential", criteria, payload=False)
+        found = self._documents.read(PotentialDocument, "potential", criteria, payload=False)
         if not found:
             of_cycle = "" if cycle is None else f" of cycle {cycle}"
-            raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {_title(self.store)}")
+            raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {title_of(self.store)}")
         last = max(found, key=lambda document: document.cycle)
-        return self._read(PotentialDocument, "potential", {"uuid": last.uuid})[-1]
+        return self._documents.read(PotentialDocument, "potential", {"uuid": last.uuid})[-1]
 
-    def calculator(self, campaign_id: str, cycle: int | None = None) -> ACECalculator:
+    def calculator(self, campaign_id: str, cycle: int | None = None) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator of a campaign's potential, by default the last one."""
-        from mlip_autopipec.ace.potential import ACECalculator
-
-        return ACECalculator(self.potential(campaign_id, cycle).to_potential())
+        return self.potential(campaign_id, cycle).to_potential().calculator()
 
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:
         """
@@ -261,7 +258,7 @@ class Campaigns:
         converged = [d for d in self.list(wanted) if d.status == "CONVERGED" and d.potential_id is not None]
         found = [
             document
-            for document in self._read(
+            for document in self._documents.read(
                 PotentialDocument,
                 "potential",
                 {"uuid": {"$in": [d.potential_id for d in converged]}, "output.elements": wanted},
@@ -271,11 +268,11 @@ class Campaigns:
         ]
         if not found:
             raise MLIPError(
-                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {_title(self.store)}; "
+                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {title_of(self.store)}; "
                 f"there are {self.names()}"
             )
         best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
-        return self._read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
+        return self._documents.read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
 
     def dataset(
         self, campaign_id: str, last_cycle: int | None = None, *, with_quarantined: bool = False
@@ -307,29 +304,37 @@ class Campaigns:
         """Write :meth:`dataset` as extended XYZ (eV, eV/A, eV/A^3) and return the number of structures."""
         frames = self.dataset(campaign_id, last_cycle)
         if not frames:
-            raise MLIPError(f"campaign '{campaign_id}' has no labels in {_title(self.store)}")
+            raise MLIPError(f"campaign '{campaign_id}' has no labels in {title_of(self.store)}")
         ase.io.write(path, frames, format="extxyz")
         return len(frames)
 
     def trained_on(self, potential_id: str) -> List[LabelDocument]:
         """Return every label that a potential was trained on."""
-        found = self._read(PotentialDocument, "potential", {"uuid": potential_id}, payload=False)
+        found = self._documents.read(PotentialDocument, "potential", {"uuid": potential_id}, payload=False)
         if not found:
-            raise MLIPError(f"no potential {potential_id} is in {_title(self.store)}")
+            raise MLIPError(f"no potential {potential_id} is in {title_of(self.store)}")
         aside = {label.label_id for label in found[-1].quarantined}
         labels = read_labels(found[-1].campaign_id, found[-1].cycle, self.store)
         return [label for label in labels if label.split in ("train", CHECK) and label.uuid not in aside]
 
     def origin(self, label_id: str) -> LabelOrigin:
         """Return where a label came from: the oracle's folder, the candidate, and the halt that asked for it."""
-        found = self._read(LabelDocument, "label", {"uuid": label_id})
+        found = self._documents.read(LabelDocument, "label", {"uuid": label_id})
         if not found:
-            raise MLIPError(f"no label {label_id} is in {_title(self.store)}")
+            return LabelOrigin(self._given_label(label_id), proposal=None, walk=None)
         (label,) = with_originals(found[-1:], self.store)
-        proposal = self._one(ProposalDocument, "proposal", label.source_id)
-        walk = None if proposal is None else self._one(WalkDocument, "walk", proposal.walk_id)
-        original = self._one(LabelDocument, "label", label.reused_from)
+        proposal = self._documents.one(ProposalDocument, "proposal", label.source_id)
+        walk = None if proposal is None else self._documents.one(WalkDocument, "walk", proposal.walk_id)
+        original = self._documents.one(LabelDocument, "label", label.reused_from)
         return LabelOrigin(label, proposal, walk, original)
+
+    def _given_label(self, label_id: str) -> LabelDocument:
+        """Return a label that a user brought along."""
+        for dataset in self._documents.read(DatasetDocument, "dataset", {}, payload=False):
+            if label_id in dataset.label_ids():
+                whole = self._documents.read(DatasetDocument, "dataset", {"uuid": dataset.uuid})[-1]
+                return whole.labels()[dataset.label_ids().index(label_id)]
+        raise MLIPError(f"no label {label_id} is in {title_of(self.store)}")
 
     def candidate(self, label_id: str) -> Atoms:
         """
@@ -346,9 +351,11 @@ class Campaigns:
             Without energy and forces.
         """
         label = self.origin(label_id).label
-        proposals = self._read(ProposalDocument, "proposal", {"uuid": label.source_id})
+        proposals = self._documents.read(ProposalDocument, "proposal", {"uuid": label.source_id})
         if label.source_index is None or not proposals:
-            raise MLIPError(f"what label {label_id} was chosen from, {label.source_id}, is not in {_title(self.store)}")
+            raise MLIPError(
+                f"what label {label_id} was chosen from, {label.source_id}, is not in {title_of(self.store)}"
+            )
         return proposals[-1].candidates()[label.source_index]
 
     def create_indexes(self) -> bool:
@@ -360,7 +367,7 @@ class Campaigns:
         return sorted(str(name) for name in self.store.distinct("output.campaign_id", {**kinds, **criteria}))
 
     def _unknown(self, campaign_id: str) -> MLIPError:
-        return MLIPError(f"no campaign '{campaign_id}' is in {_title(self.store)}; there are {self.names()}")
+        return MLIPError(f"no campaign '{campaign_id}' is in {title_of(self.store)}; there are {self.names()}")
 
     def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
         """Where a campaign stands and when that was stored."""
@@ -370,70 +377,23 @@ class Campaigns:
             sort={"output.cycle": -1, "completed_at": -1},
         )
         if found is not None:
-            return found["completed_at"], OTFDocument.model_validate(_without_bulk(found["output"]))
+            return found["completed_at"], OTFDocument.model_validate(without_bulk(found["output"]))
         recorded = self.store.query_one(
             {"output.kind": "campaign", "output.campaign_id": campaign_id},
             ["output", "completed_at"],
             sort={"output.generation": -1},
         )
         assert recorded is not None
-        task = CampaignDocument.model_validate(_without_bulk(recorded["output"]))
+        task = CampaignDocument.model_validate(without_bulk(recorded["output"]))
         return recorded["completed_at"], OTFDocument(
             campaign_id=campaign_id,
             status=LoopStatus.LEARNING,
             why=f"recorded {task.created_at}, not assessed yet",
             n_cycles=0,
-            n_labels=task.n_given_labels + self.store.count(_labels(campaign_id, "successful")),
-            n_failed_labels=self.store.count(_labels(campaign_id, "failed")),
+            n_labels=task.n_given_labels + self.store.count(labels_in_state(campaign_id, "successful")),
+            n_failed_labels=self.store.count(labels_in_state(campaign_id, "failed")),
             elements=task.elements,
             walkers=[],
             potential_id=None,
             seed=task.seed,
         )
-
-    def _of(self, model: type[DocumentT], kind: str, campaign_id: str, criteria: dict[str, Any]) -> List[DocumentT]:
-        """Documents of one kind and campaign by the values of their fields, ordered by cycle, without bulk data."""
-        unknown = sorted(set(criteria) - set(model.model_fields))
-        if unknown:
-            raise MLIPError(f"{unknown} are no fields of {model.__name__}; known are {sorted(model.model_fields)}")
-        asked = {"output.campaign_id": campaign_id} | {f"output.{name}": value for name, value in criteria.items()}
-        return sorted(self._read(model, kind, asked, payload=False), key=lambda document: document.cycle)
-
-    def _one(self, model: type[DocumentT], kind: str, uuid: str | None) -> DocumentT | None:
-        found = [] if uuid is None else self._read(model, kind, {"uuid": uuid}, payload=False)
-        return found[-1] if found else None
-
-    def _read(
-        self, model: type[DocumentT], kind: str, criteria: dict[str, Any], *, payload: bool = True
-    ) -> List[DocumentT]:
-        """Read documents in the order in which they were made; of a job that ran twice the newest."""
-        # bulk data is left where it is: a document that refers to it holds a small reference
-        found = self.store.query({"output.kind": kind, **criteria}, ["uuid", "output", "completed_at"], load=payload)
-        by_job: dict[tuple[str, int], DocumentT] = {}
-        for doc in sorted(found, key=itemgetter("completed_at")):  # a server sorts no more than 100 MB
-            output = doc["output"]
-            if not payload:
-                output = _without_bulk(output)
-            document = model.model_validate(output)
-            by_job[doc["uuid"], document.cycle] = document
-        return list(by_job.values())
-
-
-def _title(store: JobStore) -> str:
-    """Tell where a store is; the name maggma gives a MongoStore may hold the password."""
-    docs = store.docs_store
-    if isinstance(docs, MongoStore) and not isinstance(docs, MemoryStore):
-        return f"collection {docs.database}.{docs.collection_name}"
-    return str(docs.name)
-
-
-def _labels(campaign_id: str, state: str) -> dict[str, Any]:
-    return {"output.kind": "label", "output.campaign_id": campaign_id, "output.state": state}
-
-
-def _without_bulk(output: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: (_without_bulk(value) if isinstance(value, dict) else value)
-        for name, value in output.items()
-        if name != "payload"
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 from ase import Atoms
@@ -187,6 +188,12 @@ class DatasetDocument(WithPayload):
     n_labels: int = Field(description="Number of labels.")
     sha256: str = Field("", description="Of the packed labels: what is imported again is not used twice.")
 
+    def label_ids(self) -> list[str]:
+        """Return the uuids of the labels: no job made them, so they follow from what was given, and stay the same."""
+        made_of = self.sha256 or self.uuid
+        return [str(uuid5(NAMESPACE_OID, f"{made_of} {i}")) for i in range(self.n_labels)]
+
     def labels(self) -> list[LabelDocument]:
         """Return the labels; needs the payload."""
-        return [LabelDocument.model_validate(label) for label in unpack(self.payload["labels"])]
+        packed = zip(unpack(self.bulk("labels")), self.label_ids(), strict=True)
+        return [LabelDocument.model_validate({**label, "uuid": uuid}) for label, uuid in packed]
