@@ -181,13 +181,17 @@ def two_halts(events, **makers):
     return maker
 
 
-def test_a_second_campaign_buys_nothing(run, memory_jobstore, events):
+def test_a_second_campaign_buys_nothing(run, memory_jobstore, events, caplog):
     """Its documents refer to the labels of the first; datasets and potentials are the same."""
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     first = run(two_halts(events).make(atoms, 300, campaign_id="first"))
     bought = read_events(events).count("label")
     assert bought == first["n_labels"] == 11
-    second = run(two_halts(events).make(atoms, 300, campaign_id="second"))
+    with caplog.at_level("INFO", logger="mlip_autopipec.jobs.label"):
+        second = run(two_halts(events).make(atoms, 300, campaign_id="second"))
+    lines = [record.getMessage() for record in caplog.records if "already" in record.getMessage()]
+    assert lines[0] == f"{bought - 2 * 4} of {bought - 2 * 4} labels of cycle 0 are in the database already"
+    assert len(lines) == 3, "one line for each cycle, not for each label"
     assert read_events(events).count("label") == bought
     assert (second["status"], second["n_labels"], second["n_reused_labels"]) == ("CONVERGED", bought, bought)
     mine, theirs = (read_labels(name, store=memory_jobstore) for name in ("second", "first"))

@@ -184,8 +184,31 @@ class PropertyGate(MSONable):
         for plan in self._plans(atoms):
             for cells in plan.structures.values():
                 for cell in cells:
-                    found.setdefault(json.dumps(canonical_form(cell)), cell)
+                    found.setdefault(_form(cell), cell)
         return list(found.values())
+
+    def affordable(self, atoms: Atoms | Sequence[Atoms], budget: int | None) -> list[Atoms]:
+        """
+        Return the cells of as many properties as fit into a budget, each property whole: half of one says nothing.
+
+        Parameters
+        ----------
+        atoms
+            As for :meth:`structures`.
+        budget
+            Most cells; None for all.
+        """
+        cells = {_form(cell): cell for cell in self.structures(atoms)}
+        if budget is None or len(cells) <= budget:
+            return list(cells.values())
+        taken: dict[str, Atoms] = {}
+        for plan in self._plans(atoms):
+            for group in plan.structures.values():
+                forms = [_form(cell) for cell in group]
+                # a gate of one's own may have other cells than these
+                if cells.keys() >= set(forms) and len(taken.keys() | forms) <= budget:
+                    taken |= {form: cells[form] for form in forms}
+        return list(taken.values())
 
     def check(self, atoms: Atoms | Sequence[Atoms]) -> None:
         """Raise InvalidInputError if none of the structures has any of the properties: nothing could ever pass."""
@@ -349,6 +372,10 @@ class PropertyGate(MSONable):
 
     def _folded(self, crystal: Crystal, results: list[Result]) -> list[Result]:
         return [fold(result, len(crystal.primitive)) for result in results]
+
+
+def _form(cell: Atoms) -> str:
+    return json.dumps(canonical_form(cell))
 
 
 def _numbered(cells: list[Atoms]) -> list[tuple[str, Atoms]]:

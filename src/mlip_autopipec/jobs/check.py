@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 CHECK = "check"
 #: Where a cut-out cannot be made, the next atom is tried: so many for each label.
 _TRIED = 4
+#: Why a cell of a property was not labelled.
+_TOO_DEAR = "not asked for: StopRule.max_labels leaves fewer labels than this property takes; raise it"
 #: Two atoms at most this far apart are the same one.
 _SAME_PLACE_A = 0.01
 
@@ -76,7 +78,7 @@ def propose_check(
     property_gate
         Properties that are to be compared: its cells follow.
     budget
-        Labels that may still be bought, if that is limited.
+        Labels that may still be bought, if that is limited. A property whose cells are too many is left out.
     """
     rng = np.random.default_rng(derive_seed(seed, SEED_CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
@@ -90,12 +92,10 @@ def propose_check(
         candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), derive_seed(seed, cycle))
     for candidate in candidates:
         candidate.info.update(origin=CHECK)
-    candidates += (
-        []
-        if property_gate is None
-        else property_gate.structures(recorded_task(campaign_id, current_store()).structures())
-    )
     candidates = candidates[:budget]
+    if property_gate is not None:
+        left = None if budget is None else budget - len(candidates)
+        candidates += property_gate.affordable(recorded_task(campaign_id, current_store()).structures(), left)
     for candidate in candidates:
         candidate.info.update(split=CHECK)
     return ProposalDocument(
@@ -207,9 +207,14 @@ def measure(
     if property_gate is not None:
         failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
         cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
-        comparisons = property_gate.compare(
-            recorded_task(campaign_id, current_store()).structures(), cells, potential, failures
-        )
+        structures = recorded_task(campaign_id, store).structures()
+        asked = {label.purpose for label in found}
+        failures |= {
+            tag: _TOO_DEAR
+            for cell in property_gate.structures(structures)
+            if (tag := cell.info.get("property")) is not None and tag not in asked
+        }
+        comparisons = property_gate.compare(structures, cells, potential, failures)
     plain = [comparison.as_dict() for comparison in comparisons]
     return CheckDocument(
         uuid=current_uuid(),

@@ -125,6 +125,8 @@ class OracleMaker(Maker):
         candidates = self._candidates(choices)
         keys = [self._key_or_none(atoms) for atoms in candidates]
         known = find_labels([key for key in keys if key is not None]) if self.reuse_labels else {}
+        if n_known := sum(key in known for key in keys):
+            logger.info("%d of %d labels of cycle %d are in the database already", n_known, len(keys), cycle)
         jobs = []
         for index, (choice, key) in enumerate(zip(choices, keys, strict=True), first):
             one = self.label(choice, campaign_id, cycle, index, reuse_only=key in known)
@@ -233,7 +235,7 @@ class OracleMaker(Maker):
     def _referring(self, existing: LabelDocument, fields: dict[str, Any]) -> LabelDocument:
         if existing.uuid == current_uuid():  # this job ran before, and its end was not noticed
             return existing
-        logger.info("label c%03d %03d is %s already", fields["cycle"], fields["index"], existing.uuid)
+        logger.debug("label c%03d %03d is %s already", fields["cycle"], fields["index"], existing.uuid)
         return LabelDocument.referring_to(existing, **fields)
 
     def key_of(self, atoms: Atoms) -> str:
@@ -354,6 +356,7 @@ class OracleMaker(Maker):
     ) -> LabelBatch:
         n_labelled = n_asked - len(failed)
         lost = any(one.required for one in failed)
+        none_came = n_labelled == 0 and n_asked > 0
         return LabelBatch(
             uuid=current_uuid(),
             campaign_id=campaign_id,
@@ -361,7 +364,7 @@ class OracleMaker(Maker):
             n_asked=n_asked,
             n_labelled=n_labelled,
             failed=sorted(failed, key=lambda one: not one.required),
-            oracle_failing=lost or n_labelled == 0 or len(failed) > self.max_failed_fraction * n_asked,
+            oracle_failing=lost or none_came or len(failed) > self.max_failed_fraction * n_asked,
             **numbers,
         )
 
