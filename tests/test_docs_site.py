@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,10 +13,15 @@ import yaml
 from markdown_it import MarkdownIt
 from pydantic import BaseModel, Field
 
-from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.cli.exit_codes import ExitCode
+from mlip_autopipec.doctor.result import Light
+from mlip_autopipec.lammps.types import HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.testing.vasp.failures import Failure
 
 if TYPE_CHECKING:
+    from enum import Enum
     from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
@@ -150,3 +156,12 @@ def test_the_readme_leads_to_what_a_newcomer_looks_for() -> None:
     targets = {token.attrGet("href") for token in _inline((ROOT / "README.md").read_text(encoding="utf-8"))}
     pages = {"installation", "concepts", "comparison", "tutorials", "architecture", "benchmarks", "report"}
     assert {"CONTRIBUTING.md", *(f"docs/{page}.md" for page in pages)} <= targets
+
+
+@pytest.mark.parametrize("enumeration", [WalkStatus, HaltReason, HaltVerdict, LoopStatus, ExitCode, Light, Failure])
+def test_every_member_of_an_enumeration_is_described(enumeration: type[Enum]) -> None:
+    source = inspect.getsource(enumeration)
+    bare = [
+        one.name for one in enumeration if not re.search(rf'^    {one.name} = [^\n]+\n    """', source, re.MULTILINE)
+    ]
+    assert not bare

@@ -20,9 +20,17 @@ from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+
+
+class GammaOnlyMaker(EMTStaticMaker):
+    """A maker of one's own that says what it samples."""
+
+    gamma_only = True
+
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 
@@ -97,9 +105,29 @@ def test_what_the_oracle_did_not_give_is_no_success(run_loop, memory_jobstore, s
     assert extended.n_reused_labels == gate.n_volumes, "all but that one"
 
 
-def test_an_oracle_without_k_points_takes_wide_cells():
+@pytest.mark.parametrize(("left", "bought"), [(9, {"eos"}), (2, set())])
+def test_a_property_is_bought_whole_or_not_at_all(left, bought, run_loop, memory_jobstore):
+    gate = PropertyGate(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9)
+    final = run_loop(loop(gate, n_check_labels=0, max_labels=6 + left).make(COPPER, 300, campaign_id="c"))
+    purposes = [label.purpose for label in read_labels("c", store=memory_jobstore) if label.origin == "property"]
+    assert len(purposes) == gate.n_volumes * len(bought)
+    assert all("eos" in purpose for purpose in purposes)
+    assert final.status == "STALLED"
+    assert not final.check.passed
+    told = {p["kind"]: p for p in final.check.properties}
+    assert told["elastic"]["state"] == "not_measured"
+    assert "StopRule.max_labels leaves fewer labels" in told["elastic"]["description"]
+    assert told["eos"]["state"] == ("passed" if bought else "not_measured")
+
+
+@pytest.mark.parametrize(
+    "oracle",
+    [GFNxTBStaticMaker(), CalculatorStaticMaker(calculator_class="tblite.ase.TBLite"), GammaOnlyMaker()],
+    ids=["atomate2's", "any ASE calculator", "one's own"],
+)
+def test_an_oracle_without_k_points_takes_wide_cells(oracle):
     maker = loop(PropertyGate())
-    maker.oracle_maker.static_maker = GFNxTBStaticMaker()
+    maker.oracle_maker.static_maker = oracle
     with pytest.raises(InvalidInputError, match="min_width is 0"):
         maker.make(COPPER, 300)
     maker.stop_rule.property_gate = PropertyGate(min_width=7)

@@ -13,12 +13,19 @@ class ExitCode(IntEnum):
     """What a command ends with, for scripts; :data:`MEANING` says it in words."""
 
     CONVERGED = 0
+    """Converged; of other commands: done."""
     FAILED = 1
+    """Refused input, a step that died, an oracle that fails too often."""
     USAGE = 2
+    """An unknown option, a missing argument."""
     NOT_CONVERGED = 3
+    """The budget was spent before it converged; the potential is kept."""
     STALLED = 4
+    """The same halt again and again; the potential is kept."""
     UNFINISHED = 5
+    """Paused, or still running; resume goes on."""
     INTERRUPTED = 130
+    """By Ctrl-C, SIGTERM or a closed terminal; resume goes on."""
 
 
 #: What each code means. Commands that run no campaign end with 0, 1 or 2.

@@ -15,6 +15,7 @@ from mlip_autopipec.generate.distort import right_handed
 from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,11 +72,11 @@ def check_campaign(
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
     if maker.stop_rule.property_gate is not None:
         maker.stop_rule.property_gate.check(frames)
-        oracle = type(maker.oracle_maker.static_maker).__name__
-        if "xTB" in oracle and maker.stop_rule.property_gate.min_width == 0:
+        oracle = maker.oracle_maker.static_maker
+        if samples_gamma_only(oracle) and maker.stop_rule.property_gate.min_width == 0:
             raise InvalidInputError(
-                f"PropertyGate.min_width is 0, which compares primitive cells, but {oracle} knows Gamma only; "
-                f"give cells as wide as those of the first dataset ({maker.generate_maker.generator.min_width} A)"
+                f"PropertyGate.min_width is 0, which compares primitive cells, but {type(oracle).__name__} "
+                f"samples Gamma only; give cells as wide as those of the first dataset ({maker.generate_maker.generator.min_width} A)"
             )
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)

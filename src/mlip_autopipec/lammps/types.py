@@ -21,7 +21,9 @@ class WalkStatus(StrEnum):
     """How one MD run ended."""
 
     CONVERGED = "CONVERGED"
+    """All steps were done without a halt."""
     HALTED = "HALTED"
+    """It stopped for a :class:`HaltReason`; the frame is kept."""
     TIMED_OUT = "TIMED_OUT"
     """The wall time was over; a further run goes on from its restart file."""
 
@@ -30,13 +32,17 @@ class HaltReason(StrEnum):
     """Why MD halted."""
 
     GAMMA = "gamma"
+    """An atom's gamma reached the upper threshold."""
     UNSEEN = "unseen"
     """Elements meet that never met in the training set: as good as an infinite gamma, and MD is not begun."""
     CORE_REPULSION = "core_repulsion"
+    """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
     """Too hot, or gamma beyond ``gamma_explosion``."""
     LOST_ATOMS = "lost_atoms"
+    """LAMMPS lost atoms: they moved too far between two neighbour lists."""
     NOT_FINITE = "not_finite"
+    """An energy, a temperature or a position is no number any more."""
 
     @property
     def verdict(self) -> HaltVerdict:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from jobflow import Maker
+
 #: Calculators (ASE's ``name``) whose ``energy`` is the one their forces derive from, with its kind.
 FORCE_CONSISTENT: dict[str, EnergyKind] = {
     "emt": "potential_energy",
@@ -25,6 +27,9 @@ FORCE_CONSISTENT: dict[str, EnergyKind] = {
     "pyacecalculator": "potential_energy",
     "tblite": "free_energy",  # holds -T*S of the electrons at electronic_temperature
 }
+
+#: Classes of calculators that sample Gamma only, whatever the cell.
+GAMMA_ONLY = {"tblite.ase.TBLite", "xtb.ase.calculator.XTB"}
 
 # what stands in the files of codes, some of which end well, when the field did not converge; pw.x that need not
 # converge prints "convergence has been achieved" after the last iteration it was allowed
@@ -136,3 +141,22 @@ def label_from_ase(document: Any) -> ExtractedLabel:
             "mlip_autopipec.oracle.static.AseStaticMaker instead of AseRelaxMaker"
         )
     return labelled(document.structure, energy, output.forces, output.stress, kind)
+
+
+def samples_gamma_only(maker: Maker) -> bool:
+    """
+    Return whether an oracle is known to sample the Gamma point alone, so that it needs wide cells.
+
+    A maker of one's own says so by an attribute ``gamma_only``. What is not known is taken to sample k-points.
+
+    Parameters
+    ----------
+    maker
+        A static maker.
+    """
+    from atomate2.ase.jobs import GFNxTBRelaxMaker
+
+    told = getattr(maker, "gamma_only", None)
+    if told is not None:
+        return bool(told)
+    return isinstance(maker, GFNxTBRelaxMaker) or getattr(maker, "calculator_class", None) in GAMMA_ONLY

@@ -17,15 +17,24 @@ if TYPE_CHECKING:
 class Failure(StrEnum):
     """Ways in which a run of VASP ends without a label."""
 
-    UNCONVERGED = "unconverged"  # NELM reached, EDIFF not; all files complete
-    KILLED = "killed"  # SIGKILL with half of the files written
-    MISSING = "missing"  # nothing written, exit code 0
-    EXIT_CODE = "exit-code"  # output stops before the electronic loop, exit code not 0
-    CRASH_AT_END = "crash-at-end"  # all files complete, exit code not 0
-    TRUNCATED = "truncated"  # vasprun.xml ends in the middle, exit code 0
-    HANG = "hang"  # sleeps in the electronic loop
-    MESSAGE = "message"  # VASP's error message on standard output, files stop in the electronic loop
-    NAN = "nan"  # NaN energies in complete files
+    UNCONVERGED = "unconverged"
+    """NELM reached, EDIFF not; all files complete."""
+    KILLED = "killed"
+    """SIGKILL with half of the files written."""
+    MISSING = "missing"
+    """Nothing written, exit code 0."""
+    EXIT_CODE = "exit-code"
+    """Output stops before the electronic loop, exit code not 0."""
+    CRASH_AT_END = "crash-at-end"
+    """All files complete, exit code not 0."""
+    TRUNCATED = "truncated"
+    """vasprun.xml ends in the middle, exit code 0."""
+    HANG = "hang"
+    """Sleeps in the electronic loop."""
+    MESSAGE = "message"
+    """VASP's error message on standard output, files stop in the electronic loop."""
+    NAN = "nan"
+    """NaN energies in complete files."""
 
 
 # VASP's words, as custodian's VaspErrorHandler looks for them
