@@ -76,7 +76,8 @@ def check_campaign(
         if samples_gamma_only(oracle) and maker.stop_rule.property_gate.min_width == 0:
             raise InvalidInputError(
                 f"PropertyGate.min_width is 0, which compares primitive cells, but {type(oracle).__name__} "
-                f"samples Gamma only; give cells as wide as those of the first dataset ({maker.generate_maker.generator.min_width} A)"
+                "samples Gamma only; give cells as wide as those of the first dataset "
+                f"({maker.generate_maker.generator.min_width} A)"
             )
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)
