@@ -200,7 +200,8 @@ class CleanRunMaker(LammpsDynamicsMaker):
     settings: MDSettings = field(default_factory=MDSettings)
 
     def explore(self, walker, potential, atoms, restart_file):
-        settings = replace(self.settings, n_steps=walker.step + self.settings.n_steps)
+        settings = self.settings.begun_with(walker.start_volume_A3)
+        settings = replace(settings, n_steps=walker.step + settings.n_steps)
         with patch.object(library.subprocess, "run", forked):
             return run_exploration(
                 atoms,

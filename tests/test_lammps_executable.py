@@ -510,6 +510,17 @@ def test_explosion_returns_the_last_sane_frame(potential: ACEPotential, tmp_path
 
 
 @real
+def test_a_cell_that_evaporates_is_an_explosion(potential: ACEPotential, tmp_path: Path) -> None:
+    settings = MDSettings(n_steps=3000, ensemble="npt", barostat_damping_fs=200.0, gamma_lo=1e9, gamma_hi=1e9)
+    atoms = crystal(25, 0.02)
+    for result in both(tmp_path, atoms, potential, Condition(2000.0, -30.0), settings):
+        assert result.halt is not None
+        assert result.halt.reason is HaltReason.EXPLOSION
+        assert result.trace["volume_A3"][-1] > 2 * atoms.get_volume() >= result.trace["volume_A3"][-2]
+        assert result.final.get_volume() <= 2 * atoms.get_volume()
+
+
+@real
 def test_too_hot_from_the_start(potential: ACEPotential, tmp_path: Path) -> None:
     atoms = crystal(26)
     atoms.set_velocities(np.random.default_rng(0).normal(0, 1, (32, 3)))

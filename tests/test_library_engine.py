@@ -205,6 +205,23 @@ def test_explosion_goes_back_to_the_last_sane_frame(copper_potential: ACEPotenti
         assert result.step == result.halt.step - 2
 
 
+def test_a_cell_that_evaporates_is_an_explosion(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    """In a gas gamma is low: nothing else would halt it."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    pulled = Condition(2000.0, pressure_GPa=-30.0)
+    settings = MDSettings(n_steps=3000, ensemble="npt", barostat_damping_fs=200.0, **WIDE)
+    result = run_exploration(atoms, copper_potential, pulled, settings, engine="library", directory=tmp_path)
+    assert result.halt is not None
+    assert result.halt.reason is HaltReason.EXPLOSION
+    assert result.trace["volume_A3"][-1] > 2 * atoms.get_volume() >= result.trace["volume_A3"][-2]
+    assert result.final.get_volume() <= 2 * atoms.get_volume()
+    assert result.trace["gamma_max"][-1] < 1e9
+    # a resumed walk is measured by the structure the whole run began with
+    later = settings.begun_with(0.9 * atoms.get_volume())
+    assert later.volume_limit_A3 == pytest.approx(1.8 * atoms.get_volume())
+    assert later.begun_with(1.0) == later
+
+
 def test_a_jump_of_gamma_is_an_explosion(copper_potential: ACEPotential, tmp_path: Path) -> None:
     """The frame beyond gamma_explosion is past use; the one before it, below gamma_hi, is labelled and resumed."""
     settings = MDSettings(n_steps=4000, gamma_lo=0.9, gamma_hi=1.6, gamma_explosion=1.6, gamma_every=5)

@@ -190,6 +190,7 @@ class OTFMaker(Maker):
         """
         done = done or CycleResults()
         record = self.recording(document)
+        volumes_A3 = [atoms.get_volume() for atoms in document.structures()]
         walkers = [
             WalkerState(
                 index=i,
@@ -198,6 +199,7 @@ class OTFMaker(Maker):
                 seed=derive_seed(self.seed, SEED_WALKER, i),
                 start_id=record.uuid,
                 start_index=k,
+                start_volume_A3=volumes_A3[k],
             )
             for i, (k, condition) in enumerate(product(range(len(document.formulas)), document.conditions))
         ]

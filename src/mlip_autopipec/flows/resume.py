@@ -183,6 +183,7 @@ def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_s
         update = {"n_repeats": 0, **({"status": "PENDING"} if goes_on else {})}
         walkers.append(walker.model_copy(update=update))
     known = {(w.start_index, _hashable(w.condition)) for w in walkers}
+    volumes_A3 = [atoms.get_volume() for atoms in task.structures()]
     for k, condition in product(range(len(task.formulas)), task.conditions):
         if (k, _hashable(condition)) not in known:
             walkers.append(
@@ -193,6 +194,7 @@ def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_s
                     seed=derive_seed(state.seed, SEED_WALKER, len(walkers)),
                     start_id=record.uuid,
                     start_index=k,
+                    start_volume_A3=volumes_A3[k],
                 )
             )
     return walkers

@@ -191,7 +191,7 @@ def update_state(
 
 def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
     """Let walkers that have run through take other ways."""
-    kept = {"index", "formula", "condition", "start_id", "start_index", "n_halts"}
+    kept = {"index", "formula", "condition", "start_id", "start_index", "start_volume_A3", "n_halts"}
     return [
         WalkerState(
             **walker.model_dump(include=kept),

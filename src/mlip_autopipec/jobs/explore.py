@@ -157,7 +157,7 @@ class LammpsDynamicsMaker(Maker):
             atoms,
             potential.to_potential(),
             walker.condition,
-            self.settings,
+            self.settings.begun_with(walker.start_volume_A3),
             start_step=walker.step,
             seed=walker.seed,
             restart_file=restart_file,

@@ -190,6 +190,7 @@ def _variables(
         "gamma_hi": settings.gamma_hi,
         "gamma_every": every,
         "hottest_K": settings.hottest_allowed_K(condition),
+        "largest_A3": min(settings.largest_volume_A3, 1e300),  # LAMMPS reads no infinity
         "stop": STOP,
         "max_frames": settings.max_frames,
         "frames_every": every * max(1, settings.n_steps // every // (DUMPED_PER_FRAME * max(1, settings.max_frames))),

@@ -83,6 +83,7 @@ def run_exploration(
         was over before the first step; the message names the folder and ends with the log.
     """
     settings.check()
+    settings = settings.begun_with(None if atoms is None else atoms.get_volume())
     if engine not in ("auto", "library", "executable"):
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
     _check_input(atoms, potential, condition, settings, start_step, restart_file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
@@ -38,7 +38,7 @@ class HaltReason(StrEnum):
     CORE_REPULSION = "core_repulsion"
     """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
-    """Too hot, or gamma beyond ``gamma_explosion``."""
+    """Too hot, too large a volume, or gamma beyond ``gamma_explosion``."""
     LOST_ATOMS = "lost_atoms"
     """LAMMPS lost atoms: they moved too far between two neighbour lists."""
     NOT_FINITE = "not_finite"
@@ -105,6 +105,10 @@ class Condition(MSONable):
         return self.temperature_K + (end - self.temperature_K) * fraction
 
 
+#: No solid grows so much, to its melt included, before it evaporates.
+MAX_EXPANSION = 2.0
+
+
 @dataclass
 class MDSettings(MSONable):
     """
@@ -132,6 +136,9 @@ class MDSettings(MSONable):
     temperature_limit_K
         Above this instantaneous temperature the run counts as exploded. None: ten times the
         target, at least 5000 K.
+    volume_limit_A3
+        Above this volume in A^3 the run counts as exploded: gamma is low in a gas, so a cell that evaporates would
+        pass for a clean run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
     wall_time_s
         Wall time in s after which a run writes a restart file and ends, for a further job to go
         on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at
@@ -151,6 +158,7 @@ class MDSettings(MSONable):
     gamma_every: int = 10
     max_frames: int = 20
     temperature_limit_K: float | None = None
+    volume_limit_A3: float | None = None
     wall_time_s: float | None = None
     template: str | None = None
 
@@ -176,7 +184,7 @@ class MDSettings(MSONable):
             raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
         if self.max_frames < 0:
             raise InvalidInputError(f"MDSettings.max_frames is {self.max_frames}; it cannot be negative")
-        for optional in ("temperature_limit_K", "wall_time_s"):
+        for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s"):
             value = getattr(self, optional)
             if value is not None and not value > 0:
                 raise InvalidInputError(f"MDSettings.{optional} is {value!r}; it has to be positive, or None")
@@ -185,6 +193,17 @@ class MDSettings(MSONable):
     def explosive_gamma(self) -> float:
         """Grade beyond which a frame counts as exploded."""
         return math.inf if self.gamma_explosion is None else self.gamma_explosion
+
+    @property
+    def largest_volume_A3(self) -> float:
+        """Volume in A^3 above which the run counts as exploded; infinite where no limit is known."""
+        return math.inf if self.volume_limit_A3 is None else self.volume_limit_A3
+
+    def begun_with(self, volume_A3: float | None) -> MDSettings:
+        """Return the settings for a run whose first structure has this volume (A^3), None if that is unknown."""
+        if self.volume_limit_A3 is not None or volume_A3 is None:
+            return self
+        return replace(self, volume_limit_A3=MAX_EXPANSION * volume_A3)
 
     def hottest_allowed_K(self, condition: Condition) -> float:
         """Instantaneous temperature in K above which the run counts as exploded."""

@@ -209,7 +209,11 @@ class LibraryRun:
         reason = None
         if not finite:
             reason = HaltReason.NOT_FINITE
-        elif temperature > self.hottest or (gamma_max > self.settings.explosive_gamma and self.last_sane is not None):
+        elif (
+            temperature > self.hottest
+            or volume > self.settings.largest_volume_A3
+            or (gamma_max > self.settings.explosive_gamma and self.last_sane is not None)
+        ):
             reason = HaltReason.EXPLOSION
         elif gamma_max > self.settings.gamma_hi:
             reason = HaltReason.GAMMA

@@ -42,6 +42,7 @@ class WalkerState(BaseModel):
     seed: int = Field(description="Seed of its velocities.")
     start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
     start_index: int = Field(0, description="Place of the structure in that document.")
+    start_volume_A3: float | None = Field(None, description="Volume of that structure, A^3.")
     after: int | None = Field(None, description="Walker that has to run through before this one: the rung below.")
     status: Literal["WAITING", "PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field(
         "PENDING", description="As of the last cycle; WAITING for the walker named by `after`."
