@@ -44,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     content["trainer"].update(maxiter=40, fine_tune_maxiter=20, refit_every=None)
     content["trainer"]["basis"].update(number_of_functions_per_element=12)
     content["dynamics"].update(n_steps=120, timestep_fs=2.0, engine="library", gamma_lo=1.5, gamma_hi=3.0)
-    content["first_dataset"].update(n_structures=4, n_test=1)
+    content["first_dataset"].update(n_structures=4, n_test=0)
     content["selection"] = {"n_max": 3}
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     options = ["--energy-zero", "atoms", "--fail", "truncated", "--calls", f"every:{EVERY}"]
