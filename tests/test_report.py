@@ -31,6 +31,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.report import errors, structures, walks
 from mlip_autopipec.report.collect import CampaignData, Limits, collect
+from mlip_autopipec.report.labels import ORIGINS
 from mlip_autopipec.report.page import render, write_report
 from mlip_autopipec.report.panels import Panel, new_figure
 from mlip_autopipec.report.thin import thinned_trace, with_worst
@@ -51,6 +52,7 @@ COPPER = {
     "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 4.5}},
     "dynamics": {"n_steps": 600, "gamma_lo": 1.5, "gamma_hi": 3.0},
     "first_dataset": {"n_structures": 6, "n_test": 2, "rattle_amplitudes": [0.05, 0.1]},
+    "selection": {"n_max": 6, "gamma_min": 1.1},
 }
 #: Closes what it may stand in, and runs something if any of it is taken for HTML.
 EVIL = "</script><img src=x onerror=\"window.hacked='image'\"><script>window.hacked='script'</script>"
@@ -189,11 +191,12 @@ def test_labels_with_where_they_came_from(page: str, data: CampaignData):
     text = Outline(page).text
     bars = plots(page)["origins"][0]["data"]
     assert sum(sum(bar["y"]) for bar in bars) == data.status.n_labels == len(data.dataset)
-    assert "the frame at which MD halted" in text
-    bought = [a for a in data.dataset if a.info["origin"] == "halted"]
+    bought = [a for a in data.dataset if a.info.get("gamma") is not None and a.info["cycle"]]
+    assert bought
     for atoms in bought:
-        row = f"{atoms.info['cycle']} halted {atoms.info['walker']} {atoms.info['gamma']:.3g} Cu32 32"
-        assert row in text
+        origin = atoms.info["origin"]
+        assert ORIGINS[origin] in text
+        assert f"{atoms.info['cycle']} {origin} {atoms.info['walker']} {atoms.info['gamma']:.3g} Cu32 32" in text
 
 
 def test_what_gamma_was_worth(page: str, campaigns: Campaigns, data: CampaignData):
