@@ -195,6 +195,19 @@ def test_a_walker_that_keeps_exploding_takes_another_way(
     assert document.walkers[0].n_repeats == 4
 
 
+def test_a_few_steps_between_explosions_lead_nowhere(run_loop: Run, memory_jobstore: JobStore, copper: Atoms) -> None:
+    """What is learnt on the other way before that place is progress, though; past it, the count begins anew."""
+    halts = [Halt(step=step, reason="explosion") for step in (100, 110, 120)]
+    halts += [Halt(step=40), Halt(step=60), Halt(step=130, reason="explosion")]
+    maker = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker(halts=halts))
+    document = run_loop(maker.make(copper, 300))
+    assert document.status is LoopStatus.CONVERGED
+    walks = sorted(documents(memory_jobstore, "walk"), key=lambda d: d["cycle"])
+    assert [walk["start_step"] for walk in walks] == [0, 100, 110, 0, 40, 60, 130]
+    assert document.walkers[0].replica == 1
+    assert document.walkers[0].n_repeats == 0
+
+
 def test_an_explosion_may_be_tried_again(run_loop: Run, copper: Atoms) -> None:
     """What was learnt is the last sane frame, from which another path may lead on."""
     dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100, reason="explosion")] * 3)

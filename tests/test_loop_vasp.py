@@ -46,6 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     content["dynamics"].update(n_steps=120, timestep_fs=2.0, engine="library", gamma_lo=1.5, gamma_hi=3.0)
     content["first_dataset"].update(n_structures=4, n_test=0)
     content["selection"] = {"n_max": 3}
+    content["stop"]["max_relative_force_error"] = 0.3  # so small a basis is a bad potential
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     options = ["--energy-zero", "atoms", "--fail", "truncated", "--calls", f"every:{EVERY}"]
     stand_in = vasp_stand_in_environment(folder / "vasp", "emt", options=[*options, "--counter", str(folder / "calls")])

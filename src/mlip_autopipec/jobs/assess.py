@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Python frames one more nested cycle needs under ``run_locally``, with those of a deep call
 #: into a library on top; measured by benchmarks/store_growth.py.
 _FRAMES_NEEDED = 250
-#: After so many explosions in a row at the same place a walker begins anew.
+#: After so many explosions in a row, not counting the first, a walker begins anew.
 _EXPLOSIONS = 2
 
 
@@ -203,8 +203,8 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
 
 
 def given_another_way(walker: WalkerState, seed: int) -> WalkerState:
-    """Let a walker begin anew that explodes again and again at one place, to which its last sane frame leads."""
-    if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats != _EXPLOSIONS:
+    """Let a walker begin anew that explodes again and again, as its last sane frame leads there."""
+    if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats < _EXPLOSIONS:
         return walker
     (anew,) = begun_anew([walker], seed)
     return anew.model_copy(update={"n_repeats": walker.n_repeats, "stuck_at": max(walker.step, walker.stuck_at)})
@@ -231,9 +231,14 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None, n_learnt: int
     # of a large cell the surroundings of some atoms are learnt at a time: then another one may halt the same frame
     cut = n_learnt is not None and n_learnt < walk.n_atoms
     other = cut and walk.atom_index != walker.atom_index
-    no_progress = halted and walk.step <= max(walker.step, walker.stuck_at) and walker.n_halts > 0 and not other
+    exploded = halted and walk.verdict is HaltVerdict.EXPLOSION
+    # where one explosion follows another, the few steps between them lead nowhere
+    in_a_row = exploded and walker.verdict is HaltVerdict.EXPLOSION
+    reached = max(walker.step, walker.stuck_at) if exploded else walker.step
+    no_progress = halted and walker.n_halts > 0 and (in_a_row or (walk.step <= reached and not other))
     # gamma of what is trained on is at most 1; after an explosion another path may lead on
-    repeats = no_progress and n_learnt is not None and walk.verdict is not HaltVerdict.EXPLOSION
+    repeats = no_progress and n_learnt is not None and not exploded
+    repeated = walker.n_repeats if halted and walk.step <= walker.stuck_at else 0
     return walker.model_copy(
         update={
             "status": walk.status,
@@ -244,7 +249,7 @@ def _update_walker(walker: WalkerState, walk: WalkDocument | None, n_learnt: int
             "atom_index": walk.atom_index,
             "walk_id": walk.uuid,
             "n_halts": walker.n_halts + halted,
-            "n_repeats": walker.n_repeats + 1 if no_progress else 0,
+            "n_repeats": walker.n_repeats + 1 if no_progress else repeated,
         }
     )
 
