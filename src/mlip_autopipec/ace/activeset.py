@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pyace.maxvol import maxvol
 from scipy.linalg.blas import dger
 
 from mlip_autopipec.ace.duplicates import Duplicates
@@ -270,6 +269,8 @@ def _most_volume(rows: NDArray[Any], start: NDArray[Any] | None) -> NDArray[Any]
                 active = _enlarge(active, rows[outside])
                 coefficients = rows @ _invert(active)
             return active
+    from pyace.maxvol import maxvol
+
     index, _ = maxvol(rows, tol=GAMMA_TOLERANCE, max_iters=_MAXVOL_ITERATIONS)
     return rows[index[: rows.shape[1]]]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pyace.generalfit import setup_zbl_inner_core_repulsion
 
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.generate.distances import minimum_distances, neighbours
@@ -41,6 +40,8 @@ def set_core(
         shorter pair would meet a wall of tens of eV/A that gamma does not see; in between the
         basis extrapolates, which gamma does see.
     """
+    from pyace.generalfit import setup_zbl_inner_core_repulsion
+
     setup_zbl_inner_core_repulsion(configuration, core_radii(labels, sorted(elements), margin))
 
 

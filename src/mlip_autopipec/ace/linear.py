@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pyace import ACEBBasisSet, create_multispecies_basis_config
-from pyace.linearacefit import LinearACEDataset, LinearACEFit
 from sklearn.linear_model import Ridge
 
 from mlip_autopipec.ace.core import CORE_MARGIN, set_core
@@ -52,6 +50,9 @@ class LinearACETrainer(ACETrainer):
 
     def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
+        from pyace import ACEBBasisSet, create_multispecies_basis_config
+        from pyace.linearacefit import LinearACEDataset, LinearACEFit
+
         labels = task.labels
         if task.start is None:
             configuration = create_multispecies_basis_config(self.basis.section(task.elements))

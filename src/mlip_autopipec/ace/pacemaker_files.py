@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pyace import BBasisConfiguration
-from pyace.multispecies_basisextension import reset_bbasisconfig
 
 from mlip_autopipec.ace.potential import reference_energy
 from mlip_autopipec.errors import InvalidInputError
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ase import Atoms
+    from pyace import BBasisConfiguration
 
     from mlip_autopipec.ace.potential import ACEPotential
 
@@ -95,6 +94,8 @@ def write_start(start: ACEPotential, path: Path, references: Mapping[str, float]
     configuration = start.configuration()
     metadata = configuration.metadata
     if references is None:
+        from pyace.multispecies_basisextension import reset_bbasisconfig
+
         reset_bbasisconfig(configuration)
     elif "reference_energy" in metadata:
         # the potential was made elsewhere: what it is continued with has to be the energy it was fitted to
@@ -113,6 +114,8 @@ def write_start(start: ACEPotential, path: Path, references: Mapping[str, float]
 
 def read_fitted(path: Path) -> BBasisConfiguration:
     """Read the potential pacemaker wrote, without who made it and when: equal fits give equal potentials."""
+    from pyace import BBasisConfiguration
+
     configuration = BBasisConfiguration(str(path))
     for key in [k for k in configuration.metadata.keys() if k in _VOLATILE or k.startswith("_")]:  # noqa: SIM118
         del configuration.metadata[key]
@@ -121,5 +124,7 @@ def read_fitted(path: Path) -> BBasisConfiguration:
 
 def coefficients_differ(one: Path, other: Path) -> bool:
     """Return whether two potential files hold different coefficients."""
+    from pyace import BBasisConfiguration
+
     a, b = (np.asarray(BBasisConfiguration(str(p)).get_all_coeffs()) for p in (one, other))
     return a.shape != b.shape or not np.array_equal(a, b)

@@ -1,4 +1,8 @@
-"""An ACE potential as one value: B-basis, active set, reference energies."""
+"""
+An ACE potential as one value: B-basis, active set, reference energies.
+
+pyace is imported where something is evaluated: whoever only asks a database needs none.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
-from pyace import ACEBBasisSet, BBasisConfiguration
-from pyace.asecalc import PyACECalculator, PyGRACEFSCalculator
-from pyace.grace_fs import GRACEFSBasisSet, GRACEFSBEvaluator
 
 from mlip_autopipec.errors import InvalidInputError
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from numpy.typing import NDArray
+    from pyace import ACEBBasisSet, BBasisConfiguration
+    from pyace.grace_fs import GRACEFSBasisSet, GRACEFSBEvaluator
+
+    from mlip_autopipec.ace.calculators import ACECalculator, GRACEFSCalculator
 
 
 class PotentialPaths(NamedTuple):
@@ -86,6 +91,9 @@ class ACEPotential:
     @cached_property
     def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """The basis set as pyace evaluates it."""
+        from pyace import ACEBBasisSet
+        from pyace.grace_fs import GRACEFSBasisSet
+
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "potential.yaml"
             path.write_text(self.yaml)
@@ -101,6 +109,8 @@ class ACEPotential:
 
     def configuration(self) -> BBasisConfiguration:
         """Return a fresh, editable pyace configuration of this potential; GRACE-FS has none."""
+        from pyace import BBasisConfiguration
+
         self.refuse_grace("pacemaker's basis configuration")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "potential.yaml"
@@ -199,10 +209,14 @@ class ACEPotential:
 
     def calculator(self) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
+        from mlip_autopipec.ace.calculators import ACECalculator, GRACEFSCalculator
+
         return GRACEFSCalculator(self) if self.is_grace else ACECalculator(self)
 
     def grace_evaluator(self) -> GRACEFSBEvaluator:
         """Return pyace's evaluator of a GRACE-FS potential, with its active set (which it reads from files only)."""
+        from pyace.grace_fs import GRACEFSBEvaluator
+
         evaluator = GRACEFSBEvaluator()
         evaluator.set_basis(self.basis)
         if self.active_set_inverse:
@@ -225,44 +239,6 @@ class ACEPotential:
         if self.active_set_inverse:
             paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
         return paths
-
-
-class _TotalEnergies:
-    """Add the reference energies to what a calculator of pyace returns."""
-
-    potential: ACEPotential
-    results: dict[str, Any]
-
-    def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
-        self.potential.check_elements(atoms)
-        super().calculate(atoms, *args, **kwargs)  # type: ignore[misc]  # the other base is a calculator
-        shift = reference_energy(atoms, self.potential.reference_energies)
-        for key in ("energy", "free_energy"):
-            self.results[key] += shift
-
-
-class ACECalculator(_TotalEnergies, PyACECalculator):
-    """pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
-
-    def __init__(self, potential: ACEPotential) -> None:
-        self.potential = potential
-        super().__init__(potential.basis)
-        if potential.active_set_inverse:
-            self.set_active_set(potential.active_set_matrices())
-
-
-class GRACEFSCalculator(_TotalEnergies, PyGRACEFSCalculator):
-    """pyace's ASE calculator of GRACE-FS plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
-
-    def __init__(self, potential: ACEPotential) -> None:
-        self.potential = potential
-        super().__init__(potential.basis)
-        self.compute_projections = bool(potential.active_set_inverse)
-
-    def _create_evaluator(self) -> None:
-        super()._create_evaluator()
-        self.evaluator = self.potential.grace_evaluator()
 
 
 def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:

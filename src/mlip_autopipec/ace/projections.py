@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyace.activelearning import compute_B_projections
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -24,6 +22,8 @@ def compute_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> lis
     list of dict
         For each frame and element an array (n_atoms of that element, n_functions).
     """
+    from pyace.activelearning import compute_B_projections
+
     projections = []
     for atoms in frames:
         potential.check_elements(atoms)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import JobStore
 
+    from mlip_autopipec.ace.calculators import ACECalculator, GRACEFSCalculator
     from mlip_autopipec.ace.calibration import Calibration
-    from mlip_autopipec.ace.potential import ACECalculator, GRACEFSCalculator
 
 T = TypeVar("T")
 #: ``list``, which is the name of a method below.

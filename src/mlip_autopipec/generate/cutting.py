@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACECalculator, ACEPotential, GRACEFSCalculator
+    from mlip_autopipec.ace.calculators import ACECalculator, GRACEFSCalculator
+    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.generate.cutout import CutoutGenerator
 
     Floats = NDArray[np.float64]

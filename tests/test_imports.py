@@ -1,0 +1,51 @@
+"""What need not be there is not imported: whoever asks a database or for help needs neither python-ace nor LAMMPS."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PROGRAM = """
+import sys
+class Missing:
+    def find_spec(self, name, *_):
+        if name.split(".")[0] in {heavy}:
+            raise ModuleNotFoundError(f"{{name}} is not installed here")
+sys.meta_path.insert(0, Missing())
+{run}
+"""
+RUN = "from typer.testing import CliRunner; from mlip_autopipec.cli import app; r = CliRunner().invoke(app, {0}); "
+OK = "assert r.exit_code == 0, (r.output, r.exception)"
+
+
+def run_in_process(program: str, folder: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "import mlip_autopipec.runfile",
+        "from mlip_autopipec.database.campaigns import Campaigns; assert Campaigns().list() == []",
+        RUN.format(["schema"]) + OK,
+        RUN.format(["init", "--element", "Cu"]) + OK,
+    ],
+    ids=["runfile", "database", "schema", "init"],
+)
+def test_works_without_python_ace_tensorflow_and_lammps(run, tmp_path):
+    program = PROGRAM.format(heavy=("pyace", "tensorflow", "tensorpotential", "lammps"), run=run)
+    run_in_process(program, tmp_path)
+
+
+def test_help_imports_next_to_nothing(tmp_path):
+    heavy = ("pyace", "tensorflow", "lammps", "atomate2", "jobflow", "pymatgen", "ase", "numpy")
+    program = PROGRAM.format(heavy=heavy, run=RUN.format(["--help"]) + OK)
+    run_in_process(program, tmp_path)
