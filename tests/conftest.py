@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,9 @@ SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 
 # maggma's Builder.run sets the root logger to DEBUG, whereupon pymongo writes every command and reply as JSON
 logging.getLogger("pymongo").setLevel(logging.INFO)
+# pyace gives the root logger a handler for the standard error of its import: that of a test is closed after it
+with suppress(ImportError):
+    import pyace  # noqa: F401
 
 
 #: Files that take half a minute and more. They are begun first, lest one process is left with them at the end; those

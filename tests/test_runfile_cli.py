@@ -117,6 +117,7 @@ def test_run_leaves_everything_in_one_folder_and_can_be_started_from(tmp_path: P
 
 def test_exit_code_tells_that_it_did_not_converge(tmp_path: Path) -> None:
     hard = {"dynamics": {"n_steps": 4000, "gamma_lo": 1.01, "gamma_hi": 1.02}, "stop": {"max_cycles": 1}}
+    hard["selection"] = {"gamma_min": 1.01}
     path = written(tmp_path, validation=None, conditions=[{"temperature_K": 1500}], **hard)
     result = CliRunner().invoke(app, ["run", str(path), "--folder", str(tmp_path / "out")])
     assert result.exit_code == NOT_CONVERGED, result.output

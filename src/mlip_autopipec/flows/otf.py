@@ -19,6 +19,7 @@ from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential
 from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     SEED_WALKER,
+    continue_as_current,
     current_store,
     current_uuid,
     derive_seed,
@@ -29,7 +30,7 @@ from mlip_autopipec.jobs.dataset import hours_since_recorded, walkers_learnt
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.indexes import create_indexes
-from mlip_autopipec.jobs.label import OracleMaker, continue_as_current
+from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker, read_graded
 from mlip_autopipec.lammps.types import Condition

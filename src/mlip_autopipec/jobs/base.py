@@ -210,3 +210,18 @@ def _read_once(flow_id: str, model: type[ModelT], uuid: str) -> ModelT:
 def derive_seed(*keys: int) -> int:
     """Derive a seed from the campaign's seed and what it is for: the same keys, the same seed."""
     return int(np.random.SeedSequence(keys).generate_state(1)[0] % (2**31 - 1))
+
+
+def continue_as_current(successor: Job) -> None:
+    """
+    Let the last job of an appended flow answer for the job that appended it.
+
+    It takes over the uuid with the next index, which is what jobflow does for a single
+    replacing job. References to the present job then resolve to the end of the chain in one
+    step, where ``Flow(output=...)`` would add a ``store_inputs`` document per cycle whose
+    references nest as deep as there are cycles.
+    """
+    current = CURRENT_JOB.job
+    successor.set_uuid(current.uuid)
+    successor.index = current.index + 1
+    successor.metadata = {**successor.metadata, **current.metadata}

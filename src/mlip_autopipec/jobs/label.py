@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from jobflow import Flow, Maker, Response
 from pydantic import ValidationError
-from pymatgen.io.ase import AseAtomsAdaptor
 from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.generate.distances import shortest_contact
-from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job, store_at_once
+from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_labels, release
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, label_key
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
+from mlip_autopipec.oracle.run import is_of_vasp, run_static
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
-    from atomate2.vasp.jobs.base import BaseVaspMaker
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -245,7 +243,7 @@ class OracleMaker(Maker):
     def asked(self, atoms: Atoms) -> OracleRecord:
         """Return what the oracle would be asked to do for a structure."""
         maker = self.maker_of(atoms)
-        if _is_of_vasp(maker):
+        if is_of_vasp(maker):
             from mlip_autopipec.oracle.vasp import asked_of_vasp
 
             return asked_of_vasp(maker, atoms)
@@ -271,7 +269,7 @@ class OracleMaker(Maker):
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Run the maker of a candidate here and now, and read off its label."""
         maker, structure = self.maker_of(atoms), bare(atoms)
-        label = extract_label(_run_here(maker, structure))
+        label = extract_label(run_static(maker, structure))
         if (difference := differs_from(structure, label.atoms)) is not None:
             raise LabelError(f"{type(maker).__name__} computed another structure: {difference}")
         return label if label.record is not None else replace(label, record=maker_record(maker))
@@ -375,45 +373,6 @@ def load_source(uuid: str) -> ProposalDocument | SelectionDocument:
         return load_document(SelectionDocument, uuid)
     except ValidationError:
         return load_document(ProposalDocument, uuid)
-
-
-def continue_as_current(successor: Job) -> None:
-    """
-    Let the last job of an appended flow answer for the job that appended it.
-
-    It takes over the uuid with the next index, which is what jobflow does for a single
-    replacing job. References to the present job then resolve to the end of the chain in one
-    step, where ``Flow(output=...)`` would add a ``store_inputs`` document per cycle whose
-    references nest as deep as there are cycles.
-    """
-    current = CURRENT_JOB.job
-    successor.set_uuid(current.uuid)
-    successor.index = current.index + 1
-    successor.metadata = {**successor.metadata, **current.metadata}
-
-
-def _is_of_vasp(maker: Maker) -> TypeGuard[BaseVaspMaker]:
-    """Return whether a maker is one of VASP's: none is, while the module of their class was never imported."""
-    module = sys.modules.get("atomate2.vasp.jobs.base")
-    return module is not None and isinstance(maker, module.BaseVaspMaker)
-
-
-def _run_here(maker: Maker, atoms: Atoms) -> Any:
-    """Run the job of a static maker in this process and this folder; return its document."""
-    static = maker.make(AseAtomsAdaptor.get_structure(atoms))
-    if not isinstance(static, Job):
-        raise LabelError(f"{type(maker).__name__}.make returns a Flow; a label needs a maker of a single job")
-    function = getattr(static.function, "original", static.function)
-    try:
-        # the job's own copy of the maker: what a run leaves on it, such as counts of errors, must not reach the next
-        output = function(static.maker or maker, *static.function_args, **static.function_kwargs)
-    except Exception as error:
-        if _is_of_vasp(maker):
-            from mlip_autopipec.oracle.vasp_failures import explain_failure
-
-            raise explain_failure(error, Path.cwd(), maker.run_vasp_kwargs) from error
-        raise
-    return output.output if isinstance(output, Response) else output
 
 
 def _choices(source: ProposalDocument | SelectionDocument) -> list[Choice]:
