@@ -213,12 +213,12 @@ def test_a_cell_that_evaporates_is_an_explosion(copper_potential: ACEPotential, 
     result = run_exploration(atoms, copper_potential, pulled, settings, engine="library", directory=tmp_path)
     assert result.halt is not None
     assert result.halt.reason is HaltReason.EXPLOSION
-    assert result.trace["volume_A3"][-1] > 2 * atoms.get_volume() >= result.trace["volume_A3"][-2]
-    assert result.final.get_volume() <= 2 * atoms.get_volume()
+    assert result.trace["volume_A3"][-1] > 1.5 * atoms.get_volume() >= result.trace["volume_A3"][-2]
+    assert result.final.get_volume() <= 1.5 * atoms.get_volume()
     assert result.trace["gamma_max"][-1] < 1e9
     # a resumed walk is measured by the structure the whole run began with
     later = settings.begun_with(0.9 * atoms.get_volume())
-    assert later.volume_limit_A3 == pytest.approx(1.8 * atoms.get_volume())
+    assert later.volume_limit_A3 == pytest.approx(1.35 * atoms.get_volume())
     assert later.begun_with(1.0) == later
 
 

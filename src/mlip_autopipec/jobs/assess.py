@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: into a library on top; measured by benchmarks/store_growth.py.
 _FRAMES_NEEDED = 250
 #: After so many explosions in a row, not counting the first, a walker begins anew.
-_EXPLOSIONS = 2
+_EXPLOSIONS = 1
 
 
 @dataclass

@@ -106,7 +106,7 @@ class Condition(MSONable):
 
 
 #: No solid grows so much, to its melt included, before it evaporates.
-MAX_EXPANSION = 2.0
+MAX_EXPANSION = 1.5
 
 
 @dataclass
