@@ -68,8 +68,6 @@ from mlip_autopipec.schemas.loop import OTFDocument
 
 #: Labels of the default at most this share of the whole-cell strategy's, and cycles.
 LABELS_GOAL, CYCLES_GOAL = 0.7, 0.35
-#: fs of oracle MD before the first frame, and between two frames.
-SETTLING_FS, INTERVAL_FS = 800.0, 60.0
 RESULTS = "results.jsonl"
 
 
@@ -88,6 +86,9 @@ class System:
     #: Frames of oracle MD per temperature: to draw from at random, and to test on.
     n_pool: int = 40
     n_test: int = 15
+    #: fs of that MD before the first frame, and between two frames.
+    settling_fs: float = 800.0
+    interval_fs: float = 60.0
 
     def trainer(self):
         return LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=self.n_functions))
@@ -144,12 +145,13 @@ def silicon():
 
 
 def magnesia():
-    atoms = bulk("MgO", "rocksalt", a=4.21, cubic=True) * (2, 2, 1)
+    atoms = bulk("MgO", "rocksalt", a=4.21) * (2, 2, 2)
     oracle = CalculatorStaticMaker(
         calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0}
     )
     missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
-    return System(atoms, [1500], [1500], 2.0, oracle, 40, first_dataset(10, 32), missing, n_pool=16, n_test=8)
+    frames = {"n_pool": 12, "n_test": 6, "settling_fs": 300.0, "interval_fs": 30.0}  # a step takes a second
+    return System(atoms, [1500], [1500], 2.0, oracle, 40, first_dataset(10, 32), missing, **frames)
 
 
 SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
@@ -239,9 +241,9 @@ def oracle_frames(system, n_frames, seed):
         dynamics = IsotropicMTKNPT(
             moving, step * units.fs, temperature_K, 0.0, tdamp=100 * units.fs, pdamp=1000 * units.fs
         )
-        dynamics.run(round(SETTLING_FS / step))
+        dynamics.run(round(system.settling_fs / step))
         for _ in range(n_frames):
-            dynamics.run(round(INTERVAL_FS / step))
+            dynamics.run(round(system.interval_fs / step))
             frame = labelled(moving, calculator)
             frame.info["temperature_K"] = temperature_K
             frames.append(frame)

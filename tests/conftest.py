@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +20,6 @@ SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 
 # maggma's Builder.run sets the root logger to DEBUG, whereupon pymongo writes every command and reply as JSON
 logging.getLogger("pymongo").setLevel(logging.INFO)
-# pyace gives the root logger a handler for the standard error of its import: that of a test is closed after it
-with suppress(ImportError):
-    import pyace  # noqa: F401
 
 
 #: Files that take half a minute and more. They are begun first, lest one process is left with them at the end; those
@@ -55,6 +51,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest."""
     places = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
+@pytest.fixture(autouse=True)
+def no_log_to_what_is_closed() -> None:
+    """Take away the handlers that jobflow and pyace made for the captured output of a test that is over."""
+    for logger in (logging.getLogger(), logging.getLogger("jobflow")):
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="module", params=["memory", "server"])

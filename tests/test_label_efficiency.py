@@ -51,11 +51,10 @@ def test_runs_strategies_through_the_real_loop_and_goes_on_where_it_was(
         atoms = bulk("Cu", cubic=True) * (2, 1, 1)
         first = benchmark.first_dataset(4, 8)
         oracle = CalculatorStaticMaker()
-        return benchmark.System(atoms, [1200], [600], 5.0, oracle, 8, first, missing, n_pool=12, n_test=2)
+        frames = {"n_pool": 12, "n_test": 2, "settling_fs": 10.0, "interval_fs": 10.0}
+        return benchmark.System(atoms, [1200], [600], 5.0, oracle, 8, first, missing, **frames)
 
     monkeypatch.setattr(benchmark, "SYSTEMS", {"copper": tiny, "MgO": lambda: tiny("no oracle here")})
-    monkeypatch.setattr(benchmark, "INTERVAL_FS", 10.0)
-    monkeypatch.setattr(benchmark, "SETTLING_FS", 10.0)
     printed = run_main(benchmark, tmp_path, capsys, "halted")
     assert "MgO: skipped, no oracle here" in printed
     assert "1 of 1" in printed
