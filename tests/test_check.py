@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
+from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
@@ -30,7 +30,7 @@ COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 STRICT = {"max_relative_force_error": 1e-9, "force_error_floor_meV_A": 1e-9}
 
 
-def loop(halts=(), **rule):
+def loop(halts=(), rule_class=StopRule, **rule):
     """EMT labels and a linear ACE, both real, in MD by a script."""
     generator = StructureGenerator(n_structures=5, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
     return stand_in_loop(
@@ -41,7 +41,7 @@ def loop(halts=(), **rule):
         train_maker=TrainMaker(
             trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
         ),
-        stop_rule=StopRule(**rule),
+        stop_rule=rule_class(**rule),
     )
 
 
@@ -91,6 +91,25 @@ def test_wall_time_is_a_budget(run_loop):
     final = run_loop(loop([Halt(step=100)], max_hours=1e-6).make(COPPER, 300))
     assert (final.status, final.n_cycles) == ("BUDGET_SPENT", 0)
     assert "h spent" in final.why
+
+
+@dataclass
+class ThreeTimes(StopRule):
+    """Believes the third clean run of every walker."""
+
+    def judge(self, state):
+        status, why = super().judge(state)
+        if status == "CONVERGED" and any(walker.replica < 2 for walker in state.walkers):
+            return LoopStatus.LEARNING, f"once more: {why}"
+        return status, why
+
+
+def test_a_rule_that_asks_for_more_makes_walkers_begin_anew(run_loop, stored_documents):
+    final = run_loop(loop(rule_class=ThreeTimes, max_cycles=8).make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "CONVERGED"
+    seeds = {(walk.walker, walk.seed) for walk in stored_documents(WalkDocument)}
+    assert len(seeds) == len(stored_documents(WalkDocument)) == 2 * 3
+    assert final.n_cycles < 8
 
 
 @pytest.mark.parametrize("change", [{"max_hours": 0}, {"n_check_labels": -1}, {"max_relative_force_error": 0.0}])

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from sklearn.linear_model import Ridge
 
 from mlip_autopipec.ace.core import CORE_MARGIN, set_core
 from mlip_autopipec.ace.potential import ACEPotential, reference_energy
@@ -50,8 +48,10 @@ class LinearACETrainer(ACETrainer):
 
     def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
+        import pandas as pd
         from pyace import ACEBBasisSet, create_multispecies_basis_config
         from pyace.linearacefit import LinearACEDataset, LinearACEFit
+        from sklearn.linear_model import Ridge
 
         labels = task.labels
         if task.start is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jobflow import Job, OutputReference
 
 from mlip_autopipec.ace.activeset import complete_active_set
-from mlip_autopipec.jobs.assess import given_another_way
+from mlip_autopipec.jobs.assess import begun_anew, given_another_way
 from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
@@ -123,6 +123,9 @@ def cycle_jobs(
     assert previous is not None
     if maker.stop_rule.needs_check(state):
         return _check_jobs(maker, state)
+    if not any(w.is_due for w in state.walkers) and state.untrained_batch_id is None:
+        # a stop rule of one's own asks for more than one clean run of each
+        state = state.model_copy(update={"walkers": begun_anew(state.walkers, state.seed)})
     running = [w for w in state.walkers if w.is_due]
     jobs: list[Job] = []
     for walker in running:
