@@ -158,6 +158,25 @@ def test_phonons_are_the_modes_of_the_whole_supercell(atoms):
     assert found.oracle == pytest.approx(expected.max(), abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("atoms", "held", "between"),
+    [(hexagonal_copper(), "GMAL", "KH"), (bulk("Cu", "bcc", a=2.87), "GHNP", "")],
+    ids=["hcp", "bcc"],
+)
+def test_the_dispersion_goes_through_the_wave_vectors_of_the_supercell(atoms, held, between):
+    gate = PropertyGate(properties=["phonons"], max_atoms=16)
+    (found,) = measured(gate, atoms, EMT())
+    exact = np.array(found.data["oracle"]["frequencies_THz"])
+    dispersion = found.data["oracle"]["dispersion"]
+    # where the path jumps two names share a distance: each is met once before
+    at = dict(reversed(list(zip(dispersion["labels"], dispersion["ticks"], strict=True))))
+    assert set(at) == {*held, *between}
+    for name, distance in at.items():
+        row = np.array(dispersion["frequencies_THz"][dispersion["distances"].index(distance)])
+        nearest = np.abs(exact - row).max(axis=1).min()
+        assert nearest < 1e-6 if name in held else nearest > 0.01, name
+
+
 def test_an_oxide_has_optical_modes():
     volume = measured(PropertyGate(), magnesia(), pair_potential())[0].oracle
     atoms = bulk("MgO", "rocksalt", a=(8 * volume) ** (1 / 3))
@@ -168,6 +187,7 @@ def test_an_oxide_has_optical_modes():
     assert all_passed(found)
     modulus, c11, c12 = (found[k].oracle for k in (1, 2, 3))
     assert modulus == pytest.approx((c11 + 2 * c12) / 3, rel=0.02)
-    gamma = next(f for q, f in zip(*found[-1].data["oracle"].values(), strict=True) if np.abs(q).max() < 1e-9)
+    modes = found[-1].data["oracle"]
+    gamma = next(f for q, f in zip(modes["q_points"], modes["frequencies_THz"], strict=True) if np.abs(q).max() < 1e-9)
     assert np.ptp(gamma[3:]) < 1e-3  # the three optical modes of rock salt are one
     assert gamma[3] > 1

@@ -226,6 +226,14 @@ def test_properties_beside_the_oracles(page: str, data: CampaignData):
     frequency = next(p for p in check.properties if p["kind"] == "phonons")
     assert max(modes["x"]) == pytest.approx(frequency["oracle"], rel=1e-5)
     assert max(modes["y"]) == pytest.approx(frequency["potential"], rel=1e-5)
+    dispersion = found["properties_dispersion"][0]
+    for side in ("oracle", "potential"):
+        (bands,) = [t for t in dispersion["data"] if t.get("name") == side]
+        # the highest mode of fcc is at X, which the supercell holds
+        assert max(y for y in bands["y"] if y is not None) == pytest.approx(frequency[side], rel=1e-5)
+        assert len([y for y in bands["y"] if y is None]) == 3 * 2 - 1, "three bands, each with one jump"
+    assert dispersion["layout"]["xaxis"]["ticktext"][0] == "Γ"
+    assert "K|U" in dispersion["layout"]["xaxis"]["ticktext"]
 
 
 def test_halts_in_three_dimensions(page: str, campaigns: Campaigns, data: CampaignData):

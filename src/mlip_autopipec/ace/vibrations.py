@@ -25,14 +25,39 @@ if TYPE_CHECKING:
 
 #: Tolerance (Angstrom) of phonopy's search for symmetry in cells that were idealised.
 _SYMPREC = 1e-4
+#: Wave vectors along a path.
+_PATH_POINTS = 121
 #: Angular frequency in ASE's units, sqrt(eV/amu)/Angstrom, of 1 THz.
 _OMEGA_PER_THZ = 2 * np.pi * 1e12 / units.s
 
 
 @dataclass(frozen=True)
+class Dispersion:
+    """
+    Frequencies along lines between the special points of the Brillouin zone.
+
+    They are exact where the supercell holds the wave vector, elsewhere an interpolation by its force constants.
+
+    Parameters
+    ----------
+    distances
+        Along the path, 1/Angstrom (with 2 pi), (n_q,); where it jumps, the same distance twice.
+    frequencies_THz
+        As in :class:`Phonons`, (n_q, 3 n_atoms).
+    ticks, labels
+        Distances and names of the special points (Setyawan and Curtarolo, Comput. Mater. Sci. 49, 299 (2010)).
+    """
+
+    distances: list[float]
+    frequencies_THz: list[list[float]]
+    ticks: list[float]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
 class Phonons:
     """
-    Frequencies at the wave vectors that a supercell holds exactly.
+    Frequencies at the wave vectors that a supercell holds exactly, and between them.
 
     Parameters
     ----------
@@ -41,10 +66,13 @@ class Phonons:
     frequencies_THz
         Ascending, imaginary ones negative, (n_q, 3 n_atoms). Without the splitting of longitudinal and transverse
         optical modes at q = 0, for which an insulator's charges would be needed.
+    dispersion
+        Along a path through the zone.
     """
 
     q_points: list[list[float]]
     frequencies_THz: list[list[float]]
+    dispersion: Dispersion
 
 
 def supercell_matrix(crystal: Crystal, max_atoms: int) -> NDArray[np.int_]:
@@ -103,17 +131,26 @@ def zone_centre_force_constants(crystal: Crystal, displacement: float, results: 
 
 
 def phonons(crystal: Crystal, matrix: NDArray[np.int_], displacement: float, results: Sequence[Result]) -> Phonons:
-    """Return the frequencies at all wave vectors commensurate with the supercell."""
+    """Return the frequencies at all wave vectors commensurate with the supercell, and along a path."""
     phonon = force_constants(crystal, matrix, displacement, results)
-    dynamical, points = phonon.dynamical_matrix, get_commensurate_points(np.asarray(matrix).T)
+    points = get_commensurate_points(np.asarray(matrix).T)
+    path = crystal.primitive.cell.bandpath(npoints=_PATH_POINTS)
+    distances, ticks, labels = path.get_linear_kpoint_axis()
+    along_path = _frequencies_THz(phonon, path.kpts)
+    dispersion = Dispersion(distances.tolist(), along_path, ticks.tolist(), labels)
+    return Phonons(points.tolist(), _frequencies_THz(phonon, points), dispersion)
+
+
+def _frequencies_THz(phonon: Phonopy, q_points: NDArray[np.floating]) -> list[list[float]]:
+    dynamical = phonon.dynamical_matrix
     if dynamical is None:
-        raise RuntimeError(f"phonopy made no dynamical matrix of {crystal.name}")
+        raise RuntimeError(f"phonopy made no dynamical matrix of {phonon.unitcell.formula}")
     frequencies = []
-    for q in points:
+    for q in q_points:
         dynamical.run(q)
         squares = np.linalg.eigvalsh(np.asarray(dynamical.dynamical_matrix))
         frequencies.append((np.sign(squares) * np.sqrt(np.abs(squares)) / _OMEGA_PER_THZ).tolist())
-    return Phonons(points.tolist(), frequencies)
+    return frequencies
 
 
 def _displaced(crystal: Crystal, matrix: NDArray[np.int_], displacement: float) -> Phonopy:

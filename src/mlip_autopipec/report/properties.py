@@ -69,6 +69,11 @@ def panels(data: CampaignData) -> list[Panel]:
         else:
             why = "This campaign did not ask for it."
             shown.append(Panel(f"properties_{kind}", title, absence=why, wide=False))
+    with_path = [p for p in found if "dispersion" in (p.get("data") or {}).get("oracle", {})]
+    paths = {str(p["crystal"]): _dispersion(p["data"]) for p in with_path}
+    if paths:
+        note = "Exact at the wave vectors that the supercell holds, elsewhere an interpolation by its force constants."
+        shown.append(Panel("properties_dispersion", "Phonon dispersion", paths, note))
     return shown
 
 
@@ -137,6 +142,36 @@ def _phonons(comparison: dict[str, Any]) -> go.Figure:
                 hovertemplate="%{text}: oracle %{x:.4g}, potential %{y:.4g} THz<extra></extra>",
             )
         )
+    return figure
+
+
+def _dispersion(data: dict[str, Any]) -> go.Figure:
+    figure = new_figure("", "frequency / THz")
+    for side, (colour, _) in _SIDES.items():
+        if not (path := data[side].get("dispersion")):
+            continue
+        distances = np.array(path["distances"], float)
+        ends = np.flatnonzero(np.diff(distances) == 0) + 1  # the path jumps there
+        x = np.insert(distances, ends, np.nan)
+        bands = np.insert(np.array(path["frequencies_THz"], float), ends, np.nan, axis=0)
+        x = np.tile(np.append(x, np.nan), bands.shape[1])[:-1]
+        y = np.concatenate([np.append(band, np.nan) for band in bands.T])[:-1]
+        figure.add_trace(
+            go.Scatter(
+                x=x.tolist(),
+                y=y.tolist(),
+                mode="lines",
+                name=side,
+                line={"color": colour, "width": 1.5, "dash": "solid" if side == "oracle" else "dash"},
+                hovertemplate=f"{side}: %{{y:.4g}} THz<extra></extra>",
+            )
+        )
+    names: dict[float, list[str]] = {}
+    for tick, label in zip(data["oracle"]["dispersion"]["ticks"], data["oracle"]["dispersion"]["labels"], strict=True):
+        names.setdefault(tick, []).append("Γ" if label == "G" else label)
+    figure.update_xaxes(
+        tickvals=list(names), ticktext=["|".join(dict.fromkeys(at)) for at in names.values()], tickangle=0
+    )
     return figure
 
 
