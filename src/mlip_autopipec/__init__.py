@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlip_autopipec.ace.activeset import build_active_set, select_active_set
     from mlip_autopipec.ace.basis import BasisSettings
+    from mlip_autopipec.ace.gates import CellGate, Gates, Quantity
     from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
     from mlip_autopipec.ace.linear import LinearACETrainer
     from mlip_autopipec.ace.pacemaker import PacemakerTrainer
@@ -39,9 +40,11 @@ _HOMES = {
     "BasisSettings": "ace.basis",
     "Campaigns": "database.campaigns",
     "CandidateGenerator": "generate.candidates",
+    "CellGate": "ace.gates",
     "Condition": "lammps.types",
     "GRACEBasis": "ace.grace",
     "GRACEFSTrainer": "ace.grace",
+    "Gates": "ace.gates",
     "GenerateMaker": "jobs.generate",
     "HaltStructure": "lammps.types",
     "LammpsDynamicsMaker": "jobs.explore",
@@ -53,6 +56,7 @@ _HOMES = {
     "OracleMaker": "jobs.label",
     "PacemakerTrainer": "ace.pacemaker",
     "PropertyGate": "ace.properties",
+    "Quantity": "ace.gates",
     "ProposeMaker": "jobs.propose",
     "SelectMaker": "jobs.propose",
     "StopRule": "jobs.assess",
@@ -70,9 +74,11 @@ __all__ = [
     "BasisSettings",
     "Campaigns",
     "CandidateGenerator",
+    "CellGate",
     "Condition",
     "GRACEBasis",
     "GRACEFSTrainer",
+    "Gates",
     "GenerateMaker",
     "HaltStructure",
     "LammpsDynamicsMaker",
@@ -85,6 +91,7 @@ __all__ = [
     "PacemakerTrainer",
     "PropertyGate",
     "ProposeMaker",
+    "Quantity",
     "SelectMaker",
     "StopRule",
     "StructureGenerator",

@@ -37,7 +37,7 @@ class PropertyComparison:
     crystal
         Formula, space group and fingerprint of the primitive cell; only the formula of what is no crystal.
     kind
-        ``eos``, ``elastic`` or ``phonons``.
+        ``eos``, ``elastic``, ``phonons``, or the class of a gate of one's own.
     name, unit
         Of the number.
     state
@@ -55,7 +55,7 @@ class PropertyComparison:
     """
 
     crystal: str
-    kind: PropertyKind
+    kind: str
     name: str
     unit: str
     state: State

@@ -1,29 +1,26 @@
 """The property gate: a potential's equation of state, elastic constants and phonons against the oracle's.
 
-Small errors on frames of MD promise none of them. The cells to be labelled follow from the structures alone, not
-from the potential: they are labelled once, found again in every later check, and both sides are measured in the
-same way on the same cells, so that strain, displacement and supercell need not be converged to compare them.
+Small errors on frames of MD promise none of them. Both sides are measured in the same way on the same cells, so that
+strain, displacement and supercell need not be converged to compare them.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import Atoms
-from monty.json import MSONable
 
 from mlip_autopipec.ace.comparison import Measured, PropertyKind, compared, describe_missing, not_compared
 from mlip_autopipec.ace.crystals import PropertyError, evaluate, find_crystal, find_result, fold, repeat, repetition
 from mlip_autopipec.ace.elasticity import fit_elastic_constants, gives_way, independent_constants, required_strains
 from mlip_autopipec.ace.equation_of_state import fit_equation_of_state, volume_series
+from mlip_autopipec.ace.gates import ORIGIN, Gate, form_of
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.ace.vibrations import displaced_cells, phonons, supercell_matrix, zone_centre_force_constants
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.supercells import cell_width
-from mlip_autopipec.oracle.identity import canonical_form
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,8 +34,6 @@ if TYPE_CHECKING:
 
 #: What can be asked for.
 PROPERTIES: tuple[PropertyKind, ...] = ("eos", "elastic", "phonons")
-#: ``info["origin"]`` of the structures.
-ORIGIN = "property"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +60,7 @@ class PropertyPlan:
 
 
 @dataclass
-class PropertyGate(MSONable):
+class PropertyGate(Gate):
     """
     Compares properties of crystals by a potential with those by the oracle.
 
@@ -165,53 +160,37 @@ class PropertyGate(MSONable):
 
     def structures(self, atoms: Atoms | Sequence[Atoms]) -> list[Atoms]:
         """
-        Return the cells that the oracle has to label.
+        Return the cells that the oracle has to label; see :meth:`~mlip_autopipec.ace.gates.Gate.structures`.
 
-        They depend on the structures and on this gate only. None for what is no crystal; :meth:`plan` tells why.
-
-        Parameters
-        ----------
-        atoms
-            One structure of a campaign, or all of them: each crystal is taken once.
-
-        Returns
-        -------
-        list of ase.Atoms
-            Pairwise different, without calculators. ``info["origin"]`` is ``property``; ``info["property"]`` is a line
-            that tells each from all others.
+        Each crystal is taken once; there are none for what is no crystal, :meth:`plan` tells why.
         """
         found: dict[str, Atoms] = {}
         for plan in self._plans(atoms):
             for cells in plan.structures.values():
                 for cell in cells:
-                    found.setdefault(_form(cell), cell)
+                    found.setdefault(form_of(cell), cell)
         return list(found.values())
 
     def affordable(self, atoms: Atoms | Sequence[Atoms], budget: int | None) -> list[Atoms]:
-        """
-        Return the cells of as many properties as fit into a budget, each property whole: half of one says nothing.
-
-        Parameters
-        ----------
-        atoms
-            As for :meth:`structures`.
-        budget
-            Most cells; None for all.
-        """
-        cells = {_form(cell): cell for cell in self.structures(atoms)}
+        """Return the cells of as many properties as fit into a budget; see :meth:`Gate.affordable`."""
+        cells = {form_of(cell): cell for cell in self.structures(atoms)}
         if budget is None or len(cells) <= budget:
             return list(cells.values())
         taken: dict[str, Atoms] = {}
         for plan in self._plans(atoms):
             for group in plan.structures.values():
-                forms = [_form(cell) for cell in group]
-                # a gate of one's own may have other cells than these
-                if cells.keys() >= set(forms) and len(taken.keys() | forms) <= budget:
+                forms = [form_of(cell) for cell in group]
+                if len(taken.keys() | forms) <= budget:
                     taken |= {form: cells[form] for form in forms}
         return list(taken.values())
 
-    def check(self, atoms: Atoms | Sequence[Atoms]) -> None:
+    def check(self, atoms: Atoms | Sequence[Atoms], *, gamma_only: bool = False) -> None:
         """Raise InvalidInputError if none of the structures has any of the properties: nothing could ever pass."""
+        if gamma_only and self.min_width == 0:
+            raise InvalidInputError(
+                "PropertyGate.min_width is 0, which compares primitive cells, but the oracle samples Gamma only; give "
+                "cells as wide as those of the first dataset (StructureGenerator.min_width)"
+            )
         plans = self._plans(atoms)
         if not any(plan.structures for plan in plans):
             why = "; ".join(dict.fromkeys(reason for plan in plans for reason in plan.reasons.values()))
@@ -226,26 +205,7 @@ class PropertyGate(MSONable):
         potential: ACEPotential | Calculator,
         failures: Mapping[str, str] | None = None,
     ) -> list[PropertyComparison]:
-        """
-        Compare the properties by a potential with those by the oracle.
-
-        Parameters
-        ----------
-        atoms
-            The structures that were given to :meth:`structures`.
-        labelled
-            The labels there are, in any order: structures with energy, forces and, if there is one, stress in an
-            attached calculator. Others among them are passed over.
-        potential
-            The potential, or any ASE calculator.
-        failures
-            Reasons of failed labels, by their ``info["property"]``.
-
-        Returns
-        -------
-        list of PropertyComparison
-            At least one for each property of each crystal, never ``passed`` where something is missing.
-        """
+        """Compare all properties of all crystals; see :meth:`Gate.compare`."""
         calculator = potential.calculator() if isinstance(potential, ACEPotential) else potential
         comparisons: list[PropertyComparison] = []
         for plan in self._plans(atoms):
@@ -372,10 +332,6 @@ class PropertyGate(MSONable):
 
     def _folded(self, crystal: Crystal, results: list[Result]) -> list[Result]:
         return [fold(result, len(crystal.primitive)) for result in results]
-
-
-def _form(cell: Atoms) -> str:
-    return json.dumps(canonical_form(cell))
 
 
 def _numbered(cells: list[Atoms]) -> list[tuple[str, Atoms]]:

@@ -71,14 +71,8 @@ def check_campaign(
         )
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
     if maker.stop_rule.property_gate is not None:
-        maker.stop_rule.property_gate.check(frames)
-        oracle = maker.oracle_maker.static_maker
-        if samples_gamma_only(oracle) and maker.stop_rule.property_gate.min_width == 0:
-            raise InvalidInputError(
-                f"PropertyGate.min_width is 0, which compares primitive cells, but {type(oracle).__name__} "
-                "samples Gamma only; give cells as wide as those of the first dataset "
-                f"({maker.generate_maker.generator.min_width} A)"
-            )
+        gamma_only = samples_gamma_only(maker.oracle_maker.static_maker)
+        maker.stop_rule.property_gate.check(frames, gamma_only=gamma_only)
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SEED_GENERATE)
         largest = maker.propose_maker.cutouts.max_atoms

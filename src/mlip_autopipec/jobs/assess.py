@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from monty.json import MSONable
 
-from mlip_autopipec.ace.properties import PropertyGate
+from mlip_autopipec.ace.gates import Gate
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.base import SEED_WALKER, current_uuid, derive_seed
 from mlip_autopipec.lammps.types import HaltVerdict
@@ -51,7 +51,9 @@ class StopRule(MSONable):
         The root mean square force error may be this share of the root mean square force of these labels, and at least
         this many meV/A.
     property_gate
-        Properties of the campaign's crystals that are compared with the oracle's in the same check.
+        What is compared with the oracle's in the same check: properties of the campaign's crystals
+        (:class:`~mlip_autopipec.ace.properties.PropertyGate`), or what a
+        :class:`~mlip_autopipec.ace.gates.CellGate` of one's own asks for.
     """
 
     max_cycles: int = 50
@@ -61,7 +63,7 @@ class StopRule(MSONable):
     n_check_labels: int = 2
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
-    property_gate: PropertyGate | None = None
+    property_gate: Gate | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be meant."""

@@ -12,8 +12,8 @@ import numpy as np
 from mlip_autopipec.ace.accuracy import compute_errors
 from mlip_autopipec.ace.activeset import compute_gamma
 from mlip_autopipec.ace.calibration import grade_errors
-from mlip_autopipec.ace.properties import ORIGIN as PROPERTY
-from mlip_autopipec.ace.properties import PropertyGate
+from mlip_autopipec.ace.gates import ORIGIN as PROPERTY
+from mlip_autopipec.ace.gates import Gate
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
@@ -53,7 +53,7 @@ def propose_check(
     seed: int,
     potential_id: str | None = None,
     cutouts: CutoutGenerator | None = None,
-    property_gate: PropertyGate | None = None,
+    property_gate: Gate | None = None,
     budget: int | None = None,
 ) -> ProposalDocument:
     """
@@ -161,7 +161,7 @@ def measure(
     cycle: int,
     relative_limit: float,
     floor_meV_A: float,
-    property_gate: PropertyGate | None = None,
+    property_gate: Gate | None = None,
 ) -> CheckDocument | None:
     """
     Compare the potential with the labels of a check.
