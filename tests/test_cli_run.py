@@ -61,6 +61,10 @@ def started(path: Path, folder: Path) -> subprocess.Popen[str]:
     raise AssertionError(f"no MD of cycle 1 within a minute; exit code {process.poll()}")
 
 
+def overwritten(path: Path, folder: Path):
+    return CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--overwrite"])
+
+
 def in_group(group: int) -> list[str]:
     found = []
     for process in psutil.process_iter():
@@ -75,12 +79,20 @@ def in_group(group: int) -> list[str]:
 def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard_output(tmp_path):
     path, folder = written(tmp_path), tmp_path / "out"
     process = started(path, folder)
+    second = CliRunner().invoke(app, ["resume", str(path), "--folder", str(folder)])
+    assert second.exit_code == FAILED, "two processes would do everything twice"
+    assert f"is run by process {process.pid} on " in second.output
+    assert f"is run by process {process.pid} on " in overwritten(path, folder).output
+    assert json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).stdout)["running"] is True
     process.send_signal(signal.SIGINT)  # a terminal would send it to LAMMPS, too; so we have to end it ourselves
     said, _ = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED == 130, said
     assert f"mlip-autopipec resume {path} --folder {folder}" in said
     assert "Traceback" not in said
     assert in_group(process.pid) == []
+    stands = CliRunner().invoke(app, ["status", str(folder)]).output
+    assert "interrupted while exploring by MD" in stands
+    assert "no process runs it" in stands
 
     done = subprocess.run(
         [*PROGRAM, "resume", str(path), "--folder", str(folder), "--json"], capture_output=True, text=True, check=False
@@ -127,6 +139,32 @@ def test_interrupted_before_anything_was_computed(tmp_path, monkeypatch):
     document = json.loads(result.stdout)
     assert document["status"] == "INTERRUPTED"
     assert document["go_on"] == f"mlip-autopipec run {path} --folder {folder} --overwrite"
+
+
+def test_overwrite_deletes_campaigns_and_nothing_else(tmp_path, monkeypatch):
+    path, folder = written(tmp_path), tmp_path / "home"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years")
+    assert "holds no campaign" in overwritten(path, folder).output
+    assert [one.name for one in folder.iterdir()] == ["thesis.tex"]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobflow.run_locally", interrupted)
+    old = tmp_path / "old"
+    (old / "store").mkdir(parents=True)
+    (old / "store" / "labels").touch()
+    assert overwritten(path, old).exit_code == ExitCode.INTERRUPTED
+    assert not (old / "store" / "labels").exists()
+
+
+def test_a_run_file_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_path):
+    path = written(tmp_path)
+    told = CliRunner().invoke(app, ["run", str(tmp_path / "runn.yaml"), "--dry-run"]).output
+    assert "does not exist" in told
+    assert str(path) in told
+    assert "is a folder" in CliRunner().invoke(app, ["resume", str(tmp_path)]).output
 
 
 def test_an_error_that_looks_like_markup_is_told_whole(tmp_path):

@@ -51,6 +51,7 @@ def refusal(tmp_path: Path, text: str) -> str:
     ("old", "new", "line", "told"),
     [
         ("name: copper", "nmae: copper", 1, r"nmae: unknown key 'nmae' \(got 'copper'\); did you mean 'name'\?"),
+        ("name: copper", "name: ../copper", 1, r"name: name is '\.\./copper'; it has to name a folder below runs"),
         (
             "n_steps: 100",
             "n_step: 100",

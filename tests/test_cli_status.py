@@ -101,6 +101,15 @@ def test_status_without_a_campaign(tmp_path, monkeypatch):
     assert "store in memory" in invoke("submit", str(tmp_path / "run.yaml")).output
 
 
+def test_status_names_what_could_have_been_meant(tmp_path, monkeypatch, finished):
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "none.yaml"))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "store", tmp_path / "runs" / "Cu" / "store")
+    assert "`mlip-autopipec status runs/Cu`" in invoke("status").output
+    (tmp_path / "Cu.yaml").touch()
+    assert "runs/Cu" in invoke("status", "Cu.yaml").output
+
+
 def test_a_database_that_does_not_answer_is_told_in_one_message(tmp_path, monkeypatch):
     away = "mongodb://nobody:s3cret@127.0.0.1:9/?serverSelectionTimeoutMS=300"
     store = {"database": "x", "uri": away}

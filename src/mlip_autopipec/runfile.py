@@ -272,6 +272,10 @@ class RunFile(Strict):
 
     def _check_values(self) -> None:
         """Refuse, with their lines, values of the right type that cannot be meant."""
+        with self._blamed("name"):
+            folder = Path(self.name)
+            if not folder.parts or folder.is_absolute() or ".." in folder.parts:
+                raise InvalidInputError(f"name is '{self.name}'; it has to name a folder below runs/")
         for i, condition in enumerate(self.load_conditions()):
             with self._blamed("conditions", i):
                 condition.check()

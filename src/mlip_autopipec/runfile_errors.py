@@ -44,7 +44,7 @@ class RunFileText:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
-            raise InvalidInputError(f"run file '{path}' does not exist")
+            raise InvalidInputError(_no_file(path))
         try:
             text = path.read_text()
             self._root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -138,6 +138,16 @@ def nearest(word: str, known: Sequence[str]) -> str:
     close = close or [name for name in lowered if name.split("_")[0] == word.lower()][:1]
     hint = f"did you mean '{lowered[close[0]]}'? " if close else ""
     return f"{hint}allowed are {', '.join(sorted(known)) or 'none'}"
+
+
+def _no_file(path: Path) -> str:
+    """Say that there is no such run file, and which one was probably meant."""
+    if path.is_dir():
+        return f"'{path}' is a folder; name the run file, for instance {path.name}.yaml"
+    others = sorted(one.name for one in path.parent.glob("*.y*ml"))
+    close = get_close_matches(path.name, others, n=1) or others[:1]
+    hint = f"; there is {path.parent / close[0]}" if close else "; `mlip-autopipec init` writes one"
+    return f"run file '{path}' does not exist{hint}"
 
 
 def _unknown_key(key: str, allowed: Sequence[str], value: Any) -> str:

@@ -129,6 +129,10 @@ def open_store(folder: Path) -> JobStore:
 def campaign_in(folder: Path) -> tuple[JobStore, str]:
     """Open the store of a run and return it with the name of its campaign."""
     if not (folder / "store").is_dir():
+        if folder.suffix in (".yaml", ".yml"):
+            raise MLIPError(
+                f"'{folder}' is a run file; name the folder of its campaign, for instance runs/{folder.stem}"
+            )
         raise MLIPError(f"'{folder}' holds no campaign; begin one with `mlip-autopipec run`, or name its --folder")
     store = open_store(folder / "store")
     names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -15,7 +14,9 @@ from rich.markup import escape
 
 from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
+from mlip_autopipec.cli.folder import check_free, clear, held
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.runfile_errors import RunFileText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,10 +68,13 @@ def run(
         _dry_run(run_file, measure, as_json)
         return
 
-    def prepare(campaign: RunFile, folder: Path) -> Flow:
+    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
         flow = campaign.flow()
         # only now, when nothing can be refused any more, may an old run be deleted
-        _prepare_folder(folder, overwrite)
+        check_free(folder, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(held(folder))
+        clear(folder)
         return flow
 
     _run(run_file, folder, prepare, as_json)
@@ -89,10 +93,11 @@ def resume(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
         mlip-autopipec resume Cu.yaml
     """
 
-    def prepare(campaign: RunFile, folder: Path) -> Flow:
+    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
         from mlip_autopipec.flows.otf import OTFMaker
 
         store, campaign_id = campaign_in(folder)
+        stack.enter_context(held(folder))
         return OTFMaker.resume(campaign_id, store, maker_if_changed(campaign, campaign_id, store))
 
     _run(run_file, folder, prepare, as_json)
@@ -111,11 +116,12 @@ def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
         mlip-autopipec extend Cu.yaml
     """
 
-    def prepare(campaign: RunFile, folder: Path) -> Flow:
+    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
         from mlip_autopipec.flows.otf import OTFMaker
         from mlip_autopipec.jobs.dataset import recorded_task
 
         store, campaign_id = campaign_in(folder)
+        stack.enter_context(held(folder))
         known = len(recorded_task(campaign_id, store).formulas)
         maker = maker_if_changed(campaign, campaign_id, store)
         new = campaign.load_structures()[known:]
@@ -126,6 +132,7 @@ def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
 
 def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
     with told(as_json):
+        RunFileText(run_file)  # a mistake in its name or its YAML is told at once, before much is imported
         from mlip_autopipec.cli.local import check_validation
         from mlip_autopipec.cli.plan import plan, show
         from mlip_autopipec.runfile import RunFile
@@ -139,21 +146,22 @@ def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
 
 
 def _run(
-    run_file: Path, folder: Path | None, prepare: Callable[[RunFile, Path], Flow], as_json: bool = False
+    run_file: Path, folder: Path | None, prepare: Callable[[RunFile, Path, ExitStack], Flow], as_json: bool = False
 ) -> NoReturn:
     """Make a flow, run it here, report, and leave with the exit code."""
     started = time.perf_counter()
     target: Path | None = None
     result: dict[str, Any]
     try:
-        with told(as_json), _sigterm_as_ctrl_c():
+        with told(as_json), _sigterm_as_ctrl_c(), ExitStack() as stack:
+            RunFileText(run_file)  # as in a dry run
             from mlip_autopipec.cli.local import check_validation, log_to, run_here
             from mlip_autopipec.runfile import RunFile
 
             campaign = RunFile.load(run_file)
             check_validation(campaign)
             target = (folder or Path("runs") / campaign.name).resolve()
-            flow = prepare(campaign, target)
+            flow = prepare(campaign, target, stack)
             log_to(target / "campaign.log")
             result = run_here(campaign, flow, target, started)
             result["exit_code"] = exit_code(result["status"])
@@ -214,14 +222,3 @@ def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OT
     maker = campaign.maker()
     recorded = recorded_task(campaign_id, store).payload["maker"]
     return None if json.loads(maker.to_json()) == json.loads(recorded) else maker
-
-
-def _prepare_folder(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        if not overwrite:
-            raise MLIPError(
-                f"folder '{folder}' is not empty; go on with its campaign by `mlip-autopipec resume`, choose another "
-                "with --folder, or delete it with --overwrite"
-            )
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)

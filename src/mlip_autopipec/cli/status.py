@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,11 @@ from rich.table import Table
 
 from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, put, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
+from mlip_autopipec.cli.folder import is_held
+from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
+    from jobflow import JobStore
     from rich.console import RenderableType
 
     from mlip_autopipec.database.campaigns import Campaigns
@@ -59,7 +63,7 @@ def status(
             store, name = campaign_in(folder)
             campaigns, campaign = Campaigns(store), name
         else:
-            campaigns = Campaigns(configured_store())
+            campaigns = Campaigns(_database())
         if campaign is None:
             everything = campaigns.list(elements)
             result: dict[str, Any] = {"campaigns": [_summary(one) for one in everything]}
@@ -68,25 +72,40 @@ def status(
         else:
             document = campaigns.status(campaign)
             if watch is None or as_json:
-                console.print(_detail(campaigns, document))
+                console.print(_detail(campaigns, document, folder))
             else:
-                document = _watched(campaigns, campaign, watch)
+                document = _watched(campaigns, campaign, watch, folder)
             code = exit_code(document.status)
             result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
             result["progress"] = progress_of(campaigns, campaign).to_dict()
+            result["running"] = None if folder is None else is_held(folder)
     if as_json:
         put(result)
     raise typer.Exit(int(code))
 
 
-def _watched(campaigns: Campaigns, campaign: str, seconds: float) -> OTFDocument:
+def _database() -> JobStore:
+    """Return the configured JobStore; where there is none, say which folders could have been meant."""
+    try:
+        return configured_store()
+    except MLIPError as error:
+        here = sorted(store.parent for store in Path("runs").glob("*/store"))
+        if not here:
+            raise
+        named = ", ".join(f"`mlip-autopipec status {folder}`" for folder in here[:5])
+        raise MLIPError(
+            f"of which campaign? Here {'is' if len(here) == 1 else 'are'} {named}. A database: {error}"
+        ) from error
+
+
+def _watched(campaigns: Campaigns, campaign: str, seconds: float, folder: Path | None) -> OTFDocument:
     document = campaigns.status(campaign)
-    with Live(_detail(campaigns, document), console=console, auto_refresh=False) as live:
+    with Live(_detail(campaigns, document, folder), console=console, auto_refresh=False) as live:
         try:
             while exit_code(document.status) is ExitCode.UNFINISHED:
                 time.sleep(seconds)
                 document = campaigns.status(campaign)
-                live.update(_detail(campaigns, document), refresh=True)
+                live.update(_detail(campaigns, document, folder), refresh=True)
         except KeyboardInterrupt:  # ends the watching, not the campaign
             pass
     return document
@@ -151,11 +170,17 @@ def _overview(documents: list[OTFDocument]) -> Table:
     return table
 
 
-def _detail(campaigns: Campaigns, document: OTFDocument) -> RenderableType:
+def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) -> RenderableType:
     if exit_code(document.status) is ExitCode.UNFINISHED:
         from mlip_autopipec.progress import Shown, progress_of
 
-        return Shown(progress_of(campaigns, document.campaign_id), note="if nothing runs, resume it")
+        progress = progress_of(campaigns, document.campaign_id)
+        running = None if folder is None else is_held(folder)
+        if running is False:
+            doing = f"interrupted while {progress.doing}" if progress.doing else "interrupted"
+            note = "no process runs it; `mlip-autopipec resume` with its run file goes on"
+            return Shown(replace(progress, doing=doing, forecast=None), note=note)
+        return Shown(progress, note="" if running else "if nothing runs, resume it")
     head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
     head.add_row("why", document.why)
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
