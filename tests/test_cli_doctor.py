@@ -143,6 +143,17 @@ def test_packages_that_are_missing_or_of_a_wrong_version_are_found(monkeypatch):
     is_green(machine.check_packages("remote"))
 
 
+@pytest.mark.parametrize(
+    ("missing", "light"), [("tensorpotential>=99", Light.YELLOW), ("python-ace==99", Light.RED)], ids=["fits", "pyace"]
+)
+def test_only_pyace_is_needed_of_what_fits_with_pacemaker_need(monkeypatch, missing, light):
+    """As the README installs it with pip: TensorFlow is left out, and all but the gradient fits works."""
+    monkeypatch.setattr(machine, "requires", lambda _: [f'{missing}; extra == "ace"'])
+    result = machine.check_packages("ace")
+    assert result.light is light
+    assert "uv pip install -c constraints.txt -e '.[ace]'" in result.remedy, "elsewhere uv does not keep CUDA out"
+
+
 def test_misspelt_settings_are_found():
     is_green(machine.check_settings({LAMMPS: "lmp", "MLIP_AUTOPIPEC_TEST_MONGO_URI": "x"}))
     result = machine.check_settings({"MLIP_AUTOPIPEC_LAMMPS_COMMAND": "lmp"})

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+#: How to get pacemaker and gracemaker. Only where uv reads this package's pyproject.toml does it keep CUDA out.
+INSTALL_ACE = (
+    "`pip install uv && uv pip install -c constraints.txt -e '.[ace]'` in the folder of mlip_autopipec's sources "
+    "(anywhere else, and with pip, gigabytes of CUDA packages come along)"
+)
+
 
 class MLIPError(RuntimeError):
     """Base class of all errors raised on purpose by this package."""

@@ -21,7 +21,7 @@ from mlip_autopipec.ace.pacemaker_log import HISTORY_POINTS, fail, read_device
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.ace.program import find_program, run_program
 from mlip_autopipec.ace.training import ACETrainer, Fit, FitProgress, FitTask, LossPoint
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +41,7 @@ _OURS = {
     "potential": "basis (its fs_options for further arguments of the preset), and initial_potential",
     "data": "labels: the loop writes the data files, and reference_energies",
 }
-_ADVICE = {
-    "No module named": "install what is missing into the Python that runs gracemaker: pip install 'mlip-autopipec[ace]'"
-}
+_ADVICE = {"No module named": f"install what is missing into the Python that runs gracemaker: {INSTALL_ACE}"}
 
 
 @dataclass
@@ -171,8 +169,8 @@ class GRACEFSTrainer(ACETrainer):
         command = find_program(
             "gracemaker",
             self.command,
-            "install gracemaker with pip install 'mlip-autopipec[ace]', give GRACEFSTrainer(command=...), or use "
-            "LinearACETrainer, which does not need it",
+            f"install gracemaker with {INSTALL_ACE}, give GRACEFSTrainer(command=...), or use LinearACETrainer, which "
+            "does not need it",
         )
         if any(weight != 1.0 for weight in task.weights):
             raise InvalidInputError(

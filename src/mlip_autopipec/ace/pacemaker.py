@@ -20,7 +20,7 @@ from mlip_autopipec.ace.pacemaker_run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.ace.program import find_program
 from mlip_autopipec.ace.training import ACETrainer, Fit, FitTask, Refit, TrainingResult, prove_learning
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
@@ -290,8 +290,8 @@ class PacemakerTrainer(ACETrainer):
         return find_program(
             "pacemaker",
             self.command or get_settings().PACEMAKER_CMD,
-            "install pacemaker with pip install 'mlip-autopipec[ace]', give PacemakerTrainer(command=...), or use "
-            "LinearACETrainer, which does not need it",
+            f"install pacemaker with {INSTALL_ACE}, give PacemakerTrainer(command=...), or use LinearACETrainer, which "
+            "does not need it",
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import pandas as pd
 
 from mlip_autopipec.ace.training import FitProgress, LossPoint
-from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.errors import INSTALL_ACE, TrainingError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ _ADVICE = {
     _FROM_NOTHING: "leave the ladder to ladder_step; with one in the input of a fine-tune pacemaker starts anew",
     "Number of finished fit cycles": "use output_potential.yaml instead of an interim potential",
     "No new function added": "pacemaker was asked to extend a basis that is already complete (-ip); use -p instead",
-    "No module named": "install what is missing into the Python that runs pacemaker: pip install 'mlip-autopipec[ace]'",
+    "No module named": f"install what is missing into the Python that runs pacemaker: {INSTALL_ACE}",
     "DRY RUN": "take --dry-run out of the command",
     "precision loss": "the optimiser found no way down from where it started; lower L1_coeffs, or leave optimizer "
     "and options alone",

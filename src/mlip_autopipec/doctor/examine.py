@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.doctor import machine
 from mlip_autopipec.doctor.result import Light, Result, looked_at, red
+from mlip_autopipec.errors import INSTALL_ACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
         potential, rough = science.small_potential(), science.small_potential(ridge=1e3)
     except Exception as error:
         found = f"{type(error).__name__}: {str(error)[:300]}"
-        yield red("self-test", f"no potential can be trained: {found}", "pip install 'mlip-autopipec[ace]'")
+        yield red("self-test", f"no potential can be trained: {found}", INSTALL_ACE)
         return
     oracle: Any = OracleMaker()
     atoms, kind = science.copper(0.05, seed=2, repeat=1), "emt"

