@@ -50,6 +50,7 @@ def test_copper_in_one_line(tmp_cwd):
         ("-e Ti", "Ti64", "gfn-xtb", 2.0),
         ("-e Ar --max-atoms 110", "Ar108", "lennard-jones", 1.0),
         ("-e Li -e H --crystal rocksalt --a 4.08 --oracle vasp", "Li32H32", "vasp", 0.5),
+        ("-e Na,Cl --crystal rocksalt --a 5.64", "Na32Cl32", "gfn-xtb", 1.0),
         ("-e Si --oracle espresso --trainer pacemaker", "Si64", "espresso", 1.0),
         ("-e Si --oracle ase --trainer grace -T 900", "Si64", "ase", 1.0),
         ("-e CaF2 --crystal fluorite --a 5.46 --max-atoms 12", "CaF2CaF2CaF2CaF2", "gfn-xtb", 1.0),
@@ -68,6 +69,13 @@ def test_settings_follow_the_structure(tmp_cwd, arguments, formula, oracle, time
     if functions:
         fewest = min(sum(a.get_chemical_symbols().count(e) for a in train) for e in set(atoms.symbols))
         assert fewest >= functions, "the active set needs as many atoms as there are functions"
+
+
+def test_a_compound_is_called_what_chemists_call_it(tmp_cwd):
+    run, text = made("-e", "Li", "-e", "F", "--crystal", "rocksalt", "--a", "4.03")
+    assert Path("LiF.yaml").is_file()
+    assert run.name == "LiF"
+    assert "Made for LiF" in text
 
 
 def test_files_are_named_relative_to_the_run_file(tmp_cwd):
@@ -98,7 +106,9 @@ def test_what_is_there_is_never_overwritten(tmp_cwd):
     [
         ("", "--element"),
         ("--crystal fcc", "need --element"),
-        ("-e Cu -e Zn", "--crystal"),
+        ("-e Cu -e Zn", "which crystal is CuZn? Give --crystal (bcc,"),
+        ("-e nickel", "--element nickel is no element"),
+        ("-e Na -e Cl --crystal rocksalt", "specify the lattice constant. Give --crystal"),
         ("-e Si --oracle emt", "not Si"),
         ("-e Cu --oracle vsp", "did you mean 'vasp'"),
         ("-e Cu --trainer linea", "did you mean 'linear'"),

@@ -14,8 +14,9 @@ import jinja2
 import numpy as np
 from ase.build import bulk as build_bulk
 from ase.data import atomic_masses, atomic_numbers, reference_states
+from ase.formula import Formula
 from ase.neighborlist import neighbor_list
-from pymatgen.core import Element
+from pymatgen.core import Composition, Element
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.supercells import cell_width
@@ -37,6 +38,10 @@ EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
 NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
 #: Crystals with a cubic conventional cell.
 _CUBIC = frozenset("sc fcc bcc diamond rocksalt zincblende cesiumchloride fluorite".split())
+_GIVE_CRYSTAL = (
+    f"Give --crystal ({', '.join(sorted(_CUBIC))}, hcp, wurtzite, ...) and --a (lattice constant in A); or name a "
+    "structure file instead of elements"
+)
 _ABOUT_ORACLE = {
     "emt": "ASE's effective medium theory: milliseconds, to learn with",
     "lennard-jones": "for noble gases",
@@ -110,15 +115,19 @@ def crystal_source(elements: Sequence[str], crystal: str | None, a: float | None
     Parameters
     ----------
     elements
-        Symbols in the order in which ``ase.build.bulk`` wants them (``Mg``, ``O``); formulas like ``CaF2`` will do.
+        Symbols in the order in which ``ase.build.bulk`` wants them (``Mg``, ``O``); formulas like ``CaF2`` and
+        lists like ``Mg,O`` will do.
     crystal
         Structure type; ASE's reference state of an element by default.
     a
         Lattice constant in A; that of ASE's reference state by default.
     """
-    name = "".join(elements)
+    given = [word for one in elements for word in re.split(r"[,\s]+", one) if word]
+    for word in given:
+        _check_formula(word)
+    name = "".join(given)
     state: dict[str, Any] = (reference_states[atomic_numbers[name]] if name in atomic_numbers else None) or {}
-    crystal = crystal or state.get("symmetry")
+    asked, crystal = crystal, crystal or state.get("symmetry")
     if a is None and crystal == state.get("symmetry"):
         a = state.get("a")
     named = {"name": name, "crystalstructure": crystal, "a": a, "cubic": crystal in _CUBIC or None}
@@ -126,11 +135,30 @@ def crystal_source(elements: Sequence[str], crystal: str | None, a: float | None
     try:
         atoms = build_bulk(**arguments)
     except Exception as error:
-        raise InvalidInputError(
-            f"no crystal can be made of {arguments}: {error}. Give --crystal ({', '.join(sorted(_CUBIC))}, hcp, "
-            "wurtzite, ...) and --a (lattice constant in A), or a structure file"
-        ) from error
+        if asked is None:
+            raise InvalidInputError(f"which crystal is {name}? {_GIVE_CRYSTAL}") from error
+        why = str(error).rstrip(".")
+        raise InvalidInputError(f"no crystal '{asked}' can be made of {name}: {why}. {_GIVE_CRYSTAL}") from error
     return Source("bulk", arguments, atoms)
+
+
+def _check_formula(word: str) -> None:
+    try:
+        unknown = set(Formula(word, strict=True)) - set(atomic_numbers)
+        if unknown:
+            raise ValueError(f"{unknown} are no elements")
+    except ValueError as error:
+        raise InvalidInputError(
+            f"--element {word} is no element and no formula; give symbols, for instance -e Ni -e Al"
+        ) from error
+
+
+def formula_of(atoms: Atoms) -> str:
+    """Return the formula of a compound as chemists write it: LiF, TiO2."""
+    elements = set(atoms.get_chemical_symbols())
+    if len(elements) == 1:  # pymatgen would say H2, and warn that argon has no electronegativity
+        return elements.pop()
+    return str(Composition(atoms.get_chemical_formula()).reduced_formula)
 
 
 def named_source(key: str, value: str, folder: Path) -> Source:
@@ -196,7 +224,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     structures = [_described(source, choices.max_atoms) for source in sources]
     functions = _FUNCTIONS[min(len(elements), 3) - 1]
     n_structures = _enough_structures(sources, structures, elements, functions)
-    distance = min(_nearest_neighbour(source.atoms) for source in sources)
+    distance = min(nearest_neighbour(source.atoms) for source in sources)
     n_test = max(3, n_structures // 5)
     dft = oracle in ("vasp", "espresso")
     environment = jinja2.Environment(  # noqa: S701 - YAML, no HTML
@@ -225,7 +253,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         cutoff=min(7.0, max(5.0, round(2 * distance, 1))),
         about_cutoff=f"A; nearest neighbours are {distance:.2f} A apart",
         n_steps=10_000,
-        timestep=_timestep_fs(lightest),
+        timestep=usual_timestep_fs(lightest),
         lightest=lightest,
         gamma_lo=2.0,
         gamma_hi=5.0 if choices.trainer == "linear" else 10.0,
@@ -280,13 +308,14 @@ def _mass(element: str) -> float:
     return float(atomic_masses[atomic_numbers[element]])
 
 
-def _timestep_fs(lightest: str) -> float:
+def usual_timestep_fs(lightest: str) -> float:
     """Return a time step (fs) of a twentieth or less of the fastest vibration: about 10 fs with H, 25 with C and O."""
     mass = _mass(lightest)
     return 0.5 if mass < 4 else 1.0 if mass < 40 else 2.0
 
 
-def _nearest_neighbour(atoms: Atoms) -> float:
+def nearest_neighbour(atoms: Atoms) -> float:
+    """Return the shortest distance between two atoms in A; 3 where there is none below 6."""
     distances = neighbor_list("d", atoms, 6.0)
     return float(distances.min()) if len(distances) else 3.0
 
@@ -299,7 +328,7 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "materials_project": source.key == "materials_project",
         "source": _flow(source.value),
         "repeat": list(repeat),
-        "formula": atoms.get_chemical_formula(empirical=True),
+        "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),
         "width": cell_width(atoms.repeat(repeat).cell.array),
     }

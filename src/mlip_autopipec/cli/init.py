@@ -57,7 +57,7 @@ def init(
         mlip-autopipec init bulk.cif surface.cif --oracle vasp --trainer pacemaker -o alloy.yaml
     """
     with told(as_json):
-        from mlip_autopipec.runfile_init import Choices, crystal_source, named_source, write_run_file
+        from mlip_autopipec.runfile_init import Choices, crystal_source, formula_of, named_source, write_run_file
 
         sources = []
         if element:
@@ -76,7 +76,7 @@ def init(
                 "mlip-autopipec init --element Cu"
             )
         if name is None:
-            formulas = [source.atoms.get_chemical_formula(empirical=True) for source in sources]
+            formulas = [formula_of(source.atoms) for source in sources]
             name = "-".join(dict.fromkeys(formulas))
         path = output or Path(f"{name}.yaml")
         choices = Choices(name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator)
