@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import TYPE_CHECKING
 
 from ase import Atoms
@@ -16,13 +15,11 @@ from mlip_autopipec.ace.calibration import ThresholdAdapter
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
-from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, update_state
+from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, new_walkers, update_state
 from mlip_autopipec.jobs.base import (
-    SEED_WALKER,
     continue_as_current,
     current_store,
     current_uuid,
-    derive_seed,
     load_document,
     loop_job,
 )
@@ -36,7 +33,7 @@ from mlip_autopipec.jobs.train import TrainMaker, read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.label import LabelBatch
-from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -191,19 +188,7 @@ class OTFMaker(Maker):
         """
         done = done or CycleResults()
         record = self.recording(document)
-        volumes_A3 = [atoms.get_volume() for atoms in document.structures()]
-        walkers = [
-            WalkerState(
-                index=i,
-                formula=document.formulas[k],
-                condition=condition,
-                seed=derive_seed(self.seed, SEED_WALKER, i),
-                start_id=record.uuid,
-                start_index=k,
-                start_volume_A3=volumes_A3[k],
-            )
-            for i, (k, condition) in enumerate(product(range(len(document.formulas)), document.conditions))
-        ]
+        walkers = new_walkers(document, record.uuid, self.seed)
         if self.ladder:
             walkers = as_ladders(walkers)
         state = LoopState(

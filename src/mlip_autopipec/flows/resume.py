@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import Flow, JobStore
@@ -11,8 +10,7 @@ from monty.json import MontyDecoder
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
-from mlip_autopipec.jobs.assess import as_ladders, begun_anew
-from mlip_autopipec.jobs.base import SEED_WALKER, derive_seed
+from mlip_autopipec.jobs.assess import as_ladders, begun_anew, new_walkers
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.quarantine import read_admitted
 from mlip_autopipec.schemas.base import Document
@@ -126,8 +124,10 @@ def extend(
         raise InvalidInputError(f"campaign '{campaign_id}' has no complete cycle yet; resume it before it is extended")
     using = maker or recorded_maker(campaign_id, store)
     frames = [*task.structures(), *as_frames(structures)]
-    wanted = list(dict.fromkeys(map(_hashable, [*task.conditions, *as_conditions(conditions)])))
-    all_conditions = [type(task.conditions[0])(*values) for values in wanted]
+    all_conditions = list(task.conditions)
+    for condition in as_conditions(conditions):
+        if condition not in all_conditions:
+            all_conditions.append(condition)
     if unknown := sorted(set(elements_of(frames)) - set(task.elements)):
         raise InvalidInputError(
             f"the new structures hold {unknown}, which campaign '{campaign_id}' ({'-'.join(task.elements)}) has no "
@@ -182,22 +182,7 @@ def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_s
         goes_on = walker.status == "CONVERGED" and walker.step < n_steps
         update = {"n_repeats": 0, **({"status": "PENDING"} if goes_on else {})}
         walkers.append(walker.model_copy(update=update))
-    known = {(w.start_index, _hashable(w.condition)) for w in walkers}
-    volumes_A3 = [atoms.get_volume() for atoms in task.structures()]
-    for k, condition in product(range(len(task.formulas)), task.conditions):
-        if (k, _hashable(condition)) not in known:
-            walkers.append(
-                WalkerState(
-                    index=len(walkers),
-                    formula=task.formulas[k],
-                    condition=condition,
-                    seed=derive_seed(state.seed, SEED_WALKER, len(walkers)),
-                    start_id=record.uuid,
-                    start_index=k,
-                    start_volume_A3=volumes_A3[k],
-                )
-            )
-    return walkers
+    return [*walkers, *new_walkers(task, record.uuid, state.seed, walkers)]
 
 
 def _begin_again(maker: OTFMaker, task: CampaignDocument, store: JobStore, *, reuse_results: bool) -> Flow:
@@ -256,10 +241,6 @@ def _stored_results(
         if ended and walk.restart_of == last_walks.get(walk.walker):
             done.walk_ids[walk.walker] = walk.uuid
     return done
-
-
-def _hashable(condition: Condition) -> tuple[Any, ...]:
-    return condition.temperature_K, condition.pressure_GPa, condition.temperature_end_K
 
 
 def _read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 from monty.json import MSONable
@@ -17,6 +18,7 @@ from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.label import LabelBatch
     from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.schemas.walk import WalkDocument
@@ -121,6 +123,40 @@ class StopRule(MSONable):
         if self.max_hours is not None and state.hours >= self.max_hours:
             return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
         return LoopStatus.LEARNING, left
+
+
+def new_walkers(
+    task: CampaignDocument, start_id: str, seed: int, walkers: Sequence[WalkerState] = ()
+) -> list[WalkerState]:
+    """
+    Make a walker for each structure and condition of a campaign.
+
+    Parameters
+    ----------
+    task
+        What is asked for.
+    start_id
+        uuid of the document that holds its structures.
+    seed
+        Of the campaign.
+    walkers
+        Those there are already; their structures and conditions are left out.
+    """
+    volumes_A3 = [atoms.get_volume() for atoms in task.structures()]
+    known = [(walker.start_index, walker.condition) for walker in walkers]
+    wanted = [pair for pair in product(range(len(task.formulas)), task.conditions) if pair not in known]
+    return [
+        WalkerState(
+            index=i,
+            formula=task.formulas[k],
+            condition=condition,
+            seed=derive_seed(seed, SEED_WALKER, i),
+            start_id=start_id,
+            start_index=k,
+            start_volume_A3=volumes_A3[k],
+        )
+        for i, (k, condition) in enumerate(wanted, start=len(walkers))
+    ]
 
 
 def as_ladders(walkers: Sequence[WalkerState]) -> list[WalkerState]:
