@@ -168,6 +168,10 @@ def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
     assert invoke("resume", path).exit_code == FAILED
     assert "nothing is left to do" in invoke("extend", path).output
 
+    larger = {"kind": "linear", "basis": {"number_of_functions_per_element": 30, "cutoff": 4.5}}
+    refused = invoke("extend", written(tmp_path, validation=None, trainer=larger, **hot))
+    assert refused.exit_code == FAILED, "a fine-tune would silently keep the basis there is"
+    assert "number_of_functions_per_element 20 -> 30" in refused.output
     further = written(tmp_path, validation=None, **{**hot, "conditions": [*hot["conditions"], {"temperature_K": 300}]})
     extended = invoke("extend", further)
     assert extended.exit_code == CONVERGED, extended.output

@@ -161,6 +161,7 @@ class OracleSection(Strict):
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
     minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
+    reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
@@ -332,6 +333,7 @@ class RunFile(Strict):
                 atom_maker=oracle.atom_maker(),
                 max_failed_fraction=oracle.max_failed_fraction,
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
+                reuse_labels=oracle.reuse_labels,
             ),
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import check_free, clear, held
-from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.runfile_errors import RunFileText
 
 if TYPE_CHECKING:
@@ -216,9 +216,32 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
 
 
 def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OTFMaker | None:
-    """Return the maker of the run file, if it is not the one the campaign was last run with."""
+    """
+    Return the maker of the run file, if it is not the one the campaign was last run with.
+
+    Raises
+    ------
+    InvalidInputError
+        It asks for another basis, which a linear fit would silently not give it.
+    """
     from mlip_autopipec.jobs.dataset import recorded_task
 
     maker = campaign.maker()
-    recorded = recorded_task(campaign_id, store).payload["maker"]
-    return None if json.loads(maker.to_json()) == json.loads(recorded) else maker
+    before = json.loads(recorded_task(campaign_id, store).payload["maker"])
+    now = json.loads(maker.to_json())
+    if now == before:
+        return None
+    old, new = before["train_maker"]["trainer"], now["train_maker"]["trainer"]
+    is_fitted = store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}, ["uuid"]) is not None
+    if campaign.trainer.kind == "linear" and is_fitted and old["basis"] != new["basis"]:
+        changed = [
+            f"{key} {old['basis'].get(key)} -> {value}"
+            for key, value in new["basis"].items()
+            if not key.startswith("@") and value != old["basis"].get(key)
+        ]
+        raise InvalidInputError(
+            f"trainer.basis: {', '.join(changed)}; the campaign's potential keeps its basis when it is fine-tuned. "
+            "Change it back, or begin a campaign of another name with these labels: `mlip-autopipec export` writes "
+            "them, start_from: {labels: .../dataset/train.extxyz} reads them"
+        )
+    return maker

@@ -202,6 +202,13 @@ class OTFDocument(Document):
     )
     seed: int = Field(0, description="Seed of the campaign.")
 
+    def _limit_that_failed(self) -> float | None:
+        """Return the limit of the force error (meV/A) that the cycle before failed, whose labels this one learnt."""
+        check = self.check
+        if check is None or check.passed or check.cycle != self.cycle - 1:
+            return None
+        return check.limit_meV_A
+
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
         ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]
@@ -217,5 +224,8 @@ class OTFDocument(Document):
         if self.new_before is not None and self.new_after is not None:
             before, after = self.new_before.forces_rmse_meV_A, self.new_after.forces_rmse_meV_A
             parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")
+            limit = self._limit_that_failed()
+            if limit is not None and after > limit:  # further labels of the kind will not help
+                parts.append(f"above the check's limit {limit:.1f} even when learnt: try a larger basis")
         parts.append(f"{sum(self.seconds.values()):.1f} s")
         return "  | ".join(parts)
