@@ -65,6 +65,12 @@ def overwritten(path: Path, folder: Path):
     return CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--overwrite"])
 
 
+def dry_run(path: Path) -> str:
+    result = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure"])
+    assert result.exit_code == CONVERGED, result.output
+    return result.output
+
+
 def in_group(group: int) -> list[str]:
     found = []
     for process in psutil.process_iter():
@@ -214,6 +220,22 @@ def test_dry_run_refuses_what_run_refuses_and_warns_of_a_basis_that_is_too_large
     result = CliRunner().invoke(app, ["run", str(written(tmp_path, trainer=large)), "--dry-run", "--json"])
     (note,) = json.loads(result.stdout)["notes"]
     assert "5000 basis functions" in note
+
+
+def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path):
+    assert "note:" not in dry_run(written(tmp_path))
+    path = written(
+        tmp_path,
+        conditions=[{"temperature_K": 30000}],
+        dynamics={"timestep_fs": 20},
+        trainer={"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 2.0}},
+    )
+    shown = dry_run(path)
+    assert re.search(r"conditions: 30000 K is above the boiling point of Cu, \d+ K", shown)
+    assert "dynamics.timestep_fs is 20; with Cu 2 is usual" in shown
+    assert "cutoff is 2 A, and nearest neighbours are 2.55 A apart" in shown
+    small = written(tmp_path, structures=[{"bulk": {"name": "Cu", "cubic": True}}])
+    assert "Cu4 is 3.6 A wide, less than the cutoff of 4.5 A" in dry_run(small)
 
 
 def test_every_status_has_an_exit_code_and_every_code_a_meaning():

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.cli.base import console
+from mlip_autopipec.cli.cautions import cautions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,7 +116,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         label_atoms=len(largest),
         label_seconds=seconds,
         oracle_hours=None if seconds is None else seconds * computed / 3600,
-        notes=_notes(campaign, first),
+        notes=[*cautions(campaign), *_notes(campaign, first)],
     )
 
 
@@ -156,6 +157,7 @@ def _inside(folder: str | Path) -> Iterator[None]:
 
 def show(campaign: RunFile, found: Plan) -> None:
     """Print a plan."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{campaign.name}: what would run", show_header=False)
@@ -179,4 +181,4 @@ def show(campaign: RunFile, found: Plan) -> None:
     )
     console.print(table)
     for note in found.notes:
-        console.print(f"[yellow]note:[/] {note}")
+        console.print(f"[yellow]note:[/] {escape(note)}")

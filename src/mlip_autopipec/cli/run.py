@@ -155,12 +155,15 @@ def _run(
     try:
         with told(as_json), _sigterm_as_ctrl_c(), ExitStack() as stack:
             RunFileText(run_file)  # as in a dry run
+            from mlip_autopipec.cli.cautions import cautions
             from mlip_autopipec.cli.local import check_validation, log_to, run_here
             from mlip_autopipec.runfile import RunFile
 
             campaign = RunFile.load(run_file)
             check_validation(campaign)
             target = (folder or Path("runs") / campaign.name).resolve()
+            for caution in cautions(campaign):
+                console.print(f"[yellow]note:[/] {escape(caution)}")
             flow = prepare(campaign, target, stack)
             log_to(target / "campaign.log")
             result = run_here(campaign, flow, target, started)

@@ -1,0 +1,61 @@
+"""What in a run file is allowed and hardly meant; told before a campaign, never refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlip_autopipec.runfile import RunFile
+
+#: Times the usual step from which on a time step is remarked on.
+_LONG_STEP = 3.0
+
+
+def cautions(campaign: RunFile) -> list[str]:
+    """
+    Look at temperatures, time step, cutoff and cells as a colleague would.
+
+    Parameters
+    ----------
+    campaign
+        The run file.
+
+    Returns
+    -------
+    list of str
+        Each names the field and its value; empty where nothing is strange.
+    """
+    from pymatgen.core import Element
+
+    from mlip_autopipec.ace.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
+    from mlip_autopipec.generate.supercells import cell_width
+    from mlip_autopipec.runfile_init import nearest_neighbour, usual_timestep_fs
+
+    structures = campaign.load_structures()
+    elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
+    told = []
+    boiling = {element: float(Element(element).boiling_point or 0.0) for element in elements}
+    last = max(boiling, key=lambda element: boiling[element])
+    hottest = max(condition.temperature_K for condition in campaign.load_conditions())
+    if 0 < boiling[last] < hottest:
+        told.append(f"conditions: {hottest:g} K is above the boiling point of {last}, {boiling[last]:.0f} K")
+    lightest = min(elements, key=lambda element: float(Element(element).atomic_mass))
+    step, usual = campaign.dynamics.timestep_fs, usual_timestep_fs(lightest)
+    if step > _LONG_STEP * usual:
+        told.append(f"dynamics.timestep_fs is {step:g}; with {lightest} {usual:g} is usual, and MD may explode")
+    basis = campaign.trainer.basis
+    if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own
+        return told
+    default = LINEAR_CUTOFF if campaign.trainer.kind == "linear" else GRADIENT_CUTOFF
+    cutoff = default if basis.cutoff is None else basis.cutoff
+    closest = min(map(nearest_neighbour, structures))
+    if cutoff < closest:
+        told.append(f"trainer.basis.cutoff is {cutoff:g} A, and nearest neighbours are {closest:.2f} A apart")
+    for atoms in structures:
+        width = cell_width(atoms.cell.array)
+        if atoms.pbc.all() and width < cutoff:
+            told.append(
+                f"structures: {atoms.get_chemical_formula()} is {width:.1f} A wide, less than the cutoff of {cutoff:g} "
+                "A: atoms meet their own images, a larger repeat shows more"
+            )
+    return told
