@@ -154,6 +154,9 @@ def test_submitted_run_by_a_worker_and_seen(configured, tmp_path, monkeypatch): 
     run = {**SMALL, "conditions": [{"temperature_K": 300}], "dynamics": {**SMALL["dynamics"], "n_steps": 50}}
     Path("run.yaml").write_text(yaml.safe_dump(run))
     Path("workers.yaml").write_text("label: {_category: dft}\n")
+    pad.fw_id_assigner.delete_many({})  # as before the first `lpad reset`
+    assert "never set up; do it once: `lpad reset`" in invoke("submit", "run.yaml", *file).output
+    pad.reset("", require_password=False)
     result = invoke("submit", "run.yaml", *file, "--workers", "workers.yaml", "--priority", "3", "--json")
     assert result.exit_code == CONVERGED, result.output
     submission = json.loads(result.stdout)

@@ -84,7 +84,7 @@ def submit(
         The flow is no campaign, ``workers`` names an unknown step, or the campaign has a workflow on
         this LaunchPad that is not finished: two would compute everything twice.
     ExecutableError
-        FireWorks is not installed.
+        FireWorks is not installed, or the LaunchPad was never set up.
     """
     try:
         from fireworks import LaunchPad
@@ -102,6 +102,10 @@ def submit(
     assign_workers(flow, entries)
     flow.update_metadata({"campaign_id": campaign_id})
     pad = launchpad or LaunchPad.auto_load()
+    if pad.fw_id_assigner.find_one({}) is None:
+        raise ExecutableError(
+            f"LaunchPad {pad.name} was never set up; do it once: `lpad reset` (docs/fireworks.md)"
+        )
     _retire_earlier_workflows(pad, campaign_id)
 
     name = f"{flow.name} {campaign_id}"

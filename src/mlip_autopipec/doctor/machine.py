@@ -313,8 +313,11 @@ def check_launchpad() -> Result:
     try:
         pad = LaunchPad.from_file(LAUNCHPAD_LOC)
         n = pad.workflows.count_documents({})
+        is_set_up = pad.fw_id_assigner.find_one({}) is not None
     except Exception as error:
         return red(name, f"{LAUNCHPAD_LOC}: {type(error).__name__}: {_first_line(error)}", "see that its server runs")
+    if not is_set_up:
+        return red(name, f"{LAUNCHPAD_LOC} answers, and was never set up", "once: lpad reset")
     return green(name, f"{LAUNCHPAD_LOC} answers, {n} workflows")
 
 
