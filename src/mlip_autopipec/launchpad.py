@@ -103,9 +103,7 @@ def submit(
     flow.update_metadata({"campaign_id": campaign_id})
     pad = launchpad or LaunchPad.auto_load()
     if pad.fw_id_assigner.find_one({}) is None:
-        raise ExecutableError(
-            f"LaunchPad {pad.name} was never set up; do it once: `lpad reset` (docs/fireworks.md)"
-        )
+        raise ExecutableError(f"LaunchPad {pad.name} was never set up; do it once: `lpad reset` (docs/fireworks.md)")
     _retire_earlier_workflows(pad, campaign_id)
 
     name = f"{flow.name} {campaign_id}"

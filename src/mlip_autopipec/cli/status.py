@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.schemas.loop import OTFDocument
 
+_NONE = "no campaign is there yet; one that was submitted appears when a worker has run its first job"
 _COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_FAILING": "red"}
 
 
@@ -68,7 +69,7 @@ def status(
             everything = campaigns.list(elements)
             result: dict[str, Any] = {"campaigns": [_summary(one) for one in everything]}
             code = ExitCode.CONVERGED
-            console.print(_overview(everything) if everything else "no campaign is there")
+            console.print(_overview(everything) if everything else _NONE)
         else:
             document = campaigns.status(campaign)
             if watch is None or as_json:
