@@ -25,6 +25,7 @@ from test_cli_run import SMALL
 
 from mlip_autopipec.cli.exit_codes import ExitCode
 from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.assess import StopRule
@@ -312,6 +313,24 @@ def test_without_a_terminal_there_is_no_view(tmp_path: Path, monkeypatch: pytest
         console.print("cycle   0", markup=False)
     assert written.getvalue() == "cycle   0\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_terminal_a_step_that_takes_long_is_told_less_and_less_often(
+    tmp_path: Path, halfway: Campaigns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "EVERY_S", 0.02)
+    monkeypatch.setattr(live, "FIRST_LINE_S", 0.2)
+    store = open_store(tmp_path / "store")
+    documents = [{k: v for k, v in doc.items() if k != "_id"} for doc in halfway.store.query({}, load=True)]
+    store.update(documents, key=["uuid", "index"], save={"data": ["payload"]})
+    written = io.StringIO()
+    with live_view(Console(file=written, highlight=False), tmp_path):
+        deadline = time.monotonic() + 20
+        while written.getvalue().count("\n") < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+    lines = written.getvalue().splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"cycle   1  labelling for 0 s  \| \d of \d labels \(1 failed\)", lines[0]), lines
 
 
 def test_a_view_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:

@@ -65,6 +65,8 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     (folder / "jobs").mkdir(exist_ok=True)
     with live_view(console, folder), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        # what a resumed campaign takes up again may run in any order
+        warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
         run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
     found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
     if found is None:

@@ -18,12 +18,12 @@ from mlip_autopipec.database import disk
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.read import progress_of
-from mlip_autopipec.progress.show import NARROW, Shown
+from mlip_autopipec.progress.show import NARROW, Shown, plain_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     from mlip_autopipec.progress.types import CampaignProgress
     from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 EVERY_S = 1.0
 #: The store is read again when another job runs, and not before so many times what it took to read it.
 _RARER = 20.0
+#: Seconds after which a line tells of a step where there is no terminal; then after twice as many, and so on.
+FIRST_LINE_S = 60.0
 #: Lines of the view besides those of the walkers, and lines left for what is printed above it.
 _OTHER_LINES = 12
 _NAME = re.compile(r"(?P<step>.+?) c(?P<cycle>\d{3,})(?: w(?P<walker>\d+))?")
@@ -58,8 +60,9 @@ _DOING = {
 @contextmanager
 def live_view(console: Console, folder: Path) -> Iterator[None]:
     """
-    Show how far the campaign in a folder is while the body runs it; where there is no terminal show nothing.
+    Show how far the campaign in a folder is while the body runs it.
 
+    Where there is no terminal (a pipe, a batch job) a line tells of a step that takes long: after one minute, two ...
     What is printed to the console meanwhile appears above the view. Nothing depends on the view: if it fails a warning
     is logged, and the body goes on.
 
@@ -71,7 +74,12 @@ def live_view(console: Console, folder: Path) -> Iterator[None]:
         Of the campaign: its ``store`` and its ``jobs``.
     """
     if not console.is_terminal or console.is_dumb_terminal or not console.file.isatty():
-        yield
+        lines = _Lines(console, folder)
+        lines.thread.start()
+        try:
+            yield
+        finally:
+            lines.stop()
         return
     view = _View(console, folder)
     # rich decides it once, by standard output; with --json the view is on standard error
@@ -121,7 +129,7 @@ class _View:
             if self._campaigns is not None:
                 self._campaigns.store.close()
 
-    def _look(self) -> RenderableType | None:
+    def _look(self) -> Shown | None:
         """Read what may have changed; None while there is nothing to show."""
         from jobflow import CURRENT_JOB
 
@@ -154,6 +162,30 @@ class _View:
             self._task = task if found else None  # one that was extended is just about to be recorded
             self._read_job, self._read_at = job, time.monotonic()
         self._not_before = now + _RARER * (time.monotonic() - now)
+
+
+class _Lines(_View):
+    """The same without a terminal: a line now and then."""
+
+    def _run(self) -> None:
+        step, began, patience = None, 0.0, FIRST_LINE_S
+        try:
+            while not self._ended.wait(EVERY_S):
+                shown = self._look()
+                if shown is None:
+                    continue
+                progress, now = shown.progress, time.monotonic()
+                if step != (progress.cycle, progress.doing):
+                    step, began, patience = (progress.cycle, progress.doing), now, FIRST_LINE_S
+                elif now - began > patience:
+                    patience *= 2
+                    self.console.print(plain_line(progress, now - began), markup=False)
+        except Exception as error:  # as above
+            if not self._ended.is_set():
+                logger.warning("no lines on long steps: %s: %s; the campaign goes on", type(error).__name__, error)
+        finally:
+            if self._campaigns is not None:
+                self._campaigns.store.close()
 
 
 def with_files(progress: CampaignProgress, job_name: str, job_folder: Path | None) -> CampaignProgress:

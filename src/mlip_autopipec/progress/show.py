@@ -69,6 +69,34 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
+def plain_line(progress: CampaignProgress, seconds: float) -> str:
+    """
+    Tell of a step that takes long in one line.
+
+    Parameters
+    ----------
+    progress
+        Where the campaign is.
+    seconds
+        How long the step has taken so far, in s.
+    """
+    told = [f"cycle {progress.cycle:3d}  {progress.doing or progress.status} for {duration(seconds)}"]
+    labels = progress.labels
+    if labels.left:
+        failed = f" ({labels.failed} failed)" if labels.failed else ""
+        told.append(f"{labels.done} of {labels.asked} labels{failed}")
+    if progress.fit is not None:
+        told.append(f"iteration {progress.fit.iteration}, loss {progress.fit.loss:.3g}")
+    for walker in progress.walkers:
+        if walker.state == "running" and walker.look is not None:
+            of = "" if walker.n_steps is None else f" of {walker.n_steps}"
+            told.append(
+                f"w{walker.index} {walker.temperature_K:g} K at step {walker.look.step}{of} "
+                f"(gamma {_gamma(walker.look.gamma_max)})"
+            )
+    return "  | ".join(told)
+
+
 def _headline(progress: CampaignProgress) -> Text:
     name = progress.campaign_id
     if _MADE_UP.fullmatch(name) and progress.name:
