@@ -150,9 +150,9 @@ def _coloured(status: str) -> str:
 
 
 def _overview(documents: list[OTFDocument]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h"):
-        table.add_column(name, no_wrap=name == "status", overflow="fold")
+        table.add_column(name, no_wrap=name not in ("campaign", "elements"), overflow="fold")
     for one in documents:
         errors = one.test or one.train
         energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
@@ -193,9 +193,9 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
             head.add_row(
                 f"error, {name}", f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
             )
-    walkers = Table(box=SIMPLE_HEAD, pad_edge=False)
+    walkers = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("walker", "cell", "at", "status", "step", "ps", "halts", "last halt"):
-        walkers.add_column(name, no_wrap=name != "cell")
+        walkers.add_column(name, no_wrap=name != "cell", overflow="fold")
     for row in _walkers(campaigns, document):
         walkers.add_row(
             f"w{row['walker']}",
