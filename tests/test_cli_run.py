@@ -14,6 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.units import GPa
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, ExitCode, app, open_store
@@ -199,6 +202,25 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     shown = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure"])
     assert "labels at most" in shown.output
     assert "unknown" in shown.output
+
+
+def test_dry_run_tells_of_a_lattice_constant_that_is_not_the_oracles(tmp_path):
+    """Positive when compressed; the potential would be learnt where nobody wants it."""
+
+    def planned(**changes):
+        result = CliRunner().invoke(app, ["run", str(written(tmp_path, **changes)), "--dry-run", "--json"])
+        return json.loads(result.stdout)
+
+    plan = planned()
+    assert abs(plan["pressure_GPa"]) < 4
+    assert plan["notes"] == []
+    small = [{"bulk": {"name": "Cu", "cubic": True, "a": 3.5}, "repeat": [2, 2, 2]}]
+    plan = planned(structures=small)
+    copper = bulk("Cu", cubic=True, a=3.5)
+    copper.calc = EMT()
+    assert plan["pressure_GPa"] == pytest.approx(-copper.get_stress()[:3].mean() / GPa)
+    assert f"by emt the structure is under {plan['pressure_GPa']:.1f} GPa" in plan["notes"][0]
+    assert planned(structures=small, dynamics={**SMALL["dynamics"], "ensemble": "npt"})["notes"] == []
 
 
 @pytest.mark.parametrize(

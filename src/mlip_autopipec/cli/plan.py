@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from ase import units
+
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 #: Oracles of which a label takes seconds: one is computed to see how many.
 CHEAP = ("emt", "lennard-jones", "gfn-xtb")
+
+#: Pressure in GPa from which on a structure is remarked on.
+_MUCH_GPA = 4.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,8 @@ class Plan:
         Atoms of the largest structure of the first dataset.
     label_seconds
         Measured wall time of one label of that size on this machine in s; None where it was not measured.
+    pressure_GPa
+        By the oracle, of the structure as it is given in GPa; None where that was not what was computed.
     oracle_hours
         ``label_seconds`` times labels and evaluations, one after the other, in h.
     notes
@@ -65,6 +73,7 @@ class Plan:
     validation_labels: int
     label_atoms: int
     label_seconds: float | None
+    pressure_GPa: float | None
     oracle_hours: float | None
     notes: list[str]
 
@@ -100,7 +109,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
     largest = max(first or [atoms for atoms in structures if len(atoms) <= limit] or labels, key=len)
     measure = campaign.oracle.kind in CHEAP if measure is None else measure
-    seconds = _seconds_of_a_label(campaign, largest) if measure else None
+    seconds, pressure = _measured_label(campaign, largest) if measure else (None, None)
     computed = most - len(labels) + n_validation
     return Plan(
         structures=[f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)" for atoms in structures],
@@ -115,8 +124,9 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         validation_labels=n_validation,
         label_atoms=len(largest),
         label_seconds=seconds,
+        pressure_GPa=pressure,
         oracle_hours=None if seconds is None else seconds * computed / 3600,
-        notes=[*cautions(campaign), *_notes(campaign, first)],
+        notes=[*cautions(campaign), *_strained(campaign, pressure), *_notes(campaign, first)],
     )
 
 
@@ -137,12 +147,29 @@ def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
     return notes
 
 
-def _seconds_of_a_label(campaign: RunFile, atoms: Atoms) -> float:
+def _strained(campaign: RunFile, pressure_GPa: float | None) -> list[str]:
+    """Say where a structure is not the oracle's: a lattice constant from elsewhere puts MD under pressure unasked."""
+    if pressure_GPa is None or abs(pressure_GPa) < _MUCH_GPA or campaign.dynamics.ensemble == "npt":
+        return []
+    kind = campaign.oracle.kind
+    told = (
+        f"by {kind} the structure is under {pressure_GPa:.1f} GPa as it is given, and MD at constant volume stays "
+        f"there; if that is not meant give it the lattice constant of {kind}, or take dynamics.ensemble: npt"
+    )
+    return [told]
+
+
+def _measured_label(campaign: RunFile, atoms: Atoms) -> tuple[float, float | None]:
+    """Compute one label; return its seconds, and the pressure in GPa if it is of the undistorted crystal."""
     oracle = campaign.maker().oracle_maker
     with tempfile.TemporaryDirectory() as folder, _inside(folder):
         started = time.perf_counter()
-        oracle.compute(atoms)
-        return time.perf_counter() - started
+        label = oracle.compute(atoms).atoms
+        seconds = time.perf_counter() - started
+    results = {} if label.calc is None else label.calc.results
+    if atoms.info.get("origin") != "seed_ideal" or not atoms.pbc.all() or results.get("stress") is None:
+        return seconds, None
+    return seconds, float(-np.mean(label.get_stress(voigt=False).diagonal()) / units.GPa)
 
 
 @contextmanager
