@@ -258,6 +258,10 @@ def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path):
     assert "cutoff is 2 A, and nearest neighbours are 2.55 A apart" in shown
     small = written(tmp_path, structures=[{"bulk": {"name": "Cu", "cubic": True}}])
     assert "Cu4 is 3.6 A wide, less than the cutoff of 4.5 A" in dry_run(small)
+    # zinc boils at 1180 K and copper at 2835 K; what holds for the elements does not for their compounds
+    brass = [{"bulk": {"name": "CuZn", "crystalstructure": "cesiumchloride", "a": 2.95}, "repeat": [3, 3, 3]}]
+    alloy = written(tmp_path, structures=brass, oracle={"kind": "lennard-jones"}, conditions=[{"temperature_K": 3000}])
+    assert "boiling" not in dry_run(alloy)
 
 
 def test_every_status_has_an_exit_code_and_every_code_a_meaning():

@@ -34,15 +34,16 @@ def cautions(campaign: RunFile) -> list[str]:
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     told = []
-    boiling = {element: float(Element(element).boiling_point or 0.0) for element in elements}
-    last = max(boiling, key=lambda element: boiling[element])
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
-    if 0 < boiling[last] < hottest:
-        told.append(f"conditions: {hottest:g} K is above the boiling point of {last}, {boiling[last]:.0f} K")
+    if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
+        boiling = float(Element(elements[0]).boiling_point or 0.0)
+        if 0 < boiling < hottest:
+            told.append(f"conditions: {hottest:g} K is above the boiling point of {elements[0]}, {boiling:.0f} K")
     lightest = min(elements, key=lambda element: float(Element(element).atomic_mass))
     step, usual = campaign.dynamics.timestep_fs, usual_timestep_fs(lightest)
     if step > _LONG_STEP * usual:
         told.append(f"dynamics.timestep_fs is {step:g}; with {lightest} {usual:g} is usual, and MD may explode")
+    told += _missing_trainer(campaign)
     basis = campaign.trainer.basis
     if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own
         return told
@@ -59,3 +60,21 @@ def cautions(campaign: RunFile) -> list[str]:
                 "A: atoms meet their own images, a larger repeat shows more"
             )
     return told
+
+
+def _missing_trainer(campaign: RunFile) -> list[str]:
+    """Say before labels are bought that what is to be trained with them cannot be."""
+    from importlib.util import find_spec
+
+    from mlip_autopipec.doctor.machine import check_pacemaker
+    from mlip_autopipec.doctor.result import Light
+    from mlip_autopipec.errors import INSTALL_ACE
+
+    trainer = campaign.trainer
+    if trainer.kind == "linear" or trainer.command is not None:
+        return []
+    if trainer.kind == "pacemaker" and (found := check_pacemaker()).light is not Light.GREEN:
+        return [f"trainer pacemaker: {found.found}: {found.remedy}"]
+    if trainer.kind == "grace" and find_spec("tensorpotential") is None:
+        return [f"trainer grace: tensorpotential is missing: {INSTALL_ACE}"]
+    return []
