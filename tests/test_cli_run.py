@@ -244,7 +244,10 @@ def test_dry_run_refuses_what_run_refuses_and_warns_of_a_basis_that_is_too_large
     assert "5000 basis functions" in note
 
 
-def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path):
+def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLIP_AUTOPIPEC_PACEMAKER_CMD", "/no/such/pacemaker")
+    untrainable = dry_run(written(tmp_path, trainer={"kind": "pacemaker"}))
+    assert "note: trainer pacemaker: '/no/such/pacemaker' was not found" in untrainable, "before labels are bought"
     assert "note:" not in dry_run(written(tmp_path))
     path = written(
         tmp_path,

@@ -43,9 +43,7 @@ def written(folder: Path, **changes) -> Path:
 
 def prepare(path: Path):
     run = RunFile.load(path)
-    return run.maker().make(
-        run.load_structures(), run.load_conditions(), labels=run.load_labels(), initial_potential=run.load_potential()
-    )
+    return run.flow()
 
 
 @pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.yaml")), ids=lambda p: p.stem)
@@ -65,6 +63,7 @@ def test_tutorials_are_valid(path: Path) -> None:
         ({"conditions": []}, "conditions"),
         ({"conditions": [{"temperature_K": -3}]}, "temperature_K is -3"),
         ({"structures": []}, "structures"),
+        ({"structures": [{"bulk": {"name": "Si"}}]}, r"line \d+, oracle: oracle emt knows Al, Cu, .*not Si"),
         ({"structures": [{"file": "no.cif"}]}, r"no\.cif"),
         ({"structures": [{"bulk": {"name": "Xx"}}]}, "Xx"),
         ({"structures": [{}]}, "either 'file' or 'bulk'"),

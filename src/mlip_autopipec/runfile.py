@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
+from ase.calculators.emt import parameters as emt_parameters
 from jobflow import Flow, Maker
 from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
 
@@ -354,6 +355,11 @@ class RunFile(Strict):
             Whatever cannot be meant, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
+        if self.oracle.kind == "emt":
+            unknown = {symbol for atoms in structures for symbol in atoms.get_chemical_symbols()} - set(emt_parameters)
+            with self._blamed("oracle"):
+                if unknown:
+                    raise InvalidInputError(f"oracle emt knows {', '.join(emt_parameters)}, not {', '.join(unknown)}")
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(

@@ -199,7 +199,8 @@ class OracleMaker(Maker):
         except ConnectionFailure:  # the database is away; that is no failure of this label
             raise
         except Exception as error:
-            logger.exception("label c%03d %03d failed", cycle, index)
+            first = (str(error).strip().splitlines() or [""])[0][:300]
+            logger.exception("label c%03d %03d failed: %s: %s", cycle, index, type(error).__name__, first)
             return LabelDocument(
                 **fields,
                 oracle=type(self.maker_of(candidate)).__name__,
