@@ -259,6 +259,10 @@ def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path, monkeypatch
     assert re.search(r"conditions: 30000 K is above the boiling point of Cu, \d+ K", shown)
     assert "dynamics.timestep_fs is 20; with Cu 2 is usual" in shown
     assert "cutoff is 2 A, and nearest neighbours are 2.55 A apart" in shown
+    alloy = [{"bulk": {"name": "CuAu", "crystalstructure": "cesiumchloride", "a": 3.2}, "repeat": [3, 3, 3]}]
+    assert "30000 K; no compound" in dry_run(
+        written(tmp_path, structures=alloy, conditions=[{"temperature_K": 30000}], stop={"max_cycles": 1})
+    )
     small = written(tmp_path, structures=[{"bulk": {"name": "Cu", "cubic": True}}])
     assert "Cu4 is 3.6 A wide, less than the cutoff of 4.5 A" in dry_run(small)
     # zinc boils at 1180 K and copper at 2835 K; what holds for the elements does not for their compounds

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlip_autopipec.runfile import RunFile
 
+#: Temperature in K above which nothing is solid or liquid at low pressure; tungsten boils at 6200 K.
+_NOTHING_CONDENSED_K = 10_000.0
 #: Times the usual step from which on a time step is remarked on.
 _LONG_STEP = 3.0
 
@@ -39,6 +41,8 @@ def cautions(campaign: RunFile) -> list[str]:
         boiling = float(Element(elements[0]).boiling_point or 0.0)
         if 0 < boiling < hottest:
             told.append(f"conditions: {hottest:g} K is above the boiling point of {elements[0]}, {boiling:.0f} K")
+    elif hottest > _NOTHING_CONDENSED_K:
+        told.append(f"conditions: {hottest:g} K; no compound stays condensed above {_NOTHING_CONDENSED_K:g} K")
     lightest = min(elements, key=lambda element: float(Element(element).atomic_mass))
     step, usual = campaign.dynamics.timestep_fs, usual_timestep_fs(lightest)
     if step > _LONG_STEP * usual:
