@@ -71,6 +71,21 @@ def test_settings_follow_the_structure(tmp_cwd, arguments, formula, oracle, time
         assert fewest >= functions, "the active set needs as many atoms as there are functions"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "radial_basis"),
+    [
+        ("-e LiF --crystal rocksalt --a 4.03", "ChebExpCos"),
+        ("-e MgO --crystal rocksalt --a 4.21", "ChebExpCos"),
+        ("-e NaCl --crystal rocksalt --a 5.64", "SBessel"),
+        ("-e SiC --crystal zincblende --a 4.36", "SBessel"),
+        ("-e Ne", "SBessel"),
+    ],
+)
+def test_short_distances_of_ions_get_a_fine_radial_basis(tmp_cwd, arguments, radial_basis):
+    run, _ = made(*arguments.split(), "--oracle", "vasp", "-o", "run.yaml")
+    assert run.trainer.basis.radial_basis == radial_basis
+
+
 def test_a_compound_is_called_what_chemists_call_it(tmp_cwd):
     run, text = made("-e", "Li", "-e", "F", "--crystal", "rocksalt", "--a", "4.03")
     assert Path("LiF.yaml").is_file()

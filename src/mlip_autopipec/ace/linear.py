@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class LinearACETrainer(ACETrainer):
         import pandas as pd
         from pyace import ACEBBasisSet, create_multispecies_basis_config
         from pyace.linearacefit import LinearACEDataset, LinearACEFit
+        from scipy.linalg import LinAlgWarning
         from sklearn.linear_model import Ridge
 
         labels = task.labels
@@ -82,8 +84,16 @@ class LinearACETrainer(ACETrainer):
         of_forces = np.repeat(of_label, [3 * len(a) for a in labels])
         weights = np.concatenate([self.energy_weight * of_label, self.force_weight * of_forces])
         model = Ridge(alpha=self.ridge, fit_intercept=False, solver="cholesky")
-        LinearACEFit(model=model, train_dataset=dataset).fit(sample_weight=weights)
-        log = f"{design.shape[1]} functions, {n_structures} structures, {len(target)} equations, ridge {self.ridge:g}"
+        fit = LinearACEFit(model=model, train_dataset=dataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LinAlgWarning)
+            try:
+                fit.fit(sample_weight=weights)
+            except LinAlgWarning:  # normal equations square the condition number: solve the equations as they are
+                model.set_params(solver="svd")
+                fit.fit(sample_weight=weights)
+        size = f"{design.shape[1]} functions, {n_structures} structures, {len(target)} equations"
+        log = f"{size}, ridge {self.ridge:g}, solved by {model.solver}"
         return ACEPotential.from_basis(dataset.get_bbasis(model)), log
 
 

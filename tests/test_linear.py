@@ -1,0 +1,38 @@
+"""The linear trainer where its equations are nearly dependent."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from mlip_autopipec.ace.accuracy import compute_errors
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.linear import LinearACETrainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ase import Atoms
+
+
+@pytest.mark.parametrize(("ridge", "solver"), [(1e-6, "cholesky"), (1e-12, "svd")])
+def test_an_ill_conditioned_fit_is_solved_by_another_way_without_a_warning(
+    ridge: float, solver: str, emt_labelled: Callable[[Sequence[Atoms]], list[Atoms]]
+) -> None:
+    frames = [bulk("CuAu", "rocksalt", a=5.2, cubic=True) * (2, 2, 2) for _ in range(4)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.1, seed=seed)
+    labels = emt_labelled(frames)
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=60, cutoff=4.5), ridge=ridge)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # scipy's LinAlgWarning is one
+        result = trainer.train(labels)
+    assert f"solved by {solver}" in result.log
+    assert np.isfinite(result.potential.coefficients).all()
+    errors = compute_errors(result.potential, labels)
+    assert errors is not None
+    assert errors.forces_rmse_meV_A < 20
