@@ -43,7 +43,7 @@ from mlip_autopipec.ace.activeset import compute_gamma
 from mlip_autopipec.generate.buffer import buffer_convergence
 from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 

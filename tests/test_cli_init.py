@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.generate.supercells import cell_width
-from mlip_autopipec.runfile import ORACLES, RunFile
+from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.runfile.sections import ORACLES
 
 
 def init(*arguments: str):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, app
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.runfile import RunFile, json_schema
+from mlip_autopipec.runfile.model import RunFile, json_schema
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 GOOD = """\

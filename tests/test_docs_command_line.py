@@ -16,7 +16,7 @@ from mlip_autopipec.cli import CONVERGED, ExitCode, app
 from mlip_autopipec.cli.exit_codes import MEANING
 from mlip_autopipec.cli.local import outcome
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 
 PAGE = Path(__file__).parents[1] / "docs" / "command-line.md"

@@ -36,7 +36,7 @@ from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.potential import PotentialDocument
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ def run_in_process(program: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     "run",
     [
-        "import mlip_autopipec.runfile",
+        "import mlip_autopipec.runfile.model",
         "from mlip_autopipec.database.campaigns import Campaigns; assert Campaigns().list() == []",
         RUN.format(["schema"]) + OK,
         RUN.format(["init", "--element", "Cu"]) + OK,

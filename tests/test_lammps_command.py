@@ -19,7 +19,7 @@ from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInpu
 from mlip_autopipec.lammps import deck, executable
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.program import environment
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -35,7 +35,7 @@ from mlip_autopipec.report.labels import ORIGINS
 from mlip_autopipec.report.page import render, write_report
 from mlip_autopipec.report.panels import Panel, new_figure
 from mlip_autopipec.report.thin import thinned_trace, with_worst
-from mlip_autopipec.runfile import RunFile
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 
 if TYPE_CHECKING:

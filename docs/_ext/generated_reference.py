@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from mlip_autopipec.runfile import RunFile, json_schema
-from mlip_autopipec.runfile_fields import Strict, section
+from mlip_autopipec.runfile.fields import Strict, section
+from mlip_autopipec.runfile.model import RunFile, json_schema
 from mlip_autopipec.schemas import campaign, label, loop, potential, walk
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.settings import MLIPAutopipecSettings

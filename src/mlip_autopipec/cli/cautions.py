@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.runfile.model import RunFile
 
 #: Temperature in K above which nothing is solid or liquid at low pressure; tungsten boils at 6200 K.
 _NOTHING_CONDENSED_K = 10_000.0
@@ -31,7 +31,8 @@ def cautions(campaign: RunFile) -> list[str]:
 
     from mlip_autopipec.ace.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
     from mlip_autopipec.generate.supercells import cell_width
-    from mlip_autopipec.runfile_init import nearest_neighbour, usual_timestep_fs
+    from mlip_autopipec.runfile.init import usual_timestep_fs
+    from mlip_autopipec.runfile.sources import nearest_neighbour
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})

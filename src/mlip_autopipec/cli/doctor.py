@@ -38,7 +38,7 @@ def doctor(
     started = time.perf_counter()
     with told(as_json):
         from mlip_autopipec.doctor.examine import examine
-        from mlip_autopipec.runfile import RunFile
+        from mlip_autopipec.runfile.model import RunFile
 
         campaign = None if run_file is None else RunFile.load(run_file)
         results = []

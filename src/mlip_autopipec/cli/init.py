@@ -57,7 +57,8 @@ def init(
         mlip-autopipec init bulk.cif surface.cif --oracle vasp --trainer pacemaker -o alloy.yaml
     """
     with told(as_json):
-        from mlip_autopipec.runfile_init import Choices, crystal_source, formula_of, named_source, write_run_file
+        from mlip_autopipec.runfile.init import Choices, write_run_file
+        from mlip_autopipec.runfile.sources import crystal_source, formula_of, named_source
 
         sources = []
         if element:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.ace.accuracy import ErrorMetrics
     from mlip_autopipec.lammps.types import Condition
-    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
 
 logger = logging.getLogger(__name__)

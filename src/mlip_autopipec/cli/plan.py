@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.runfile.model import RunFile
 
 #: Oracles of which a label takes seconds: one is computed to see how many.
 CHEAP = ("emt", "lennard-jones", "gfn-xtb")

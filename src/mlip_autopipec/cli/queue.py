@@ -64,7 +64,7 @@ def submit(
         from mlip_autopipec.flows.otf import OTFMaker
         from mlip_autopipec.jobs.dataset import recorded_task
         from mlip_autopipec.launchpad import submit as put_up
-        from mlip_autopipec.runfile import RunFile
+        from mlip_autopipec.runfile.model import RunFile
 
         if resume and extend:
             raise InvalidInputError("--resume and --extend exclude each other; extend what has ended, resume the rest")

@@ -16,7 +16,7 @@ from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import check_free, clear, held
 from mlip_autopipec.errors import InvalidInputError, MLIPError
-from mlip_autopipec.runfile_errors import RunFileText
+from mlip_autopipec.runfile.errors import RunFileText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
     from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.runfile.model import RunFile
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
 Folder = Annotated[
@@ -135,7 +135,7 @@ def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
         RunFileText(run_file)  # a mistake in its name or its YAML is told at once, before much is imported
         from mlip_autopipec.cli.local import check_validation
         from mlip_autopipec.cli.plan import plan, show
-        from mlip_autopipec.runfile import RunFile
+        from mlip_autopipec.runfile.model import RunFile
 
         campaign = RunFile.load(run_file)
         check_validation(campaign)
@@ -157,7 +157,7 @@ def _run(
             RunFileText(run_file)  # as in a dry run
             from mlip_autopipec.cli.cautions import cautions
             from mlip_autopipec.cli.local import check_validation, log_to, run_here
-            from mlip_autopipec.runfile import RunFile
+            from mlip_autopipec.runfile.model import RunFile
 
             campaign = RunFile.load(run_file)
             check_validation(campaign)

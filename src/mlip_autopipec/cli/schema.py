@@ -25,7 +25,7 @@ def schema(
     and name it in the file's first line, "# yaml-language-server: $schema=run.schema.json": VS Code with its YAML
     extension, Neovim, Emacs and others read that.
     """
-    from mlip_autopipec.runfile import json_schema
+    from mlip_autopipec.runfile.model import json_schema
 
     text = json.dumps(json_schema(), indent=2) + "\n"
     if output is None:

@@ -12,7 +12,7 @@ from mlip_autopipec.errors import INSTALL_ACE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mlip_autopipec.runfile import RunFile
+    from mlip_autopipec.runfile.model import RunFile
 
 
 def examine(campaign: RunFile | None = None, folder: Path | None = None, *, science: bool = True) -> Iterator[Result]:

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from mlip_autopipec.doctor.result import Result, green, red, yellow
 from mlip_autopipec.errors import INSTALL_ACE, ExecutableError
-from mlip_autopipec.runfile_errors import nearest
+from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.settings import MLIPAutopipecSettings
 
 if TYPE_CHECKING:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from ase import Atoms
-from ase.calculators.abc import GetPropertiesMixin
 from ase.calculators.emt import parameters as emt_parameters
-from jobflow import Flow, Maker
-from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
+from jobflow import Flow
+from pydantic import Field, ValidationError
 
-from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.calibration import ThresholdAdapter
-from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.ace.quarantine import LabelQuarantine
@@ -33,33 +27,34 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
 from mlip_autopipec.oracle.validation import ValidationSettings
-from mlip_autopipec.runfile_errors import RunFileText, nearest
-from mlip_autopipec.runfile_fields import Strict, parameter_descriptions, section
-from mlip_autopipec.runfile_structures import load_structure
+from mlip_autopipec.runfile.errors import RunFileText
+from mlip_autopipec.runfile.fields import Strict
+from mlip_autopipec.runfile.sections import (
+    TRAINERS,
+    CandidatesSection,
+    ConditionSection,
+    CutoutsSection,
+    DynamicsSection,
+    FirstDatasetSection,
+    GRACESection,
+    LinearSection,
+    OracleSection,
+    PacemakerSection,
+    PropertiesSection,
+    QuarantineSection,
+    SelectionSection,
+    StartFrom,
+    StopSection,
+    StructureSource,
+    ThresholdsSection,
+    ValidationSection,
+)
 
 T = TypeVar("T")
 
-#: Oracles by the name a run file calls them: what makes the static maker.
-ORACLES: dict[str, str] = {
-    "emt": "mlip_autopipec.oracle.static.EMTStaticMaker",
-    "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
-    "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
-    "ase": "mlip_autopipec.oracle.static.CalculatorStaticMaker",
-    "espresso": "mlip_autopipec.oracle.espresso.EspressoStaticMaker",
-    "vasp": "mlip_autopipec.oracle.vasp.vasp_static_maker",
-}
-#: The same for isolated atoms, where they need settings of their own.
-ATOM_ORACLES: dict[str, str] = {"vasp": "mlip_autopipec.oracle.vasp.isolated_atom_maker"}
-#: Trainers, with the class that describes their basis, by the name a run file calls them.
-TRAINERS: dict[str, tuple[Any, Any]] = {
-    "linear": (LinearACETrainer, BasisSettings),
-    "pacemaker": (PacemakerTrainer, BasisSettings),
-    "grace": (GRACEFSTrainer, GRACEBasis),
-}
 #: Sections by the class whose name their errors begin with.
 SECTIONS = {
     "StopRule": "stop",
@@ -69,151 +64,6 @@ SECTIONS = {
     "PropertyGate": "properties",
 }
 
-if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
-    _Linear: TypeAlias = Any
-    _Pacemaker: TypeAlias = Any
-    _GRACE: TypeAlias = Any
-    _Dynamics: TypeAlias = Any
-    _Selection: TypeAlias = Any
-    _Condition: TypeAlias = Any
-    _Candidates: TypeAlias = Any
-    _Cutouts: TypeAlias = Any
-    _FirstDataset: TypeAlias = Any
-    _Stop: TypeAlias = Any
-    _Properties: TypeAlias = Any
-    _Quarantine: TypeAlias = Any
-    _Thresholds: TypeAlias = Any
-    _Validation: TypeAlias = Any
-else:
-    _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
-    _Basis = section(BasisSettings)
-    _NonLinearBasis = section(BasisSettings, model_name="NonLinearBasisSettings", ndensity=(int, 2))
-    _Linear = section(
-        LinearACETrainer,
-        kind=(Literal["linear"], Field("linear", description="The trainer.")),
-        basis=(_Basis, Field(default_factory=_Basis, description="Size and shape of the potential.")),
-    )
-    _Pacemaker = section(
-        PacemakerTrainer,
-        kind=(Literal["pacemaker"], Field("pacemaker", description="The trainer.")),
-        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis, description="Size and shape of the potential.")),
-    )
-    _GRACEBasis = section(GRACEBasis)
-    _GRACE = section(
-        GRACEFSTrainer,
-        kind=(Literal["grace"], Field("grace", description="The trainer.")),
-        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis, description="Size and shape of the potential.")),
-    )
-    _Dynamics = section(
-        MDSettings,
-        engine=(Engine, Field("auto", description=_ENGINE)),
-        template=(Path | None, None),
-    )
-    _Selection = section(SelectMaker, "name")
-    _Condition = section(Condition)
-    _Candidates = section(CandidateGenerator)
-    _Cutouts = section(CutoutGenerator)
-    _FirstDataset = section(StructureGenerator)
-    _Stop = section(StopRule, "property_gate")
-    _Properties = section(PropertyGate)
-    _Quarantine = section(LabelQuarantine)
-    _Thresholds = section(ThresholdAdapter)
-    _Validation = section(ValidationSettings)
-
-
-class StructureSource(Strict):
-    """One structure MD runs in."""
-
-    file: Path | None = Field(
-        None,
-        description="Any structure file that ase or pymatgen reads, relative to the run file; of several structures "
-        "the last.",
-    )
-    bulk: dict[str, Any] | None = Field(
-        None, description="Arguments of ase.build.bulk: name, crystalstructure, a (A), cubic, ..."
-    )
-    materials_project: str | None = Field(
-        None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
-    )
-    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
-
-    _loaded: Atoms | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> StructureSource:
-        if sum(source is not None for source in (self.file, self.bulk, self.materials_project)) != 1:
-            raise ValueError("give either 'file' or 'bulk' or 'materials_project'")
-        return self
-
-    def load(self, folder: Path) -> Atoms:
-        """Read, build or fetch the structure."""
-        if self._loaded is None:
-            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
-        return self._loaded.copy()
-
-
-_OF_ORACLE = parameter_descriptions(OracleMaker)
-
-
-class OracleSection(Strict):
-    """Who labels."""
-
-    kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
-    maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
-    max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
-    minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
-    reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
-
-    def static_maker(self) -> Maker:
-        """Make the static maker."""
-        return self._make(ORACLES[self.kind])
-
-    def atom_maker(self) -> Maker | None:
-        """Make the maker of isolated atoms, where they need settings of their own."""
-        return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
-
-    def _make(self, path: str) -> Maker:
-        make = TypeAdapter(ImportString[Any]).validate_python(path)
-        known = set(inspect.signature(make).parameters)
-        unknown = sorted(set(self.maker) - known)
-        if unknown:
-            raise InvalidInputError(
-                f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
-            )
-        if self.kind == "ase":
-            self._check_calculator()
-        return make(**self.maker)
-
-    def _check_calculator(self) -> None:
-        """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
-        name = self.maker.get("calculator_class", CalculatorStaticMaker.calculator_class)
-        try:
-            found = TypeAdapter(ImportString[Any]).validate_python(name)
-        except ValidationError as error:
-            raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
-            raise InvalidInputError(
-                f"oracle.maker.calculator_class: '{name}' is no class of an ASE calculator; give one, for instance "
-                "ase.calculators.abinit.Abinit"
-            )
-
-
-class StartFrom(Strict):
-    """A potential and a dataset to start from."""
-
-    potential: Path | None = Field(None, description="B-basis .yaml file.")
-    active_set: Path | None = Field(None, description=".asi file of the potential.")
-    reference_energies: dict[str, float] = Field(
-        default_factory=dict, description="eV per atom the potential leaves out."
-    )
-    labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
-    energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
-    forces_key: str = Field("forces", description="What it calls forces.")
-    virial_key: str | None = Field(
-        None, description="What it calls virials (eV, positive = compressed), if it has any."
-    )
-    test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
-
 
 class RunFile(Strict):
     """A campaign."""
@@ -221,33 +71,38 @@ class RunFile(Strict):
     name: str = Field("campaign", description="Name of the campaign; its folder is runs/<name>.")
     seed: int = Field(0, description="Everything random is derived from it.")
     structures: list[StructureSource] = Field(min_length=1, description="The cells MD runs in.")
-    conditions: list[_Condition] = Field(
+    conditions: list[ConditionSection] = Field(
         min_length=1, description="Temperatures and pressures; each structure is run at each."
     )
     ladder: bool = Field(False, description="Open the next condition of a structure when the one before runs through.")
     oracle: OracleSection = Field(description="Who labels.")
-    trainer: Annotated[_Linear | _Pacemaker | _GRACE, Field(discriminator="kind")] = Field(
-        default_factory=_Linear, description="Who fits: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS)."
+    trainer: Annotated[LinearSection | PacemakerSection | GRACESection, Field(discriminator="kind")] = Field(
+        default_factory=LinearSection,
+        description="Who fits: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS).",
     )
-    dynamics: _Dynamics = Field(default_factory=_Dynamics, description="MD, and when it halts.")
-    first_dataset: _FirstDataset = Field(
-        default_factory=_FirstDataset, description="What the first potential is trained on."
+    dynamics: DynamicsSection = Field(default_factory=DynamicsSection, description="MD, and when it halts.")
+    first_dataset: FirstDatasetSection = Field(
+        default_factory=FirstDatasetSection, description="What the first potential is trained on."
     )
-    candidates: _Candidates = Field(default_factory=_Candidates, description="What is proposed around a halt.")
-    cutouts: _Cutouts = Field(default_factory=_Cutouts, description="Small cells cut out of large ones.")
-    selection: _Selection = Field(default_factory=_Selection, description="What of it is labelled.")
-    stop: _Stop = Field(default_factory=_Stop, description="When the campaign ends.")
-    properties: _Properties | None = Field(
+    candidates: CandidatesSection = Field(
+        default_factory=CandidatesSection, description="What is proposed around a halt."
+    )
+    cutouts: CutoutsSection = Field(default_factory=CutoutsSection, description="Small cells cut out of large ones.")
+    selection: SelectionSection = Field(default_factory=SelectionSection, description="What of it is labelled.")
+    stop: StopSection = Field(default_factory=StopSection, description="When the campaign ends.")
+    properties: PropertiesSection | None = Field(
         None, description="Properties of the crystals that have to be the oracle's before the campaign converges."
     )
-    quarantine: _Quarantine | None = Field(
-        default_factory=_Quarantine, description="When a label is set aside; null trusts all."
+    quarantine: QuarantineSection | None = Field(
+        default_factory=QuarantineSection, description="When a label is set aside; null trusts all."
     )
-    thresholds: _Thresholds | None = Field(
+    thresholds: ThresholdsSection | None = Field(
         None, description="Adapts the thresholds of gamma to what gamma has been worth; {} for the usual settings."
     )
     start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
-    validation: _Validation | None = Field(None, description="MD of the oracle itself to measure errors on at the end.")
+    validation: ValidationSection | None = Field(
+        None, description="MD of the oracle itself to measure errors on at the end."
+    )
 
     _folder: Path = Path()
     _text: RunFileText | None = None

@@ -1,0 +1,195 @@
+"""The sections of a run file: most are made from the dataclasses they fill."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ase import Atoms
+from ase.calculators.abc import GetPropertiesMixin
+from jobflow import Maker
+from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
+
+from mlip_autopipec.ace.basis import BasisSettings
+from mlip_autopipec.ace.calibration import ThresholdAdapter
+from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
+from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.ace.pacemaker import PacemakerTrainer
+from mlip_autopipec.ace.properties import PropertyGate
+from mlip_autopipec.ace.quarantine import LabelQuarantine
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.candidates import CandidateGenerator
+from mlip_autopipec.generate.cutout import CutoutGenerator
+from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.propose import SelectMaker
+from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.runfile.errors import nearest
+from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
+from mlip_autopipec.runfile.structures import load_structure
+
+#: Oracles by the name a run file calls them: what makes the static maker.
+ORACLES: dict[str, str] = {
+    "emt": "mlip_autopipec.oracle.static.EMTStaticMaker",
+    "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
+    "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
+    "ase": "mlip_autopipec.oracle.static.CalculatorStaticMaker",
+    "espresso": "mlip_autopipec.oracle.espresso.EspressoStaticMaker",
+    "vasp": "mlip_autopipec.oracle.vasp.vasp_static_maker",
+}
+#: The same for isolated atoms, where they need settings of their own.
+ATOM_ORACLES: dict[str, str] = {"vasp": "mlip_autopipec.oracle.vasp.isolated_atom_maker"}
+#: Trainers, with the class that describes their basis, by the name a run file calls them.
+TRAINERS: dict[str, tuple[Any, Any]] = {
+    "linear": (LinearACETrainer, BasisSettings),
+    "pacemaker": (PacemakerTrainer, BasisSettings),
+    "grace": (GRACEFSTrainer, GRACEBasis),
+}
+if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
+    LinearSection: TypeAlias = Any
+    PacemakerSection: TypeAlias = Any
+    GRACESection: TypeAlias = Any
+    DynamicsSection: TypeAlias = Any
+    SelectionSection: TypeAlias = Any
+    ConditionSection: TypeAlias = Any
+    CandidatesSection: TypeAlias = Any
+    CutoutsSection: TypeAlias = Any
+    FirstDatasetSection: TypeAlias = Any
+    StopSection: TypeAlias = Any
+    PropertiesSection: TypeAlias = Any
+    QuarantineSection: TypeAlias = Any
+    ThresholdsSection: TypeAlias = Any
+    ValidationSection: TypeAlias = Any
+else:
+    _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
+    _Basis = section(BasisSettings)
+    _NonLinearBasis = section(BasisSettings, model_name="NonLinearBasisSettings", ndensity=(int, 2))
+    LinearSection = section(
+        LinearACETrainer,
+        kind=(Literal["linear"], Field("linear", description="The trainer.")),
+        basis=(_Basis, Field(default_factory=_Basis, description="Size and shape of the potential.")),
+    )
+    PacemakerSection = section(
+        PacemakerTrainer,
+        kind=(Literal["pacemaker"], Field("pacemaker", description="The trainer.")),
+        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis, description="Size and shape of the potential.")),
+    )
+    _GRACEBasis = section(GRACEBasis)
+    GRACESection = section(
+        GRACEFSTrainer,
+        kind=(Literal["grace"], Field("grace", description="The trainer.")),
+        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis, description="Size and shape of the potential.")),
+    )
+    DynamicsSection = section(
+        MDSettings,
+        engine=(Engine, Field("auto", description=_ENGINE)),
+        template=(Path | None, None),
+    )
+    SelectionSection = section(SelectMaker, "name")
+    ConditionSection = section(Condition)
+    CandidatesSection = section(CandidateGenerator)
+    CutoutsSection = section(CutoutGenerator)
+    FirstDatasetSection = section(StructureGenerator)
+    StopSection = section(StopRule, "property_gate")
+    PropertiesSection = section(PropertyGate)
+    QuarantineSection = section(LabelQuarantine)
+    ThresholdsSection = section(ThresholdAdapter)
+    ValidationSection = section(ValidationSettings)
+
+
+class StructureSource(Strict):
+    """One structure MD runs in."""
+
+    file: Path | None = Field(
+        None,
+        description="Any structure file that ase or pymatgen reads, relative to the run file; of several structures "
+        "the last.",
+    )
+    bulk: dict[str, Any] | None = Field(
+        None, description="Arguments of ase.build.bulk: name, crystalstructure, a (A), cubic, ..."
+    )
+    materials_project: str | None = Field(
+        None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
+    )
+    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
+
+    _loaded: Atoms | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StructureSource:
+        if sum(source is not None for source in (self.file, self.bulk, self.materials_project)) != 1:
+            raise ValueError("give either 'file' or 'bulk' or 'materials_project'")
+        return self
+
+    def load(self, folder: Path) -> Atoms:
+        """Read, build or fetch the structure."""
+        if self._loaded is None:
+            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+        return self._loaded.copy()
+
+
+_OF_ORACLE = parameter_descriptions(OracleMaker)
+
+
+class OracleSection(Strict):
+    """Who labels."""
+
+    kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
+    maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
+    max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
+    minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
+    reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
+
+    def static_maker(self) -> Maker:
+        """Make the static maker."""
+        return self._make(ORACLES[self.kind])
+
+    def atom_maker(self) -> Maker | None:
+        """Make the maker of isolated atoms, where they need settings of their own."""
+        return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
+
+    def _make(self, path: str) -> Maker:
+        make = TypeAdapter(ImportString[Any]).validate_python(path)
+        known = set(inspect.signature(make).parameters)
+        unknown = sorted(set(self.maker) - known)
+        if unknown:
+            raise InvalidInputError(
+                f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
+            )
+        if self.kind == "ase":
+            self._check_calculator()
+        return make(**self.maker)
+
+    def _check_calculator(self) -> None:
+        """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
+        name = self.maker.get("calculator_class", CalculatorStaticMaker.calculator_class)
+        try:
+            found = TypeAdapter(ImportString[Any]).validate_python(name)
+        except ValidationError as error:
+            raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
+            raise InvalidInputError(
+                f"oracle.maker.calculator_class: '{name}' is no class of an ASE calculator; give one, for instance "
+                "ase.calculators.abinit.Abinit"
+            )
+
+
+class StartFrom(Strict):
+    """A potential and a dataset to start from."""
+
+    potential: Path | None = Field(None, description="B-basis .yaml file.")
+    active_set: Path | None = Field(None, description=".asi file of the potential.")
+    reference_energies: dict[str, float] = Field(
+        default_factory=dict, description="eV per atom the potential leaves out."
+    )
+    labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
+    energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
+    forces_key: str = Field("forces", description="What it calls forces.")
+    virial_key: str | None = Field(
+        None, description="What it calls virials (eV, positive = compressed), if it has any."
+    )
+    test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
