@@ -20,7 +20,7 @@ from mlip_autopipec.ace.basis import BasisSettings
 from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.generate.candidates import ORIGINS, CandidateGenerator, generate_local_candidates
-from mlip_autopipec.generate.distances import shortest_contact
+from mlip_autopipec.generate.distances import nearest_distances, shortest_contact
 from mlip_autopipec.generate.distort import same_structure
 from mlip_autopipec.generate.seeds import StructureGenerator
 
@@ -74,7 +74,7 @@ def test_every_origin_is_there_and_nothing_of_the_run_sticks():
     candidates = generate_local_candidates(halted, 15, calculator=EMT(), frames=[frame(s) for s in range(1, 9)])
     assert_sound(candidates, 15)
     assert Counter(c.info["origin"] for c in candidates) == Counter(
-        {"halted": 1, "dumped": 4, "displacement": 4, "volume": 3, "soft_mode": 3}
+        {"halted": 1, "dumped": 4, "thermal": 4, "volume": 3, "soft_mode": 3}
     )
     assert candidates[0].info == {"step": 120, "origin": "halted"}
     assert (candidates[0].positions == halted.positions).all()
@@ -86,8 +86,15 @@ def test_every_origin_is_there_and_nothing_of_the_run_sticks():
 
 def test_amplitudes_are_what_the_settings_say():
     halted = frame(sigma=0.02)
-    generator = CandidateGenerator(displacement_sigma=0.03, volume_range=0.04, max_mode_displacement=0.1)
-    candidates = generator.generate(halted, 61, EMT(), seed=5, temperature_K=1000)
+    shares = {"thermal": 1.0, "displacement": 1.0, "volume": 1.0, "soft_mode": 1.0}
+    generator = CandidateGenerator(
+        shares=shares,
+        displacement_sigma=0.03,
+        volume_range=0.04,
+        max_thermal_ratio=0.1,
+        max_mode_displacement=0.1,
+    )
+    candidates = generator.generate(halted, 81, EMT(), seed=5, temperature_K=1000)
     by_origin = {o: [c for c in candidates if c.info["origin"] == o] for o in ORIGINS}
     moves = np.array([c.positions - halted.positions for c in by_origin["displacement"]])
     assert moves.std() == pytest.approx(0.03, rel=0.1)
@@ -98,6 +105,10 @@ def test_amplitudes_are_what_the_settings_say():
     assert np.allclose([c.get_scaled_positions() for c in by_origin["volume"]], halted.get_scaled_positions())
     reach = [np.linalg.norm(c.positions - halted.positions, axis=1).max() for c in by_origin["soft_mode"]]
     assert max(reach) == pytest.approx(0.1)
+    reach = [
+        np.linalg.norm(c.positions - halted.positions, axis=1) / nearest_distances(halted) for c in by_origin["thermal"]
+    ]
+    assert np.max(reach) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("calculator", [None, EMT()])
@@ -127,6 +138,8 @@ def test_shares_direct_the_mix_and_unusable_ones_go_elsewhere():
     assert [c.info["origin"] for c in only] == ["halted"] + ["volume"] * 6
     modes_without_potential = CandidateGenerator(shares={"soft_mode": 1.0}).generate(frame(), 7)
     assert_sound(modes_without_potential, 7)
+    thermal_without_potential = CandidateGenerator(shares={"thermal": 1.0}).generate(frame(), 7)
+    assert [c.info["origin"] for c in thermal_without_potential] == ["halted"] + ["displacement"] * 6
     few_dumped = CandidateGenerator(shares={"dumped": 1.0}).generate(frame(), 7, frames=[frame(1), frame(1), frame(0)])
     assert_sound(few_dumped, 7)
     assert Counter(c.info["origin"] for c in few_dumped)["dumped"] == 1
@@ -175,8 +188,8 @@ def test_halted_frame_with_a_close_pair_is_replaced_by_earlier_frames():
     candidates = generate_local_candidates(halted, 8, calculator=EMT(), frames=[frame(1), halted, frame(2)])
     assert_sound(candidates, 8)
     assert "halted" not in {c.info["origin"] for c in candidates}
-    displaced = next(c for c in candidates if c.info["origin"] == "displacement")
-    assert np.abs(displaced.positions - frame(2).positions).max() < 0.3
+    displaced = next(c for c in candidates if c.info["origin"] == "thermal")
+    assert np.abs(displaced.positions - frame(2).positions).max() < 0.45
 
 
 def test_slightly_too_close_heals_and_hopeless_is_refused():

@@ -11,7 +11,13 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.modes import compute_hessian, displace_along_modes, nearest_atoms, soft_modes
+from mlip_autopipec.generate.modes import (
+    compute_hessian,
+    displace_along_modes,
+    displace_thermally,
+    nearest_atoms,
+    normal_modes,
+)
 
 
 def cu_au() -> Atoms:
@@ -42,7 +48,7 @@ def phonopy_frequencies(atoms: Atoms) -> np.ndarray:
 
 @pytest.mark.parametrize("atoms", [bulk("Cu", cubic=True).repeat(2), cu_au()], ids=["Cu32", "Cu6Au2 rattled"])
 def test_frequencies_agree_with_phonopy(atoms):
-    ours = soft_modes(atoms, EMT(), n_modes=10_000).frequencies_THz
+    ours = normal_modes(atoms, EMT()).frequencies_THz
     theirs = phonopy_frequencies(atoms)
     theirs = np.delete(theirs, np.argsort(np.abs(theirs))[:3])
     assert len(ours) == 3 * len(atoms) - 3
@@ -68,7 +74,7 @@ def test_hessian_of_some_atoms_is_a_block_of_the_whole():
 
 def test_displacement_costs_and_gains_the_harmonic_energy():
     atoms = cu_au()
-    modes = soft_modes(atoms, EMT(), 3)
+    modes = normal_modes(atoms, EMT()).softest(3)
     atoms.calc = EMT()
     forces, energy = atoms.get_forces(), atoms.get_potential_energy()
     step = 0.05 * modes.patterns[2]
@@ -80,19 +86,19 @@ def test_displacement_costs_and_gains_the_harmonic_energy():
 
 def test_expanded_lattice_has_imaginary_modes_first():
     atoms = bulk("Cu", cubic=True, a=5.0).repeat((2, 1, 1))
-    frequencies = soft_modes(atoms, EMT(), 6).frequencies_THz
+    frequencies = normal_modes(atoms, EMT()).frequencies_THz
     assert frequencies[0] < -0.5
     assert (np.diff(frequencies) >= 0).all()
 
 
 def test_rotations_of_a_molecule_are_no_modes():
     water = molecule("H2O")
-    assert len(soft_modes(water, EMT(), 99)) == 3
-    assert len(soft_modes(molecule("N2"), EMT(), 99)) == 1
+    assert len(normal_modes(water, EMT())) == 3
+    assert len(normal_modes(molecule("N2"), EMT())) == 1
 
 
 def test_one_atom_has_no_modes():
-    modes = soft_modes(bulk("Cu"), EMT(), 5)
+    modes = normal_modes(bulk("Cu"), EMT()).softest(5)
     assert len(modes) == 0
     with pytest.raises(InvalidInputError, match="modes is empty"):
         displace_along_modes(bulk("Cu"), modes, 300, np.random.default_rng(0))
@@ -104,7 +110,7 @@ def test_only_the_chosen_atoms_move():
     assert len(near) == 13
     assert 7 in near
     assert nearest_atoms(atoms, 7, 32) is None
-    modes = soft_modes(atoms, EMT(), 4, near)
+    modes = normal_modes(atoms, EMT(), near)
     moved = displace_along_modes(atoms, modes, 300, np.random.default_rng(1))
     lengths = np.linalg.norm(moved.positions - atoms.positions, axis=1)
     assert set(np.flatnonzero(lengths > 1e-12)) <= set(near)
@@ -113,7 +119,7 @@ def test_only_the_chosen_atoms_move():
 
 def test_amplitude_is_thermal_floored_and_capped():
     atoms = bulk("Cu", cubic=True).repeat(2)
-    modes = soft_modes(atoms, EMT(), 1)
+    modes = normal_modes(atoms, EMT()).softest(1)
     rng = np.random.default_rng(0)
     cold = displace_along_modes(atoms, modes, 1.0, rng, multiples=[1.0]).positions - atoms.positions
     omega = modes.frequencies_THz[0] * 2 * np.pi * 1e12 / units.s
@@ -127,9 +133,25 @@ def test_amplitude_is_thermal_floored_and_capped():
     assert np.linalg.norm(hot.positions - atoms.positions, axis=1).max() == pytest.approx(0.2)
 
 
+def test_thermal_displacements_have_the_energy_and_the_correlations_of_equipartition():
+    atoms = cu_au()
+    modes = normal_modes(atoms, EMT())
+    rng = np.random.default_rng(0)
+    draws = [displace_thermally(atoms, modes, 1.0, rng, omega_floor_THz=1e-3) for _ in range(400)]
+    moves = np.array([(draw.positions - atoms.positions).ravel() for draw in draws])
+    energies = 0.5 * np.einsum("ni,ij,nj->n", moves, compute_hessian(atoms, EMT()), moves)
+    assert energies.mean() == pytest.approx(len(modes) * units.kB / 2, rel=0.05)
+    # as many displacements of the same size that know nothing of each other cost more
+    apart = rng.normal(size=moves.shape) * moves.std()
+    assert (0.5 * np.einsum("ni,ij,nj->n", apart, compute_hessian(atoms, EMT()), apart)).mean() > 1.15 * energies.mean()
+    hot = displace_thermally(atoms, modes, 1e6, rng, max_ratio=0.2)
+    nearest = np.sort(atoms.repeat(3).get_all_distances(mic=True)[:8], axis=1)[:, 1]
+    assert (np.linalg.norm(hot.positions - atoms.positions, axis=1) / nearest).max() == pytest.approx(0.2)
+
+
 def test_signs_and_combinations_come_from_the_rng():
     atoms = bulk("Cu", cubic=True)
-    modes = soft_modes(atoms, EMT(), 4)
+    modes = normal_modes(atoms, EMT()).softest(4)
     a, b, c = (displace_along_modes(atoms, modes, 300, np.random.default_rng(s)).positions for s in (1, 1, 2))
     assert (a == b).all()
     assert np.abs(a - c).max() > 1e-3

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
 #: All values of ``info["origin"]``, in the order in which candidates are returned.
-ORIGINS = ("halted", "dumped", "displacement", "volume", "soft_mode")
+ORIGINS = ("halted", "dumped", "thermal", "displacement", "volume", "soft_mode")
 _SHRINK = 0.7
 _MAX_ATTEMPTS = 12
 
@@ -37,7 +37,8 @@ class CandidateGenerator(MSONable):
     n_samples
         Structures returned, the halted frame among them.
     displacement_sigma
-        Standard deviation of a random displacement per Cartesian component, in Angstrom.
+        Standard deviation of a random displacement per Cartesian component, in Angstrom, of
+        the origin ``displacement``.
     volume_range
         Volumes are scaled by 1 +- this.
     shear_strain
@@ -45,11 +46,15 @@ class CandidateGenerator(MSONable):
         what makes cells of one atom differ, which no displacement can.
     shares
         Relative share of each origin of what remains beside the halted frame. A share that
-        cannot be used (no calculator, no dumped frames, one atom) goes to the others.
+        cannot be used (no calculator, no dumped frames, one atom) goes to the others, that of
+        ``thermal`` to ``displacement``: it takes the potential's normal modes.
+    max_thermal_ratio
+        Farthest that an atom moves along all modes together, in distances to its nearest
+        neighbour; the amplitude is that of the walker's temperature where this is less.
     n_modes
         Number of softest modes to combine.
     max_mode_displacement
-        Farthest that an atom moves along modes, in Angstrom.
+        Farthest that an atom moves along the softest, in Angstrom.
     omega_floor_THz
         Modes below this frequency get the amplitude of this one.
     hessian_displacement
@@ -68,8 +73,9 @@ class CandidateGenerator(MSONable):
     volume_range: float = 0.04
     shear_strain: float = 0.015
     shares: dict[str, float] = field(
-        default_factory=lambda: {"dumped": 1.0, "displacement": 1.0, "volume": 1.0, "soft_mode": 1.0}
+        default_factory=lambda: {"dumped": 1.0, "thermal": 1.0, "volume": 1.0, "soft_mode": 1.0}
     )
+    max_thermal_ratio: float = modes.MAX_THERMAL_RATIO
     n_modes: int = 8
     max_mode_displacement: float = modes.MAX_MODE_DISPLACEMENT
     omega_floor_THz: float = modes.OMEGA_FLOOR_THZ
@@ -83,7 +89,13 @@ class CandidateGenerator(MSONable):
         for name in ("n_samples", "n_modes", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
                 raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be at least 1")
-        for name in ("displacement_sigma", "max_mode_displacement", "omega_floor_THz", "hessian_displacement"):
+        for name in (
+            "displacement_sigma",
+            "max_thermal_ratio",
+            "max_mode_displacement",
+            "omega_floor_THz",
+            "hessian_displacement",
+        ):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be positive")
         for name in ("volume_range", "shear_strain"):
@@ -115,7 +127,7 @@ class CandidateGenerator(MSONable):
         n_samples, seed
             Instead of the fields of the same name.
         calculator
-            The current potential; without one there are no soft-mode candidates.
+            The current potential; without one there are no candidates along normal modes.
         frames
             Frames dumped between the two thresholds of gamma, in order of time.
         centre
@@ -153,13 +165,18 @@ class CandidateGenerator(MSONable):
         if contact is not None and alike:
             base = bare_copy(alike[-1])
         healthy = contact is None or bool(alike)
+        # the Hessian of overlapping atoms says nothing about the material
+        has_modes = calculator is not None and len(base) > 1 and healthy
         possible = {
+            "thermal": has_modes,
             "displacement": len(base) > 1,
             "volume": bool(base.pbc.any()) and self.volume_range + self.shear_strain > 0,
-            # the Hessian of overlapping atoms says nothing about the material
-            "soft_mode": calculator is not None and len(base) > 1 and healthy,
+            "soft_mode": has_modes,
         }
-        shares = {o: self.shares.get(o, 0.0) for o in ORIGINS[1:] if o == "dumped" or possible[o]}
+        wished = {o: self.shares.get(o, 0.0) for o in ORIGINS[1:]}
+        if not has_modes:
+            wished["displacement"] += wished["thermal"]
+        shares = {o: share for o, share in wished.items() if o == "dumped" or possible[o]}
         # the ways that can make any number of structures must not all be weighted to nothing
         if not any(w > 0 for o, w in shares.items() if o != "dumped"):
             shares |= {o: 1e-9 for o in ("displacement", "volume") if possible[o]}
@@ -172,8 +189,13 @@ class CandidateGenerator(MSONable):
                 f"{atoms.pbc.tolist()} admits only {len(chosen)} different structures (a lone atom has no "
                 "surroundings to vary); ask for fewer or give a periodic cell"
             )
-        for origin, count in _split(missing, shares).items():
-            for move in self._moves(origin, count, base, rng, calculator, centre, temperature_K):
+        counts = _split(missing, shares)
+        found = None
+        if calculator is not None and counts.get("thermal", 0) + counts.get("soft_mode", 0):
+            indices = modes.nearest_atoms(base, centre, self.max_mode_atoms)
+            found = modes.normal_modes(base, calculator, indices, self.hessian_displacement)
+        for origin, count in counts.items():
+            for move in self._moves(origin, count, base, rng, found, temperature_K):
                 made = self._attempt(move, chosen, origin, healthy)
                 if made is not None:
                     chosen.append(_marked(made, origin))
@@ -214,8 +236,7 @@ class CandidateGenerator(MSONable):
         count: int,
         base: Atoms,
         rng: np.random.Generator,
-        calculator: Calculator | None,
-        centre: int,
+        found: modes.NormalModes | None,
         temperature_K: float,
     ) -> list[Move]:
         """Return ``count`` ways to change the base."""
@@ -229,17 +250,22 @@ class CandidateGenerator(MSONable):
             # one volume from each of equal intervals: spread evenly, whatever the seed
             edges = np.linspace(-self.volume_range, self.volume_range, count + 1)
             return [scaled(float(change)) for change in rng.uniform(edges[:-1], edges[1:])]
-        if count == 0 or calculator is None:
+        if count == 0 or found is None:
             return []
-        indices = modes.nearest_atoms(base, centre, self.max_mode_atoms)
-        softest = modes.soft_modes(base, calculator, self.n_modes, indices, self.hessian_displacement)
+        softest = found.softest(self.n_modes)
 
-        def along_modes(size: float) -> Atoms:
+        # amplitudes go with the root of the temperature: smaller is colder
+        def thermally(size: float) -> Atoms:
+            ratio, floor = self.max_thermal_ratio * size, self.omega_floor_THz
+            colder = temperature_K * size**2
+            return modes.displace_thermally(base, found, colder, rng, omega_floor_THz=floor, max_ratio=ratio)
+
+        def along_softest(size: float) -> Atoms:
             reach, floor = self.max_mode_displacement * size, self.omega_floor_THz
             colder = temperature_K * size**2
             return modes.displace_along_modes(base, softest, colder, rng, omega_floor_THz=floor, max_displacement=reach)
 
-        return [along_modes] * count
+        return [thermally if origin == "thermal" else along_softest] * count
 
     def _attempt(self, move: Move, taken: list[Atoms], origin: str, healthy: bool) -> Atoms | None:
         """Repeat a random move until it is new and nothing is too close; smaller each time."""

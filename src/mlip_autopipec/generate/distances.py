@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 from matscipy.neighbours import neighbour_list
 
@@ -50,6 +51,14 @@ def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str]
         if len(distances):
             shortest[(a, b)] = float(distances.min())
     return shortest
+
+
+def nearest_distances(atoms: Atoms, cutoff: float = 6.0) -> NDArray[np.float64]:
+    """Return the distance of each atom to its nearest neighbour in A, (n_atoms,); ``cutoff`` where there is none."""
+    i, d = neighbours("id", atoms, cutoff)
+    nearest = np.full(len(atoms), cutoff)
+    np.minimum.at(nearest, i, d)
+    return nearest
 
 
 def shortest_contact(atoms: Atoms, ratio: float = MINIMUM_DISTANCE_RATIO) -> tuple[str, str, float, float] | None:

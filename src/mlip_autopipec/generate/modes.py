@@ -1,4 +1,4 @@
-"""Normal modes of a structure with any calculator, and thermal displacements along the softest.
+"""Normal modes of a structure with any calculator, and displacements along all of them or the softest.
 
 Nothing is assumed about symmetry: the structures are frames of MD runs, where phonopy would
 save no displacement. Files are not written, so many processes may run in one folder.
@@ -14,6 +14,7 @@ from ase import units
 from scipy.linalg import null_space, orth
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.distances import nearest_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,16 +28,19 @@ if TYPE_CHECKING:
 HESSIAN_DISPLACEMENT = 0.01
 #: Modes below this frequency (THz), imaginary ones too, are displaced as if they had it.
 OMEGA_FLOOR_THZ = 1.0
-#: No atom moves farther than this (Angstrom) along modes.
+#: No atom moves farther than this (Angstrom) along soft modes.
 MAX_MODE_DISPLACEMENT = 0.3
+#: No atom moves farther than this along all modes together, in distances to its nearest neighbour. At a third of
+#: the distance the force errors of MgO were three times as large (docs/benchmarks.md).
+MAX_THERMAL_RATIO = 0.25
 #: Angular frequency in ASE's units, sqrt(eV/amu)/Angstrom, of 1 THz.
 _OMEGA_PER_THZ = 2 * np.pi * 1e12 / units.s
 
 
 @dataclass(frozen=True, eq=False)
-class SoftModes:
+class NormalModes:
     """
-    The softest normal modes.
+    Normal modes, the softest first.
 
     Parameters
     ----------
@@ -54,6 +58,28 @@ class SoftModes:
     def __len__(self) -> int:
         """Return the number of modes."""
         return len(self.frequencies_THz)
+
+    def softest(self, n_modes: int) -> NormalModes:
+        """Return the first ``n_modes``, or all there are if there are fewer."""
+        return NormalModes(self.frequencies_THz[:n_modes], self.patterns[:n_modes])
+
+    def displacements(
+        self, coordinates: NDArray[np.float64], farthest: float | NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Add up the patterns, scaled down until no atom moves farther than ``farthest`` (A), (n_atoms, 3) in A."""
+        shift = np.tensordot(coordinates, self.patterns, axes=1)
+        lengths = np.maximum(np.linalg.norm(shift, axis=1), 1e-300)
+        return np.asarray(shift * min(1.0, float((farthest / lengths).min())))
+
+    def thermal_amplitudes(self, temperature_K: float, omega_floor_THz: float) -> NDArray[np.float64]:
+        """
+        Return the standard deviations of the coordinates Q in Angstrom amu^1/2, (n_modes,).
+
+        <Q^2> = kB T / omega^2 is equipartition of a classical harmonic oscillator; frequencies below
+        ``omega_floor_THz``, also imaginary ones, count as this one.
+        """
+        omega = np.maximum(self.frequencies_THz, omega_floor_THz) * _OMEGA_PER_THZ
+        return np.asarray(np.sqrt(units.kB * temperature_K) / omega)
 
 
 def compute_hessian(
@@ -110,15 +136,14 @@ def compute_hessian(
     return (hessian + hessian.T) / 2
 
 
-def soft_modes(
+def normal_modes(
     atoms: Atoms,
     calculator: Calculator,
-    n_modes: int,
     indices: Sequence[int] | None = None,
     displacement: float = HESSIAN_DISPLACEMENT,
-) -> SoftModes:
+) -> NormalModes:
     """
-    Find the modes of lowest frequency (the most unstable first).
+    Find the normal modes (the most unstable first).
 
     The eigenvectors of H_ij / sqrt(m_i m_j). When all atoms move, the three global
     translations are taken out, and of a cluster (no periodic direction) the rotations too.
@@ -127,16 +152,12 @@ def soft_modes(
     ----------
     atoms, calculator, indices, displacement
         As in :func:`compute_hessian`.
-    n_modes
-        So many modes are returned, or all there are if there are fewer.
 
     Returns
     -------
-    SoftModes
+    NormalModes
         Possibly of length 0 (one atom in a periodic cell has only translations).
     """
-    if n_modes < 1:
-        raise InvalidInputError(f"n_modes is {n_modes}; at least one mode has to be asked for")
     chosen = _checked_indices(atoms, indices)
     masses = np.repeat(atoms.get_masses()[chosen], 3)
     everything = len(set(chosen)) == len(atoms)
@@ -144,16 +165,15 @@ def soft_modes(
     # numerical noise of the sum rule would mix them with truly soft modes
     basis = null_space(_rigid_motions(atoms, chosen).T) if everything else np.eye(len(masses))
     if basis.shape[1] == 0:
-        return SoftModes(np.empty(0), np.empty((0, len(atoms), 3)))
+        return NormalModes(np.empty(0), np.empty((0, len(atoms), 3)))
     hessian = compute_hessian(atoms, calculator, chosen, displacement)
     dynamical = hessian / np.sqrt(np.outer(masses, masses))
     eigenvalues, vectors = np.linalg.eigh(basis.T @ dynamical @ basis)
-    n = min(n_modes, len(eigenvalues))
-    omega = np.sign(eigenvalues[:n]) * np.sqrt(np.abs(eigenvalues[:n]))
-    cartesian = (basis @ vectors[:, :n]).T / np.sqrt(masses)
-    patterns = np.zeros((n, len(atoms), 3))
-    patterns[:, chosen] = cartesian.reshape(n, len(chosen), 3)
-    return SoftModes(omega / _OMEGA_PER_THZ, patterns)
+    omega = np.sign(eigenvalues) * np.sqrt(np.abs(eigenvalues))
+    cartesian = (basis @ vectors).T / np.sqrt(masses)
+    patterns = np.zeros((len(omega), len(atoms), 3))
+    patterns[:, chosen] = cartesian.reshape(len(omega), len(chosen), 3)
+    return NormalModes(omega / _OMEGA_PER_THZ, patterns)
 
 
 def nearest_atoms(atoms: Atoms, centre: int, n_atoms: int) -> list[int] | None:
@@ -166,7 +186,7 @@ def nearest_atoms(atoms: Atoms, centre: int, n_atoms: int) -> list[int] | None:
 
 def displace_along_modes(
     atoms: Atoms,
-    modes: SoftModes,
+    modes: NormalModes,
     temperature_K: float,
     rng: np.random.Generator,
     *,
@@ -175,17 +195,17 @@ def displace_along_modes(
     max_displacement: float = MAX_MODE_DISPLACEMENT,
 ) -> Atoms:
     """
-    Displace along a random combination of modes with classical thermal amplitudes.
+    Displace along a random combination of modes by multiples of their thermal amplitudes.
 
-    Each mode takes part with probability 1/2 (at least one does) with Q = +-k sqrt(kB T) /
-    omega: <Q^2> = kB T / omega^2 is equipartition of a classical harmonic oscillator.
+    Each mode takes part with probability 1/2 (at least one does) with Q = +-k times its
+    thermal amplitude.
 
     Parameters
     ----------
     atoms
         The structure the modes belong to; left as it is.
     modes
-        From :func:`soft_modes`.
+        From :func:`normal_modes`, mostly the softest.
     temperature_K
         Temperature in K.
     rng
@@ -202,24 +222,65 @@ def displace_along_modes(
     ase.Atoms
         A displaced copy.
     """
-    if len(modes) == 0:
-        raise InvalidInputError("modes is empty; there is nothing to displace along")
-    if not temperature_K > 0 or not omega_floor_THz > 0 or not max_displacement > 0:
-        raise InvalidInputError(
-            f"temperature_K = {temperature_K}, omega_floor_THz = {omega_floor_THz} and max_displacement = "
-            f"{max_displacement} all have to be positive"
-        )
+    _check_displacement(modes, temperature_K, omega_floor_THz, max_displacement)
     taking_part = rng.random(len(modes)) < 0.5
     taking_part[rng.integers(len(modes))] = True
     signs = rng.choice([-1.0, 1.0], size=len(modes))
     factors = rng.choice(np.asarray(multiples, dtype=float), size=len(modes))
-    omega = np.maximum(modes.frequencies_THz, omega_floor_THz) * _OMEGA_PER_THZ
-    amplitudes = np.where(taking_part, signs * factors * np.sqrt(units.kB * temperature_K) / omega, 0.0)
-    shift = np.tensordot(amplitudes, modes.patterns, axes=1)
-    longest = float(np.linalg.norm(shift, axis=1).max())
+    amplitudes = modes.thermal_amplitudes(temperature_K, omega_floor_THz)
+    coordinates = np.where(taking_part, signs * factors * amplitudes, 0.0)
+    return _moved(atoms, modes.displacements(coordinates, max_displacement))
+
+
+def displace_thermally(
+    atoms: Atoms,
+    modes: NormalModes,
+    temperature_K: float,
+    rng: np.random.Generator,
+    *,
+    omega_floor_THz: float = OMEGA_FLOOR_THZ,
+    max_ratio: float = MAX_THERMAL_RATIO,
+) -> Atoms:
+    """
+    Displace along all modes as at a temperature: a draw from the classical harmonic ensemble.
+
+    Neighbours move together where the material is stiff, as in MD. Displacements that know nothing
+    of each other stretch stiff bonds farther than MD ever does.
+
+    Parameters
+    ----------
+    atoms, modes, temperature_K, omega_floor_THz
+        As in :func:`displace_along_modes`.
+    rng
+        Draws a normally distributed Q for each mode.
+    max_ratio
+        The whole displacement is scaled down until no atom moves farther than this times the
+        distance to its nearest neighbour.
+
+    Returns
+    -------
+    ase.Atoms
+        A displaced copy.
+    """
+    _check_displacement(modes, temperature_K, omega_floor_THz, max_ratio)
+    coordinates = rng.normal(size=len(modes)) * modes.thermal_amplitudes(temperature_K, omega_floor_THz)
+    return _moved(atoms, modes.displacements(coordinates, max_ratio * nearest_distances(atoms)))
+
+
+def _moved(atoms: Atoms, shift: NDArray[np.float64]) -> Atoms:
     copy = atoms.copy()
-    copy.positions += shift * min(1.0, max_displacement / max(longest, 1e-300))
+    copy.positions += shift
     return copy
+
+
+def _check_displacement(modes: NormalModes, temperature_K: float, omega_floor_THz: float, farthest: float) -> None:
+    if len(modes) == 0:
+        raise InvalidInputError("modes is empty; there is nothing to displace along")
+    if not temperature_K > 0 or not omega_floor_THz > 0 or not farthest > 0:
+        raise InvalidInputError(
+            f"temperature_K = {temperature_K}, omega_floor_THz = {omega_floor_THz} and what limits the displacement "
+            f"({farthest}) all have to be positive"
+        )
 
 
 def _checked_indices(atoms: Atoms, indices: Sequence[int] | None) -> list[int]:

@@ -38,6 +38,7 @@ ORIGINS = {
     "given": "brought along by the user",
     "halted": "the frame at which MD halted",
     "dumped": "a frame between the two thresholds, before the halt",
+    "thermal": "the halted frame, atoms displaced along all normal modes of the potential as at the temperature",
     "displacement": "the halted frame, atoms displaced at random",
     "volume": "the halted frame at another volume",
     "soft_mode": "the halted frame along a soft mode of the potential",

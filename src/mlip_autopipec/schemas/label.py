@@ -56,8 +56,8 @@ class LabelDocument(Document):
         "(check) are once it has failed.",
     )
     origin: str = Field(
-        description="seed..., dimer, halted, cutout, dumped, displacement, volume, soft_mode, check, property, or "
-        "given by the user."
+        description="seed..., dimer, halted, cutout, dumped, thermal, displacement, volume, soft_mode, check, "
+        "property, or given by the user."
     )
     purpose: str | None = Field(None, description="Which point of which property it is for, with origin property.")
     key: str | None = Field(

@@ -22,7 +22,7 @@ class LoopStatus(StrEnum):
     MAX_ITER_REACHED = "MAX_ITER_REACHED"
     """As many cycles as allowed; some walkers still halt."""
     BUDGET_SPENT = "BUDGET_SPENT"
-    """As many labels as allowed; some walkers still halt."""
+    """As many labels or hours as allowed; some walkers still halt, or nothing was checked yet."""
     STALLED = "STALLED"
     """A walker halted at the same place again and again."""
     ORACLE_FAILING = "ORACLE_FAILING"
