@@ -49,8 +49,9 @@ class CandidateGenerator(MSONable):
         cannot be used (no calculator, no dumped frames, one atom) goes to the others, that of
         ``thermal`` to ``displacement``: it takes the potential's normal modes.
     max_thermal_ratio
-        Farthest that an atom moves along all modes together, in distances to its nearest
-        neighbour; the amplitude is that of the walker's temperature where this is less.
+        Farthest that an atom moves along all modes together, in mean distances of its element's
+        atoms to their nearest neighbours; the amplitude is that of the walker's temperature
+        where this is less.
     n_modes
         Number of softest modes to combine.
     max_mode_displacement

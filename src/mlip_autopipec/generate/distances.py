@@ -54,10 +54,18 @@ def minimum_distances(atoms: Atoms, cutoff: float = 6.0) -> dict[tuple[str, str]
 
 
 def nearest_distances(atoms: Atoms, cutoff: float = 6.0) -> NDArray[np.float64]:
-    """Return the distance of each atom to its nearest neighbour in A, (n_atoms,); ``cutoff`` where there is none."""
+    """
+    Return how far the nearest neighbour is, for each atom the mean over all atoms of its element, (n_atoms,).
+
+    The mean, because in a frame of hot MD some pair is always close. Atoms without a neighbour within ``cutoff``
+    (Angstrom) count as if there was one at that distance.
+    """
     i, d = neighbours("id", atoms, cutoff)
     nearest = np.full(len(atoms), cutoff)
     np.minimum.at(nearest, i, d)
+    for number in set(atoms.numbers):
+        same = atoms.numbers == number
+        nearest[same] = nearest[same].mean()
     return nearest
 
 

@@ -30,8 +30,8 @@ HESSIAN_DISPLACEMENT = 0.01
 OMEGA_FLOOR_THZ = 1.0
 #: No atom moves farther than this (Angstrom) along soft modes.
 MAX_MODE_DISPLACEMENT = 0.3
-#: No atom moves farther than this along all modes together, in distances to its nearest neighbour. At a third of
-#: the distance the force errors of MgO were three times as large (docs/benchmarks.md).
+#: No atom moves farther than this along all modes together, in mean distances of its element's atoms to their nearest
+#: neighbours. At a third the force errors of MgO were three times as large (docs/benchmarks.md).
 MAX_THERMAL_RATIO = 0.25
 #: Angular frequency in ASE's units, sqrt(eV/amu)/Angstrom, of 1 THz.
 _OMEGA_PER_THZ = 2 * np.pi * 1e12 / units.s
@@ -255,7 +255,7 @@ def displace_thermally(
         Draws a normally distributed Q for each mode.
     max_ratio
         The whole displacement is scaled down until no atom moves farther than this times the
-        distance to its nearest neighbour.
+        mean distance of its element's atoms to their nearest neighbours.
 
     Returns
     -------
