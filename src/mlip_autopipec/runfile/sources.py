@@ -11,10 +11,10 @@ import numpy as np
 from ase.build import bulk as build_bulk
 from ase.data import atomic_numbers, reference_states
 from ase.formula import Formula
-from ase.neighborlist import neighbor_list
 from pymatgen.core import Composition
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.runfile.structures import load_structure
 
@@ -117,8 +117,7 @@ def named_source(key: str, value: str, folder: Path) -> Source:
 
 def nearest_neighbour(atoms: Atoms) -> float:
     """Return the shortest distance between two atoms in A; 3 where there is none below 6."""
-    distances = neighbor_list("d", atoms, 6.0)
-    return float(distances.min()) if len(distances) else 3.0
+    return min(minimum_distances(atoms).values(), default=3.0)
 
 
 def widest_repetitions(atoms: Atoms, max_atoms: int) -> tuple[int, int, int]:
