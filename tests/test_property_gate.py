@@ -112,7 +112,7 @@ def test_a_property_is_bought_whole_or_not_at_all(left, bought, run_loop, memory
     purposes = [label.purpose for label in read_labels("c", store=memory_jobstore) if label.origin == "property"]
     assert len(purposes) == gate.n_volumes * len(bought)
     assert all("eos" in purpose for purpose in purposes)
-    assert final.status == "STALLED"
+    assert final.status == "BUDGET_SPENT", "the exit code tells that more labels would help"
     assert not final.check.passed
     told = {p["kind"]: p for p in final.check.properties}
     assert told["elastic"]["state"] == "not_measured"

@@ -102,8 +102,11 @@ class StopRule(MSONable):
             checked = "" if state.check is None else f"; {state.check.describe()}"
             return LoopStatus.CONVERGED, ran_through + checked
         if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
+            found = state.check.describe()
+            if state.check.beyond_budget:
+                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {ran_through}; {found}"
             return LoopStatus.STALLED, (
-                f"the oracle does not give what the potential is to be compared with: {state.check.describe()}. Mend "
+                f"the oracle does not give what the potential is to be compared with: {found}. Mend "
                 "that, or ask for other properties; OTFMaker.extend goes on"
             )
         repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]

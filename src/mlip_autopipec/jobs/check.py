@@ -203,18 +203,18 @@ def measure(
         limit = max(floor_meV_A, relative_limit * forces)
     elif property_gate is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
-    comparisons = []
+    comparisons, too_dear = [], {}
     if property_gate is not None:
         failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
         cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
         structures = recorded_task(campaign_id, store).structures()
         asked = {label.purpose for label in found}
-        failures |= {
+        too_dear = {
             tag: _TOO_DEAR
             for cell in property_gate.structures(structures)
             if (tag := cell.info.get("property")) is not None and tag not in asked
         }
-        comparisons = property_gate.compare(structures, cells, potential, failures)
+        comparisons = property_gate.compare(structures, cells, potential, failures | too_dear)
     plain = [comparison.as_dict() for comparison in comparisons]
     return CheckDocument(
         uuid=current_uuid(),
@@ -227,6 +227,7 @@ def measure(
         limit_meV_A=limit,
         passed=(errors is None or limit is None or errors.forces_rmse_meV_A <= limit)
         and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
+        beyond_budget=bool(too_dear),
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
         properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],
         payload={"properties": [one["data"] for one in plain]},

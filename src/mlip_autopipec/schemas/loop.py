@@ -22,9 +22,9 @@ class LoopStatus(StrEnum):
     MAX_ITER_REACHED = "MAX_ITER_REACHED"
     """As many cycles as allowed; some walkers still halt."""
     BUDGET_SPENT = "BUDGET_SPENT"
-    """As many labels or hours as allowed; some walkers still halt, or nothing was checked yet."""
+    """As many labels or hours as allowed; some walkers still halt, or not all was checked."""
     STALLED = "STALLED"
-    """A walker halted at the same place again and again."""
+    """A walker halted at the same place again and again, or labels of a check failed."""
     ORACLE_FAILING = "ORACLE_FAILING"
     """Too many labels failed."""
     FAILED = "FAILED"
@@ -98,6 +98,7 @@ class CheckResult(Document):
         "PropertyComparison without their curves.",
     )
     passed: bool = Field(description="Whether error and properties are within their limits.")
+    beyond_budget: bool = Field(False, description="Whether the labels left were too few for one of the properties.")
 
     @property
     def teaches(self) -> bool:
