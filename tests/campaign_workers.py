@@ -27,7 +27,6 @@ from pymongo import MongoClient
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.lammps.records import Trace
 from mlip_autopipec.lammps.types import ExplorationResult, WalkStatus
 from mlip_autopipec.launchpad import mend
 from mlip_autopipec.schemas.loop import OTFDocument
@@ -167,11 +166,8 @@ class StumblingDynamicsMaker(ScriptedDynamicsMaker):
             Path(self.marker).touch()
             raise ExplorationError("the test says that MD crashes here, once")
         if self.wall_time_after is not None and CURRENT_JOB.job.index == 1:
-            result = ExplorationResult(WalkStatus.TIMED_OUT, walker.step + self.wall_time_after, atoms, halt=None)
-        else:
-            result = super().explore(walker, potential, atoms, restart_file)
-        result.trace = Trace().columns
-        return result
+            return ExplorationResult(WalkStatus.TIMED_OUT, walker.step + self.wall_time_after, atoms, halt=None)
+        return super().explore(walker, potential, atoms, restart_file)
 
 
 def start_worker(

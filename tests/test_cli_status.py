@@ -106,8 +106,17 @@ def test_status_names_what_could_have_been_meant(tmp_path, monkeypatch, finished
     monkeypatch.chdir(tmp_path)
     shutil.copytree(finished / "store", tmp_path / "runs" / "Cu" / "store")
     assert "`mlip-autopipec status runs/Cu`" in invoke("status").output
-    (tmp_path / "Cu.yaml").touch()
-    assert "runs/Cu" in invoke("status", "Cu.yaml").output
+
+
+def test_a_run_file_stands_for_its_folder(tmp_path, monkeypatch, finished):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished / "store", tmp_path / "runs" / "of copper" / "store")
+    (tmp_path / "Cu.yaml").write_text("name: of copper\nanything: else")
+    assert json.loads(invoke("status", "Cu.yaml", "--json").stdout)["status"] == "CONVERGED"
+    assert invoke("report", "Cu.yaml").exit_code == 0
+    assert (tmp_path / "runs" / "of copper" / "report.html").is_file()
+    (tmp_path / "Cu.yaml").write_text("no: name")
+    assert "'Cu.yaml' holds no campaign" in invoke("status", "Cu.yaml").output
 
 
 def test_a_database_that_does_not_answer_is_told_in_one_message(tmp_path, monkeypatch):

@@ -256,13 +256,16 @@ def test_a_part_that_died_is_taken_up_where_the_last_one_ended() -> None:
 
 @dataclass
 class DiesInItsSecondPart(ScriptedDynamicsMaker):
-    """The wall time is over at step 50; the job that goes on from there dies the first time."""
+    """The wall time is over at step 50; the job that goes on from there dies the first time, or all with it."""
 
     mark: str = ""
+    ctrl_c: bool = False
 
     def explore(self, walker, potential, atoms, restart_file) -> ExplorationResult:
         if walker.step == 50 and not Path(self.mark).exists():
             Path(self.mark).touch()
+            if self.ctrl_c:
+                raise KeyboardInterrupt
             raise ExplorationError("killed by the queue")
         result = super().explore(walker, potential, atoms, restart_file)
         if walker.step == 0:
@@ -279,6 +282,23 @@ def test_the_loop_takes_up_a_part_that_died(run_loop: Callable[[Flow], OTFDocume
     steps = Path(events).read_text().split("\n")
     assert [s for s in steps if "w0" in s] == ["start w0 0", "finish w0 10000", "restart w0 50", "finish w0 10000"]
     assert not [s for s in steps if s.startswith("select")]
+
+
+def test_a_campaign_that_broke_off_goes_on_after_the_last_whole_part(
+    run_loop: Callable[[Flow], OTFDocument], memory_jobstore: JobStore, tmp_path: Path
+) -> None:
+    """In the same cycle, and as the same walk."""
+    events = str(tmp_path / "events.log")
+    maker = stand_in_loop(events, dynamics_maker=DiesInItsSecondPart(mark=str(tmp_path / "mark"), ctrl_c=True))
+    with pytest.raises(KeyboardInterrupt):
+        run_loop(maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300, campaign_id="c"))
+    document = run_loop(OTFMaker.resume("c", memory_jobstore))
+    assert (document.status, document.n_cycles, document.n_halts) == ("CONVERGED", 0, 0)
+    steps = Path(events).read_text().split("\n")
+    assert [s for s in steps if "w0" in s] == ["start w0 0", "finish w0 10000", "start w0 50", "finish w0 10000"]
+    (found,) = memory_jobstore.query({"uuid": document.walkers[0].walk_id}, ["output"])
+    walk = WalkDocument.model_validate(found["output"])
+    assert (walk.n_parts, walk.start_step, walk.step, walk.restart_of) == (2, 0, 10000, None)
 
 
 def test_what_parts_leave_is_bounded() -> None:

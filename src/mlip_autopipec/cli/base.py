@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +19,6 @@ from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from jobflow import JobStore
 
@@ -126,13 +126,21 @@ def open_store(folder: Path) -> JobStore:
     return disk.open_store(folder)
 
 
+def folder_of(path: Path | None) -> Path | None:
+    """Return the folder that a run file's campaign is in by default; a folder as it is."""
+    if path is None or path.suffix not in (".yaml", ".yml") or path.is_dir():
+        return path
+    from mlip_autopipec.runfile.errors import RunFileText
+
+    with suppress(MLIPError):
+        if name := RunFileText(path).content.get("name"):
+            return Path("runs") / str(name)
+    return path
+
+
 def campaign_in(folder: Path) -> tuple[JobStore, str]:
     """Open the store of a run and return it with the name of its campaign."""
     if not (folder / "store").is_dir():
-        if folder.suffix in (".yaml", ".yml"):
-            raise MLIPError(
-                f"'{folder}' is a run file; name the folder of its campaign, for instance runs/{folder.stem}"
-            )
         raise MLIPError(f"'{folder}' holds no campaign; begin one with `mlip-autopipec run`, or name its --folder")
     store = open_store(folder / "store")
     names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))

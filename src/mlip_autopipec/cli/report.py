@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, folder_of, put, told
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def report(
-    folder: Annotated[Path | None, typer.Argument(help="Folder of a run, for instance runs/copper.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a run, for instance runs/copper, or its run file.", callback=folder_of),
+    ] = None,
     campaign: Annotated[
         str | None, typer.Option(help="Instead of a folder: a campaign in the JobStore of JOBFLOW_CONFIG_FILE.")
     ] = None,

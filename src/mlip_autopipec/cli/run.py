@@ -207,7 +207,7 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
         go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
         why = "interrupted before anything was computed; begin anew with"
     else:
-        why = "interrupted; nothing that was computed is lost. Go on with"
+        why = "interrupted; no label is lost. Go on with"
     console.print(f"[yellow]{why}[/] {escape(go_on)}")
     return {
         "status": "INTERRUPTED",

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, put, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
@@ -32,7 +32,12 @@ _COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_F
 @app.command()
 def status(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder of a run, for instance runs/Cu; none for the database.", metavar="DIR")
+        Path | None,
+        typer.Argument(
+            help="Folder of a run, for instance runs/Cu, or its run file; none for the database.",
+            metavar="DIR",
+            callback=folder_of,
+        ),
     ] = None,
     campaign: Annotated[str | None, typer.Option(help="One campaign of the database, with its walkers.")] = None,
     elements: Annotated[

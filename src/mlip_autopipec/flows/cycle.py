@@ -86,7 +86,10 @@ def explorations(
             walks.append(done.walk_ids[walker.index])
             continue
         start = record.output if record is not None and walker.start_id == record.uuid else None
-        explore = dynamics_maker.make(walker, potential_or_id, state.campaign_id, state.cycle, start=start)
+        unfinished = done.unfinished_walk_ids.get(walker.index)
+        explore = dynamics_maker.make(
+            walker, potential_or_id, state.campaign_id, state.cycle, start=start, part_of=unfinished
+        )
         jobs.append(named(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
         walks.append(explore.output)
     assess = maker.assess(

@@ -237,9 +237,12 @@ def _stored_results(
         potential = previous
     last_walks = {walker.index: walker.walk_id for walker in walkers}
     for walk in _read(WalkDocument, store, criteria):
-        ended = walk.status in ("CONVERGED", "HALTED") and potential is not None and walk.potential_id == potential
-        if ended and walk.restart_of == last_walks.get(walk.walker):
+        if potential is None or walk.potential_id != potential or walk.restart_of != last_walks.get(walk.walker):
+            continue
+        if walk.status in ("CONVERGED", "HALTED"):
             done.walk_ids[walk.walker] = walk.uuid
+        elif walk.status == "TIMED_OUT":
+            done.unfinished_walk_ids[walk.walker] = walk.uuid
     return done
 
 

@@ -70,6 +70,7 @@ class LammpsDynamicsMaker(Maker):
         start: CampaignDocument | None = None,
         restart_file: str | None = None,
         part: int = 1,
+        part_of: str | None = None,
     ) -> WalkDocument | Response[WalkDocument]:
         """
         Start a walker, or resume it where it halted.
@@ -90,9 +91,20 @@ class LammpsDynamicsMaker(Maker):
             LAMMPS restart file to start from instead, on the machine the job runs on.
         part
             Which of the jobs this walk takes.
+        part_of
+            uuid of a walk whose wall time was over and that no job went on with: this one does.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
+        earlier: WalkDocument | None = None
+        if part_of is not None:
+            earlier = load_document(WalkDocument, part_of)
+            part = earlier.n_parts + 1
+        elif part > 1:
+            # what this job replaces: the same uuid, one index less
+            earlier = load_document(WalkDocument, current_uuid(), index=CURRENT_JOB.job.index - 1)
+        elif walker.walk_id is not None:
+            earlier = load_document(WalkDocument, walker.walk_id)
         document = WalkDocument(
             uuid=current_uuid(),
             campaign_id=campaign_id,
@@ -113,12 +125,6 @@ class LammpsDynamicsMaker(Maker):
         )
         if potential is None:
             return document
-        earlier: WalkDocument | None = None
-        if part > 1:
-            # what this job replaces: the same uuid, one index less
-            earlier = load_document(WalkDocument, current_uuid(), index=CURRENT_JOB.job.index - 1)
-        elif walker.walk_id is not None:
-            earlier = load_document(WalkDocument, walker.walk_id)
         atoms: Atoms | None = None
         if earlier is not None:
             atoms = earlier.final_atoms()

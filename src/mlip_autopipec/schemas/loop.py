@@ -161,6 +161,7 @@ class CycleResults(BaseModel):
     potential_id: str | None = None
     batch_id: str | None = None
     walk_ids: dict[int, str] = Field(default_factory=dict)
+    unfinished_walk_ids: dict[int, str] = Field(default_factory=dict)
 
 
 class OTFDocument(Document):
