@@ -39,16 +39,16 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.generate.buffer import buffer_convergence
-from mlip_autopipec.generate.distances import minimum_distances
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.cutouts.buffer import buffer_convergence
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.structures.distances import minimum_distances
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 RUN_FILE = Path(__file__).with_suffix(".yaml")
 STRUCTURE = "grain-boundary.extxyz"

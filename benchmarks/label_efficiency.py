@@ -48,12 +48,7 @@ from maggma.stores import MemoryStore
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -64,7 +59,12 @@ from mlip_autopipec.lammps import library, worker
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
 
 #: Labels of the default at most this share of the whole-cell strategy's, and cycles.
 LABELS_GOAL, CYCLES_GOAL = 0.7, 0.35

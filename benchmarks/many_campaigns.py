@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip_autopipec.database.campaigns import Campaigns
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInSelectMaker, stand_in_loop
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"

@@ -27,13 +27,13 @@ from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.lammps import deck, executable, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.lammps.worker import LibraryRun
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.training.linear import LinearACETrainer
 
 ROUNDS = 7
 

@@ -28,7 +28,7 @@ from pymongo import MongoClient
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.lammps.types import ExplorationResult, WalkStatus
-from mlip_autopipec.launchpad import mend
+from mlip_autopipec.managers.fireworks.launchpad import mend
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, StandInTrainer, stand_in_loop
 from mlip_autopipec.testing.events import is_current_job
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from ase import Atoms
     from fireworks import LaunchPad
 
-    from mlip_autopipec.ace.training import TrainingResult
     from mlip_autopipec.oracle.extracted import ExtractedLabel
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.schemas.loop import WalkerState
     from mlip_autopipec.schemas.potential import PotentialDocument
+    from mlip_autopipec.training.training import TrainingResult
 
 MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
 needs_server = pytest.mark.skipif(

@@ -12,15 +12,15 @@ from ase.optimize import BFGS
 from ase.stress import full_3x3_to_voigt_6_stress
 from matscipy.calculators.pair_potential import LennardJonesCut, PairPotential
 
-from mlip_autopipec.ace.crystals import evaluate
+from mlip_autopipec.validation.crystals import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase.calculators.calculator import Calculator
 
-    from mlip_autopipec.ace.comparison import PropertyComparison
-    from mlip_autopipec.ace.properties import PropertyGate
+    from mlip_autopipec.validation.comparison import PropertyComparison
+    from mlip_autopipec.validation.properties import PropertyGate
 
 
 def copper() -> Atoms:

@@ -10,19 +10,19 @@ import pytest
 from ase.build import bulk
 from pyace.activelearning import compute_A_active_inverse, compute_active_set
 
-from mlip_autopipec.ace.activeset import (
+from mlip_autopipec.active_learning.activeset import (
     build_active_set,
     complete_active_set,
     compute_gamma,
     select_active_set,
 )
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.coverage import Coverage
-from mlip_autopipec.ace.duplicates import Duplicates
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.potential import ACEPotential, pack_active_set, unpack_active_set
-from mlip_autopipec.ace.projections import compute_projections
+from mlip_autopipec.active_learning.coverage import Coverage
+from mlip_autopipec.active_learning.duplicates import Duplicates
 from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential, pack_active_set, unpack_active_set
+from mlip_autopipec.potentials.projections import compute_projections
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

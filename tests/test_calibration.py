@@ -9,11 +9,17 @@ import pytest
 from ase.build import bulk
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.calibration import Calibration, GradedErrors, ThresholdAdapter, calibrate, grade_errors
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.active_learning.calibration import (
+    Calibration,
+    GradedErrors,
+    ThresholdAdapter,
+    calibrate,
+    grade_errors,
+)
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

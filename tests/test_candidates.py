@@ -15,14 +15,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.candidates import ORIGINS, CandidateGenerator, generate_local_candidates
-from mlip_autopipec.generate.distances import nearest_distances, shortest_contact
-from mlip_autopipec.generate.distort import same_structure
-from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.candidates import ORIGINS, CandidateGenerator, generate_local_candidates
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import nearest_distances, shortest_contact
+from mlip_autopipec.structures.distort import same_structure
+from mlip_autopipec.training.linear import LinearACETrainer
 
 
 class CountingEMT(EMT):

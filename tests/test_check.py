@@ -12,19 +12,19 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from jobflow import Job, run_locally
 
 from mlip_autopipec import OTFMaker
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.cutout import CutoutGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 STRICT = {"max_relative_force_error": 1e-9, "force_error_floor_meV_A": 1e-9}

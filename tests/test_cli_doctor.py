@@ -16,13 +16,13 @@ from maggma.stores import MemoryStore
 from test_cli_run import SMALL
 from typer.testing import CliRunner
 
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.doctor import Light, Result, machine, science
 from mlip_autopipec.doctor.result import green, looked_at
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.lammps.executable import is_available
 from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.training.linear import LinearACETrainer
 
 LAMMPS, PACEMAKER = "MLIP_AUTOPIPEC_LAMMPS_CMD", "MLIP_AUTOPIPEC_PACEMAKER_CMD"
 

@@ -11,19 +11,19 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.core import core_radii
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.generate.distances import minimum_distances
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.core import core_radii
+from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.ace.training import ACETrainer
+    from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.training import ACETrainer
 
 BASIS = BasisSettings(number_of_functions_per_element=4, cutoff=3.6, nradmax_by_orders=[3, 1], lmax_by_orders=[0, 1])
 TRAINERS = [

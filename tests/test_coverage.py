@@ -8,7 +8,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from mlip_autopipec.ace.coverage import Coverage, Unseen
+from mlip_autopipec.active_learning.coverage import Coverage, Unseen
 from mlip_autopipec.errors import InvalidInputError
 
 COPPER = bulk("Cu", cubic=True).repeat(2)

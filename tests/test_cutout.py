@@ -16,19 +16,19 @@ from ase.neighborlist import neighbor_list
 from matscipy.calculators.pair_potential import LennardJonesCut, PairPotential
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.cutouts.boundaries import balanced, close, oxidation_states, usual_distances
+from mlip_autopipec.cutouts.boxes import candidate_boxes, covering_radius, shortest_translation, volume
+from mlip_autopipec.cutouts.buffer import buffer_convergence
+from mlip_autopipec.cutouts.cutout import Cutout, CutoutError, CutoutGenerator, choose_centres
+from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_open_vacuum
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.generate.boxes import candidate_boxes, covering_radius, shortest_translation, volume
-from mlip_autopipec.generate.buffer import buffer_convergence
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import Cutout, CutoutError, CutoutGenerator, choose_centres
-from mlip_autopipec.generate.distances import minimum_distances, shortest_contact
-from mlip_autopipec.generate.seams import balanced, close, oxidation_states, usual_distances
-from mlip_autopipec.generate.seeds import StructureGenerator
-from mlip_autopipec.generate.surroundings import lattices, surroundings, with_open_vacuum
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import minimum_distances, shortest_contact
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 NOWHERE, NO_INTERVAL = np.empty((0, 3)), np.empty((0, 2))
 

@@ -20,7 +20,7 @@ from jobflow.settings import JobflowSettings
 from maggma.stores import GridFSStore, MongoStore
 
 from mlip_autopipec.flows.workers import STEPS
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 from mlip_autopipec.testing import ScriptedDynamicsMaker, stand_in_loop
 
 pytestmark = pytest.mark.skipif(find_spec("fireworks") is None, reason="fireworks is not installed (extra 'fireworks')")

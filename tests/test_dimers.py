@@ -12,14 +12,14 @@ from ase.build import bulk
 from ase.data import atomic_numbers, covalent_radii
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.generate.dimers import DimerGenerator, is_dimer
-from mlip_autopipec.generate.distances import minimum_distances
-from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.dimers import DimerGenerator, is_dimer
+from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -19,21 +19,21 @@ from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.cli import app
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, MLIPError
 from mlip_autopipec.export import write_export
 from mlip_autopipec.export.citations import citations
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.oracle.record import OracleRecord
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from pathlib import Path

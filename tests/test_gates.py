@@ -10,9 +10,9 @@ from ase.calculators.emt import EMT
 from monty.json import MontyDecoder
 
 from mlip_autopipec import CellGate, Gates, PropertyGate, Quantity
-from mlip_autopipec.ace.crystals import PropertyError
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.validation.crystals import PropertyError
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 

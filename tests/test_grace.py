@@ -24,25 +24,25 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from monty.json import jsanitize
 
-from mlip_autopipec.ace.activeset import compute_gamma, select_active_set
-from mlip_autopipec.ace.grace import STATE, GRACEBasis, GRACEFSTrainer, check_fit, read_gracemaker
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.projections import compute_projections
+from mlip_autopipec.active_learning.activeset import compute_gamma, select_active_set
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.potentials.projections import compute_projections
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.training.grace import STATE, GRACEBasis, GRACEFSTrainer, check_fit, read_gracemaker
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.ace.training import TrainingResult
+    from mlip_autopipec.training.training import TrainingResult
 
 # not importorskip: TensorFlow stays out of the process of the tests
 pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")

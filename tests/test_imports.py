@@ -53,7 +53,7 @@ def test_logging_of_a_script_stays_as_it_was(tmp_path):
     """pyace sets the root logger to INFO and gives it a handler; run_locally(log=False) would print all the same."""
     program = """
 import logging
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.doctor.science import small_potential
 import pyace
 

@@ -8,16 +8,16 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.database.campaigns import Campaigns
-from mlip_autopipec.generate.seeds import StructureGenerator, isolated_atom
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator, isolated_atom
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, StandInTrainer, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import ExplorationResult
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
 SHORT = MDSettings(n_steps=20, gamma_every=5, gamma_lo=1e9, gamma_hi=1e9)

@@ -22,17 +22,17 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, executable, readback, script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, Engine, HaltReason, MDSettings, WalkStatus
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import ExplorationResult
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
 FRAME = script.Frame(("Au", "Cu"), np.eye(3))

@@ -32,7 +32,7 @@ from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 pytestmark = pytest.mark.skipif(
     find_spec("fireworks") is None or find_spec("mongomock_persistence") is None,

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Job, JobStore
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import Engine, ExplorationResult
+    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.loop import OTFDocument
 
 RAMP, CONSTANT = Condition(300.0, temperature_end_K=500.0), Condition(300.0, pressure_GPa=1.0)

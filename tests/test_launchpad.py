@@ -30,7 +30,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.workers import HEAVY_STEPS, assign_workers
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInTrainer, read_events, stand_in_loop
 
 if TYPE_CHECKING:

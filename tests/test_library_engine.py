@@ -12,12 +12,12 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
+from mlip_autopipec.potentials.potential import ACEPotential
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

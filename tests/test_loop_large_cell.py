@@ -16,14 +16,9 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.core.interface import GrainBoundaryGenerator
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator
-from mlip_autopipec.generate.distances import minimum_distances
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -31,10 +26,15 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from ase import Atoms

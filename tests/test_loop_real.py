@@ -13,13 +13,8 @@ from ase.calculators.emt import EMT
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
@@ -28,9 +23,14 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument

@@ -16,7 +16,7 @@ from ase.calculators.emt import EMT
 
 from mlip_autopipec.cli import open_store
 from mlip_autopipec.database.campaigns import Campaigns
-from mlip_autopipec.generate.seeds import isolated_atom
+from mlip_autopipec.sampling.seeds import isolated_atom
 from mlip_autopipec.testing.vasp import vasp_stand_in_environment
 
 if TYPE_CHECKING:

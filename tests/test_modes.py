@@ -11,7 +11,7 @@ from phonopy import Phonopy
 from phonopy.structure.atoms import PhonopyAtoms
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.modes import (
+from mlip_autopipec.sampling.modes import (
     compute_hessian,
     displace_along_modes,
     displace_thermally,

@@ -22,7 +22,7 @@ from pymongo.errors import DocumentTooLarge
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import load_document, loop_job
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.testing import read_events
 

@@ -21,17 +21,17 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.ace.pacemaker_log import read_log
-from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.training.pacemaker.log import read_log
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.ace.training import TrainingResult
+    from mlip_autopipec.training.training import TrainingResult
 
 # not importorskip: TensorFlow stays out of the process of the tests
 pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")

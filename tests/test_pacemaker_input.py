@@ -8,11 +8,11 @@ import pytest
 import yaml
 from pyace import ACEBBasisSet, create_multispecies_basis_config
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.ace.program import environment
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.training.program import environment
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlip_autopipec.ace.pacemaker_log import HISTORY_POINTS, check_log, read_device, read_progress
 from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, check_log, read_device, read_progress
 
 INIT = f"{'-' * 44}INIT STATS{'-' * 44}\nIteration:  #0   Loss:    Total:  {{}} (100%) \n"
 END = f"{'-' * 44}Cycle last iteration:{'-' * 44}\nIteration:  #2   Loss:    Total:  {{}} (100%) \n"

@@ -8,19 +8,19 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker, with_reference_energies
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, read_events, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.oracle.files import read_labels_file
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -10,11 +10,11 @@ from ase import Atoms
 from ase.build import bulk, fcc111, make_supercell
 from ase.neighborlist import neighbor_list
 
+from mlip_autopipec.cutouts.boxes import shortest_translation
+from mlip_autopipec.cutouts.pieces import cut_pieces, neighbourhoods
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.boxes import shortest_translation
-from mlip_autopipec.generate.distances import minimum_distances
-from mlip_autopipec.generate.pieces import cut_pieces, neighbourhoods
-from mlip_autopipec.generate.seeds import StructureGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import minimum_distances
 
 COPPER_A = 3.61
 NEAREST_A = COPPER_A / np.sqrt(2)

@@ -23,18 +23,18 @@ from property_cases import (
     triclinic_alloy,
 )
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.comparison import all_passed
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.oracle.identity import label_key
 from mlip_autopipec.oracle.record import maker_record
 from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.comparison import all_passed
+from mlip_autopipec.validation.properties import PropertyGate
 
 PAGE = Path(__file__).parents[1] / "docs" / "properties.md"
 ALL = ["eos", "elastic", "phonons"]

@@ -10,20 +10,20 @@ from ase.build import bulk, molecule
 from atomate2.ase.jobs import GFNxTBStaticMaker
 
 from mlip_autopipec import OTFMaker
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.properties import PropertyGate
 
 
 class GammaOnlyMaker(EMTStaticMaker):

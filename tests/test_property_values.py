@@ -28,10 +28,10 @@ from property_cases import (
     triclinic_alloy,
 )
 
-from mlip_autopipec.ace.comparison import PropertyComparison, all_passed
-from mlip_autopipec.ace.crystals import evaluate
-from mlip_autopipec.ace.properties import PropertyGate
-from mlip_autopipec.generate.modes import compute_hessian
+from mlip_autopipec.sampling.modes import compute_hessian
+from mlip_autopipec.validation.comparison import PropertyComparison, all_passed
+from mlip_autopipec.validation.crystals import evaluate
+from mlip_autopipec.validation.properties import PropertyGate
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.cutouts.cutout import CutoutGenerator, choose_centres
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator, choose_centres
-from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.propose import ProposeMaker, is_required, what_halted
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
+from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.schemas.loop import LoopState, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.structures.distances import minimum_distances
 
 if TYPE_CHECKING:
     from ase import Atoms

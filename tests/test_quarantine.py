@@ -11,13 +11,13 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.calibration import grade_errors
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.quarantine import LabelQuarantine
+from mlip_autopipec.active_learning.calibration import grade_errors
+from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 
 class Case(NamedTuple):

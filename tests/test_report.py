@@ -19,16 +19,12 @@ from jobflow import Job, JobStore, run_locally
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.properties import PropertyGate
 from mlip_autopipec.cli import app, open_store
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.report import errors, structures, walks
 from mlip_autopipec.report.collect import CampaignData, Limits, collect
 from mlip_autopipec.report.labels import ORIGINS
@@ -36,7 +32,11 @@ from mlip_autopipec.report.page import render, write_report
 from mlip_autopipec.report.panels import Panel, new_figure
 from mlip_autopipec.report.thin import thinned_trace, with_worst
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.properties import PropertyGate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,9 +16,9 @@ import yaml
 from ase.build import bulk
 from typer.testing import CliRunner
 
-from mlip_autopipec.ace.potential import ACEPotential
 from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, app, open_store
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.model import RunFile
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"

@@ -13,14 +13,14 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from monty.json import MontyDecoder
 
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.distances import minimum_distances, shortest_contact
-from mlip_autopipec.generate.distort import deform, rattle, same_structure
-from mlip_autopipec.generate.seeds import StructureGenerator
-from mlip_autopipec.generate.supercells import cell_width, nearly_cubic_supercell, pair_coverage
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import minimum_distances, shortest_contact
+from mlip_autopipec.structures.distort import deform, rattle, same_structure
+from mlip_autopipec.structures.supercells import cell_width, nearly_cubic_supercell, pair_coverage
+from mlip_autopipec.training.linear import LinearACETrainer
 
 
 def label(atoms: Atoms) -> Atoms:

@@ -7,19 +7,19 @@ import pytest
 from ase.build import bulk
 
 from mlip_autopipec import OTFMaker
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, read_events, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 

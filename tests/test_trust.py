@@ -8,13 +8,10 @@ import pytest
 from ase.build import bulk
 
 from mlip_autopipec import OTFMaker
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.calibration import ThresholdAdapter
-from mlip_autopipec.ace.linear import LinearACETrainer
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -22,9 +19,12 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import SelectionDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
+from mlip_autopipec.training.linear import LinearACETrainer
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 TRAINER = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))

@@ -21,9 +21,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Incar, Kpoints
 from vasp_worker import run_part
 
-from mlip_autopipec.generate.seeds import isolated_atom
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.oracle.vasp import HARMLESS_ERRORS, isolated_atom_maker, vasp_static_maker
+from mlip_autopipec.sampling.seeds import isolated_atom
 from mlip_autopipec.testing import stand_in_loop
 
 if TYPE_CHECKING:

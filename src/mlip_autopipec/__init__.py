@@ -11,19 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.activeset import build_active_set, select_active_set
-    from mlip_autopipec.ace.basis import BasisSettings
-    from mlip_autopipec.ace.gates import CellGate, Gates, Quantity
-    from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
-    from mlip_autopipec.ace.linear import LinearACETrainer
-    from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-    from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.ace.properties import PropertyGate
+    from mlip_autopipec.active_learning.activeset import build_active_set, select_active_set
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.database.disk import open_store
     from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.generate.candidates import CandidateGenerator, generate_local_candidates
-    from mlip_autopipec.generate.seeds import StructureGenerator
     from mlip_autopipec.jobs.assess import StopRule
     from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
     from mlip_autopipec.jobs.generate import GenerateMaker
@@ -32,41 +23,50 @@ if TYPE_CHECKING:
     from mlip_autopipec.jobs.train import TrainMaker
     from mlip_autopipec.lammps.exploration import run_exploration
     from mlip_autopipec.lammps.types import Condition, HaltStructure, MDSettings
+    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.report.page import write_report
+    from mlip_autopipec.sampling.candidates import CandidateGenerator, generate_local_candidates
+    from mlip_autopipec.sampling.seeds import StructureGenerator
     from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
+    from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
+    from mlip_autopipec.training.linear import LinearACETrainer
+    from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+    from mlip_autopipec.validation.criteria import CellGate, Gates, Quantity
+    from mlip_autopipec.validation.properties import PropertyGate
 
 _HOMES = {
-    "ACEPotential": "ace.potential",
-    "BasisSettings": "ace.basis",
+    "ACEPotential": "potentials.potential",
+    "BasisSettings": "potentials.basis",
     "Campaigns": "database.campaigns",
-    "CandidateGenerator": "generate.candidates",
-    "CellGate": "ace.gates",
+    "CandidateGenerator": "sampling.candidates",
+    "CellGate": "validation.criteria",
     "Condition": "lammps.types",
-    "GRACEBasis": "ace.grace",
-    "GRACEFSTrainer": "ace.grace",
-    "Gates": "ace.gates",
+    "GRACEBasis": "training.grace",
+    "GRACEFSTrainer": "training.grace",
+    "Gates": "validation.criteria",
     "GenerateMaker": "jobs.generate",
     "HaltStructure": "lammps.types",
     "LammpsDynamicsMaker": "jobs.explore",
-    "LinearACETrainer": "ace.linear",
+    "LinearACETrainer": "training.linear",
     "LoopStatus": "schemas.loop",
     "MDSettings": "lammps.types",
     "OTFDocument": "schemas.loop",
     "OTFMaker": "flows.otf",
     "OracleMaker": "jobs.label",
-    "PacemakerTrainer": "ace.pacemaker",
-    "PropertyGate": "ace.properties",
-    "Quantity": "ace.gates",
+    "PacemakerTrainer": "training.pacemaker.trainer",
+    "PropertyGate": "validation.properties",
+    "Quantity": "validation.criteria",
     "ProposeMaker": "jobs.propose",
     "SelectMaker": "jobs.propose",
     "StopRule": "jobs.assess",
-    "StructureGenerator": "generate.seeds",
+    "StructureGenerator": "sampling.seeds",
     "TrainMaker": "jobs.train",
-    "build_active_set": "ace.activeset",
-    "generate_local_candidates": "generate.candidates",
+    "build_active_set": "active_learning.activeset",
+    "generate_local_candidates": "sampling.candidates",
     "open_store": "database.disk",
     "run_exploration": "lammps.exploration",
-    "select_active_set": "ace.activeset",
+    "select_active_set": "active_learning.activeset",
     "write_report": "report.page",
 }
 __all__ = [

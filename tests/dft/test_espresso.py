@@ -12,12 +12,8 @@ from ase import units
 from ase.build import bulk
 from jobflow import run_locally
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.linear import LinearACETrainer
 from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -28,8 +24,12 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.oracle.espresso import EspressoStaticMaker
 from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,10 @@ from maggma.stores import MemoryStore
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.reuse import CLAIMS
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import (
     Halt,

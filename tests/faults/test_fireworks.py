@@ -12,7 +12,7 @@ from faults.processes import FULL, MOMENTS, Death, lost_labels, named
 from faults.workers import N_WORKERS, Workers
 
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

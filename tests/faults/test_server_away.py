@@ -13,7 +13,7 @@ from faults.parts import Expected, check_campaign, computed_keys, dataset, final
 from faults.workers import N_WORKERS, Workers
 from server.mongo import MongoServer, NoServerError
 
-from mlip_autopipec.launchpad import submit
+from mlip_autopipec.managers.fireworks.launchpad import submit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,8 +16,8 @@ if find_spec("fireworks") is not None:
     import fireworks.scripts.lpad_run
     import fireworks.scripts.rlaunch_run  # noqa: F401
 
-    import mlip_autopipec.firetask
-    import mlip_autopipec.launchpad  # noqa: F401
+    import mlip_autopipec.managers.fireworks.firetask
+    import mlip_autopipec.managers.fireworks.launchpad  # noqa: F401
 
 with tempfile.TemporaryDirectory() as folder:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from faults.parts import Ledger, computed_keys
 from faults.processes import rlaunch, start
 
-from mlip_autopipec.launchpad import mend
+from mlip_autopipec.managers.fireworks.launchpad import mend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

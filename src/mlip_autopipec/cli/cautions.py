@@ -29,10 +29,10 @@ def cautions(campaign: RunFile) -> list[str]:
     """
     from pymatgen.core import Element
 
-    from mlip_autopipec.ace.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
-    from mlip_autopipec.generate.supercells import cell_width
+    from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
     from mlip_autopipec.runfile.init import usual_timestep_fs
     from mlip_autopipec.runfile.sources import nearest_neighbour
+    from mlip_autopipec.structures.supercells import cell_width
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})

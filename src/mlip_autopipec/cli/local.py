@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Flow, JobStore
 
-    from mlip_autopipec.ace.accuracy import ErrorMetrics
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
+    from mlip_autopipec.training.accuracy import ErrorMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -63,7 +63,7 @@ def submit(
         from mlip_autopipec.database.campaigns import Campaigns
         from mlip_autopipec.flows.otf import OTFMaker
         from mlip_autopipec.jobs.dataset import recorded_task
-        from mlip_autopipec.launchpad import submit as put_up
+        from mlip_autopipec.managers.fireworks.launchpad import submit as put_up
         from mlip_autopipec.runfile.model import RunFile
 
         if resume and extend:
@@ -114,7 +114,7 @@ def mend(
     """
     with told(as_json):
         pad = _launchpad(launchpad)
-        from mlip_autopipec.launchpad import mend as put_right
+        from mlip_autopipec.managers.fireworks.launchpad import mend as put_right
 
         mended = put_right(pad, older_than_s=older_than)
         console.print(

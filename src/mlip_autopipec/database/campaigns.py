@@ -10,13 +10,13 @@ import ase.io
 from jobflow import SETTINGS
 from pydantic import TypeAdapter
 
-from mlip_autopipec.ace.calibration import calibrate
+from mlip_autopipec.active_learning.calibration import calibrate
 from mlip_autopipec.database.documents import StoredDocuments, labels_in_state, title_of, without_bulk
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.indexes import create_indexes
-from mlip_autopipec.jobs.quarantine import admit, read_admitted, read_quarantined
+from mlip_autopipec.jobs.outliers import admit, read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.oracle.record import OracleRecord
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import JobStore
 
-    from mlip_autopipec.ace.calculators import ACECalculator, GRACEFSCalculator
-    from mlip_autopipec.ace.calibration import Calibration
+    from mlip_autopipec.active_learning.calibration import Calibration
+    from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
 
 T = TypeVar("T")
 #: ``list``, which is the name of a method below.

@@ -52,10 +52,10 @@ def examine(campaign: RunFile | None = None, folder: Path | None = None, *, scie
 
 def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Light) -> Iterator[Result]:
     try:
-        from mlip_autopipec.ace.linear import LinearACETrainer
-        from mlip_autopipec.ace.pacemaker import PacemakerTrainer
         from mlip_autopipec.doctor import science
         from mlip_autopipec.jobs.label import OracleMaker
+        from mlip_autopipec.training.linear import LinearACETrainer
+        from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
         potential, rough = science.small_potential(), science.small_potential(ridge=1e3)
     except Exception as error:

@@ -143,8 +143,8 @@ def check_lammps_executable() -> Result:
 
 def check_pacemaker() -> Result:
     """Look for pacemaker and what its gradient fit needs."""
-    from mlip_autopipec.ace.program import find_program
     from mlip_autopipec.settings import get_settings
+    from mlip_autopipec.training.program import find_program
 
     try:
         command = find_program("pacemaker", get_settings().PACEMAKER_CMD, INSTALL_ACE)

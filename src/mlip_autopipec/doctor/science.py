@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.ace.training import ACETrainer
     from mlip_autopipec.jobs.label import OracleMaker
     from mlip_autopipec.lammps.types import Engine
+    from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.training import ACETrainer
 
 #: Step of central differences in A, and what they may be off in eV/A.
 STEP_A, FORCE_TOLERANCE = 1e-3, 1e-3
@@ -73,8 +73,8 @@ def small_potential(ridge: float = 1e-6) -> ACEPotential:
     ridge
         Regularisation; with 1e3 the potential is rough, so that some iterations of any trainer improve on it.
     """
-    from mlip_autopipec.ace.basis import BasisSettings
-    from mlip_autopipec.ace.linear import LinearACETrainer
+    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.training.linear import LinearACETrainer
 
     basis = BasisSettings(number_of_functions_per_element=15, cutoff=4.5)
     return LinearACETrainer(basis=basis, ridge=ridge).train(training_set()).potential

@@ -10,18 +10,18 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.distances import shortest_contact
-from mlip_autopipec.generate.distort import right_handed
 from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.distort import right_handed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 
 def check_campaign(

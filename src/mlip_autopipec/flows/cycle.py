@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobflow import Job, OutputReference
 
-from mlip_autopipec.ace.activeset import complete_active_set
+from mlip_autopipec.active_learning.activeset import complete_active_set
 from mlip_autopipec.jobs.assess import begun_anew, given_another_way
 from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
 from mlip_autopipec.jobs.check import measure, propose_check
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
 

@@ -11,7 +11,7 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.ace.calibration import ThresholdAdapter
+from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 

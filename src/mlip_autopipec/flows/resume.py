@@ -12,7 +12,7 @@ from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.assess import as_ladders, begun_anew, new_walkers
 from mlip_autopipec.jobs.dataset import recorded_task
-from mlip_autopipec.jobs.quarantine import read_admitted
+from mlip_autopipec.jobs.outliers import read_admitted
 from mlip_autopipec.schemas.base import Document
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from monty.json import MSONable
 
-from mlip_autopipec.ace.gates import Gate
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.base import SEED_WALKER, current_uuid, derive_seed
 from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.validation.criteria import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,8 +54,8 @@ class StopRule(MSONable):
         this many meV/A.
     property_gate
         What is compared with the oracle's in the same check: properties of the campaign's crystals
-        (:class:`~mlip_autopipec.ace.properties.PropertyGate`), or what a
-        :class:`~mlip_autopipec.ace.gates.CellGate` of one's own asks for.
+        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or what a
+        :class:`~mlip_autopipec.validation.criteria.CellGate` of one's own asks for.
     """
 
     max_cycles: int = 50

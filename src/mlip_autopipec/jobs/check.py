@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlip_autopipec.ace.accuracy import compute_errors
-from mlip_autopipec.ace.activeset import compute_gamma
-from mlip_autopipec.ace.calibration import grade_errors
-from mlip_autopipec.ace.gates import ORIGIN as PROPERTY
-from mlip_autopipec.ace.gates import Gate
+from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.active_learning.calibration import grade_errors
+from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.generate.cutout import CutoutError, CutoutGenerator, choose_centres
-from mlip_autopipec.generate.distort import bare_copy
 from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.reuse import with_originals
@@ -25,12 +21,16 @@ from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
+from mlip_autopipec.validation.criteria import Gate
 
 if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 
-from mlip_autopipec.ace.coverage import Coverage
+from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
-from mlip_autopipec.jobs.quarantine import read_admitted, read_quarantined
+from mlip_autopipec.jobs.outliers import read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from jobflow import Maker
 
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.base import current_uuid, loop_job
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.walk import ProposalDocument
 

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
-from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_labels, release
+from mlip_autopipec.jobs.run_oracle import is_of_vasp, run_static
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, label_key
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
-from mlip_autopipec.oracle.run import is_of_vasp, run_static
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
+from mlip_autopipec.structures.distances import shortest_contact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from ase import Atoms
 from jobflow import Maker
 
-from mlip_autopipec.ace.activeset import select_active_set
-from mlip_autopipec.ace.core import deepest_in_core
-from mlip_autopipec.ace.potential import ACEPotential
+from mlip_autopipec.active_learning.activeset import select_active_set
+from mlip_autopipec.cutouts.cutout import Cutout, CutoutError, CutoutGenerator
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import Cutout, CutoutError, CutoutGenerator
 from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
+from mlip_autopipec.potentials.core import deepest_in_core
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
 

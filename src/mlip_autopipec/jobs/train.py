@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
 
-from mlip_autopipec.ace.calibration import grade_errors
-from mlip_autopipec.ace.coverage import Coverage
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.quarantine import LabelQuarantine
-from mlip_autopipec.ace.training import ACETrainer
+from mlip_autopipec.active_learning.calibration import grade_errors
+from mlip_autopipec.active_learning.coverage import Coverage
+from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, derive_seed, load_document, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.quarantine import read_quarantined
+from mlip_autopipec.jobs.outliers import read_quarantined
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument, QuarantinedLabel
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.training import ACETrainer
 
 if TYPE_CHECKING:
     from jobflow import JobStore
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ class TrainMaker(Maker):
     name
         Name of the job.
     trainer
-        How to fit: :class:`~mlip_autopipec.ace.linear.LinearACETrainer` or
-        :class:`~mlip_autopipec.ace.pacemaker.PacemakerTrainer`.
+        How to fit: :class:`~mlip_autopipec.training.linear.LinearACETrainer` or
+        :class:`~mlip_autopipec.training.pacemaker.trainer.PacemakerTrainer`.
     quarantine
         Judges the new labels before they are trained on; None trusts all.
     """

@@ -19,7 +19,7 @@ from pyace.grace_fs import GRACEFSCalculator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 
 class ACEForces:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 

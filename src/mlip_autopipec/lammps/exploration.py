@@ -12,18 +12,18 @@ import numpy as np
 from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
-from mlip_autopipec.ace.activeset import compute_gamma
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
-from mlip_autopipec.generate.distances import shortest_contact
 from mlip_autopipec.lammps import deck, executable, library
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.structures.distances import shortest_contact
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.ace.coverage import Coverage
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.active_learning.coverage import Coverage
     from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
 

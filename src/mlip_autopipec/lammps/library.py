@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.types import Condition, MDSettings
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 INPUT, OUTPUT, LOG = "exploration_input.json", "exploration_output.json", "exploration.log"
 

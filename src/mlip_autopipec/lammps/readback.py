@@ -11,12 +11,12 @@ import numpy as np
 from ase import units
 from ase.io.lammpsrun import iread_lammps_dump_text
 
-from mlip_autopipec.ace.potential import reference_energy
 from mlip_autopipec.errors import ExplorationError, RestartFileError
 from mlip_autopipec.lammps import deck
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.potentials.potential import reference_energy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

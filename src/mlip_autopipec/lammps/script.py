@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 GPA_TO_BAR = 1e4
 #: LAMMPS metal velocities are A/ps, ASE's are A per ASE time unit.

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import units
 
-from mlip_autopipec.ace.potential import reference_energy
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.lammps import deck, readback
+from mlip_autopipec.potentials.potential import reference_energy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlip_autopipec.ace.potential import ACEPotential
     from mlip_autopipec.lammps.script import Frame
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 #: Largest deviation, relative to the largest value but at least to :data:`SMALLEST_SCALE`.
 #: Two builds of the same ACE agree to 1e-9 and better; a wrong potential, active set or unit does not.

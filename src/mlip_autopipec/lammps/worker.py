@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import units
 
-from mlip_autopipec.ace.potential import ACEPotential, reference_energy
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, script
@@ -24,6 +23,7 @@ from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
+from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 
 if TYPE_CHECKING:
     from ase import Atoms

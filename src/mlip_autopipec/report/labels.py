@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from ase import Atoms
 
-from mlip_autopipec.ace.calibration import MIN_LABELS, ThresholdAdapter, calibrate
+from mlip_autopipec.active_learning.calibration import MIN_LABELS, ThresholdAdapter, calibrate
 from mlip_autopipec.report.panels import (
     RED,
     SCALE,
@@ -23,7 +23,7 @@ from mlip_autopipec.report.panels import (
 )
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.calibration import Calibration
+    from mlip_autopipec.active_learning.calibration import Calibration
     from mlip_autopipec.report.collect import CampaignData
     from mlip_autopipec.schemas.label import LabelDocument
 

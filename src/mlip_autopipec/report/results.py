@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import ase.io
 from rich.table import Table
 
-from mlip_autopipec.ace.accuracy import Predictions, compute_errors, predict
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.training.accuracy import Predictions, compute_errors, predict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.ace.accuracy import ErrorMetrics
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.loop import OTFDocument
+    from mlip_autopipec.training.accuracy import ErrorMetrics
 
 
 def write_results(

@@ -15,12 +15,12 @@ from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.supercells import cell_width
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

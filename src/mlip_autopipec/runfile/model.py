@@ -12,15 +12,11 @@ from ase.calculators.emt import parameters as emt_parameters
 from jobflow import Flow
 from pydantic import Field, ValidationError
 
-from mlip_autopipec.ace.calibration import ThresholdAdapter
-from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.properties import PropertyGate
-from mlip_autopipec.ace.quarantine import LabelQuarantine
+from mlip_autopipec.active_learning.calibration import ThresholdAdapter
+from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
@@ -30,6 +26,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
 from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
 from mlip_autopipec.runfile.fields import Strict
 from mlip_autopipec.runfile.sections import (
@@ -52,6 +49,9 @@ from mlip_autopipec.runfile.sections import (
     ThresholdsSection,
     ValidationSection,
 )
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.validation.properties import PropertyGate
 
 T = TypeVar("T")
 

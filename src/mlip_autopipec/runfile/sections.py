@@ -11,26 +11,26 @@ from ase.calculators.abc import GetPropertiesMixin
 from jobflow import Maker
 from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
 
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.calibration import ThresholdAdapter
-from mlip_autopipec.ace.grace import GRACEBasis, GRACEFSTrainer
-from mlip_autopipec.ace.linear import LinearACETrainer
-from mlip_autopipec.ace.pacemaker import PacemakerTrainer
-from mlip_autopipec.ace.properties import PropertyGate
-from mlip_autopipec.ace.quarantine import LabelQuarantine
+from mlip_autopipec.active_learning.calibration import ThresholdAdapter
+from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.candidates import CandidateGenerator
-from mlip_autopipec.generate.cutout import CutoutGenerator
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.oracle.static import CalculatorStaticMaker
 from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
 from mlip_autopipec.runfile.structures import load_structure
+from mlip_autopipec.sampling.candidates import CandidateGenerator
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.validation.properties import PropertyGate
 
 #: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {

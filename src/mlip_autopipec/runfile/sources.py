@@ -14,9 +14,9 @@ from ase.formula import Formula
 from pymatgen.core import Composition
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.generate.distances import minimum_distances
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.runfile.structures import load_structure
+from mlip_autopipec.structures.distances import minimum_distances
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

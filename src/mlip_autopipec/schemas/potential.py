@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
-    from mlip_autopipec.ace.accuracy import ErrorMetrics
-    from mlip_autopipec.ace.calibration import GradedErrors
-    from mlip_autopipec.ace.coverage import Coverage
-    from mlip_autopipec.ace.potential import ACEPotential
-    from mlip_autopipec.ace.training import FitProgress, LossPoint, Refit, TrainingResult
+    from mlip_autopipec.active_learning.calibration import GradedErrors
+    from mlip_autopipec.active_learning.coverage import Coverage
+    from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
@@ -57,7 +57,7 @@ class GradedLabel(BaseModel):
 
     def to_graded(self) -> GradedErrors:
         """Return the pair as calibration reads it."""
-        from mlip_autopipec.ace.calibration import GradedErrors
+        from mlip_autopipec.active_learning.calibration import GradedErrors
 
         gamma, force = np.array([self.gamma_max]), np.array([self.force_error_max_eV_A])
         return GradedErrors(gamma, force, self.energy_error_eV_atom, self.in_core)
@@ -187,7 +187,7 @@ class PotentialDocument(WithPayload):
     @classmethod
     def from_potential(cls, potential: ACEPotential, **fields: Any) -> PotentialDocument:
         """Make a document of a potential."""
-        from mlip_autopipec.ace.potential import pack_active_set
+        from mlip_autopipec.potentials.potential import pack_active_set
 
         log = fields.pop("log", "")
         return cls(
@@ -228,13 +228,13 @@ class PotentialDocument(WithPayload):
 
     def known_surroundings(self) -> Coverage | None:
         """Return which elements met which in the training set; None if that is not known."""
-        from mlip_autopipec.ace.coverage import Coverage
+        from mlip_autopipec.active_learning.coverage import Coverage
 
         return None if self.coverage is None else Coverage.from_dict(self.coverage)
 
     def to_potential(self) -> ACEPotential:
         """Return the potential; needs the payload."""
-        from mlip_autopipec.ace.potential import ACEPotential, unpack_active_set
+        from mlip_autopipec.potentials.potential import ACEPotential, unpack_active_set
 
         yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Flow, Job, JobStore
 
-    from mlip_autopipec.ace.potential import ACEPotential
+    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.base import Document
     from mlip_autopipec.schemas.loop import OTFDocument
 
@@ -129,9 +129,9 @@ def copper_potential(emt_labelled: Callable[[Sequence[Atoms]], list[Atoms]]) -> 
     """Train a small linear ACE for copper near equilibrium on EMT, with its active set."""
     from ase.build import bulk
 
-    from mlip_autopipec.ace.basis import BasisSettings
-    from mlip_autopipec.ace.linear import LinearACETrainer
-    from mlip_autopipec.generate.seeds import StructureGenerator
+    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.sampling.seeds import StructureGenerator
+    from mlip_autopipec.training.linear import LinearACETrainer
 
     generator = StructureGenerator(n_structures=6, n_test=0, max_atoms=32, min_width=7.0)
     frames = generator.generate([bulk("Cu", cubic=True)], seed=1)

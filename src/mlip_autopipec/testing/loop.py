@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.generate.seeds import StructureGenerator
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.testing.dynamics import ScriptedDynamicsMaker
 from mlip_autopipec.testing.oracle import StandInOracleMaker
 from mlip_autopipec.testing.sampling import StandInProposeMaker, StandInSelectMaker

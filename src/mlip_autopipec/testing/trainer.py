@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pyace import ACEBBasisSet, create_multispecies_basis_config
 
-from mlip_autopipec.ace.accuracy import ErrorMetrics
-from mlip_autopipec.ace.basis import BasisSettings
-from mlip_autopipec.ace.potential import ACEPotential
-from mlip_autopipec.ace.training import ACETrainer, FitTask, TrainingResult
 from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.testing.events import is_current_job, record_event
+from mlip_autopipec.training.accuracy import ErrorMetrics
+from mlip_autopipec.training.training import ACETrainer, FitTask, TrainingResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

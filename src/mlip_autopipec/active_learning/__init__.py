@@ -1,0 +1,1 @@
+"""Which structures are unknown: active set, extrapolation grade, coverage, calibration, outliers."""

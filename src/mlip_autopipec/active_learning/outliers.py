@@ -1,0 +1,233 @@
+"""
+Labels that are not to be trusted: set aside with a reason, before anything is trained on them.
+
+A potential knows the environments it was trained on. Where gamma is low and the label is nevertheless
+far from the prediction, farther than the potential ever was from labels, something is wrong with the
+label: another energy kind or setting, a wrong electronic state, a mixed-up file. Magnetic moments
+that left the branch of all other labels are such a state, and a scalar potential cannot hold both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from monty.json import MSONable
+
+from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.distances import neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.potentials.potential import ACEPotential
+
+#: Standard deviation of a normal distribution in units of its median absolute deviation.
+_MAD = 1.4826
+#: A force that is wrong is wrong by this share of itself.
+_OWN_SIZE = 0.5
+#: All moments of an element point the same way if this share of them does.
+_FERROMAGNETIC = 0.95
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """
+    A label that is not to be trained on.
+
+    Parameters
+    ----------
+    index
+        Its place among the new labels.
+    reasons
+        Why, in words.
+    """
+
+    index: int
+    reasons: tuple[str, ...]
+
+
+@dataclass
+class LabelQuarantine(MSONable):
+    """
+    Judges new labels by the potential before it is trained on them, and by the other labels.
+
+    Parameters
+    ----------
+    gamma_max
+        The potential is held to know an atom if its grade and those of its neighbours are at most this.
+    n_sigma
+        A label is an outlier if it is off by so many robust standard deviations (1.4826 times the
+        median absolute deviation) of the potential's errors on the other labels, ...
+    n_largest
+        ... by so many times the largest of those errors ...
+    energy_floor_eV_atom, force_floor_eV_A
+        ... and by at least this.
+    moment_floor_muB
+        Moments of an element differ from those of other labels if they do by at least this.
+    min_labels
+        With fewer other labels nothing is judged.
+    """
+
+    gamma_max: float = 1.5
+    n_sigma: float = 10.0
+    n_largest: float = 2.0
+    energy_floor_eV_atom: float = 0.03
+    force_floor_eV_A: float = 0.5
+    moment_floor_muB: float = 0.5
+    min_labels: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        for name in ("n_sigma", "n_largest", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
+            if not (value := getattr(self, name)) > 0:
+                raise InvalidInputError(f"LabelQuarantine.{name} is {value}; it has to be positive")
+        if self.gamma_max < 1 or self.min_labels < 3:
+            raise InvalidInputError(
+                f"LabelQuarantine: gamma_max {self.gamma_max}, min_labels {self.min_labels}; give at least 1 and 3"
+            )
+
+    def judge(
+        self,
+        potential: ACEPotential,
+        new: Sequence[Atoms],
+        others: Sequence[Atoms],
+        earlier: Sequence[GradedErrors] = (),
+        graded: Sequence[GradedErrors] | None = None,
+    ) -> list[SetAside]:
+        """
+        Find the new labels that are to be set aside.
+
+        Parameters
+        ----------
+        potential
+            Before it is trained on ``new``, with its active set.
+        new
+            Structures that carry their label (eV, eV/A; moments, if any, as ``magmoms`` in Bohr
+            magnetons) in an attached calculator.
+        others
+            The labels that the potential was trained on; dimers, of little weight, are left out.
+        earlier
+            What :func:`~mlip_autopipec.active_learning.calibration.grade_errors` gave for labels of earlier
+            cycles: honest errors, where those on ``others`` are errors of a fit.
+        graded
+            What it gives for ``new``, where that is known already.
+
+        Returns
+        -------
+        list of SetAside
+            In the order of ``new``.
+        """
+        if not new:
+            return []
+        reasons: dict[int, list[str]] = {}
+        others = [label for label in others if not is_dimer(label)]
+        if len(others) >= self.min_labels:
+            fitted = [grade_errors(potential, label) for label in others]
+            usual = [g for g in fitted if not g.in_core]
+            honest = [g for g in earlier if not g.in_core and g.gamma.max() <= self.gamma_max]
+            energy = self._allowed([g.energy_error for g in usual], [g.energy_error for g in honest])
+            force = self._allowed(*(np.concatenate([g.force_error for g in x]) if x else [] for x in (usual, honest)))
+            of_new = graded if graded is not None else [grade_errors(potential, label) for label in new]
+            for k, (label, found) in enumerate(zip(new, of_new, strict=True)):
+                reasons[k] = self._by_potential(label, found, potential.cutoff, energy, force)
+        moments = _moments_by_element(others)
+        for k, label in enumerate(new):
+            reasons.setdefault(k, []).extend(self._by_moments(label, moments))
+        return [SetAside(k, tuple(why)) for k, why in reasons.items() if why]
+
+    def _allowed(self, *errors: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
+        """Return the usual error and how far from it is too far, by the worst of several sets of errors."""
+        centre, far = 0.0, 0.0
+        for values in errors:
+            if len(values) >= self.min_labels:
+                middle = float(np.median(values))
+                away = np.abs(np.asarray(values) - middle)
+                reach = max(self.n_sigma * _MAD * float(np.median(away)), self.n_largest * float(away.max()))
+                if reach > far:
+                    centre, far = middle, reach
+        return centre, far
+
+    def _by_potential(
+        self, label: Atoms, graded: GradedErrors, cutoff: float, energy: tuple[float, float], force: tuple[float, float]
+    ) -> list[str]:
+        if graded.in_core:
+            return []
+        reasons = []
+        off, far = graded.energy_error - energy[0], max(energy[1], self.energy_floor_eV_atom)
+        if graded.gamma.max() <= self.gamma_max and abs(off) > far:
+            reasons.append(
+                f"its energy is {-off:+.3f} eV/atom off what the potential expects, which at gamma "
+                f"{graded.gamma.max():.2f} knows it to within {far:.3f} eV/atom"
+            )
+        # a force depends on the environments of the neighbours as well
+        near = graded.gamma.copy()
+        i, j = neighbours("ij", label, cutoff)
+        np.maximum.at(near, i, graded.gamma[j])
+        far = max(force[0] + force[1], self.force_floor_eV_A)
+        # large forces have large errors, in a healthy label never as large as themselves
+        far_of_each = np.maximum(far, _OWN_SIZE * np.linalg.norm(label.get_forces(), axis=1))
+        wrong = np.flatnonzero((near <= self.gamma_max) & (graded.force_error > far_of_each))
+        if len(wrong):
+            worst = int(wrong[np.argmax(graded.force_error[wrong])])
+            reasons.append(
+                f"the forces on {len(wrong)} of {len(label)} atoms are off what the potential expects, on atom {worst} "
+                f"({label.get_chemical_symbols()[worst]}) by {graded.force_error[worst]:.2f} eV/A, which at gamma "
+                f"{near[worst]:.2f} knows them to within {far:.2f} eV/A"
+            )
+        return reasons
+
+    def _by_moments(self, label: Atoms, others: Mapping[str, list[NDArray[np.float64]]]) -> list[str]:
+        reasons = []
+        for element, (moments,) in _moments_by_element([label]).items():
+            known = others.get(element, [])
+            if len(known) < self.min_labels:
+                continue
+            sizes = np.array([np.median(np.abs(m)) for m in known])
+            usual, size = float(np.median(sizes)), float(np.median(np.abs(moments)))
+            far = max(self.moment_floor_muB, self.n_sigma * _MAD * float(np.median(np.abs(sizes - usual))), 0.5 * usual)
+            if abs(size - usual) > far:
+                word = "collapsed" if size < usual else "grew"
+                reasons.append(f"the moments of {element} {word}: {size:.2f} muB, in the other labels {usual:.2f} muB")
+                continue
+            orders = [_order(m) for m in known]
+            against = int(np.sum(moments * np.sign(moments.sum()) < -self.moment_floor_muB))
+            if np.quantile(orders, 0.05) > _FERROMAGNETIC and against:
+                reasons.append(
+                    f"{against} of {len(moments)} moments of {element} changed sign; in the other labels all agree"
+                )
+                continue
+            disordered = np.quantile(orders, 0.95) < 0.5 < _order(moments) - 0.4
+            if len(moments) > 1 and usual > self.moment_floor_muB and disordered:
+                reasons.append(
+                    f"the moments of {element} are aligned (net {_order(moments):.2f} of all); in the other labels "
+                    f"they are not ({float(np.median(orders)):.2f})"
+                )
+        return reasons
+
+
+def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.float64]]]:
+    """Return for each element the moments (muB) of its atoms, label by label, where there are any."""
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for label in labels:
+        moments = None if label.calc is None else label.calc.results.get("magmoms")
+        if moments is None:
+            continue
+        values = np.asarray(moments, dtype=float)
+        if values.ndim != 1:  # non-collinear: their size is all that is compared
+            values = np.linalg.norm(values, axis=1)
+        symbols = np.array(label.get_chemical_symbols())
+        for element in sorted(set(symbols.tolist())):
+            found.setdefault(element, []).append(values[symbols == element])
+    return found
+
+
+def _order(moments: NDArray[np.float64]) -> float:
+    """Return the net moment relative to that of all moments aligned: 1 for a ferromagnet, 0 for an antiferromagnet."""
+    return float(abs(moments.sum()) / max(np.abs(moments).sum(), 1e-12))

@@ -1,0 +1,1 @@
+"""Periodic cells around atoms of structures that are too large to be labelled whole."""

@@ -1,0 +1,241 @@
+"""
+Cut-outs: the environments of highest gamma of a large cell, each in a small periodic cell of its own.
+
+DFT cannot take a halted cell of thousands of atoms. What is new in it is the surroundings of a few atoms; each is
+closed in a box of about 2 r_c: its centre then sees, within the cutoff r_c, just what it saw in the large cell, so that
+energy and gamma of the centre are the same to rounding. The label is that of the small cell itself, so nothing in it is
+wrong; only the atoms near its faces are not those of the large cell. They are made as inconspicuous as possible: where
+there is a lattice the box is commensurate with it, atoms that collide give way, and what is not core relaxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.geometry import get_distances
+from monty.json import MSONable
+
+from mlip_autopipec.active_learning.activeset import enlarge_active_set
+from mlip_autopipec.cutouts.cutting import Cutout, CutoutError, Cutting, evaluate, grading_calculator
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.potentials.potential import ACEPotential
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["Cutout", "CutoutError", "CutoutGenerator", "choose_centres"]
+
+
+@dataclass
+class CutoutGenerator(MSONable):
+    """
+    Cuts small periodic cells out of a large one.
+
+    Parameters
+    ----------
+    max_atoms
+        Cells up to this size are labelled whole, and no cut-out is larger.
+    max_centres
+        Most cut-outs of one frame.
+    gamma_min
+        Atoms below this grade are not worth a cut-out.
+    core_ratio
+        Radius of the untouched core in units of the cutoff r_c; at least 1. The force on the
+        centre is that of the large cell from 2 on.
+    relax_steps, relax_fmax
+        Most FIRE steps, and the largest force (eV/A) at which the relaxation of the seam ends.
+    max_seam_ratio
+        Accepted gamma of atoms other than the centre, in units of the centre's; what they had in the large cell, and
+        ``gamma_min``, are always accepted.
+    max_seam_force
+        Accepted force (eV/A) in the seam; where the centre and its neighbours feel more in the large cell, as much.
+    density_range
+        Accepted density, relative to the surroundings.
+    composition_tolerance
+        Accepted change of the fraction of any element, against the surroundings.
+    oxidation_states
+        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: guessed for
+        compounds of elements that differ in electronegativity. {}: nothing has to add up.
+    minimum_distance_ratio
+        No pair of the seam is closer than this times the sum of the covalent radii.
+    vacuum
+        Vacuum (Angstrom) in a cut-out of a surface; at least the cutoff is taken.
+    max_relaxed
+        Boxes that are relaxed and checked before a centre is given up.
+    seed
+        Default of the seed of :meth:`generate` and :meth:`cut`.
+    """
+
+    max_atoms: int = 150
+    max_centres: int = 3
+    gamma_min: float = 2.0
+    core_ratio: float = 1.0
+    relax_steps: int = 60
+    relax_fmax: float = 0.5
+    max_seam_ratio: float = 1.0
+    max_seam_force: float = 3.0
+    density_range: tuple[float, float] = (0.8, 1.2)
+    composition_tolerance: float = 0.1
+    oxidation_states: dict[str, float] | None = None
+    minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
+    vacuum: float = 10.0
+    max_relaxed: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        for name, least in (("max_atoms", 2), ("max_centres", 1), ("core_ratio", 1), ("max_relaxed", 1)):
+            if not (value := getattr(self, name)) >= least:
+                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be at least {least}")
+        for name in ("gamma_min", "relax_fmax", "max_seam_ratio", "max_seam_force", "vacuum", "minimum_distance_ratio"):
+            if not (value := getattr(self, name)) > 0:
+                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be positive")
+        for name in ("relax_steps", "composition_tolerance"):
+            if not (value := getattr(self, name)) >= 0:
+                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it must not be negative")
+        self.density_range = (float(self.density_range[0]), float(self.density_range[1]))
+        if not 0 < self.density_range[0] < 1 < self.density_range[1]:
+            raise InvalidInputError(
+                f"CutoutGenerator.density_range is {self.density_range}; give a lower limit below and an upper above 1"
+            )
+
+    def wanted(self, atoms: Atoms) -> bool:
+        """Whether a frame is too large to be labelled whole."""
+        return len(atoms) > self.max_atoms
+
+    def generate(
+        self,
+        atoms: Atoms,
+        potential: ACEPotential,
+        gamma: Sequence[float] | None = None,
+        seed: int | None = None,
+        centre: int | None = None,
+    ) -> tuple[list[Cutout], dict[int, CutoutError]]:
+        """
+        Cut out the environments of highest gamma.
+
+        Parameters
+        ----------
+        atoms
+            The large cell.
+        potential
+            The present potential with its active set.
+        gamma
+            Gamma of each atom, if it is known; otherwise the array ``gamma`` of ``atoms``, else it is computed.
+        seed
+            Of the boxes' orientations.
+        centre
+            An atom that is cut out first whatever its gamma, one that halted in the core for instance.
+
+        Returns
+        -------
+        tuple
+            The cut-outs, most informative first: the next centre is the atom of highest gamma that is left if those
+            before are labelled. And for each centre without a cut-out the reason.
+        """
+        if gamma is not None:
+            grades = np.asarray(gamma, dtype=float)
+        else:
+            known = "gamma" in atoms.arrays
+            grades = atoms.arrays["gamma"] if known else evaluate(grading_calculator(potential), atoms)["gamma"]
+        made: list[Cutout] = []
+        failed: dict[int, CutoutError] = {}
+        separation = 2 * potential.cutoff
+        remaining = np.where(np.isnan(grades), np.inf, grades).astype(float)
+        enlarged = potential
+        for _ in range(self.max_centres):
+            chosen = choose_centres(atoms, remaining, separation, 1, self.gamma_min, centre)
+            if not chosen:
+                break
+            (index,), centre = chosen, None
+            try:
+                made.append(self.cut(atoms, potential, index, seed, grades))
+            except CutoutError as error:
+                failed[index] = error
+            else:  # what looks the same elsewhere is known as soon as this one is labelled
+                enlarged = enlarge_active_set(enlarged, [made[-1].atoms])
+                remaining = np.minimum(remaining, evaluate(grading_calculator(enlarged), atoms)["gamma"])
+            remaining[_distances(atoms, index) < separation] = -np.inf
+        return made, failed
+
+    def cut(
+        self,
+        atoms: Atoms,
+        potential: ACEPotential,
+        centre: int,
+        seed: int | None = None,
+        gamma: Sequence[float] | Floats | None = None,
+    ) -> Cutout:
+        """
+        Cut out the surroundings of one atom.
+
+        Families of boxes are tried in turn: commensurate with the lattice, with what there is of one, of free shape.
+        Of each the boxes whose seam shows no new gamma come first, small ones of small forces before others, then those
+        of least new gamma; the first that passes all checks is returned.
+
+        Raises
+        ------
+        CutoutError
+            If a box 2 ``core_ratio`` r_c wide holds more than ``max_atoms``, if the core itself has too close a pair,
+            or if no box passes the checks; ``best`` is the best attempt.
+        """
+        if not 0 <= centre < len(atoms):
+            raise InvalidInputError(f"centre is {centre}, but atoms has {len(atoms)} atoms")
+        grades = None if gamma is None else np.asarray(gamma, dtype=float)
+        return Cutting(self, atoms, potential, centre, self.seed if seed is None else seed, grades).best()
+
+
+def choose_centres(
+    atoms: Atoms,
+    gamma: Floats,
+    separation: float,
+    n_max: int,
+    gamma_min: float,
+    first: int | None = None,
+) -> list[int]:
+    """
+    Choose atoms of high gamma, far from each other: the worst, then the worst of what remains, and so on.
+
+    Parameters
+    ----------
+    gamma
+        Of each atom, (n_atoms,).
+    separation
+        Atoms nearer to a chosen one than this (Angstrom) are dropped.
+    n_max, gamma_min
+        At most so many, none of a lower gamma.
+    first
+        Chosen before all others whatever its gamma.
+
+    Returns
+    -------
+    list of int
+    """
+    if gamma.shape != (len(atoms),):
+        raise InvalidInputError(f"gamma has shape {gamma.shape}, but atoms has {len(atoms)} atoms")
+    # NaN is what an exploded frame has; it is worse than any number
+    remaining = np.where(np.isnan(gamma), np.inf, gamma).astype(float)
+    chosen: list[int] = []
+    while len(chosen) < n_max:
+        best = first if first is not None and not chosen else int(np.argmax(remaining))
+        if not (remaining[best] >= gamma_min or best == first):
+            break
+        chosen.append(best)
+        remaining[_distances(atoms, best) < separation] = -np.inf
+        remaining[best] = -np.inf
+    return chosen
+
+
+def _distances(atoms: Atoms, index: int) -> Floats:
+    """Return the distance (Angstrom) of every atom from one, (n_atoms,)."""
+    cell, pbc = atoms.cell.complete(), atoms.pbc
+    return np.asarray(get_distances(atoms.positions[index], atoms.positions, cell=cell, pbc=pbc)[1][0])

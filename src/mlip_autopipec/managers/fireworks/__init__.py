@@ -1,0 +1,1 @@
+"""FireWorks: campaigns on a LaunchPad."""

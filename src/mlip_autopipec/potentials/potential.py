@@ -1,0 +1,262 @@
+"""
+An ACE potential as one value: B-basis, active set, reference energies.
+
+pyace is imported where something is evaluated: whoever only asks a database needs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tempfile
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+    from pyace import ACEBBasisSet, BBasisConfiguration
+    from pyace.grace_fs import GRACEFSBasisSet, GRACEFSBEvaluator
+
+    from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
+
+
+class PotentialPaths(NamedTuple):
+    """Where :meth:`ACEPotential.write` put the files; a GRACE-FS potential has no ``.yace``."""
+
+    yaml: Path
+    yace: Path | None
+    asi: Path
+
+
+@dataclass(frozen=True, eq=False)
+class ACEPotential:
+    """
+    An ACE potential with its active set.
+
+    Parameters
+    ----------
+    yaml
+        Text of the B-basis file (pacemaker's ``output_potential.yaml``), or of a GRACE-FS
+        potential (gracemaker's ``FS_model.yaml``).
+    active_set_inverse
+        For each element the inverse of its active set, (n_functions, n_functions): what an
+        ``.asi`` file holds. Empty where gamma is not known.
+    reference_energies
+        Energy in eV that is added per atom of each element; the ACE itself is fitted to
+        what remains. LAMMPS leaves it out, which changes no force.
+    """
+
+    yaml: str
+    active_set_inverse: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    reference_energies: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_files(
+        cls,
+        yaml_path: str | Path,
+        asi_path: str | Path | None = None,
+        reference_energies: Mapping[str, float] | None = None,
+    ) -> ACEPotential:
+        """Read a potential made by pacemaker (or by :meth:`write`) from disk."""
+        yaml_file = Path(yaml_path)
+        if not yaml_file.is_file():
+            raise InvalidInputError(f"potential file '{yaml_file}' does not exist; give the B-basis .yaml file")
+        asi = Path(asi_path).read_bytes() if asi_path is not None else b""
+        return cls(yaml_file.read_text(), unpack_active_set(asi), reference_energies or {})
+
+    @classmethod
+    def from_basis(cls, basis: ACEBBasisSet | BBasisConfiguration, **kwargs: Any) -> ACEPotential:
+        """Take the potential out of a pyace basis object."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            basis.save(str(path))
+            return cls(path.read_text(), **kwargs)
+
+    @cached_property
+    def is_grace(self) -> bool:
+        """Whether this is a GRACE-FS potential; told from the keys of its file."""
+        return re.search(r"^emb_spec:", self.yaml, re.MULTILINE) is not None
+
+    @cached_property
+    def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
+        """The basis set as pyace evaluates it."""
+        from pyace import ACEBBasisSet
+        from pyace.grace_fs import GRACEFSBasisSet
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            path.write_text(self.yaml)
+            return GRACEFSBasisSet(str(path)) if self.is_grace else ACEBBasisSet(str(path))
+
+    def refuse_grace(self, who: str) -> None:
+        """Raise if this is a GRACE-FS potential, which ``who`` cannot take."""
+        if self.is_grace:
+            raise InvalidInputError(
+                f"{who} cannot take a GRACE-FS potential; MD with it runs in the library engine (engine: library), "
+                "and GRACEFSTrainer trains it"
+            )
+
+    def configuration(self) -> BBasisConfiguration:
+        """Return a fresh, editable pyace configuration of this potential; GRACE-FS has none."""
+        from pyace import BBasisConfiguration
+
+        self.refuse_grace("pacemaker's basis configuration")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            path.write_text(self.yaml)
+            return BBasisConfiguration(str(path))
+
+    @cached_property
+    def yace(self) -> str:
+        """Text of the ``.yace`` form (C-tilde basis), which ``pair_style pace`` reads; GRACE-FS has none."""
+        self.refuse_grace("the C-tilde basis (.yace) of pair_style pace")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yace"
+            self.basis.to_ACECTildeBasisSet().save_yaml(str(path))
+            return path.read_text()
+
+    @property
+    def elements(self) -> list[str]:
+        """Elements in pyace's (alphabetical) order."""
+        return list(self.basis.elements_name)
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff in Angstrom."""
+        return float(self.basis.cutoffmax)
+
+    @property
+    def n_functions(self) -> dict[str, int]:
+        """Number of basis functions of each element."""
+        if self.is_grace:
+            return dict(zip(self.elements, map(int, self.basis.nfuncs), strict=True))
+        counts = [len(a) + len(b) for a, b in zip(self.basis.basis_rank1, self.basis.basis, strict=True)]
+        return dict(zip(self.elements, counts, strict=True))
+
+    @property
+    def coefficients(self) -> NDArray[np.float64]:
+        """All trainable coefficients (radial and function), flat."""
+        if not self.is_grace:
+            return np.asarray(self.basis.all_coeffs, dtype=float)
+        content = yaml.load(self.yaml, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 both are safe
+        radial, functions = content["radial_basis"], content["functions"]
+        angular = [c for element in sorted(functions) for function in functions[element] for c in function["coeff"]]
+        return np.array([*radial["crad"], *radial["Z"], *angular], dtype=float)
+
+    def active_set_matrices(self) -> list[NDArray[np.float64]]:
+        """
+        Return the inverse active sets in the order of the elements, as pyace takes them.
+
+        Raises
+        ------
+        InvalidInputError
+            If one is missing or belongs to another basis; pyace would read past its end.
+        """
+        matrices = []
+        for element, n in self.n_functions.items():
+            matrix = np.asarray(self.active_set_inverse.get(element, np.empty((0, 0))), dtype=float)
+            if matrix.shape != (n, n):
+                raise InvalidInputError(
+                    f"the active set of {element} has shape {matrix.shape}, but the potential has {n} functions: "
+                    "the .asi file belongs to another potential"
+                )
+            matrices.append(matrix)
+        return matrices
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of basis and active set."""
+        digest = hashlib.sha256(self.yaml.encode())
+        for element in sorted(self.active_set_inverse):
+            digest.update(element.encode())
+            digest.update(np.ascontiguousarray(self.active_set_inverse[element]).tobytes())
+        return digest.hexdigest()
+
+    @property
+    def core_radii(self) -> dict[tuple[str, str], float]:
+        """
+        Distance in Angstrom below which each pair feels the core repulsion.
+
+        Gamma does not see the core, so MD has to watch these distances itself. GRACE-FS has no
+        core: its basis, and with it gamma, goes on to zero distance.
+        """
+        if self.is_grace:
+            return {}
+        names = self.elements
+        bonds = self.basis.map_bond_specifications
+        return {(names[i], names[j]): float(bonds[(i, j)].rcut_in) for i, j in bonds if i <= j}
+
+    def check_elements(self, atoms: Atoms | Sequence[str], what: str = "structure") -> None:
+        """Raise if the potential does not know an element of ``atoms``."""
+        symbols = atoms if not hasattr(atoms, "get_chemical_symbols") else atoms.get_chemical_symbols()
+        missing = sorted(set(symbols) - set(self.elements))
+        if missing:
+            raise InvalidInputError(
+                f"{what} holds {missing}, which the potential lacks (it knows {self.elements}); "
+                "start from a potential trained on all elements, or from none"
+            )
+
+    def calculator(self) -> ACECalculator | GRACEFSCalculator:
+        """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
+        from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
+
+        return GRACEFSCalculator(self) if self.is_grace else ACECalculator(self)
+
+    def grace_evaluator(self) -> GRACEFSBEvaluator:
+        """Return pyace's evaluator of a GRACE-FS potential, with its active set (which it reads from files only)."""
+        from pyace.grace_fs import GRACEFSBEvaluator
+
+        evaluator = GRACEFSBEvaluator()
+        evaluator.set_basis(self.basis)
+        if self.active_set_inverse:
+            matrices = dict(zip(self.elements, self.active_set_matrices(), strict=True))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "potential.asi"
+                path.write_bytes(pack_active_set(matrices))
+                evaluator.load_active_set(str(path))
+        return evaluator
+
+    def write(self, folder: str | Path, stem: str = "potential") -> PotentialPaths:
+        """Write ``.yaml``, ``.yace`` (not of GRACE-FS) and ``.asi``: what LAMMPS, ASE and pacemaker read."""
+        base = Path(folder)
+        base.mkdir(parents=True, exist_ok=True)
+        yace = None if self.is_grace else base / f"{stem}.yace"
+        paths = PotentialPaths(base / f"{stem}.yaml", yace, base / f"{stem}.asi")
+        paths.yaml.write_text(self.yaml)
+        if yace is not None:
+            yace.write_text(self.yace)
+        if self.active_set_inverse:
+            paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
+        return paths
+
+
+def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:
+    """Sum of the reference energies (eV) of all atoms."""
+    return float(sum(reference_energies.get(s, 0.0) for s in atoms.get_chemical_symbols()))
+
+
+def pack_active_set(inverse: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """Write an active set as the bytes of an ``.asi`` file (an npz of one matrix per element)."""
+    buffer = io.BytesIO()
+    matrices: dict[str, Any] = {element: np.asarray(m) for element, m in inverse.items()}
+    np.savez(buffer, **matrices)
+    return buffer.getvalue()
+
+
+def unpack_active_set(data: bytes) -> dict[str, NDArray[np.float64]]:
+    """Read the bytes of an ``.asi`` file; no bytes, no active set."""
+    if not data:
+        return {}
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {element: archive[element] for element in archive.files}

@@ -1,0 +1,1 @@
+"""What is labelled next: the first dataset, and candidates around a halt."""

@@ -1,0 +1,324 @@
+"""Local candidates: one halted frame in, a handful of different structures around it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms
+from monty.json import MSONable
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.sampling import modes
+from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, shortest_contact
+from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+#: All values of ``info["origin"]``, in the order in which candidates are returned.
+ORIGINS = ("halted", "dumped", "thermal", "displacement", "volume", "soft_mode")
+_SHRINK = 0.7
+_MAX_ATTEMPTS = 12
+
+#: Makes a variant of the base; the argument scales its amplitude.
+Move = Callable[[float], Atoms]
+
+
+@dataclass
+class CandidateGenerator(MSONable):
+    """
+    Makes candidates around a halted frame.
+
+    Parameters
+    ----------
+    n_samples
+        Structures returned, the halted frame among them.
+    displacement_sigma
+        Standard deviation of a random displacement per Cartesian component, in Angstrom, of
+        the origin ``displacement``.
+    volume_range
+        Volumes are scaled by 1 +- this.
+    shear_strain
+        Largest component of the volume-conserving strain that goes with the scaling. It is
+        what makes cells of one atom differ, which no displacement can.
+    shares
+        Relative share of each origin of what remains beside the halted frame. A share that
+        cannot be used (no calculator, no dumped frames, one atom) goes to the others, that of
+        ``thermal`` to ``displacement``: it takes the potential's normal modes.
+    max_thermal_ratio
+        Farthest that an atom moves along all modes together, in mean distances of its element's
+        atoms to their nearest neighbours; the amplitude is that of the walker's temperature
+        where this is less.
+    n_modes
+        Number of softest modes to combine.
+    max_mode_displacement
+        Farthest that an atom moves along the softest, in Angstrom.
+    omega_floor_THz
+        Modes below this frequency get the amplitude of this one.
+    hessian_displacement
+        Finite-difference step in Angstrom.
+    max_mode_atoms
+        In larger structures only so many atoms nearest to ``centre`` are displaced for the
+        Hessian: 6 force evaluations each.
+    minimum_distance_ratio
+        No pair closer than this times the sum of the covalent radii is returned.
+    seed
+        Default of the seed of :meth:`generate`.
+    """
+
+    n_samples: int = 15
+    displacement_sigma: float = 0.1
+    volume_range: float = 0.04
+    shear_strain: float = 0.015
+    shares: dict[str, float] = field(
+        default_factory=lambda: {"dumped": 1.0, "thermal": 1.0, "volume": 1.0, "soft_mode": 1.0}
+    )
+    max_thermal_ratio: float = modes.MAX_THERMAL_RATIO
+    n_modes: int = 8
+    max_mode_displacement: float = modes.MAX_MODE_DISPLACEMENT
+    omega_floor_THz: float = modes.OMEGA_FLOOR_THZ
+    hessian_displacement: float = modes.HESSIAN_DISPLACEMENT
+    max_mode_atoms: int = 64
+    minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        for name in ("n_samples", "n_modes", "max_mode_atoms"):
+            if not (value := getattr(self, name)) >= 1:
+                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be at least 1")
+        for name in (
+            "displacement_sigma",
+            "max_thermal_ratio",
+            "max_mode_displacement",
+            "omega_floor_THz",
+            "hessian_displacement",
+        ):
+            if not (value := getattr(self, name)) > 0:
+                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be positive")
+        for name in ("volume_range", "shear_strain"):
+            if not 0 <= (value := getattr(self, name)) < 0.5:
+                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; give a value in [0, 0.5)")
+        unknown = sorted(set(self.shares) - set(ORIGINS[1:]))
+        if unknown or min(self.shares.values(), default=0.0) < 0 or not sum(self.shares.values()) > 0:
+            raise InvalidInputError(
+                f"CandidateGenerator.shares is {self.shares}; give non-negative shares, not all zero, of {ORIGINS[1:]}"
+            )
+
+    def generate(
+        self,
+        atoms: Atoms,
+        n_samples: int | None = None,
+        calculator: Calculator | None = None,
+        frames: Sequence[Atoms] = (),
+        seed: int | None = None,
+        centre: int | None = None,
+        temperature_K: float = 300.0,
+    ) -> list[Atoms]:
+        """
+        Make candidates around one frame.
+
+        Parameters
+        ----------
+        atoms
+            The halted frame.
+        n_samples, seed
+            Instead of the fields of the same name.
+        calculator
+            The current potential; without one there are no candidates along normal modes.
+        frames
+            Frames dumped between the two thresholds of gamma, in order of time.
+        centre
+            Index of the atom of highest gamma, around which the Hessian of a large structure
+            is taken. By default the maximum of the array ``gamma``, else atom 0.
+        temperature_K
+            Temperature of the thermal amplitudes, in K.
+
+        Returns
+        -------
+        list of ase.Atoms
+            Exactly ``n_samples``, pairwise different, in the order of :data:`ORIGINS`, without
+            calculator, velocities and constraints; ``info["origin"]`` tells how each was made.
+            A halted frame with too close a pair is left out and its place taken by others,
+            made from the last dumped frame that is sound. Without such a frame, those
+            variants of the halted frame are returned that heal the contact, perhaps fewer.
+
+        Raises
+        ------
+        InvalidInputError
+            For an empty structure, if the structure admits no variants (a lone atom), or if
+            everything has too close a pair (named with its distance).
+        """
+        wanted = self.n_samples if n_samples is None else n_samples
+        self._check(atoms, wanted, centre, temperature_K)
+        rng = np.random.default_rng(self.seed if seed is None else seed)
+        chosen: list[Atoms] = []
+        if centre is None:
+            centre = int(np.argmax(atoms.arrays["gamma"])) if "gamma" in atoms.arrays else 0
+        base, contact = bare_copy(atoms), self._contact(atoms)
+        if contact is None:
+            chosen.append(_marked(bare_copy(atoms, keep_info=True), "halted"))
+        sound = [f for f in frames if len(f) and self._contact(f) is None]
+        alike = [f for f in sound if f.numbers.tolist() == atoms.numbers.tolist()]
+        if contact is not None and alike:
+            base = bare_copy(alike[-1])
+        healthy = contact is None or bool(alike)
+        # the Hessian of overlapping atoms says nothing about the material
+        has_modes = calculator is not None and len(base) > 1 and healthy
+        possible = {
+            "thermal": has_modes,
+            "displacement": len(base) > 1,
+            "volume": bool(base.pbc.any()) and self.volume_range + self.shear_strain > 0,
+            "soft_mode": has_modes,
+        }
+        wished = {o: self.shares.get(o, 0.0) for o in ORIGINS[1:]}
+        if not has_modes:
+            wished["displacement"] += wished["thermal"]
+        shares = {o: share for o, share in wished.items() if o == "dumped" or possible[o]}
+        # the ways that can make any number of structures must not all be weighted to nothing
+        if not any(w > 0 for o, w in shares.items() if o != "dumped"):
+            shares |= {o: 1e-9 for o in ("displacement", "volume") if possible[o]}
+        chosen += self._dumped(sound, _split(wanted - len(chosen), shares)["dumped"], chosen)
+        missing = wanted - len(chosen)
+        del shares["dumped"]
+        if missing and not any(shares.values()):
+            raise InvalidInputError(
+                f"n_samples is {wanted}, but atoms = {atoms.get_chemical_formula()} with periodicity "
+                f"{atoms.pbc.tolist()} admits only {len(chosen)} different structures (a lone atom has no "
+                "surroundings to vary); ask for fewer or give a periodic cell"
+            )
+        counts = _split(missing, shares)
+        found = None
+        if calculator is not None and counts.get("thermal", 0) + counts.get("soft_mode", 0):
+            indices = modes.nearest_atoms(base, centre, self.max_mode_atoms)
+            found = modes.normal_modes(base, calculator, indices, self.hessian_displacement)
+        for origin, count in counts.items():
+            for move in self._moves(origin, count, base, rng, found, temperature_K):
+                made = self._attempt(move, chosen, origin, healthy)
+                if made is not None:
+                    chosen.append(_marked(made, origin))
+        if not chosen and contact is not None:
+            raise InvalidInputError(
+                f"atoms = {atoms.get_chemical_formula()}: {contact[0]}-{contact[1]} are {contact[2]:.3f} A apart, "
+                f"allowed are {contact[3]:.3f} A (minimum_distance_ratio {self.minimum_distance_ratio}), and no "
+                "variant of it is better; take an earlier frame of the run"
+            )
+        return chosen
+
+    def _check(self, atoms: Atoms, wanted: int, centre: int | None, temperature_K: float) -> None:
+        if len(atoms) == 0:
+            raise InvalidInputError("atoms is empty; give the halted frame, a structure of at least one atom")
+        if wanted < 1 or not temperature_K > 0:
+            raise InvalidInputError(f"n_samples is {wanted}, temperature_K {temperature_K}; both have to be positive")
+        if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+            raise InvalidInputError("atoms has positions or a cell that are not finite; take an earlier frame")
+        if centre is not None and not 0 <= centre < len(atoms):
+            raise InvalidInputError(f"centre is {centre}, but atoms has {len(atoms)} atoms")
+
+    def _contact(self, atoms: Atoms) -> tuple[str, str, float, float] | None:
+        return shortest_contact(atoms, self.minimum_distance_ratio)
+
+    def _dumped(self, sound: list[Atoms], count: int, taken: list[Atoms]) -> list[Atoms]:
+        """Take dumped frames evenly spread over the run, none twice."""
+        new: list[Atoms] = []
+        spread = np.linspace(0, len(sound) - 1, min(count, len(sound))).round().astype(int)
+        for i in spread:
+            frame = bare_copy(sound[i], keep_info=True)
+            if not any(same_structure(frame, other) for other in [*taken, *new]):
+                new.append(_marked(frame, "dumped"))
+        return new
+
+    def _moves(
+        self,
+        origin: str,
+        count: int,
+        base: Atoms,
+        rng: np.random.Generator,
+        found: modes.NormalModes | None,
+        temperature_K: float,
+    ) -> list[Move]:
+        """Return ``count`` ways to change the base."""
+        if origin == "displacement":
+            return [lambda size: rattle(base, self.displacement_sigma * size, rng)] * count
+        if origin == "volume":
+
+            def scaled(change: float) -> Move:
+                return lambda size: deform(base, random_deformation(1 + change * size, self.shear_strain * size, rng))
+
+            # one volume from each of equal intervals: spread evenly, whatever the seed
+            edges = np.linspace(-self.volume_range, self.volume_range, count + 1)
+            return [scaled(float(change)) for change in rng.uniform(edges[:-1], edges[1:])]
+        if count == 0 or found is None:
+            return []
+        softest = found.softest(self.n_modes)
+
+        # amplitudes go with the root of the temperature: smaller is colder
+        def thermally(size: float) -> Atoms:
+            ratio, floor = self.max_thermal_ratio * size, self.omega_floor_THz
+            colder = temperature_K * size**2
+            return modes.displace_thermally(base, found, colder, rng, omega_floor_THz=floor, max_ratio=ratio)
+
+        def along_softest(size: float) -> Atoms:
+            reach, floor = self.max_mode_displacement * size, self.omega_floor_THz
+            colder = temperature_K * size**2
+            return modes.displace_along_modes(base, softest, colder, rng, omega_floor_THz=floor, max_displacement=reach)
+
+        return [thermally if origin == "thermal" else along_softest] * count
+
+    def _attempt(self, move: Move, taken: list[Atoms], origin: str, healthy: bool) -> Atoms | None:
+        """Repeat a random move until it is new and nothing is too close; smaller each time."""
+        size, reason = 1.0, ""
+        for _ in range(_MAX_ATTEMPTS):
+            candidate = move(size)
+            contact = self._contact(candidate)
+            if contact is None and not any(same_structure(candidate, other) for other in taken):
+                return candidate
+            if contact is not None:
+                reason = f"{contact[0]}-{contact[1]} {contact[2]:.3f} A apart, allowed {contact[3]:.3f} A"
+                # towards the base, if that is sound; a broken one needs large moves to heal
+                size *= _SHRINK if healthy else 1.0
+            else:
+                reason = "it equals one there is"
+        if not healthy:
+            return None
+        raise InvalidInputError(
+            f"no new structure by {origin} in {_MAX_ATTEMPTS} attempts, the last: {reason}. Change the amplitudes "
+            f"(displacement_sigma {self.displacement_sigma}, volume_range {self.volume_range}) or ask for fewer"
+        )
+
+
+def generate_local_candidates(
+    atoms: Atoms,
+    n_samples: int = 15,
+    *,
+    calculator: Calculator | None = None,
+    frames: Sequence[Atoms] = (),
+    seed: int = 0,
+    centre: int | None = None,
+    temperature_K: float = 300.0,
+    **settings: Any,
+) -> list[Atoms]:
+    """Make ``n_samples`` candidates around ``atoms``; ``settings`` are fields of :class:`CandidateGenerator`."""
+    generator = CandidateGenerator(n_samples=n_samples, **settings)
+    return generator.generate(atoms, n_samples, calculator, frames, seed, centre, temperature_K)
+
+
+def _marked(atoms: Atoms, origin: str) -> Atoms:
+    atoms.info["origin"] = origin
+    return atoms
+
+
+def _split(total: int, shares: dict[str, float]) -> dict[str, int]:
+    """Divide ``total`` in proportion to the shares (largest remainders, first named first)."""
+    weight = sum(shares.values())
+    if total <= 0 or not weight > 0:
+        return dict.fromkeys(shares, 0)
+    exact = {o: total * w / weight for o, w in shares.items()}
+    counts = {o: int(x) for o, x in exact.items()}
+    by_remainder = sorted(shares, key=lambda o: counts[o] - exact[o])
+    for origin in by_remainder[: total - sum(counts.values())]:
+        counts[origin] += 1
+    return counts

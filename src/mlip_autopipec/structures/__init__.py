@@ -1,0 +1,1 @@
+"""Structures: what comes in, distances, supercells, strains, dimers. Knows no potential."""

@@ -1,0 +1,1 @@
+"""Trainers: from labels to a potential, with the proof that it learned."""

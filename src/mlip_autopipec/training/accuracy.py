@@ -1,0 +1,104 @@
+"""Errors of a potential against labelled structures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.potentials.potential import ACEPotential
+
+
+@dataclass(frozen=True)
+class ErrorMetrics:
+    """Root mean square and largest errors; meV/atom and meV/A, as the field quotes them."""
+
+    n_structures: int
+    n_atoms: int
+    energy_rmse_meV_atom: float
+    energy_max_meV_atom: float
+    forces_rmse_meV_A: float
+    forces_max_meV_A: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the fields as a plain dictionary."""
+        return asdict(self)
+
+    def loss(self, kappa: float) -> float:
+        """
+        Return pacemaker's loss of these errors for uniform weights, without regularisation.
+
+        ``(1 - kappa) <(dE/n)^2> + kappa <|dF|^2>`` in eV^2, with force errors in eV/A (A = 1).
+
+        Parameters
+        ----------
+        kappa
+            Share of the forces, 0 to 1.
+        """
+        energy, component = 1e-3 * self.energy_rmse_meV_atom, 1e-3 * self.forces_rmse_meV_A
+        return (1 - kappa) * energy**2 + kappa * 3 * component**2
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Energies (eV/atom, one per structure) and forces (eV/A, all components), label beside potential."""
+
+    energy_label: NDArray[np.float64]
+    energy_potential: NDArray[np.float64]
+    forces_label: NDArray[np.float64]
+    forces_potential: NDArray[np.float64]
+
+
+def predict(
+    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+) -> Predictions:
+    """
+    Evaluate the potential on labelled structures.
+
+    Parameters
+    ----------
+    labels
+        Structures whose attached calculator holds the label (energy in eV, forces in eV/A).
+    measured
+        Of each structure the indices of the atoms whose forces count; None for all.
+    """
+    calculator = potential.calculator()
+    which = [slice(None) if some is None else some for some in measured or [None] * len(labels)]
+    energies, forces = [], []
+    for atoms, some in zip(labels, which, strict=True):
+        calculator.calculate(atoms)
+        energies.append(calculator.results["energy"] / len(atoms))
+        forces.append(calculator.results["forces"][some].ravel())
+    return Predictions(
+        np.array([a.get_potential_energy() / len(a) for a in labels]),
+        np.array(energies),
+        np.concatenate([a.get_forces()[some].ravel() for a, some in zip(labels, which, strict=True)])
+        if labels
+        else np.empty(0),
+        np.concatenate(forces) if labels else np.empty(0),
+    )
+
+
+def compute_errors(
+    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+) -> ErrorMetrics | None:
+    """Return the errors on ``labels``, None where there are none; parameters as for :func:`predict`."""
+    if not labels:
+        return None
+    p = predict(potential, labels, measured)
+    de, df = 1e3 * (p.energy_potential - p.energy_label), 1e3 * (p.forces_potential - p.forces_label)
+    return ErrorMetrics(
+        n_structures=len(labels),
+        n_atoms=len(p.forces_label) // 3,
+        energy_rmse_meV_atom=float(np.sqrt(np.mean(de**2))),
+        energy_max_meV_atom=float(np.abs(de).max()),
+        forces_rmse_meV_A=float(np.sqrt(np.mean(df**2))),
+        forces_max_meV_A=float(np.abs(df).max()),
+    )

@@ -1,0 +1,342 @@
+"""Gradient fit of a GRACE-FS potential by gracemaker, run as a program of its own."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from monty.json import MSONable
+
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.pacemaker.files import label_frame
+from mlip_autopipec.training.pacemaker.input import merge
+from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, fail, read_device
+from mlip_autopipec.training.program import find_program, run_program
+from mlip_autopipec.training.training import ACETrainer, Fit, FitProgress, FitTask, LossPoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LOG, MODEL, METRICS = "gracemaker.out", "FS_model.yaml", "train_metrics.yaml"
+#: Key of a potential file under which what gracemaker continues from is kept.
+STATE = "fit_state"
+#: Optimisers of gracemaker that report each iteration and end at a minimum.
+OPTIMIZERS = ("L-BFGS-B", "BFGS")
+#: Relative slack for "the loss did not rise".
+LOSS_DIGITS = 1e-6
+_CHECKPOINT = ("checkpoint.index", "checkpoint.data-00000-of-00001")
+_RESULT = re.compile(r"optimization results: success=(\w+), message=(.*)")
+_OURS = {
+    "seed": "the campaign's seed, from which each fit's is derived",
+    "cutoff": "basis.cutoff",
+    "potential": "basis (its fs_options for further arguments of the preset), and initial_potential",
+    "data": "labels: the loop writes the data files, and reference_energies",
+}
+_ADVICE = {"No module named": f"install what is missing into the Python that runs gracemaker: {INSTALL_ACE}"}
+
+
+@dataclass
+class GRACEBasis(MSONable):
+    """
+    Size and shape of a GRACE-FS potential: gracemaker's preset ``FS``.
+
+    Parameters
+    ----------
+    cutoff
+        Cutoff radius in Angstrom.
+    nradmax_by_orders, lmax_by_orders
+        Largest radial and angular index per correlation order (``n_rad_max``, ``lmax``). The
+        number of functions, and so of atoms in an active set, follows from them and not from the
+        number of elements: 70 with the defaults.
+    radial_functions
+        Radial basis functions from which the radial functions are made (``n_rad_base``).
+    embedding_size
+        Length of the vectors that stand for the elements.
+    fs_parameters
+        Prefactor and power of each density in the embedding.
+    fs_options
+        Further arguments of the preset.
+    """
+
+    cutoff: float = 5.0
+    nradmax_by_orders: list[int] = field(default_factory=lambda: [12, 6, 4])
+    lmax_by_orders: list[int] = field(default_factory=lambda: [0, 4, 3])
+    radial_functions: int = 8
+    embedding_size: int = 8
+    fs_parameters: list[list[float]] = field(default_factory=lambda: [[1.0, 1.0], [1.0, 0.5]])
+    fs_options: dict[str, Any] = field(default_factory=dict)
+
+    def section(self, elements: Sequence[str]) -> dict[str, Any]:
+        """
+        Write the ``potential`` section of gracemaker's input for the given elements.
+
+        Raises
+        ------
+        InvalidInputError
+            If no element is named, or the orders disagree.
+        """
+        symbols = sorted(set(elements))
+        if not symbols:
+            raise InvalidInputError("GRACEBasis.section: 'elements' is empty; name at least one element")
+        orders = len(self.nradmax_by_orders)
+        if not 1 <= orders <= 4 or len(self.lmax_by_orders) != orders:
+            raise InvalidInputError(
+                f"nradmax_by_orders is {self.nradmax_by_orders}, lmax_by_orders {self.lmax_by_orders}; "
+                "both need one number for each of 1 to 4 correlation orders"
+            )
+        kwargs = {
+            "max_order": orders,
+            "n_rad_max": list(self.nradmax_by_orders),
+            "lmax": list(self.lmax_by_orders),
+            "n_rad_base": self.radial_functions,
+            "embedding_size": self.embedding_size,
+            "fs_parameters": [list(pair) for pair in self.fs_parameters],
+        }
+        return {"preset": "FS", "kwargs": kwargs | self.fs_options, "elements": symbols, "param_dtype": "float64"}
+
+
+@dataclass
+class GRACEFSTrainer(ACETrainer):
+    """
+    Fit a GRACE-FS potential by gracemaker (TensorFlow), in a process of its own.
+
+    A fine-tune continues from the parameters of the initial potential on *all* labels, old and
+    new, with fewer iterations; they travel inside the potential's own file. MD with such a
+    potential runs in the library engine only.
+
+    Parameters
+    ----------
+    basis
+        Size and shape of a potential that is trained from nothing.
+    maxiter, fine_tune_maxiter
+        Most iterations of a fit from nothing, and of a fine-tune.
+    energy_weight, force_weight
+        Weights in the loss, of the mean square error of energies per atom (eV^2) and of force
+        components (eV^2/A^2).
+    optimizer
+        "L-BFGS-B" or "BFGS".
+    batch_size
+        Structures evaluated at once; bounds the memory, does not change the result.
+    jit_compile
+        Let XLA compile the model: a minute or more before the first iteration, worth it on a GPU.
+    command
+        Command that starts gracemaker; by default the script beside the running Python, else
+        the one on PATH.
+    timeout
+        Seconds after which the fit is ended with an error; None waits for ever.
+    input_sections
+        Sections of gracemaker's ``input.yaml`` that are merged over the ones written here, such as
+        ``{"fit": {"loss": {"l2_reg": 1e-6}}}``. Data, potential, cutoff and seed are refused.
+    """
+
+    basis: GRACEBasis = field(default_factory=GRACEBasis)  # type: ignore[assignment]  # all the loop asks for is section
+    maxiter: int = 200
+    fine_tune_maxiter: int = 60
+    energy_weight: float = 10.0
+    force_weight: float = 1.0
+    optimizer: str = "L-BFGS-B"
+    batch_size: int = 32
+    jit_compile: bool = False
+    command: str | None = None
+    timeout: float | None = None
+    input_sections: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for key in self.input_sections:
+            if key in _OURS:
+                raise InvalidInputError(f"input_sections holds '{key}', which belongs to the loop; use {_OURS[key]}")
+            if key != "fit" or not isinstance(self.input_sections[key], dict):
+                raise InvalidInputError(f"input_sections holds '{key}'; only a section 'fit' with keys can be given")
+        optimizer = self.input_sections.get("fit", {}).get("optimizer", self.optimizer)
+        if optimizer not in OPTIMIZERS:
+            raise InvalidInputError(f"optimizer is {optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
+        for name in ("maxiter", "fine_tune_maxiter", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} is {getattr(self, name)}; it has to be at least 1")
+
+    def fit(self, task: FitTask) -> Fit:
+        """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
+        command = find_program(
+            "gracemaker",
+            self.command,
+            f"install gracemaker with {INSTALL_ACE}, give GRACEFSTrainer(command=...), or use LinearACETrainer, which "
+            "does not need it",
+        )
+        if any(weight != 1.0 for weight in task.weights):
+            raise InvalidInputError(
+                "gracemaker takes no weights of single labels: set dimer_weight to 1, or leave the dimers out"
+            )
+        train = label_frame(task.labels, task.reference_energies, [1.0] * len(task.labels), "label", "GRACEFSTrainer")
+        train["energy"] = train["energy_corrected"]  # gracemaker computes the latter from the former
+        state = None if task.start is None else read_state(task.start)
+        task.directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="gracemaker-", dir=task.directory)).resolve()
+        train.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
+        if state is not None:
+            (folder / "start").mkdir()
+            (folder / "start" / "model.yaml").write_text(state["model"])
+            for name in _CHECKPOINT:
+                (folder / "start" / name).write_bytes(base64.b64decode(state[name]))
+        settings = self.input(task.elements, state is not None, fine_tune=task.fine_tune, seed=task.seed)
+        (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+        log = run_program("gracemaker", [*command, "input.yaml", "-sf"], folder / LOG, self.timeout)
+        results = folder / "seed" / str(task.seed)
+        progress = check_fit(
+            log, folder / LOG, results, fine_tune=task.fine_tune, batch_size=settings["fit"]["batch_size"]
+        )
+        used = pd.read_pickle(results / "training_set.pkl.gz")  # noqa: S301 made by this run
+        if dropped := sorted(set(train["name"]) - set(used["name"])):
+            problem = f"gracemaker left out {len(dropped)} of {len(train)} labels ({', '.join(dropped[:5])})"
+            fail(problem, folder / LOG, log, "look at the fit section of input_sections")
+        return Fit(read_gracemaker(results), log, progress)
+
+    def input(self, elements: Sequence[str], has_start: bool, *, fine_tune: bool, seed: int = 0) -> dict[str, Any]:
+        """Return the ``input.yaml`` of a fit as a dictionary."""
+        ours: dict[str, Any] = {
+            "seed": int(seed),
+            "cutoff": self.basis.cutoff,
+            # no test set: with one gracemaker keeps the parameters that are best on it, and it is held out no more
+            "data": {"filename": "train.pckl.gzip", "reference_energy": 0},
+            "potential": self.basis.section(elements),
+            "fit": {
+                "loss": {
+                    "energy": {"weight": self.energy_weight, "type": "square"},
+                    "forces": {"weight": self.force_weight, "type": "square"},
+                },
+                "maxiter": self.maxiter,
+                "optimizer": self.optimizer,
+                "opt_params": {"maxcor": 100, "maxls": 20} if self.optimizer == "L-BFGS-B" else {"gtol": 1e-8},
+                "batch_size": self.batch_size,
+                "jit_compile": self.jit_compile,
+                "eval_init_stats": True,
+                "reset_epoch_and_step": True,
+                "checkpoint_freq": 50,
+                "progressbar": False,
+            },
+        }
+        merged = merge(ours, self.input_sections)
+        if fine_tune:
+            merged["fit"]["maxiter"] = self.fine_tune_maxiter
+        if has_start:
+            merged["potential"] = {
+                "filename": "start/model.yaml",
+                "elements": list(elements),
+                "param_dtype": "float64",
+            } | ({"checkpoint_name": "start/checkpoint"} if fine_tune else {})
+        return merged
+
+
+def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_size: int) -> FitProgress:
+    """
+    Believe gracemaker only if log, metrics and files show a fit.
+
+    Parameters
+    ----------
+    log, path
+        What it printed, and where that stands.
+    results
+        Its folder of results, ``seed/<seed>``.
+    fine_tune
+        Whether it was to continue: then it has to say that it read the parameters, and the loss may not rise.
+    batch_size
+        By which gracemaker divides the parts of the loss, though not the whole.
+
+    Raises
+    ------
+    TrainingError
+        With the path of the log, its last lines and what to do.
+    """
+    advice = next((hint for phrase, hint in _ADVICE.items() if phrase in log), "see the lines below")
+    try:
+        rows = yaml.safe_load((results / METRICS).read_text())
+        points = [
+            LossPoint(
+                int(row["epoch"]),
+                float(row["total_loss/train"]),
+                float(row["loss_component/energy/train"]) * batch_size,
+                float(row["loss_component/forces/train"]) * batch_size,
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        fail(f"{results / METRICS} of gracemaker cannot be read ({error})", path, log, advice)
+    if not all(math.isfinite(p.total) for p in points):
+        absurd = "look for absurd labels (huge forces, overlapping atoms)"
+        fail("the loss of gracemaker is not a number", path, log, absurd)
+    if len(points) < 2 or points[0].iteration != 0:
+        fail("gracemaker did not train: its metrics show no iteration", path, log, advice)
+    first, last = points[0].total, points[-1].total
+    if fine_tune and "Loaded checkpoint from start/checkpoint" not in log:
+        fail("gracemaker started from nothing instead of continuing", path, log, advice)
+    if last > first * (1 + LOSS_DIGITS) if fine_tune else last >= first:
+        more = "raise fine_tune_maxiter" if fine_tune else "raise maxiter"
+        fail(f"the loss of gracemaker went from {first:g} to {last:g}", path, log, more)
+    if not (results / MODEL).is_file():
+        fail(f"gracemaker wrote no {results / MODEL}", path, log, advice)
+    stride = max(1, math.ceil(len(points) / HISTORY_POINTS))
+    result = _RESULT.findall(log)
+    return FitProgress(
+        n_iterations=points[-1].iteration,
+        history=tuple(points[:-1][::stride] + points[-1:]),
+        converged=result[-1][0] == "True" if result else None,
+        message=result[-1][1] if result else "",
+        device=read_device(log),
+    )
+
+
+def read_gracemaker(folder: str | Path) -> ACEPotential:
+    """
+    Read a potential from gracemaker's folder of results, ``seed/<seed>``, with all a fine-tune needs.
+
+    The model and its parameters are put under the key ``fit_state`` into the potential's file,
+    where no evaluator looks. A bare ``FS_model.yaml`` can run MD, but not be continued.
+
+    Raises
+    ------
+    InvalidInputError
+        If a file is not there; ``gracemaker input.yaml -sf`` writes them.
+    """
+    results = Path(folder)
+    files = [results / MODEL, results / "model.yaml", *(results / "checkpoints" / name for name in _CHECKPOINT)]
+    for path in files:
+        if not path.is_file():
+            raise InvalidInputError(f"'{path}' does not exist; gracemaker input.yaml -sf writes it")
+    state = {"model": files[1].read_text()} | {p.name: base64.b64encode(p.read_bytes()).decode() for p in files[2:]}
+    potential = ACEPotential(files[0].read_text().rstrip() + "\n" + yaml.safe_dump({STATE: state}))
+    if not np.isfinite(potential.coefficients).all():
+        raise InvalidInputError(f"'{files[0]}' holds coefficients that are not numbers")
+    return potential
+
+
+def read_state(potential: ACEPotential) -> dict[str, str]:
+    """
+    Return the model and its parameters that a fit continues from.
+
+    Raises
+    ------
+    InvalidInputError
+        If the potential is not GRACE-FS, or its file came without them.
+    """
+    if not potential.is_grace:
+        raise InvalidInputError(
+            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or start from nothing"
+        )
+    _, found, text = potential.yaml.partition(f"\n{STATE}:")
+    state = yaml.safe_load(f"{STATE}:{text}")[STATE] if found else {}
+    if missing := {"model", *_CHECKPOINT} - set(state):
+        raise InvalidInputError(
+            f"the GRACE-FS potential lacks {sorted(missing)} under '{STATE}', so it can run MD but not be continued; "
+            "read it by read_gracemaker(folder) from the folder seed/<seed> in which gracemaker wrote it"
+        )
+    return dict(state)

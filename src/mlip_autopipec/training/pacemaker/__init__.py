@@ -1,0 +1,1 @@
+"""Pacemaker's gradient fit: its input, its process, its log, its trainer."""

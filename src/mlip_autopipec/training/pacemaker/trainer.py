@@ -1,0 +1,316 @@
+"""Gradient fit of a (non-linear) ACE by pacemaker, run as a program of its own."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import yaml
+
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.settings import get_settings
+from mlip_autopipec.training.pacemaker.files import coefficients_differ, label_frame, read_fitted, write_start
+from mlip_autopipec.training.pacemaker.input import check_optimizer, check_sections, merge, read_input_file
+from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
+from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, run_pacemaker
+from mlip_autopipec.training.program import find_program
+from mlip_autopipec.training.training import ACETrainer, Fit, FitTask, Refit, TrainingResult, prove_learning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.training.accuracy import ErrorMetrics
+
+_START = "start_potential.yaml"
+_LADDER_TYPES = ("body_order", "power_order")
+
+
+@dataclass
+class PacemakerTrainer(ACETrainer):
+    """
+    Fit by pacemaker's gradient optimiser (TensorFlow), in a process of its own.
+
+    A first fit starts from nothing; a fine-tune continues from the coefficients of the
+    initial potential on *all* labels, old and new, with fewer iterations. An initial
+    potential without ``fine_tune`` gives its basis only: all coefficients are reset. A GPU is
+    used where TensorFlow sees one.
+
+    Parameters
+    ----------
+    basis
+        As in :class:`ACETrainer`; by default with two densities, and of the size
+        :class:`~mlip_autopipec.potentials.basis.BasisSettings` takes from pacemaker's template.
+    maxiter, fine_tune_maxiter
+        Most iterations of a fit from nothing, and of a fine-tune.
+    kappa
+        Share of the forces in the loss (0 to 1); energies have the rest.
+    L1_coeffs, L2_coeffs
+        Regularisation of the coefficients.
+    optimizer
+        "BFGS", "CG", or "L-BFGS-B" from about 3000 parameters on.
+    batch_size
+        Structures evaluated at once; bounds the memory, does not change the result.
+    repulsion
+        "auto" puts a ZBL core below the shortest distance of each pair in the training set,
+        anew in each fit; None leaves the core of the initial potential. It is put there by
+        this package, not by pacemaker, whose core begins right at that distance.
+    core_margin
+        How far below that distance (Angstrom); see :func:`~mlip_autopipec.potentials.core.set_core`.
+    new_label_weight
+        Weight of the labels bought last, relative to 1 of all others, in a fine-tune and in a
+        refit beside it. The default is 1, by measurement: with 3 and 10 the new labels are learnt a
+        little better, but the held-out ones get worse at once (silicon, DFT: 22.6, 26.7, 36.7
+        meV/A on the test set; copper: 16.7, 18.0, 22.6). The large errors of new labels dominate a
+        squared loss by themselves.
+    refit_every
+        In every so many cycles a fit from reset coefficients, with ``maxiter`` iterations, is
+        made beside the fine-tune, on the same labels; the potential with the lower loss on
+        the test set (without one, on the training set) is kept. A fine-tune stays in the
+        basin of the first, small dataset. None never refits.
+    ladder_step, ladder_type
+        Let a fit from nothing add this many functions at a time: a number, a fraction of the
+        present basis, or both as a list; by "body_order" or "power_order". None fits all
+        functions at once. Never used in a fine-tune.
+    min_relative_loss_change
+        Stop early when no iteration out of the last quarter of ``maxiter`` lowered the loss
+        by this fraction.
+    command
+        Command that starts pacemaker; by default the script beside the running Python, else
+        the one on PATH.
+    timeout
+        Seconds after which the fit is ended with an error; None waits for ever.
+    input_sections
+        Sections of a pacemaker ``input.yaml`` that are merged over the ones written here, key
+        by key, e.g. ``{"fit": {"loss": {"kappa": 0.5}}}``. A ``potential`` section becomes
+        ``basis.potential_section``, a ``weighting`` may stand at the top or under ``fit``;
+        ``fit.maxiter`` and a ladder hold for fits from nothing only. Keys that belong to the
+        loop (data files, seed, reference energies) are refused.
+    input_file
+        The user's own ``input.yaml``, read once, when the trainer is made: its sections come
+        below ``input_sections``, its ``seed`` and the names of its data files are left out.
+    """
+
+    basis: BasisSettings = field(default_factory=lambda: BasisSettings(ndensity=2))
+    maxiter: int = 200
+    fine_tune_maxiter: int = 60
+    kappa: float = 0.3
+    L1_coeffs: float = 1e-8
+    L2_coeffs: float = 1e-8
+    optimizer: str = "BFGS"
+    batch_size: int = 100
+    repulsion: str | None = "auto"
+    core_margin: float = CORE_MARGIN
+    new_label_weight: float = 1.0
+    refit_every: int | None = 5
+    ladder_step: float | list[float] | None = None
+    ladder_type: str = "body_order"
+    min_relative_loss_change: float = 5e-5
+    command: str | None = None
+    timeout: float | None = None
+    input_sections: dict[str, Any] = field(default_factory=dict)
+    input_file: str | None = None
+
+    def __post_init__(self) -> None:
+        """Read the input file, give the potential section its one home, and refuse what cannot be meant."""
+        sections = dict(self.input_sections)
+        if self.input_file is not None:
+            sections = merge(read_input_file(self.input_file), sections)
+            self.input_file = None  # read: a worker need not find it
+        sections = check_sections(sections)
+        if (potential := sections.pop("potential", None)) is not None:
+            self.basis = _with_section(self.basis, potential)
+        if "repulsion" in sections.get("fit", {}):
+            sections["fit"] = {**sections["fit"]}
+            self.repulsion = sections["fit"].pop("repulsion")
+        if self.repulsion not in ("auto", None):
+            raise InvalidInputError(f"repulsion is '{self.repulsion}'; it is 'auto' or None")
+        self.input_sections = sections
+        check_optimizer(self.optimizer)
+        for name in ("maxiter", "fine_tune_maxiter", "refit_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInputError(f"{name} is {value}; it has to be at least 1")
+        if not (math.isfinite(self.new_label_weight) and self.new_label_weight > 0):
+            raise InvalidInputError(f"new_label_weight is {self.new_label_weight}; it has to be a number above 0")
+        if self.ladder_type not in _LADDER_TYPES:
+            raise InvalidInputError(f"ladder_type is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}")
+
+    def train(
+        self,
+        labels: Sequence[Atoms],
+        initial_potential: ACEPotential | None = None,
+        fine_tune: bool = False,
+        *,
+        new_labels: Sequence[Atoms] = (),
+        test_labels: Sequence[Atoms] = (),
+        elements: Sequence[str] | None = None,
+        directory: str | Path = ".",
+        seed: int = 0,
+        cycle: int = 0,
+    ) -> TrainingResult:
+        """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
+        options: dict[str, Any] = {
+            "new_labels": new_labels,
+            "test_labels": test_labels,
+            "elements": elements,
+            "directory": directory,
+            "seed": seed,
+        }
+        tuned = super().train(labels, initial_potential, fine_tune, **options)
+        if not (fine_tune and self.refit_is_due(cycle)):
+            return tuned
+        try:
+            refitted = super().train(labels, initial_potential, False, **options)
+            prove_learning(refitted)
+        except Exception as error:  # whatever it was: the fine-tuned potential is good
+            return self._judge(tuned, None, f"{type(error).__name__}: {error}")
+        return self._judge(tuned, refitted)
+
+    def refit_is_due(self, cycle: int) -> bool:
+        """Return whether a refit from scratch is due in this cycle of the loop."""
+        return self.refit_every is not None and cycle > 0 and cycle % self.refit_every == 0
+
+    def _judge(
+        self, tuned: TrainingResult, refitted: TrainingResult | None, failure: str | None = None
+    ) -> TrainingResult:
+        """Keep the potential with the lower loss on the test set, or without one on the training set."""
+        kappa = self.input_sections.get("fit", {}).get("loss", {}).get("kappa", self.kappa)
+        kappa = self.kappa if isinstance(kappa, str) else kappa  # "auto" is pacemaker's own business
+
+        def loss(errors: ErrorMetrics | None) -> float:
+            return math.nan if errors is None else errors.loss(kappa)
+
+        on_test = tuned.test is not None
+        errors = tuned.test or tuned.train
+        others = None if refitted is None else (refitted.test or refitted.train)
+        better = refitted is not None and loss(others) < loss(errors)
+        kept = refitted if refitted is not None and better else tuned
+        refit = Refit(
+            kept="refit" if better else "fine-tune",
+            judged_on="test" if on_test else "train",
+            fine_tune_loss=loss(errors),
+            refit_loss=loss(others),
+            fine_tune=errors,
+            refit=others,
+            failure=failure,
+        )
+        seconds = tuned.seconds + (0.0 if refitted is None else refitted.seconds)
+        return replace(kept, refit=refit, seconds=seconds)
+
+    def fit(self, task: FitTask) -> Fit:
+        """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
+        command = self.find_command()
+        weights = [w * (self.new_label_weight if new else 1.0) for w, new in zip(task.weights, task.new, strict=True)]
+        train = label_frame(task.labels, task.reference_energies, weights, "label")
+        # pacemaker joins both frames, so the test set needs the weight column as well
+        test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
+        fine_tune, start = task.fine_tune, task.start
+        settings = self.input(
+            task.elements, start is not None, fine_tune=fine_tune, test=bool(task.test_labels), seed=task.seed
+        )
+
+        task.directory.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="pacemaker-", dir=task.directory)).resolve()
+        train.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
+        if task.test_labels:
+            test.to_pickle(folder / "test.pckl.gzip", compression="gzip", protocol=4)
+        if start is not None:
+            write_start(start, folder / _START, task.reference_energies if fine_tune else None)
+        (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+        log = run_pacemaker(command, folder, self.timeout)
+        check_log(log, folder / LOG, fine_tune=fine_tune)
+        if not (folder / OUTPUT).is_file():
+            fail(f"pacemaker wrote no {OUTPUT}", folder / LOG, log)
+        # pacemaker keeps there what it was about to fit
+        if not coefficients_differ(folder / OUTPUT, folder / "target_potential.yaml"):
+            fail("pacemaker moved no coefficient", folder / LOG, log, "look at trainable_parameters and kappa")
+        info = pd.read_pickle(folder / "fitting_data_info.pckl.gzip", compression="gzip")  # noqa: S301 made by this run
+        if dropped := sorted(set(train["name"]) - set(info["name"])):
+            # they would be missing from what the potential knows, and halt the MD again and again
+            problem = f"pacemaker left out {len(dropped)} of {len(train)} labels ({', '.join(dropped[:5])})"
+            fail(problem, folder / LOG, log, "remove 'weighting' from the fit section, or raise its DEup and DFup")
+        fitted = read_fitted(folder / OUTPUT)
+        if self.repulsion is not None:
+            # after the fit: pacemaker's TensorFlow backend does not know the core
+            set_core(fitted, task.labels, task.elements, self.core_margin)
+        return Fit(ACEPotential.from_basis(fitted), log, read_progress(log, folder / "metrics.txt", folder / LOG))
+
+    def input(
+        self, elements: Sequence[str], has_start: bool, *, fine_tune: bool, test: bool = False, seed: int = 0
+    ) -> dict[str, Any]:
+        """Return the ``input.yaml`` of a fit as a dictionary."""
+        given = self.input_sections
+        most = given.get("fit", {}).get("maxiter", self.maxiter)
+        maxiter = self.fine_tune_maxiter if fine_tune else most
+        fit: dict[str, Any] = {
+            "loss": {"kappa": self.kappa, "L1_coeffs": self.L1_coeffs, "L2_coeffs": self.L2_coeffs},
+            "optimizer": self.optimizer,
+            "min_relative_train_loss_per_iter": self.min_relative_loss_change,
+            # pacemaker's 200 would never act
+            "early_stopping_patience": max(maxiter // 4, 10),
+        }
+        if self.ladder_step is not None:
+            fit |= {"ladder_step": self.ladder_step, "ladder_type": self.ladder_type}
+        if "options" in given.get("fit", {}):
+            # any options replace pacemaker's own, and scipy's gtol of 1e-5 ends a fit of a small loss at once
+            fit["options"] = {"gtol": 1e-8, "disp": True}
+        ours: dict[str, Any] = {
+            "seed": int(seed),
+            # energies come without the reference; the key 'reference_energy' would take it off once more
+            "data": {"filename": "train.pckl.gzip"} | ({"test_filename": "test.pckl.gzip"} if test else {}),
+            "fit": fit,
+            "backend": {"evaluator": "tensorpot", "batch_size": self.batch_size, "display_step": 20},
+        }
+        merged = merge(ours, given)
+        merged["fit"]["maxiter"] = maxiter
+        if fine_tune:
+            # a ladder starts from an empty potential, whatever potential it is given
+            for key in ("ladder_step", "ladder_type"):
+                merged["fit"].pop(key, None)
+        if not has_start:
+            merged["potential"] = self.basis.section(elements)
+        elif fine_tune or "ladder_step" in merged["fit"]:
+            merged["potential"] = _START  # the same as pacemaker -p
+        else:
+            merged["potential"] = {"filename": _START, "reset": True}
+        return merged
+
+    def find_command(self) -> list[str]:
+        """Return the command that starts pacemaker, or say how to get it."""
+        return find_program(
+            "pacemaker",
+            self.command or get_settings().PACEMAKER_CMD,
+            f"install pacemaker with {INSTALL_ACE}, give PacemakerTrainer(command=...), or use LinearACETrainer, which "
+            "does not need it",
+        )
+
+
+def _with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSettings:
+    """Return the basis with the user's potential section, its one home."""
+    names = (
+        "number_of_functions_per_element",
+        "cutoff",
+        "nradmax_by_orders",
+        "lmax_by_orders",
+        "radial_parameters",
+        "potential_section",
+    )
+    if twice := [name for name in names if getattr(basis, name) is not None]:
+        raise InvalidInputError(
+            f"the basis is described twice, by input_sections.potential and by basis.{twice[0]}; leave one of them"
+        )
+    with_section = replace(basis, potential_section=potential)
+    given = potential.get("elements", potential.get("element"))
+    if given is not None:
+        with_section.section([given] if isinstance(given, str) else given)
+    return with_section

@@ -1,0 +1,360 @@
+"""What every trainer does: check the labels, fit, build the active set, prove that it trained."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from monty.json import MSONable
+
+from mlip_autopipec.active_learning.activeset import build_active_set
+from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.training.accuracy import ErrorMetrics, compute_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.potentials.potential import ACEPotential
+
+#: New labels whose error is already within this factor of the error on the training set need
+#: not improve: noise of that size is not forgetting.
+ALREADY_LEARNT = 1.5
+
+
+class LossPoint(NamedTuple):
+    """The loss after an iteration, with its share of energies and of forces (the rest is regularisation)."""
+
+    iteration: int
+    total: float
+    energy: float
+    forces: float
+
+
+@dataclass(frozen=True)
+class FitProgress:
+    """
+    How an iterative fit went.
+
+    Parameters
+    ----------
+    n_iterations
+        Of the optimiser, over all steps of a ladder.
+    history
+        The loss at the start, along the way (thinned) and at the end.
+    converged
+        Whether the optimiser said so; None where it said nothing.
+    message
+        Why the optimiser stopped, in its own words.
+    device
+        "cpu", or the GPU.
+    """
+
+    n_iterations: int
+    history: tuple[LossPoint, ...]
+    converged: bool | None
+    message: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Refit:
+    """
+    What a refit from scratch beside a fine-tune gave.
+
+    Parameters
+    ----------
+    kept
+        Which of the two potentials was kept.
+    judged_on
+        The set whose loss decided.
+    fine_tune_loss, refit_loss
+        That loss in eV^2; NaN for a refit that failed.
+    fine_tune, refit
+        Errors on that set; None for a refit that failed.
+    failure
+        Why the refit failed.
+    """
+
+    kept: Literal["fine-tune", "refit"]
+    judged_on: Literal["test", "train"]
+    fine_tune_loss: float
+    refit_loss: float
+    fine_tune: ErrorMetrics
+    refit: ErrorMetrics | None
+    failure: str | None = None
+
+
+class Fit(NamedTuple):
+    """What :meth:`ACETrainer.fit` returns: the potential (no active set needed), the log, and how it went."""
+
+    potential: ACEPotential
+    log: str
+    progress: FitProgress | None = None
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """
+    A trained potential and the proof that it was trained.
+
+    Parameters
+    ----------
+    potential
+        With the active set of all training structures.
+    train, test
+        Errors on the training set, without its dimers, and on the held-out set (None without one).
+    new_before, new_after
+        Errors on the labels bought last, by the potential before and after training: the
+        honest test error of the old potential, and what training on them gained.
+    coefficients_moved
+        Relative change of the coefficients, ``|c - c_old| / |c_old|``; None for a first fit.
+    seconds
+        Wall time of the fit.
+    log
+        What the fit printed.
+    progress
+        How the fit went; None for a fit in closed form.
+    refit
+        What a refit from scratch gave, where one was due.
+    """
+
+    potential: ACEPotential
+    train: ErrorMetrics
+    test: ErrorMetrics | None
+    new_before: ErrorMetrics | None
+    new_after: ErrorMetrics | None
+    coefficients_moved: float | None
+    seconds: float
+    log: str = ""
+    progress: FitProgress | None = None
+    refit: Refit | None = None
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """
+    What one fit is given, checked already.
+
+    Parameters
+    ----------
+    labels
+        Structures to train on, labels (eV, eV/A) in attached calculators.
+    start
+        Potential to continue from.
+    elements
+        Elements of the potential, alphabetical.
+    reference_energies
+        Energy in eV per atom of each element that the ACE is not to learn.
+    fine_tune
+        Continue from ``start`` with few iterations.
+    new
+        For each label whether it was bought in this cycle.
+    weights
+        Weight of each label in the loss, relative to 1 of an ordinary one.
+    test_labels
+        Held-out labels; for a program's own log only.
+    directory
+        Where an external program may keep its files.
+    seed
+        For whatever is random.
+    """
+
+    labels: Sequence[Atoms]
+    start: ACEPotential | None
+    elements: Sequence[str]
+    reference_energies: Mapping[str, float]
+    fine_tune: bool
+    new: Sequence[bool]
+    weights: Sequence[float]
+    test_labels: Sequence[Atoms]
+    directory: Path
+    seed: int
+
+
+@dataclass
+class ACETrainer(MSONable, ABC):
+    """
+    Base of all trainers: one interface, :meth:`train`.
+
+    Parameters
+    ----------
+    basis
+        Size and shape of a potential that is trained from nothing.
+    reference_energies
+        Energies of isolated atoms in eV, of the same energy kind as the labels. Without
+        them a least-squares fit of the first labels to the composition is used, and kept in
+        all fine-tunes.
+    dimer_weight
+        Weight of dimers in the loss, relative to 1 of all others. Their energies are electronvolts away
+        from the material's, and a small basis follows them at its expense: with weight 1 the
+        energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
+    """
+
+    basis: BasisSettings = field(default_factory=BasisSettings)
+    reference_energies: dict[str, float] | None = None
+    dimer_weight: float = 0.001
+
+    @abstractmethod
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
+        """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""
+
+    def train(
+        self,
+        labels: Sequence[Atoms],
+        initial_potential: ACEPotential | None = None,
+        fine_tune: bool = False,
+        *,
+        new_labels: Sequence[Atoms] = (),
+        test_labels: Sequence[Atoms] = (),
+        elements: Sequence[str] | None = None,
+        directory: str | Path = ".",
+        seed: int = 0,
+        cycle: int = 0,
+    ) -> TrainingResult:
+        """
+        Train a potential on all labels.
+
+        Parameters
+        ----------
+        labels
+            Everything known so far, without ``new_labels``; structures that carry their label
+            (energy eV, forces eV/A) in an attached calculator.
+        initial_potential
+            The potential to continue from.
+        fine_tune
+            Continue from ``initial_potential`` with few iterations, else fit afresh.
+        new_labels
+            Labels bought in this cycle; trained on as well.
+        test_labels
+            Held-out labels, never trained on.
+        elements
+            Elements of the potential; by default those of the labels.
+        directory
+            Where an external program may keep its files.
+        seed
+            For whatever is random in the fit.
+        cycle
+            Of the loop, for trainers that do something every so many cycles.
+
+        Raises
+        ------
+        TrainingError
+            If the fit fails, does not move the coefficients, or does not lower the error on
+            the new labels.
+        """
+        del cycle
+        if not self.dimer_weight > 0:
+            raise InvalidInputError(f"dimer_weight is {self.dimer_weight}; it has to be positive")
+        everything = [*labels, *new_labels]
+        _check_labels([*everything, *test_labels])
+        ordinary = [label for label in everything if not is_dimer(label)]
+        if fine_tune and initial_potential is None:
+            raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
+        symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(elements or ()))
+        if initial_potential is not None:
+            initial_potential.check_elements(symbols, "the training set")
+            symbols = initial_potential.elements
+        if initial_potential is not None and initial_potential.reference_energies:
+            references = dict(initial_potential.reference_energies)
+        else:
+            references = self.reference_energies or fit_reference_energies(ordinary or everything)
+        started = time.perf_counter()
+        task = FitTask(
+            labels=everything,
+            start=initial_potential,
+            elements=symbols,
+            reference_energies=references,
+            fine_tune=fine_tune,
+            new=[False] * len(labels) + [True] * len(new_labels),
+            weights=[self.dimer_weight if is_dimer(label) else 1.0 for label in everything],
+            test_labels=test_labels,
+            directory=Path(directory),
+            seed=seed,
+        )
+        fitted, log, progress = Fit(*self.fit(task))
+        seconds = time.perf_counter() - started
+        potential = build_active_set(replace(fitted, reference_energies=references), everything, initial_potential)
+        train_errors = compute_errors(potential, ordinary or everything)
+        if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
+            raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
+        result = TrainingResult(
+            potential=potential,
+            train=train_errors,
+            test=compute_errors(potential, test_labels),
+            new_before=compute_errors(initial_potential, new_labels) if initial_potential else None,
+            new_after=compute_errors(potential, new_labels) if initial_potential else None,
+            coefficients_moved=_relative_change(initial_potential, potential),
+            seconds=seconds,
+            log=log,
+            progress=progress,
+        )
+        if fine_tune:
+            prove_learning(result)
+        return result
+
+
+def fit_reference_energies(labels: Sequence[Atoms]) -> dict[str, float]:
+    """
+    Fit one energy per element (eV/atom) to the labels' total energies.
+
+    Least squares of smallest norm, so that a fixed composition does no harm; mean energy per
+    atom for one element.
+    """
+    symbols = sorted({s for a in labels for s in a.get_chemical_symbols()})
+    counts = np.array([[a.get_chemical_symbols().count(s) for s in symbols] for a in labels], dtype=float)
+    energies = np.array([a.get_potential_energy() for a in labels])
+    solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
+    return dict(zip(symbols, map(float, solution), strict=True))
+
+
+def _check_labels(labels: Sequence[Atoms]) -> None:
+    if not labels:
+        raise InvalidInputError("no labels to train on")
+    for i, atoms in enumerate(labels):
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        if not np.isfinite(energy) or not np.isfinite(forces).all():
+            raise InvalidInputError(
+                f"label {i} ({atoms.get_chemical_formula()}) has energy {energy} eV and max force "
+                f"{np.abs(forces).max()} eV/A; a label must be finite"
+            )
+
+
+def _relative_change(old: ACEPotential | None, new: ACEPotential) -> float | None:
+    if old is None or len(old.coefficients) != len(new.coefficients):
+        return None
+    norm = float(np.linalg.norm(old.coefficients))
+    return float(np.linalg.norm(new.coefficients - old.coefficients)) / max(norm, 1e-300)
+
+
+def prove_learning(result: TrainingResult) -> None:
+    """
+    Believe a fit that had a potential to start from when coefficients moved and the error on the new labels fell.
+
+    Raises
+    ------
+    TrainingError
+        If they did not.
+    """
+    if result.coefficients_moved is not None and not result.coefficients_moved > 1e-12:
+        raise TrainingError(
+            f"the fit moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "
+            f"trained. Last lines of the log:\n{result.log[-1500:]}"
+        )
+    before, after = result.new_before, result.new_after
+    if before is None or after is None:
+        return
+    allowed = max(before.forces_rmse_meV_A, ALREADY_LEARNT * result.train.forces_rmse_meV_A)
+    if after.forces_rmse_meV_A > allowed:
+        raise TrainingError(
+            f"after the fit the force error on the {after.n_structures} new labels is "
+            f"{after.forces_rmse_meV_A:.3g} meV/A, before it {before.forces_rmse_meV_A:.3g}: not a better potential. "
+            "Raise maxiter, lower the regularisation, or use more functions"
+        )

@@ -1,0 +1,1 @@
+"""What a potential is compared with: criteria, and properties of crystals."""
