@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.geometry import get_distances
-from monty.json import MSONable
 
 from mlip_autopipec.active_learning.activeset import enlarge_active_set
 from mlip_autopipec.cutouts.cutting import Cutout, CutoutError, Cutting, evaluate, grading_calculator
+from mlip_autopipec.cutouts.settings import CutoutSettings
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,81 +35,12 @@ __all__ = ["Cutout", "CutoutError", "CutoutGenerator", "choose_centres"]
 
 
 @dataclass
-class CutoutGenerator(MSONable):
+class CutoutGenerator(CutoutSettings):
     """
     Cuts small periodic cells out of a large one.
 
-    Parameters
-    ----------
-    max_atoms
-        Cells up to this size are labelled whole, and no cut-out is larger.
-    max_centres
-        Most cut-outs of one frame.
-    gamma_min
-        Atoms below this grade are not worth a cut-out.
-    core_ratio
-        Radius of the untouched core in units of the cutoff r_c; at least 1. The force on the
-        centre is that of the large cell from 2 on.
-    relax_steps, relax_fmax
-        Most FIRE steps, and the largest force (eV/A) at which the relaxation of the seam ends.
-    max_seam_ratio
-        Accepted gamma of atoms other than the centre, in units of the centre's; what they had in the large cell, and
-        ``gamma_min``, are always accepted.
-    max_seam_force
-        Accepted force (eV/A) in the seam; where the centre and its neighbours feel more in the large cell, as much.
-    density_range
-        Accepted density, relative to the surroundings.
-    composition_tolerance
-        Accepted change of the fraction of any element, against the surroundings.
-    oxidation_states
-        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: guessed for
-        compounds of elements that differ in electronegativity. {}: nothing has to add up.
-    minimum_distance_ratio
-        No pair of the seam is closer than this times the sum of the covalent radii.
-    vacuum
-        Vacuum (Angstrom) in a cut-out of a surface; at least the cutoff is taken.
-    max_relaxed
-        Boxes that are relaxed and checked before a centre is given up.
-    seed
-        Default of the seed of :meth:`generate` and :meth:`cut`.
+    Its parameters are those of :class:`~mlip_autopipec.cutouts.settings.CutoutSettings`.
     """
-
-    max_atoms: int = 150
-    max_centres: int = 3
-    gamma_min: float = 2.0
-    core_ratio: float = 1.0
-    relax_steps: int = 60
-    relax_fmax: float = 0.5
-    max_seam_ratio: float = 1.0
-    max_seam_force: float = 3.0
-    density_range: tuple[float, float] = (0.8, 1.2)
-    composition_tolerance: float = 0.1
-    oxidation_states: dict[str, float] | None = None
-    minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
-    vacuum: float = 10.0
-    max_relaxed: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        for name, least in (("max_atoms", 2), ("max_centres", 1), ("core_ratio", 1), ("max_relaxed", 1)):
-            if not (value := getattr(self, name)) >= least:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be at least {least}")
-        for name in ("gamma_min", "relax_fmax", "max_seam_ratio", "max_seam_force", "vacuum", "minimum_distance_ratio"):
-            if not (value := getattr(self, name)) > 0:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be positive")
-        for name in ("relax_steps", "composition_tolerance"):
-            if not (value := getattr(self, name)) >= 0:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it must not be negative")
-        self.density_range = (float(self.density_range[0]), float(self.density_range[1]))
-        if not 0 < self.density_range[0] < 1 < self.density_range[1]:
-            raise InvalidInputError(
-                f"CutoutGenerator.density_range is {self.density_range}; give a lower limit below and an upper above 1"
-            )
-
-    def wanted(self, atoms: Atoms) -> bool:
-        """Whether a frame is too large to be labelled whole."""
-        return len(atoms) > self.max_atoms
 
     def generate(
         self,

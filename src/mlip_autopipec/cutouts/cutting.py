@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.cutouts.cutout import CutoutGenerator
+    from mlip_autopipec.cutouts.settings import CutoutSettings
     from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
     from mlip_autopipec.potentials.potential import ACEPotential
 
@@ -138,7 +138,7 @@ class Cutout:
 class Cutting:
     """The work on one centre."""
 
-    settings: CutoutGenerator
+    settings: CutoutSettings
     source: Atoms
     potential: ACEPotential
     centre: int

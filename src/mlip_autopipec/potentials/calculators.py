@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyace.asecalc import PyACECalculator, PyGRACEFSCalculator
 
-from mlip_autopipec.potentials.potential import reference_energy
-
 if TYPE_CHECKING:
-    from mlip_autopipec.potentials.potential import ACEPotential
+    from collections.abc import Mapping
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+
+class Evaluated(Protocol):
+    """What a calculator needs of a potential: :class:`~mlip_autopipec.potentials.potential.ACEPotential` has it."""
+
+    @property
+    def basis(self) -> Any:
+        """The basis set as pyace evaluates it."""
+
+    @property
+    def active_set_inverse(self) -> Mapping[str, NDArray[Any]]:
+        """Inverse active set of each element; empty where gamma is not known."""
+
+    def check_elements(self, atoms: Atoms) -> None:
+        """Raise if an element is unknown."""
+
+    def reference_energy(self, atoms: Atoms) -> float:
+        """Return the sum of the reference energies of all atoms in eV."""
+
+    def active_set_matrices(self) -> list[NDArray[Any]]:
+        """Return the inverse active sets in the order of the elements."""
+
+    def grace_evaluator(self) -> Any:
+        """Return pyace's evaluator of a GRACE-FS potential."""
 
 
 class _TotalEnergies:
     """Add the reference energies to what a calculator of pyace returns."""
 
-    potential: ACEPotential
+    potential: Evaluated
     results: dict[str, Any]
 
     def calculate(self, atoms: Any = None, *args: Any, **kwargs: Any) -> None:
         """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
         self.potential.check_elements(atoms)
         super().calculate(atoms, *args, **kwargs)  # type: ignore[misc]  # the other base is a calculator
-        shift = reference_energy(atoms, self.potential.reference_energies)
+        shift = self.potential.reference_energy(atoms)
         for key in ("energy", "free_energy"):
             self.results[key] += shift
 
@@ -30,7 +55,7 @@ class _TotalEnergies:
 class ACECalculator(_TotalEnergies, PyACECalculator):
     """pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
 
-    def __init__(self, potential: ACEPotential) -> None:
+    def __init__(self, potential: Evaluated) -> None:
         self.potential = potential
         super().__init__(potential.basis)
         if potential.active_set_inverse:
@@ -40,7 +65,7 @@ class ACECalculator(_TotalEnergies, PyACECalculator):
 class GRACEFSCalculator(_TotalEnergies, PyGRACEFSCalculator):
     """pyace's ASE calculator of GRACE-FS plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
 
-    def __init__(self, potential: ACEPotential) -> None:
+    def __init__(self, potential: Evaluated) -> None:
         self.potential = potential
         super().__init__(potential.basis)
         self.compute_projections = bool(potential.active_set_inverse)

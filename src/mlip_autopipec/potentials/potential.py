@@ -207,6 +207,10 @@ class ACEPotential:
                 "start from a potential trained on all elements, or from none"
             )
 
+    def reference_energy(self, atoms: Atoms) -> float:
+        """Return the sum of the reference energies of all atoms in eV."""
+        return reference_energy(atoms, self.reference_energies)
+
     def calculator(self) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
         from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
