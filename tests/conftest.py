@@ -45,18 +45,18 @@ LONG = (
     "test_loop_large_cell",
     "test_imports",
     "test_real_parts",
-    "test_lammps_jobs",
-    "test_trust",
+    "test_explore",
+    "test_loop_outliers",
     "test_cli_run",
     "test_docs_testing",
     "test_properties",
-    "test_quarantine",
+    "test_outliers",
     "test_loop_real",
     "test_lammps_fireworks",
     "test_docs_command_line",
     "test_vasp_powerups",
     "test_vasp_stand_in_failures",
-    "test_triage",
+    "test_loop_explosions",
 )
 
 

@@ -74,7 +74,9 @@ def warm_context(fw_config: Path) -> multiprocessing.context.ForkServerContext:
     context.set_forkserver_preload(["faults.warm"])
     before = dict(os.environ)
     os.environ |= {
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [before.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(HERE.parent), str(HERE.parent / "helpers"), *filter(None, [before.get("PYTHONPATH")])]
+        ),
         "FW_CONFIG_FILE": str(fw_config),
         "PYTHONWARNINGS": "ignore",
     }
