@@ -75,7 +75,7 @@ def warm_context(fw_config: Path) -> multiprocessing.context.ForkServerContext:
     before = dict(os.environ)
     os.environ |= {
         "PYTHONPATH": os.pathsep.join(
-            [str(HERE.parent), str(HERE.parent / "helpers"), *filter(None, [before.get("PYTHONPATH")])]
+            [*map(str, (HERE.parent, HERE.parent / "helpers")), *filter(None, [before.get("PYTHONPATH")])]
         ),
         "FW_CONFIG_FILE": str(fw_config),
         "PYTHONWARNINGS": "ignore",
