@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mlip_autopipec import moved
+
 if TYPE_CHECKING:
     from mlip_autopipec.active_learning.activeset import build_active_set, select_active_set
     from mlip_autopipec.database.campaigns import Campaigns
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
     from mlip_autopipec.validation.criteria import CellGate, Gates, Quantity
     from mlip_autopipec.validation.properties import PropertyGate
+
+moved.install()
 
 _HOMES = {
     "ACEPotential": "potentials.potential",

@@ -20,12 +20,12 @@ from mlip_autopipec.structures.distort import right_handed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.potentials.potential import ACEPotential
 
 
 def check_campaign(
-    maker: OTFMaker,
+    maker: LoopParts,
     frames: Sequence[Atoms],
     conditions: Sequence[Condition],
     labels: Sequence[Atoms],

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
 
 def first_potential(
-    maker: OTFMaker, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
+    maker: LoopParts, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
 ) -> tuple[list[Job], Job, Job | None]:
     """Jobs up to the first potential: generated or given labels, trained or given potential."""
     campaign, jobs = state.campaign_id, []
@@ -64,7 +64,7 @@ def first_potential(
 
 
 def explorations(
-    maker: OTFMaker,
+    maker: LoopParts,
     state: LoopState,
     walkers: Sequence[WalkerState],
     potential: Job | str,
@@ -104,7 +104,7 @@ def explorations(
 
 
 def cycle_jobs(
-    maker: OTFMaker, state: LoopState, done: CycleResults | None = None, record: Job | None = None
+    maker: LoopParts, state: LoopState, done: CycleResults | None = None, record: Job | None = None
 ) -> list[Job]:
     """
     Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
@@ -160,7 +160,7 @@ def cycle_jobs(
     return [*jobs, *explorations(maker, state, running, potential, label, done, record)]
 
 
-def _train(maker: OTFMaker, state: LoopState, batch: OutputReference | str) -> Job:
+def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> Job:
     """Make the job that fine-tunes the present potential."""
     train = maker.train_maker.make(
         batch=batch,
@@ -174,7 +174,7 @@ def _train(maker: OTFMaker, state: LoopState, batch: OutputReference | str) -> J
     return named(train, f"train c{state.cycle:03d}")
 
 
-def _check_jobs(maker: OTFMaker, state: LoopState) -> list[Job]:
+def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
     """Make the jobs that compare the potential with labels from MD that ran through."""
     campaign, cycle, potential_id = state.campaign_id, state.cycle, state.potential_id
     assert potential_id is not None

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ase import Atoms
-from jobflow import CURRENT_JOB, Flow, Job, Maker, Response
+from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
-from mlip_autopipec.jobs.assess import StopRule, as_ladders, assessment, judge_cycle, new_walkers, update_state
+from mlip_autopipec.flows.parts import LoopParts
+from mlip_autopipec.jobs.assess import as_ladders, assessment, judge_cycle, new_walkers, update_state
 from mlip_autopipec.jobs.base import (
     continue_as_current,
     current_store,
@@ -24,12 +24,8 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_since_recorded, walkers_learnt
-from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
-from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.indexes import create_indexes
-from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
-from mlip_autopipec.jobs.train import TrainMaker, read_graded
+from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.label import LabelBatch
@@ -48,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class OTFMaker(Maker):
+class OTFMaker(LoopParts):
     """
     Learn an ACE potential on the fly.
 
@@ -88,18 +84,6 @@ class OTFMaker(Maker):
     >>> flow.name
     'on-the-fly learning'
     """
-
-    name: str = "on-the-fly learning"
-    generate_maker: GenerateMaker = field(default_factory=GenerateMaker)
-    dynamics_maker: LammpsDynamicsMaker = field(default_factory=LammpsDynamicsMaker)
-    propose_maker: ProposeMaker = field(default_factory=ProposeMaker)
-    select_maker: SelectMaker = field(default_factory=SelectMaker)
-    oracle_maker: OracleMaker = field(default_factory=OracleMaker)
-    train_maker: TrainMaker = field(default_factory=TrainMaker)
-    stop_rule: StopRule = field(default_factory=StopRule)
-    threshold_adapter: ThresholdAdapter | None = None
-    ladder: bool = False
-    seed: int = 0
 
     def make(
         self,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jobflow import Job
     from pymatgen.core import Structure
 
-    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.lammps.types import Condition
 
 DocumentT = TypeVar("DocumentT", bound=Document)
@@ -36,17 +36,17 @@ DocumentT = TypeVar("DocumentT", bound=Document)
 _BROKEN = (LoopStatus.FAILED, LoopStatus.ORACLE_FAILING)
 
 
-def recorded_maker(campaign_id: str, store: JobStore) -> OTFMaker:
+def recorded_maker(campaign_id: str, store: JobStore) -> LoopParts:
     """Return the maker a campaign was last run with."""
-    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.flows.parts import LoopParts
 
     maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
-    if not isinstance(maker, OTFMaker):
+    if not isinstance(maker, LoopParts):
         raise MLIPError(f"campaign '{campaign_id}' was recorded with a {type(maker).__name__}; no OTFMaker")
     return maker
 
 
-def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> Flow:
+def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) -> Flow:
     """
     Make the flow that takes a campaign up again after its last complete cycle.
 
@@ -92,7 +92,7 @@ def extend(
     store: JobStore,
     structures: Structure | Atoms | Sequence[Structure | Atoms] = (),
     conditions: float | Condition | Sequence[float | Condition] = (),
-    maker: OTFMaker | None = None,
+    maker: LoopParts | None = None,
 ) -> Flow:
     """
     Make the flow that continues a campaign beyond what it was asked for.
@@ -158,7 +158,7 @@ def extend(
     return _flow(using, state, None, record)
 
 
-def _flow(maker: OTFMaker, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
+def _flow(maker: LoopParts, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
     jobs = cycle_jobs(maker, state, done, record)
     first = [] if record is None else [record]
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
@@ -185,7 +185,7 @@ def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_s
     return [*walkers, *new_walkers(task, record.uuid, state.seed, walkers)]
 
 
-def _begin_again(maker: OTFMaker, task: CampaignDocument, store: JobStore, *, reuse_results: bool) -> Flow:
+def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, reuse_results: bool) -> Flow:
     """Make the flow of a campaign that never came to its first assessment, from what it was given."""
     criteria = {"output.campaign_id": task.campaign_id}
     parts = {d.part: d for d in _read(DatasetDocument, store, criteria, payload=True)}

@@ -1,0 +1,118 @@
+"""
+Where modules of earlier versions are now.
+
+Stored makers and documents name their classes by module (``@module``), FireWorks names its tasks so, and other
+packages import from here. Each old name below gives the module of today itself, with a DeprecationWarning.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Packages of earlier versions of which nothing is left.
+EMPTIED = ("ace", "generate")
+#: Old and new names of modules, below the package.
+MOVED = {
+    "ace.accuracy": "training.accuracy",
+    "ace.activeset": "active_learning.activeset",
+    "ace.basis": "potentials.basis",
+    "ace.calculators": "potentials.calculators",
+    "ace.calibration": "active_learning.calibration",
+    "ace.comparison": "validation.comparison",
+    "ace.core": "potentials.core",
+    "ace.coverage": "active_learning.coverage",
+    "ace.crystals": "validation.crystals",
+    "ace.duplicates": "active_learning.duplicates",
+    "ace.elasticity": "validation.elasticity",
+    "ace.equation_of_state": "validation.equation_of_state",
+    "ace.gates": "validation.criteria",
+    "ace.grace": "training.grace",
+    "ace.linear": "training.linear",
+    "ace.pacemaker": "training.pacemaker.trainer",
+    "ace.pacemaker_files": "training.pacemaker.files",
+    "ace.pacemaker_input": "training.pacemaker.input",
+    "ace.pacemaker_log": "training.pacemaker.log",
+    "ace.pacemaker_run": "training.pacemaker.run",
+    "ace.potential": "potentials.potential",
+    "ace.program": "training.program",
+    "ace.projections": "potentials.projections",
+    "ace.properties": "validation.properties",
+    "ace.quarantine": "active_learning.outliers",
+    "ace.training": "training.training",
+    "ace.vibrations": "validation.vibrations",
+    "firetask": "managers.fireworks.firetask",
+    "generate.boxes": "cutouts.boxes",
+    "generate.buffer": "cutouts.buffer",
+    "generate.candidates": "sampling.candidates",
+    "generate.cutout": "cutouts.cutout",
+    "generate.cutting": "cutouts.cutting",
+    "generate.dimers": "structures.dimers",
+    "generate.distances": "structures.distances",
+    "generate.distort": "structures.distort",
+    "generate.layout": "cutouts.layout",
+    "generate.modes": "sampling.modes",
+    "generate.pieces": "cutouts.pieces",
+    "generate.seams": "cutouts.boundaries",
+    "generate.seeds": "sampling.seeds",
+    "generate.supercells": "structures.supercells",
+    "generate.surroundings": "cutouts.surroundings",
+    "jobs.quarantine": "jobs.outliers",
+    "launchpad": "managers.fireworks.launchpad",
+    "oracle.run": "jobs.run_oracle",
+}
+
+
+class _Found(Loader):
+    """Gives a module of today for an old name."""
+
+    def __init__(self, old: str, new: str | None) -> None:
+        self.old, self.new = old, new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Import the module of today; a package of which nothing is left is an empty one."""
+        if self.new is None:
+            package = ModuleType(spec.name)
+            package.__path__ = []
+            return package
+        warnings.warn(f"{self.old} is now {self.new}", DeprecationWarning, stacklevel=2)
+        module = import_module(self.new)
+        self.spec = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module as it is: it has been executed."""
+        if self.new is not None:
+            module.__spec__ = self.spec
+
+
+class _Finder(MetaPathFinder):
+    """Knows the old names."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Answer the import system, which asks once all others know nothing of a name."""
+        del path, target
+        package, _, name = fullname.partition(".")
+        if package != "mlip_autopipec":
+            return None
+        if name in EMPTIED:
+            return ModuleSpec(fullname, _Found(fullname, None), is_package=True)
+        if name in MOVED:
+            return ModuleSpec(fullname, _Found(fullname, f"{package}.{MOVED[name]}"))
+        return None
+
+
+def install() -> None:
+    """Let the import system know the old names; once is enough."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
