@@ -29,5 +29,5 @@ def test_a_new_process_decodes_what_an_earlier_version_wrote():
 
 
 def test_what_never_was_is_still_missing():
-    with pytest.raises(ModuleNotFoundError, match="mlip_autopipec.ace.nothing"):
+    with pytest.raises(ModuleNotFoundError, match=r"mlip_autopipec\.ace\.nothing"):
         import_module("mlip_autopipec.ace.nothing")

@@ -71,6 +71,24 @@ MOVED = {
 }
 
 
+_FIRST = {new: old for old, new in MOVED.items()}
+
+
+def first_name(module: str) -> str:
+    """
+    Return the name a module had when it was first published, which stays when it moves.
+
+    Keys of labels are made of it, so that moving a file makes no label unknown.
+
+    Parameters
+    ----------
+    module
+        Its full name today, of this package or any other.
+    """
+    package, _, name = module.partition(".")
+    return f"{package}.{_FIRST[name]}" if package == "mlip_autopipec" and name in _FIRST else module
+
+
 class _Found(Loader):
     """Gives a module of today for an old name."""
 

@@ -9,6 +9,9 @@ import sys
 import threading
 import time
 import uuid
+from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import fields as dataclass_fields
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -23,9 +26,10 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs import reuse
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.oracle.espresso import EspressoStaticMaker
 from mlip_autopipec.oracle.identity import canonical_form, label_key
-from mlip_autopipec.oracle.record import OracleRecord, maker_record
-from mlip_autopipec.oracle.static import EMTStaticMaker
+from mlip_autopipec.oracle.record import NOT_PHYSICS, OracleRecord, maker_record
+from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.testing import (
@@ -51,6 +55,60 @@ def alloy() -> Atoms:
     atoms.set_cell(atoms.cell.array + shear, scale_atoms=True)
     atoms.rattle(0.1, seed=4)
     return atoms
+
+
+@dataclass
+class FunctionalStaticMaker(EMTStaticMaker):
+    """As makers of other packages may be: its level of theory has a name that sounds like a technicality."""
+
+    run_type: str = "PBE"
+    copy_charges: bool = False
+    write_basis: str = "DZVP"
+
+
+def key_with(maker, atoms):
+    return OracleMaker(static_maker=maker).key_of(atoms)
+
+
+@pytest.mark.parametrize("other", [{"run_type": "SCAN"}, {"copy_charges": True}, {"write_basis": "TZVP"}])
+def test_another_level_of_theory_has_another_key(alloy, other):
+    assert key_with(FunctionalStaticMaker(), alloy) != key_with(FunctionalStaticMaker(**other), alloy)
+    assert key_with(FunctionalStaticMaker(), alloy) == key_with(FunctionalStaticMaker(name="x", tags=["y"]), alloy)
+
+
+def test_what_is_not_physics_names_fields_that_there_are():
+    for path, names in NOT_PHYSICS.items():
+        module, _, cls = path.rpartition(".")
+        if any(f".{code}." in path for code in ("abinit", "aims")):  # need packages that are not installed here
+            continue
+        maker = getattr(import_module(module), cls)
+        fields = {field.name for field in dataclass_fields(maker)} if is_dataclass(maker) else set()
+        assert names & fields, path
+
+
+def test_the_contents_of_pseudopotentials_are_in_the_key(tmp_path, monkeypatch):
+    silicon = bulk("Si")
+    maker = EspressoStaticMaker(pseudopotentials={"Si": "Si.upf", "O": "O.upf"}, input_data={"system": {"ecutwfc": 30}})
+    oracle = OracleMaker(static_maker=maker)
+    (by_name,) = oracle.keys_of(silicon)  # no file on this machine
+    monkeypatch.setenv("MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR", str(tmp_path))
+    keys = []
+    for content in ("norm-conserving", "ultrasoft"):
+        (tmp_path / "Si.upf").write_text(content)
+        keys.append(oracle.keys_of(silicon))
+    assert keys[0][0] != keys[1][0]
+    assert [key[1:] for key in keys] == [[by_name], [by_name]]  # what 0.1.0 called it
+    assert "Si.upf" in oracle.asked(silicon).potentials.get("Si", "Si.upf")
+
+
+def test_the_contents_of_a_model_file_are_in_the_key(alloy, tmp_path):
+    model = tmp_path / "model.pth"
+    keys = []
+    for content in ("one", "another"):
+        model.write_text(content)
+        maker = CalculatorStaticMaker(calculator_class="a.Calculator", calculator_kwargs={"model": str(model)})
+        keys.append(key_with(maker, alloy))
+    assert keys[0] != keys[1]
 
 
 def permuted(atoms):
@@ -291,7 +349,8 @@ def test_who_comes_second_waits_for_the_label(shared_store, monkeypatch):
     for thread in threads:
         thread.join(20)
     assert order == ["first computes", "second takes that of first"]
-    reuse.release(["k"])
+    assert reuse._collection().count_documents({}) == 1
+    reuse.release([LabelDocument(uuid=reuse.current_uuid(), key="k", index=0, state="successful", origin="seed")])
     assert reuse._collection().count_documents({}) == 0
 
 
@@ -353,6 +412,35 @@ def test_one_label_of_two_campaigns_in_a_server(shared_store, tmp_path, events):
     assert read_events(events).count("label") == 11
     assert len(read_labels("second", store=shared_store)) == 11
     assert claims.count_documents({}) == 0
+
+
+@needs_server
+@pytest.mark.parametrize("own", [{"state": "failed", "reason": "no"}, {"state": "successful", "energy_eV": -1.0}])
+def test_a_claim_of_another_campaign_stays(shared_store, own):
+    """Another campaign's job failed at the same key, or computed it with reuse off, while this one computes it."""
+    with reuse.claimed("k") as existing:
+        assert existing is None
+        reuse.release([LabelDocument(uuid="job of another campaign", key="k", index=0, origin="seed", **own)])
+        assert reuse._collection().count_documents({"_id": "k"}) == 1
+
+
+@needs_server
+def test_a_campaign_without_reuse_leaves_the_claims_of_others(shared_store, tmp_path, events):
+    """DFT is paid once by those who share: the claims of one campaign outlive another that shares nothing."""
+    claims = reuse._collection()
+    loop = two_halts(events)
+    alone = replace(loop, oracle_maker=replace(loop.oracle_maker, reuse_labels=False))
+    run_locally(
+        alone.make(bulk("Cu", cubic=True), 300, campaign_id="first"), store=shared_store, root_dir=tmp_path, log=False
+    )
+    keys = [label.key for label in read_labels("first", store=shared_store)]
+    shared_store.docs_store.remove_docs({"output.kind": "label"})
+    claims.insert_many([{"_id": key, "owner": "x", "host": "far", "pid": 1, "job": "other", "beat": 0} for key in keys])
+    run_locally(
+        alone.make(bulk("Cu", cubic=True), 300, campaign_id="second"), store=shared_store, root_dir=tmp_path, log=False
+    )
+    assert [label.key for label in read_labels("second", store=shared_store)] == keys
+    assert claims.count_documents({"job": "other"}) == len(keys) > 0
 
 
 def test_memory_is_of_one_process(monkeypatch):

@@ -14,11 +14,12 @@ from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
-from mlip_autopipec.jobs.reuse import claimed, find_labels, release
+from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import is_of_vasp, run_static
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
-from mlip_autopipec.oracle.identity import bare, label_key
+from mlip_autopipec.oracle.identity import bare, former_keys, label_key
+from mlip_autopipec.oracle.inputs import files_read
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
@@ -121,14 +122,15 @@ class OracleMaker(Maker):
         first = begin or 0
         choices = choices[first : first + LABELS_PER_JOB]
         candidates = self._candidates(choices)
-        keys = [self._key_or_none(atoms) for atoms in candidates]
-        known = find_labels([key for key in keys if key is not None]) if self.reuse_labels else {}
-        if n_known := sum(key in known for key in keys):
+        keys = [self._keys_or_none(atoms) for atoms in candidates]
+        found = find_labels([key for some in keys for key in some]) if self.reuse_labels else {}
+        known = [next((found[key].uuid for key in some if key in found), None) for some in keys]
+        if n_known := sum(uuid is not None for uuid in known):
             logger.info("%d of %d labels of cycle %d are in the database already", n_known, len(keys), cycle)
         jobs = []
-        for index, (choice, key) in enumerate(zip(choices, keys, strict=True), first):
-            one = self.label(choice, campaign_id, cycle, index, reuse_only=key in known)
-            one.name = f"{'reuse' if key in known else 'label'} c{cycle:03d} {index:03d}"
+        for index, (choice, uuid) in enumerate(zip(choices, known, strict=True), first):
+            one = self.label(choice, campaign_id, cycle, index, reuse_only=uuid is not None, known=uuid)
+            one.name = f"{'label' if uuid is None else 'reuse'} c{cycle:03d} {index:03d}"
             jobs.append(one)
         # a potential without the energy of one of its atoms would be another potential
         required = [i for i, atoms in enumerate(candidates, first) if atoms.info.get("split") == "reference"]
@@ -152,7 +154,14 @@ class OracleMaker(Maker):
 
     @loop_job()
     def label(
-        self, choice: Choice, campaign_id: str, cycle: int, index: int, *, reuse_only: bool = False
+        self,
+        choice: Choice,
+        campaign_id: str,
+        cycle: int,
+        index: int,
+        *,
+        reuse_only: bool = False,
+        known: str | None = None,
     ) -> LabelDocument:
         """
         Compute one label, or refer to the one there is.
@@ -167,6 +176,8 @@ class OracleMaker(Maker):
             Of the loop, and the number of the label in its cycle.
         reuse_only
             The label is there, and this job may run where no oracle is.
+        known
+            Its uuid.
         """
         candidate = load_document(ProposalDocument, choice.source_id).candidates()[choice.source_index]
         fields: dict[str, Any] = {
@@ -184,13 +195,18 @@ class OracleMaker(Maker):
         }
         started = time.perf_counter()
         try:
-            key = self.key_of(candidate)
-            fields["key"] = key
+            keys = self.keys_of(candidate)
+            fields["key"] = keys[0]
             if not self.reuse_labels:
                 return self._computed(candidate, fields, started)
             if reuse_only:
-                return self._referring(find_labels([key])[key], fields)
-            with claimed(key) as existing:
+                found = load_document(LabelDocument, known) if known is not None else find_label(keys)
+                if found is None:
+                    raise MLIPError(
+                        "the label that was to be reused is not in the database any more; resume the campaign"
+                    )
+                return self._referring(found, fields)
+            with claimed(*keys) as existing:
                 if existing is not None:
                     return self._referring(existing, fields)
                 label = self._computed(candidate, fields, started)
@@ -241,6 +257,11 @@ class OracleMaker(Maker):
         """Return the key of a calculation; what another oracle replaces is :meth:`asked`."""
         return label_key(atoms, self.asked(atoms))
 
+    def keys_of(self, atoms: Atoms) -> list[str]:
+        """Return the key of a calculation, and after it those that earlier versions gave it."""
+        asked = self.asked(atoms)
+        return [label_key(atoms, asked), *former_keys(atoms, asked)]
+
     def asked(self, atoms: Atoms) -> OracleRecord:
         """Return what the oracle would be asked to do for a structure."""
         maker = self.maker_of(atoms)
@@ -248,14 +269,14 @@ class OracleMaker(Maker):
             from mlip_autopipec.oracle.vasp import asked_of_vasp
 
             return asked_of_vasp(maker, atoms)
-        return maker_record(maker)
+        return maker_record(maker, files_read(maker, atoms))
 
-    def _key_or_none(self, atoms: Atoms) -> str | None:
+    def _keys_or_none(self, atoms: Atoms) -> list[str]:
         try:
-            return self.key_of(atoms)
+            return self.keys_of(atoms)
         except Exception:  # the label's own job will say why
             logger.exception("no key for %s", atoms.get_chemical_formula())
-            return None
+            return []
 
     def _candidates(self, choices: Sequence[Choice]) -> list[Atoms]:
         sources = sorted({choice.source_id for choice in choices})
@@ -273,7 +294,7 @@ class OracleMaker(Maker):
         label = extract_label(run_static(maker, structure))
         if (difference := differs_from(structure, label.atoms)) is not None:
             raise LabelError(f"{type(maker).__name__} computed another structure: {difference}")
-        return label if label.record is not None else replace(label, record=maker_record(maker))
+        return label if label.record is not None else replace(label, record=self.asked(atoms))
 
     @loop_job(tolerate_failed_inputs=True)
     def count(
@@ -309,7 +330,7 @@ class OracleMaker(Maker):
             if reason is not None:
                 lost = "isolated atom: " if index in required else ""
                 failed.append(FailedLabel(index=index, required=bool(lost), reason=f"{lost}{reason}"[:length]))
-        release([label.key for label in labels if label is not None and label.key is not None])
+        release([label for label in labels if label is not None])
         return self._batch(
             campaign_id,
             cycle,

@@ -53,6 +53,12 @@ def find_labels(keys: Sequence[str]) -> dict[str, LabelDocument]:
     return {doc["output"]["key"]: LabelDocument.model_validate(doc["output"]) for doc in found}
 
 
+def find_label(keys: Sequence[str]) -> LabelDocument | None:
+    """Return the label of the first of several keys of one calculation; None where there is none."""
+    found = find_labels(keys)
+    return next((found[key] for key in keys if key in found), None)
+
+
 def with_originals(labels: Sequence[LabelDocument], store: JobStore) -> list[LabelDocument]:
     """Give each label that refers to another one that one's energy, forces, stress and structure."""
     wanted = sorted({label.reused_from for label in labels if label.reused_from is not None})
@@ -65,7 +71,7 @@ def with_originals(labels: Sequence[LabelDocument], store: JobStore) -> list[Lab
 
 
 @contextmanager
-def claimed(key: str) -> Iterator[LabelDocument | None]:
+def claimed(key: str, *former: str) -> Iterator[LabelDocument | None]:
     """
     Wait while another process computes the label of a key, then yield it, or None: then it is ours to compute.
 
@@ -76,10 +82,13 @@ def claimed(key: str) -> Iterator[LabelDocument | None]:
     ----------
     key
         Of the label.
+    former
+        Keys that earlier versions gave the same calculation.
     """
     claims = _collection()
-    if claims is None:
-        yield find_labels([key]).get(key)
+    existing = find_label([key, *former])
+    if claims is None or existing is not None:
+        yield existing
         return
     owner = _take(claims, key)
     if owner is None:
@@ -98,11 +107,21 @@ def claimed(key: str) -> Iterator[LabelDocument | None]:
         heart.join()
 
 
-def release(keys: Sequence[str]) -> None:
-    """Forget the claims of labels that are stored."""
+def release(labels: Sequence[LabelDocument]) -> None:
+    """
+    Forget the claims on labels that are stored, of the jobs that made these labels.
+
+    A claim on the same key by another job stays: it is of another campaign, which computes that label at this moment.
+
+    Parameters
+    ----------
+    labels
+        Whatever came of the jobs, failed labels among them.
+    """
     claims = _collection()
-    if claims is not None and keys:
-        patiently(lambda: claims.delete_many({"_id": {"$in": sorted(set(keys))}}))
+    mine = [{"_id": label.key, "job": label.uuid} for label in labels if label.key is not None]
+    if claims is not None and mine:
+        patiently(lambda: claims.delete_many({"$or": mine}))
 
 
 def _collection() -> Collection[dict[str, Any]] | None:

@@ -49,6 +49,12 @@ class EspressoStaticMaker(AseStaticMaker):
     kspacing: float | None = 0.035
     pseudo_dir: str | None = None
 
+    def files(self) -> dict[str, Path]:
+        """Return the pseudopotential of each element, where it is on this machine."""
+        folder = self.pseudo_dir or get_settings().ESPRESSO_PSEUDO_DIR
+        files = {element: Path(folder or "") / file for element, file in self.pseudopotentials.items()}
+        return {element: file for element, file in files.items() if folder is not None and file.is_file()}
+
     def _get_calculator(self) -> Any:  # not a Calculator in ASE's types
         from ase.calculators.espresso import Espresso, EspressoProfile
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,17 @@ def label_key(atoms: Atoms, asked: OracleRecord) -> str:
         del record[name]
     essence = {"version": _VERSION, "oracle": record, "structure": canonical_form(atoms)}
     return hashlib.sha256(json.dumps(essence, sort_keys=True).encode()).hexdigest()
+
+
+def former_keys(atoms: Atoms, asked: OracleRecord) -> list[str]:
+    """
+    Return the keys that earlier versions gave the same calculation.
+
+    Version 0.1.0 knew the files that an oracle other than VASP reads by their names alone.
+    """
+    if not asked.potentials or asked.code == "VASP":
+        return []
+    return [label_key(atoms, replace(asked, potentials={}))]
 
 
 def bare(atoms: Atoms) -> Atoms:

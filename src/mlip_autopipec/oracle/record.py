@@ -9,24 +9,37 @@ from typing import Any
 
 from monty.json import jsanitize
 
-#: Fields of atomate2's makers that decide how a calculation is run, watched, read or stored, not its result.
-_NOT_PHYSICS = frozenset(
-    [
-        "name",
-        "store_trajectory",
-        "tags",
-        "ionic_step_data",
-        "task_document_kwargs",
-        "stop_children_kwargs",
-        "write_additional_data",
-        "optimizer_kwargs",
-        "relax_kwargs",
-        "steps",
-        "traj_file",
-        "traj_file_fmt",
-        "traj_interval",
-    ]
-)
+from mlip_autopipec.moved import first_name
+
+#: Fields of makers that do not decide the result, by the class that has them: how a calculation is run, watched, read
+#: or stored; or, of a relaxation, how ions move, which those of single points do not. All other fields are physics.
+NOT_PHYSICS: dict[str, frozenset[str]] = {
+    "atomate2.ase.jobs.AseMaker": frozenset(["ionic_step_data", "store_trajectory", "tags"]),
+    "atomate2.ase.jobs.AseRelaxMaker": frozenset(["steps", "relax_kwargs", "optimizer_kwargs"]),
+    "atomate2.forcefields.jobs.ForceFieldRelaxMaker": frozenset(["task_document_kwargs"]),
+    **{
+        f"atomate2.{code}.jobs.base.Base{maker}Maker": frozenset(
+            [
+                "write_input_set_kwargs",
+                f"copy_{code}_kwargs",
+                f"run_{code}_kwargs",
+                "task_document_kwargs",
+                "stop_children_kwargs",
+                "write_additional_data",
+                "store_output_data",
+            ]
+        )
+        for code, maker in (
+            ("vasp", "Vasp"),
+            ("cp2k", "Cp2k"),
+            ("abinit", "Abinit"),
+            ("aims", "Aims"),
+            ("qchem", "QC"),
+            ("jdftx", "Jdftx"),
+            ("lammps", "Lammps"),
+        )
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -116,23 +129,29 @@ class OracleRecord:
         return found
 
 
-def maker_record(maker: Any) -> OracleRecord:
+def maker_record(maker: Any, potentials: dict[str, str] | None = None) -> OracleRecord:
     """
     Make the record of a maker whose documents do not say what they were computed with.
 
     Parameters
     ----------
     maker
-        An atomate2 static maker, for example of an ASE calculator.
+        An atomate2 static maker, for example of an ASE calculator. Its class and those of its parts go by the names
+        they were first published with.
+    potentials
+        What the files hold that it reads (:func:`~mlip_autopipec.oracle.inputs.files_read`).
     """
     content = jsanitize(maker.as_dict(), strict=False, recursive_msonable=True)
+    left_out = {"name"}.union(*(NOT_PHYSICS.get(_name_of(cls), ()) for cls in type(maker).__mro__))
     settings = {
-        key: _without_versions(value)
-        for key, value in content.items()
-        if not key.startswith("@") and key not in _NOT_PHYSICS and not key.startswith(("run_", "copy_", "write_"))
+        key: _normal(value) for key, value in content.items() if not key.startswith("@") and key not in left_out
     }
     calculator = settings.pop("calculator_class", None)
-    return OracleRecord.of(calculator or f"{type(maker).__module__}.{type(maker).__qualname__}", settings)
+    return OracleRecord.of(calculator or _name_of(type(maker)), settings, potentials=potentials)
+
+
+def _name_of(cls: type) -> str:
+    return f"{first_name(cls.__module__)}.{cls.__qualname__}"
 
 
 def storable(value: Any) -> Any:
@@ -144,7 +163,11 @@ def storable(value: Any) -> Any:
     return value
 
 
-def _without_versions(value: Any) -> Any:
+def _normal(value: Any) -> Any:
+    """Leave out versions, and name classes as they were first named."""
     if isinstance(value, dict):
-        return {key: _without_versions(item) for key, item in value.items() if key != "@version"}
-    return [_without_versions(item) for item in value] if isinstance(value, list) else value
+        plain = {key: _normal(item) for key, item in value.items() if key != "@version"}
+        if isinstance(module := plain.get("@module"), str):
+            plain["@module"] = first_name(module)
+        return plain
+    return [_normal(item) for item in value] if isinstance(value, list) else value
