@@ -58,7 +58,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import library, worker
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import MDSettings
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator

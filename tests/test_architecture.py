@@ -30,7 +30,7 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 #: Physics and plain logic, which are below the jobs, import none of these.
-WORKFLOW = {"jobflow", "jobflow_remote", "fireworks", "maggma", "atomate2"}
+WORKFLOW = {"jobflow", "jobflow_remote", "fireworks", "maggma"}
 
 
 @cache

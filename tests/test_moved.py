@@ -22,7 +22,7 @@ def test_the_old_name_gives_the_module_itself(old):
 
 
 def test_a_new_process_decodes_what_an_earlier_version_wrote():
-    stored = '{"@module": "mlip_autopipec.ace.linear", "@class": "LinearACETrainer", "ridge": 1e-5}'
+    stored = '{"@module": "mlip_autopipec.training.linear", "@class": "LinearACETrainer", "ridge": 1e-5}'
     program = f"from monty.json import MontyDecoder; print(MontyDecoder().decode('{stored}').ridge)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "1e-05\n"), done.stderr

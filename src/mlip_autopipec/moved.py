@@ -67,7 +67,9 @@ MOVED = {
     "generate.surroundings": "cutouts.surroundings",
     "jobs.quarantine": "jobs.outliers",
     "launchpad": "managers.fireworks.launchpad",
+    "oracle.espresso": "jobs.espresso",
     "oracle.run": "jobs.run_oracle",
+    "oracle.static": "jobs.static",
 }
 
 

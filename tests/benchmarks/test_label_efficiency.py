@@ -12,7 +12,7 @@ import pytest
 from ase.build import bulk
 from paths import ROOT
 
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,8 +20,8 @@ from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.doctor import Light, Result, machine, science
 from mlip_autopipec.doctor.result import green, looked_at
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.lammps.executable import is_available
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
 from mlip_autopipec.training.linear import LinearACETrainer
 
 LAMMPS, PACEMAKER = "MLIP_AUTOPIPEC_LAMMPS_CMD", "MLIP_AUTOPIPEC_PACEMAKER_CMD"

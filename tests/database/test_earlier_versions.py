@@ -15,8 +15,8 @@ from paths import ROOT
 from mlip_autopipec import Campaigns, OracleMaker, OTFMaker
 from mlip_autopipec.flows.resume import recorded_maker
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.oracle.espresso import EspressoStaticMaker
-from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.vasp import vasp_static_maker
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 

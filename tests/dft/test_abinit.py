@@ -12,7 +12,7 @@ from ase.config import Config
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -263,7 +263,7 @@ def test_citations_are_bibtex(folder: Path):
     ("code", "functional", "wanted"),
     [
         ("VASP", "PBE", {"Kresse1996a", "Kresse1999", "Perdew1996"}),
-        ("mlip_autopipec.oracle.espresso.EspressoStaticMaker", "PBEsol", {"Giannozzi2017"}),
+        ("mlip_autopipec.jobs.espresso.EspressoStaticMaker", "PBEsol", {"Giannozzi2017"}),
         ("cp2k", None, {"Kuhne2020"}),
         ("atomate2.ase.jobs.GFNxTBStaticMaker", None, {"Grimme2017"}),
         ("ase.calculators.emt.EMT", None, {"Jacobsen1996"}),

@@ -11,8 +11,8 @@ from ase.calculators.emt import EMT
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
-from mlip_autopipec.oracle.static import EMTStaticMaker
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator, isolated_atom
 from mlip_autopipec.schemas.loop import LoopStatus

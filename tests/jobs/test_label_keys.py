@@ -25,11 +25,11 @@ from pymongo import MongoClient
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs import reuse
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.oracle.espresso import EspressoStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.identity import canonical_form, label_key
 from mlip_autopipec.oracle.record import NOT_PHYSICS, OracleRecord, maker_record
-from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.testing import (

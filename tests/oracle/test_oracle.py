@@ -22,8 +22,8 @@ from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import load_document
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.extract import extract_label
-from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import ProposalDocument
 

@@ -21,10 +21,10 @@ from emmet.core.qc_tasks import TaskDoc as QChemTaskDoc
 from monty.json import MontyDecoder, MontyEncoder
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.oracle.espresso import EspressoStaticMaker
+from mlip_autopipec.jobs.static import AseStaticMaker, CalculatorStaticMaker
 from mlip_autopipec.oracle.extract import extract_label
-from mlip_autopipec.oracle.static import AseStaticMaker, CalculatorStaticMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

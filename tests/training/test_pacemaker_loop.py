@@ -11,9 +11,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker, with_reference_energies
 from mlip_autopipec.lammps.types import MDSettings
-from mlip_autopipec.oracle.static import EMTStaticMaker
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument

@@ -25,9 +25,9 @@ from property_cases import (
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.oracle.identity import label_key
 from mlip_autopipec.oracle.record import maker_record
-from mlip_autopipec.oracle.static import EMTStaticMaker
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator

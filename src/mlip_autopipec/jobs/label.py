@@ -42,7 +42,7 @@ _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
 
 def _default_static_maker() -> Maker:
     # here, and not above: atomate2's documents take seconds to import, and most jobs of a loop label nothing
-    from mlip_autopipec.oracle.static import EMTStaticMaker
+    from mlip_autopipec.jobs.static import EMTStaticMaker
 
     return EMTStaticMaker()
 
@@ -58,7 +58,7 @@ class OracleMaker(Maker):
         Name of the jobs.
     static_maker
         The maker of one static calculation: :func:`~mlip_autopipec.oracle.vasp.vasp_static_maker`,
-        ``GFNxTBStaticMaker``, :class:`~mlip_autopipec.oracle.static.EMTStaticMaker` ... Powerups apply to it as usual.
+        ``GFNxTBStaticMaker``, :class:`~mlip_autopipec.jobs.static.EMTStaticMaker` ... Powerups apply to it as usual.
     atom_maker
         The same for isolated atoms, which need settings of their own:
         :func:`~mlip_autopipec.oracle.vasp.isolated_atom_maker`. By default ``static_maker``.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from jobflow import Maker
 
 #: Calculators (ASE's ``name``) whose ``energy`` is the one their forces derive from, with its kind.
 FORCE_CONSISTENT: dict[str, EnergyKind] = {
@@ -109,7 +108,7 @@ def find_failure(name: str, directory: Path) -> str | None:
 
 def label_from_ase(document: Any) -> ExtractedLabel:
     """
-    Read a label off an ``AseStructureTaskDoc``, of atomate2's makers or of :mod:`mlip_autopipec.oracle.static`.
+    Read a label off an ``AseStructureTaskDoc``, of atomate2's makers or of :mod:`mlip_autopipec.jobs.static`.
 
     The document holds eV, eV/A, and the stress in kbar with VASP's sign (``convert_stress_from_voigt_to_symm``
     of ``atomate2/ase/schemas.py``).
@@ -138,12 +137,12 @@ def label_from_ase(document: Any) -> ExtractedLabel:
             f"the document of the ASE calculator '{document.ase_calculator_name}' holds 'energy', and it is not known "
             "whether its forces derive from that energy (with smeared occupations they derive from the free energy, "
             "which the document leaves out). Use CalculatorStaticMaker with this calculator, or derive the maker from "
-            "mlip_autopipec.oracle.static.AseStaticMaker instead of AseRelaxMaker"
+            "mlip_autopipec.jobs.static.AseStaticMaker instead of AseRelaxMaker"
         )
     return labelled(document.structure, energy, output.forces, output.stress, kind)
 
 
-def samples_gamma_only(maker: Maker) -> bool:
+def samples_gamma_only(maker: Any) -> bool:
     """
     Return whether an oracle is known to sample the Gamma point alone, so that it needs wide cells.
 

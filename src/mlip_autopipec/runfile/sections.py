@@ -18,8 +18,8 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
-from mlip_autopipec.oracle.static import CalculatorStaticMaker
 from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
@@ -34,11 +34,11 @@ from mlip_autopipec.validation.properties import PropertyGate
 
 #: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {
-    "emt": "mlip_autopipec.oracle.static.EMTStaticMaker",
+    "emt": "mlip_autopipec.jobs.static.EMTStaticMaker",
     "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
     "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
-    "ase": "mlip_autopipec.oracle.static.CalculatorStaticMaker",
-    "espresso": "mlip_autopipec.oracle.espresso.EspressoStaticMaker",
+    "ase": "mlip_autopipec.jobs.static.CalculatorStaticMaker",
+    "espresso": "mlip_autopipec.jobs.espresso.EspressoStaticMaker",
     "vasp": "mlip_autopipec.oracle.vasp.vasp_static_maker",
 }
 #: The same for isolated atoms, where they need settings of their own.

@@ -19,7 +19,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
-from mlip_autopipec.oracle.extracted import EnergyKind  # noqa: TC001 - pydantic needs it at run time
+from mlip_autopipec.oracle.extracted import EnergyKind
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.static import AseStaticMaker
+from mlip_autopipec.jobs.static import AseStaticMaker
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
