@@ -36,8 +36,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip_autopipec.database.disk import open_store
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.indexes import create_indexes
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.testing import PeriodicHaltsDynamicsMaker, StandInSelectMaker, stand_in_loop
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"

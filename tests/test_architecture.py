@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "mlip_autopipec"
 
 #: From the bottom up: a room imports from itself and from the lines before its own. docs/architecture.md has the same.
 FLOORS = (
-    ("errors", "frames", "settings", "moved"),
+    ("errors", "frames", "settings", "seeds", "moved"),
     ("structures",),
     ("potentials", "oracle"),
     ("active_learning",),

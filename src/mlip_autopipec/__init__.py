@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.database.disk import open_store
     from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.jobs.assess import StopRule
     from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
     from mlip_autopipec.jobs.generate import GenerateMaker
     from mlip_autopipec.jobs.label import OracleMaker
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.jobs.train import TrainMaker
     from mlip_autopipec.lammps.exploration import run_exploration
     from mlip_autopipec.lammps.types import Condition, HaltStructure, MDSettings
+    from mlip_autopipec.loop.stop_rule import StopRule
     from mlip_autopipec.potentials.basis import BasisSettings
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.report.page import write_report
@@ -63,7 +63,7 @@ _HOMES = {
     "Quantity": "validation.criteria",
     "ProposeMaker": "jobs.propose",
     "SelectMaker": "jobs.propose",
-    "StopRule": "jobs.assess",
+    "StopRule": "loop.stop_rule",
     "StructureGenerator": "sampling.seeds",
     "TrainMaker": "jobs.train",
     "build_active_set": "active_learning.activeset",

@@ -16,7 +16,7 @@ from run_files import SMALL
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, ExitCode, app, open_store
-from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
 

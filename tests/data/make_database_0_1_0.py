@@ -15,6 +15,8 @@ from ase.build import bulk
 from atomate2.ase.jobs import GFNxTBStaticMaker
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from mlip_autopipec.oracle.espresso import EspressoStaticMaker
+from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from monty.json import jsanitize
 
 from mlip_autopipec import (
@@ -33,8 +35,6 @@ from mlip_autopipec import (
     StructureGenerator,
     TrainMaker,
 )
-from mlip_autopipec.oracle.espresso import EspressoStaticMaker
-from mlip_autopipec.oracle.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.vasp import vasp_static_maker
 
 

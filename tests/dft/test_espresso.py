@@ -14,7 +14,6 @@ from jobflow import run_locally
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -24,6 +23,7 @@ from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator

@@ -19,12 +19,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import unpack_frames
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument

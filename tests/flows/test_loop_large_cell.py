@@ -19,13 +19,13 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.sampling.candidates import CandidateGenerator

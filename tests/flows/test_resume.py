@@ -11,14 +11,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from jobflow import Job, JobStore, run_locally
 from maggma.stores import MemoryStore
 
-from mlip_autopipec import OTFMaker
+from mlip_autopipec import BasisSettings, LinearACETrainer, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.resume import recorded_maker
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.schemas.potential import QuarantinedLabel
 from mlip_autopipec.testing import (
     Halt,
     PeriodicHaltsDynamicsMaker,
@@ -314,3 +315,73 @@ def test_a_ladder_gets_further_rungs(run, events):
     assert [w.after for w in final.walkers] == [None, 0, 1, 2]
     runs = [event for event in read_events(events) if event.startswith("start")]
     assert runs == ["start w0 0", "start w1 0", "start w2 0", "start w3 0"]
+
+
+def test_a_walker_that_stalled_in_a_repeat_is_extended(run, events):
+    store = new_store()
+    halts = [Halt(step=100), Halt(step=100)]
+    maker = two_walkers(events, dynamics_maker=ScriptedDynamicsMaker(halts=halts))
+    stalled = run(maker.make(COPPER, [300], campaign_id="c"), store)
+    assert (stalled.status, stalled.walkers[0].verdict) == ("STALLED", "repeat")
+    final = run(OTFMaker.extend("c", store), store)
+    assert final.status == "CONVERGED"
+
+
+def test_hours_between_an_interruption_and_its_resume_do_not_count(run, monkeypatch, events):
+    store = new_store()
+    run(two_walkers(events).make(COPPER, [300, 600], campaign_id="c"), store, monkeypatch, 30)
+    long_ago = "2026-01-01T00:00:00+00:00"
+    for document in store.query({"output.kind": "campaign"}, load=True):
+        document["output"]["created_at"] = long_ago
+        store.update(document, key=["uuid", "index"], save={"data": "payload"})
+    for document in store.query({"output.kind": "loop"}):
+        store.update({**document, "output": {**document["output"], "hours": 2.0}}, key=["uuid", "index"])
+    maker = recorded_maker("c", store)
+    maker = replace(maker, stop_rule=replace(maker.stop_rule, max_hours=2.5))
+    final = run(OTFMaker.resume("c", store, maker=maker), store)
+    assert final.status == "CONVERGED"
+    assert 2.0 < final.hours < 2.1
+
+
+def checked(events):
+    """Two walkers without a halt, a real fit, and a check."""
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+    parts = {"dynamics_maker": ScriptedDynamicsMaker(halts=[]), "train_maker": TrainMaker(trainer=trainer)}
+    return two_walkers(events, check=True, **parts)
+
+
+def test_a_check_that_was_done_twice_counts_each_frame_once(run, monkeypatch, events):
+    """Its labels were there when the process died; those of the first time were computed under other settings."""
+    store = new_store()
+    maker = checked(events)
+    names = []
+    original = Job.run
+
+    def noted(self, *args, **kwargs):
+        names.append(self.name)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", noted)
+        run(maker.make(COPPER, [300, 600], campaign_id="x"), new_store())
+    run(maker.make(COPPER, [300, 600], campaign_id="c"), store, monkeypatch, names.index("check c001"))
+    other = replace(maker, oracle_maker=replace(maker.oracle_maker, reuse_labels=False))
+    final = run(OTFMaker.resume("c", store, maker=other), store)
+    assert final.check.errors.n_structures == 2
+    assert len(list(store.query({"output.kind": "label", "output.origin": "check"}))) == 4
+
+
+def test_a_check_that_passed_ends_well_whatever_was_set_aside_before(run, events):
+    """Labels that an earlier training set aside are not those of the check."""
+    store = new_store()
+    maker = checked(events)
+    original = TrainMaker._judged
+
+    def distrustful(self, *args):
+        trusted, graded, _ = original(self, *args)
+        return trusted, graded, [QuarantinedLabel(label_id=f"old {i}", reasons=["no reason"]) for i in range(3)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainMaker, "_judged", distrustful)
+        final = run(maker.make(COPPER, [300, 600], campaign_id="c"), store)
+    assert (final.status, final.check.passed, len(final.potential.quarantined)) == ("CONVERGED", True, 3)

@@ -28,11 +28,11 @@ from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.lammps import deck
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.readback import read_looks
 from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.progress import CampaignProgress, Shown, WalkerProgress, live, live_view, progress_of
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.forecast import forecast

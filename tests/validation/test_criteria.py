@@ -11,7 +11,7 @@ from monty.json import MontyDecoder
 
 from mlip_autopipec import CellGate, Gates, PropertyGate, Quantity
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.assess import StopRule
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.validation.crystals import PropertyError
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)

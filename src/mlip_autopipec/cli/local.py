@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.cli.base import console, open_store, short
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,7 +149,11 @@ def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], condition
         for i, atoms in enumerate(structures)
         for j, condition in enumerate(conditions)
         for frame in oracle_md_frames(
-            atoms, calculator, condition.temperature_K, settings, seed=campaign.seed + 1000 * i + j + 1
+            atoms,
+            calculator,
+            condition.temperature_K,
+            settings,
+            seed=derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j),
         )
     ]
 

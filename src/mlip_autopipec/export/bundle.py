@@ -17,8 +17,8 @@ from jinja2 import Environment, StrictUndefined
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.export.citations import citations
 from mlip_autopipec.export.dataset import write_dataset
-from mlip_autopipec.jobs.base import derive_seed
 from mlip_autopipec.lammps import script
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.potential import PotentialDocument
 
 #: Purpose of the seed of the velocities in the examples; those of the loop are in ``jobs/base.py``.
-_SEED_EXAMPLE = 100
 #: Template, and where it goes.
 _TEMPLATES = {
     "README.md": "README.md",
@@ -119,7 +118,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
             for c in task.conditions
         ),
         "seed": task.seed,
-        "example_seed": derive_seed(task.seed, _SEED_EXAMPLE),
+        "example_seed": derive_seed(task.seed, SeedPurpose.EXAMPLE),
         "cutoff_A": potential.cutoff,
         "functions": ", ".join(f"{element} {n}" for element, n in final.n_functions.items()),
         "n_train": final.n_train,

@@ -10,10 +10,10 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.base import SEED_GENERATE, derive_seed
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 
@@ -74,7 +74,7 @@ def check_campaign(
         gamma_only = samples_gamma_only(maker.oracle_maker.static_maker)
         maker.stop_rule.property_gate.check(frames, gamma_only=gamma_only)
     if maker.stop_rule.max_labels is not None and not labels:
-        seed = derive_seed(maker.seed, SEED_GENERATE)
+        seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
         largest = maker.propose_maker.cutouts.max_atoms
         n_first = len(maker.generate_maker.generator.generate(frames, seed=seed, largest=largest))
         if n_first > maker.stop_rule.max_labels:

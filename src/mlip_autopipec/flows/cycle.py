@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from jobflow import Job, OutputReference
 
 from mlip_autopipec.active_learning.activeset import complete_active_set
-from mlip_autopipec.jobs.assess import begun_anew, given_another_way
-from mlip_autopipec.jobs.base import SEED_GENERATE, SEED_PROPOSE, derive_seed
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
+from mlip_autopipec.loop.walkers import begun_anew, given_another_way
 from mlip_autopipec.schemas.loop import CycleResults
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,7 @@ def first_potential(
         source = last
     else:
         largest = maker.propose_maker.cutouts.max_atoms
-        generate = maker.generate_maker.make(record.output, derive_seed(maker.seed, SEED_GENERATE), largest)
+        generate = maker.generate_maker.make(record.output, derive_seed(maker.seed, SeedPurpose.FIRST_DATASET), largest)
         source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:
@@ -134,7 +134,7 @@ def cycle_jobs(
     for walker in running:
         if done.potential_id is None and state.untrained_batch_id is None and walker.asks_for_labels:
             assert walker.walk_id is not None
-            seed = derive_seed(state.seed, SEED_PROPOSE, cycle, walker.index)
+            seed = derive_seed(state.seed, SeedPurpose.CANDIDATES, cycle, walker.index)
             propose = maker.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
             jobs.append(named(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
     potential: Job | str = done.potential_id or previous

@@ -15,7 +15,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
-from mlip_autopipec.jobs.assess import as_ladders, assessment, judge_cycle, new_walkers, update_state
+from mlip_autopipec.jobs.assess import assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     continue_as_current,
     current_store,
@@ -23,10 +23,11 @@ from mlip_autopipec.jobs.base import (
     load_document,
     loop_job,
 )
-from mlip_autopipec.jobs.dataset import hours_since_recorded, walkers_learnt
+from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.label import LabelBatch
 from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
@@ -285,11 +286,11 @@ class OTFMaker(LoopParts):
             batch = load_document(LabelBatch, batch)
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         aside = [] if potential is None else [label.label_id for label in potential.quarantined]
-        learnt = walkers_learnt(state.campaign_id, state.cycle, aside) if batch is not None else {}
+        learnt = walkers_learnt(batch, aside) if batch is not None else {}
         state = update_state(state, done, walkers, potential, batch, learnt, check)
         state = state.model_copy(
             update={
-                "hours": hours_since_recorded(state.campaign_id),
+                "hours": hours_worked(state.campaign_id, state.hours_before, state.clock_started),
                 "gamma_thresholds": self.adapted_thresholds(state),
             }
         )

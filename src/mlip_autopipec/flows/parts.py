@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Maker
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.loop.stop_rule import StopRule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ from monty.json import MontyDecoder
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
-from mlip_autopipec.jobs.assess import as_ladders, begun_anew, new_walkers
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.outliers import read_admitted
+from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document
-from mlip_autopipec.schemas.campaign import CampaignDocument
+from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
 from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -77,6 +77,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     using = maker or recorded_maker(campaign_id, store)
     if state is None:
         return _begin_again(using, task, store, reuse_results=maker is None)
+    state = state.model_copy(update={"hours_before": state.hours, "clock_started": now_utc()})
     record: Job | None = None
     done: CycleResults | None = None
     if maker is None:
@@ -135,9 +136,9 @@ def extend(
         )
     check_campaign(using, frames, all_conditions, [], None)
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
-    extended = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
-    record = using.recording(extended)
-    walkers = _extended_walkers(state, extended, record, using.dynamics_maker.settings.n_steps)
+    task_now = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
+    record = using.recording(task_now)
+    walkers = _extended_walkers(state, task_now, record, using.dynamics_maker.settings.n_steps)
     if using.ladder:
         walkers = as_ladders(walkers)
     untrained = _batch_let_in(campaign_id, store, state)
@@ -148,8 +149,10 @@ def extend(
     unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
     passed = state.check is not None and state.check.passed
     # what new walks find is not covered by the check of the old ones
-    update = {"walkers": walkers, "check": state.check if unchanged and passed else None}
-    state = state.model_copy(update={**update, "untrained_batch_id": untrained or state.untrained_batch_id})
+    update = {"walkers": walkers, "check": state.check if unchanged and passed else None, "hours_before": 0.0}
+    state = state.model_copy(
+        update={**update, "untrained_batch_id": untrained or state.untrained_batch_id, "clock_started": None}
+    )
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
         raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
@@ -177,11 +180,7 @@ def _batch_let_in(campaign_id: str, store: JobStore, state: LoopState) -> str | 
 
 def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_steps: int) -> list[WalkerState]:
     """Return the walkers there are, given a new chance, and those that are new."""
-    walkers = []
-    for walker in state.walkers:
-        goes_on = walker.status == "CONVERGED" and walker.step < n_steps
-        update = {"n_repeats": 0, **({"status": "PENDING"} if goes_on else {})}
-        walkers.append(walker.model_copy(update=update))
+    walkers = extended(state.walkers, n_steps)
     return [*walkers, *new_walkers(task, record.uuid, state.seed, walkers)]
 
 

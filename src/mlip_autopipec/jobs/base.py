@@ -1,4 +1,4 @@
-"""What every job of the loop uses: the decorator, the store it runs in, seeds."""
+"""What every job of the loop uses: the decorator, and the store it runs in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, job
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, jsanitize
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from jobflow import Job, JobStore
 
 logger = logging.getLogger(__name__)
-
-# what each seed derived from the campaign's is for
-SEED_GENERATE, SEED_WALKER, SEED_PROPOSE, SEED_CHECK = 1, 2, 3, 4
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -205,11 +201,6 @@ def _read(model: type[ModelT], uuid: str, payload: bool, index: int | None = Non
 def _read_once(flow_id: str, model: type[ModelT], uuid: str) -> ModelT:
     del flow_id  # part of the key: another flow may run in another store
     return _read(model, uuid, payload=True)
-
-
-def derive_seed(*keys: int) -> int:
-    """Derive a seed from the campaign's seed and what it is for: the same keys, the same seed."""
-    return int(np.random.SeedSequence(keys).generate_state(1)[0] % (2**31 - 1))
 
 
 def continue_as_current(successor: Job) -> None:

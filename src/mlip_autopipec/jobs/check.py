@@ -14,13 +14,14 @@ from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.jobs.base import SEED_CHECK, current_store, current_uuid, derive_seed, load_document, loop_job
-from mlip_autopipec.jobs.dataset import recorded_task
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.dataset import in_batch, recorded_task
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
@@ -80,7 +81,7 @@ def propose_check(
     budget
         Labels that may still be bought, if that is limited. A property whose cells are too many is left out.
     """
-    rng = np.random.default_rng(derive_seed(seed, SEED_CHECK, cycle))
+    rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
     last = [walk.final_atoms() for walk in walks]
     dumped = [frame for walk in walks for frame in walk.dumped_frames()]
@@ -89,7 +90,8 @@ def propose_check(
     if cutouts is not None and potential_id is not None and len(candidates) < len(frames):
         potential = load_document(PotentialDocument, potential_id).to_potential()
         large = [frame for frame in frames if cutouts.wanted(frame)]
-        candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), derive_seed(seed, cycle))
+        cut_seed = derive_seed(seed, SeedPurpose.CHECK_CUTOUTS, cycle)
+        candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), cut_seed)
     for candidate in candidates:
         candidate.info.update(origin=CHECK)
     candidates = candidates[:budget]
@@ -186,11 +188,9 @@ def measure(
     """
     if batch.oracle_failing:
         return None
-    criteria = {"output.kind": "label", "output.campaign_id": campaign_id, "output.cycle": cycle}
     store = current_store()
-    found = [
-        LabelDocument.model_validate(d["output"]) for d in store.query(criteria, ["output"], sort={"output.index": 1})
-    ]
+    documents = store.query(in_batch(batch), ["output"], sort={"output.index": 1})
+    found = [LabelDocument.model_validate(document["output"]) for document in documents]
     labels = with_originals([label for label in found if label.state == "successful"], store)
     checked = [label for label in labels if label.origin == CHECK]
     frames = [label.to_atoms() for label in checked]

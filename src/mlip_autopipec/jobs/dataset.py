@@ -16,7 +16,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.outliers import read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
+from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 
 if TYPE_CHECKING:
@@ -86,34 +86,63 @@ def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
     return max(tasks, key=lambda task: task.generation)
 
 
-def hours_since_recorded(campaign_id: str) -> float:
-    """Return the wall time in hours since a campaign was last recorded: made, begun anew or extended."""
+def hours_worked(campaign_id: str, before: float = 0.0, since: str | None = None) -> float:
+    """
+    Return the wall time in hours that a campaign has worked.
+
+    Parameters
+    ----------
+    campaign_id
+        The campaign.
+    before
+        Hours worked before it was last resumed. The time it lay still does not count.
+    since
+        When it was last resumed (UTC, ISO format); None: since it was last recorded, which is when it was made, begun
+        anew or extended.
+    """
+    if since is not None:
+        return before + _hours_since(since)
     criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id}
     found = [doc["output"]["created_at"] for doc in current_store().query(criteria, ["output.created_at"])]
     if not found:
         raise MLIPError(f"no campaign '{campaign_id}' is in {current_store()}; was the store changed while it ran?")
-    return (datetime.now(UTC) - datetime.fromisoformat(max(found))).total_seconds() / 3600
+    return before + _hours_since(max(found))
 
 
-def walkers_learnt(campaign_id: str, cycle: int, quarantined: Collection[str] = ()) -> dict[int, int]:
+def _hours_since(when: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds() / 3600
+
+
+def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict[int, int]:
     """
-    Return the walkers whose halted frame was labelled in a cycle and is not among the labels set aside.
+    Return the walkers whose halted frame is among the labels of a batch and not among those set aside.
+
+    Parameters
+    ----------
+    batch
+        The labels of a cycle.
+    quarantined
+        uuids of labels that were not trained on.
 
     Returns
     -------
     dict
         From each walker to the number of atoms of that label: fewer than it has if the frame was cut.
     """
-    criteria = {
-        "output.kind": "label",
-        "output.campaign_id": campaign_id,
-        "output.cycle": cycle,
-        "output.origin": "halted",
-        "output.state": "successful",
-    }
+    criteria = {**in_batch(batch), "output.origin": "halted", "output.state": "successful"}
     found = current_store().query(criteria, ["output.uuid", "output.walker", "output.n_atoms"])
     labels = [doc["output"] for doc in found if doc["output"]["uuid"] not in quarantined]
     return {label["walker"]: label["n_atoms"] for label in labels}
+
+
+def in_batch(batch: LabelBatch) -> dict[str, Any]:
+    """
+    Return the query for the labels of one batch, failed ones among them.
+
+    A cycle that broke off and was done again has further labels, perhaps of other settings, which are not of the batch.
+    """
+    of_cycle = {"output.campaign_id": batch.campaign_id, "output.cycle": batch.cycle}
+    return {"output.kind": "label", **({"uuid": {"$in": batch.label_ids}} if batch.label_ids else of_cycle)}
 
 
 def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:

@@ -336,6 +336,7 @@ class OracleMaker(Maker):
             cycle,
             n_asked=len(labels),
             failed=failed,
+            label_ids=[label.uuid for label in labels if label is not None],
             n_reused=sum(label is not None and label.reused_from is not None for label in labels),
             seconds=sum(label.seconds for label in labels if label is not None),
         )
@@ -367,12 +368,20 @@ class OracleMaker(Maker):
             cycle,
             n_asked=n_asked,
             failed=failed,
+            label_ids=[uuid for part in counted for uuid in part.label_ids],
             n_reused=sum(part.n_reused for part in counted),
             seconds=sum(part.seconds for part in counted),
         )
 
     def _batch(
-        self, campaign_id: str, cycle: int, *, n_asked: int, failed: list[FailedLabel], **numbers: float
+        self,
+        campaign_id: str,
+        cycle: int,
+        *,
+        n_asked: int,
+        failed: list[FailedLabel],
+        label_ids: list[str],
+        **numbers: float,
     ) -> LabelBatch:
         n_labelled = n_asked - len(failed)
         lost = any(one.required for one in failed)
@@ -384,6 +393,7 @@ class OracleMaker(Maker):
             n_asked=n_asked,
             n_labelled=n_labelled,
             failed=sorted(failed, key=lambda one: not one.required),
+            label_ids=label_ids,
             oracle_failing=lost or none_came or len(failed) > self.max_failed_fraction * n_asked,
             **numbers,
         )

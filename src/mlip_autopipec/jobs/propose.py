@@ -14,13 +14,14 @@ from mlip_autopipec.active_learning.activeset import select_active_set
 from mlip_autopipec.cutouts.cutout import Cutout, CutoutError, CutoutGenerator
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
-from mlip_autopipec.jobs.base import current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.potentials.core import deepest_in_core
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,9 @@ class ProposeMaker(Maker):
     def _around_cutouts(self, walk: WalkDocument, halted: Atoms, potential: ACEPotential, seed: int) -> list[Atoms]:
         """Cut out the environments of highest grade and sample around each."""
         centre = self._halting_atom(walk, halted, potential)
-        cutouts, failed = self.cutouts.generate(halted, potential, seed=seed, centre=centre)
+        cutouts, failed = self.cutouts.generate(
+            halted, potential, seed=derive_seed(seed, SeedPurpose.CUTOUTS), centre=centre
+        )
         for index, error in failed.items():
             logger.warning("no cut-out around atom %d: %s", index, error)
         origins = ["halted" if cutout.source_centre == centre else CUTOUT for cutout in cutouts]
@@ -111,7 +114,7 @@ class ProposeMaker(Maker):
                 cutout.atoms,
                 n_samples=-(-self.generator.n_samples // len(cutouts)),
                 calculator=potential.calculator(),
-                seed=derive_seed(seed, number),
+                seed=derive_seed(seed, SeedPurpose.CUTOUT_CANDIDATES, number),
                 centre=cutout.centre,
                 temperature_K=walk.temperature_K,
             )

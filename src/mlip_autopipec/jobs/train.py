@@ -13,12 +13,13 @@ from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.jobs.base import current_store, current_uuid, derive_seed, load_document, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.outliers import read_quarantined
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument, QuarantinedLabel
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
 
@@ -126,7 +127,7 @@ class TrainMaker(Maker):
             new_labels=new_frames,
             test_labels=[label.to_atoms() for label in test],
             elements=elements,
-            seed=derive_seed(seed, cycle),
+            seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
             cycle=cycle,
         )
         return PotentialDocument.from_training(

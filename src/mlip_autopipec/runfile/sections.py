@@ -15,11 +15,11 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.assess import StopRule
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest

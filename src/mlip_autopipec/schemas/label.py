@@ -177,6 +177,10 @@ class LabelBatch(Document):
     n_reused: int = Field(0, description="Of those, labels that were there already.")
     failed: list[FailedLabel] = Field(default_factory=list, description="Labels dropped, with their reasons.")
     oracle_failing: bool = Field(False, description="Too many failed for the loop to go on.")
+    label_ids: list[str] = Field(
+        default_factory=list,
+        description="uuids of the label documents of this batch, failed ones too; empty in documents of version 0.1.0.",
+    )
     seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
 
 

@@ -50,13 +50,16 @@ class WalkerState(BaseModel):
     step: int = Field(0, description="MD step reached.")
     reason: str | None = Field(None, description="Why it halted last.")
     verdict: HaltVerdict | None = Field(
-        None, description="What that halt is taken for: novelty, short_contact, explosion, repeat."
+        None,
+        description="What that halt is taken for: novelty, short_contact, explosion, repeat; None where its last run "
+        "ended otherwise.",
     )
     gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
     atom_index: int | None = Field(None, description="Atom of that grade.")
     walk_id: str | None = Field(None, description="uuid of its last walk.")
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
+    n_explosions: int = Field(0, description="Explosions in a row, crashes between them not counted.")
     stuck_at: int = Field(0, description="MD step at which it kept exploding before it was begun anew.")
     replica: int = Field(
         0, description="How often it was begun anew with another seed: after a failed check, or repeated explosions."
@@ -150,6 +153,8 @@ class LoopState(BaseModel):
     n_failed_labels: int = 0
     n_halts: int = 0
     hours: float = 0.0
+    hours_before: float = 0.0
+    clock_started: str | None = None
     check: CheckResult | None = None
     untrained_batch_id: str | None = None
     gamma_thresholds: tuple[float, float] | None = None
@@ -180,7 +185,9 @@ class OTFDocument(Document):
     n_reused_labels: int = Field(0, description="Of all labels, those that had been computed before.")
     n_failed_labels: int = Field(0, description="Labels that failed so far.")
     n_halts: int = Field(0, description="Halts so far.")
-    hours: float = Field(0.0, description="Wall time since the campaign was last recorded, h.")
+    hours: float = Field(0.0, description="Wall time that was worked since the campaign was made or extended, h.")
+    hours_before: float = Field(0.0, description="That before it was last resumed, up to the last complete cycle, h.")
+    clock_started: str | None = Field(None, description="When it was last resumed (UTC); None if it never broke off.")
     check: CheckResult | None = Field(None, description="The last check on labels from halt-free MD.")
     untrained_batch_id: str | None = Field(
         None,

@@ -1,0 +1,114 @@
+"""When the loop ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from monty.json import MSONable
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.validation.criteria import Gate
+
+if TYPE_CHECKING:
+    from mlip_autopipec.schemas.loop import LoopState
+
+
+@dataclass
+class StopRule(MSONable):
+    """
+    When the loop ends.
+
+    Parameters
+    ----------
+    max_cycles
+        Most cycles of halt, label and train.
+    max_labels
+        Most labels, including the first dataset; None for no limit.
+    max_hours
+        Wall time in hours since the campaign was recorded, looked at after each cycle; None for no limit.
+    max_repeats
+        Halts in a row at the same place after which a walker counts as stalled.
+    n_check_labels
+        When all walkers have run through, so many frames of their MD are labelled and the potential is compared with
+        them before it is trained on them. If it is worse than the limits below, they are learnt and all walkers begin
+        anew with other seeds. 0: halt-free MD is believed.
+    max_relative_force_error, force_error_floor_meV_A
+        The root mean square force error may be this share of the root mean square force of these labels, and at least
+        this many meV/A.
+    property_gate
+        What is compared with the oracle's in the same check: properties of the campaign's crystals
+        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or what a
+        :class:`~mlip_autopipec.validation.criteria.CellGate` of one's own asks for.
+    """
+
+    max_cycles: int = 50
+    max_labels: int | None = None
+    max_hours: float | None = None
+    max_repeats: int = 4
+    n_check_labels: int = 2
+    max_relative_force_error: float = 0.15
+    force_error_floor_meV_A: float = 20.0
+    property_gate: Gate | None = None
+
+    def check(self) -> None:
+        """Refuse values that cannot be meant."""
+        if self.max_cycles < 0:
+            raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
+        if self.max_labels is not None and self.max_labels < 1:
+            raise InvalidInputError(f"StopRule.max_labels is {self.max_labels}; give at least 1, or None")
+        for name in ("max_hours", "max_relative_force_error", "force_error_floor_meV_A"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"StopRule.{name} is {value}; it has to be positive")
+        if self.n_check_labels < 0:
+            raise InvalidInputError(f"StopRule.n_check_labels is {self.n_check_labels}; give 0 for no check, or more")
+        if self.max_repeats < 1:
+            raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
+
+    def labels_left(self, state: LoopState) -> int | None:
+        """Return how many labels may still be bought; None for no limit."""
+        return None if self.max_labels is None else self.max_labels - state.n_labels
+
+    def needs_check(self, state: LoopState) -> bool:
+        """Whether the potential is to be compared with labels from MD that ran through."""
+        ran_through = all(w.status == "CONVERGED" for w in state.walkers)
+        checked = state.check is not None and state.check.potential_id == state.potential_id
+        asked = self.n_check_labels > 0 or self.property_gate is not None
+        return asked and ran_through and not checked
+
+    def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
+        """Decide whether the loop goes on, and say why."""
+        open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
+        ran_through = f"all {len(state.walkers)} walkers ran through without a halt"
+        passed = state.check is None or state.check.passed
+        if not open_walkers and not self.needs_check(state) and passed:
+            checked = "" if state.check is None else f"; {state.check.describe()}"
+            return LoopStatus.CONVERGED, ran_through + checked
+        if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
+            found = state.check.describe()
+            if state.check.beyond_budget:
+                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {ran_through}; {found}"
+            return LoopStatus.STALLED, (
+                f"the oracle does not give what the potential is to be compared with: {found}. Mend "
+                "that, or ask for other properties; OTFMaker.extend goes on"
+            )
+        repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]
+        if repeated:
+            return LoopStatus.STALLED, (
+                f"{repeated[0].describe()}, a frame that was labelled and trained on after it had halted there before: "
+                "the potential, its active set and the MD engine do not belong together"
+            )
+        stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
+        if stuck:
+            return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
+        left = f"{len(open_walkers)} walkers have not run through" if open_walkers else f"{ran_through}, unchecked"
+        if state.cycle >= self.max_cycles:
+            return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
+        if self.max_labels is not None and state.n_labels >= self.max_labels:
+            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {left}"
+        if self.max_hours is not None and state.hours >= self.max_hours:
+            return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
+        return LoopStatus.LEARNING, left

@@ -1,0 +1,332 @@
+"""
+The life of a walker: its states, what can happen to it, and what follows.
+
+One table, :data:`TRANSITIONS`, says which state follows when an event happens in a state; one function,
+:func:`happened`, applies it and writes down what the event leaves behind. Nothing else changes a walker's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.schemas.loop import WalkerState
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlip_autopipec.schemas.campaign import CampaignDocument
+    from mlip_autopipec.schemas.walk import WalkDocument
+
+#: After so many explosions in a row, not counting the first, a walker begins anew.
+_EXPLOSIONS = 1
+
+
+class State(StrEnum):
+    """What a walker waits for, or how its last run ended."""
+
+    WAITING = "WAITING"
+    """For the walker of the rung below."""
+    PENDING = "PENDING"
+    """To be run: from its start, or, if MD became longer, from where it ended."""
+    HALTED = "HALTED"
+    """In unknown territory; labelled and trained on, it goes on from there."""
+    CRASHED = "CRASHED"
+    """The process of its MD died; it is run again from where it stood before."""
+    TIMED_OUT = "TIMED_OUT"
+    """The wall time was over; it goes on from its restart file."""
+    NOT_RUN = "NOT_RUN"
+    """There was no potential to run it with."""
+    CONVERGED = "CONVERGED"
+    """All steps are done without a halt."""
+
+
+class Event(StrEnum):
+    """What can happen to a walker."""
+
+    RELEASED = "released"
+    """The walker of the rung below has done all its steps."""
+    COMPLETED = "completed"
+    """MD did all its steps."""
+    NOVELTY = "novelty"
+    """MD halted on gamma, or on elements that never met."""
+    SHORT_CONTACT = "short_contact"
+    """MD halted on a pair in the repulsive core."""
+    EXPLOSION = "explosion"
+    """MD halted on an explosion."""
+    CRASHED = "crashed"
+    """The process of MD died."""
+    TIMED_OUT = "timed_out"
+    """The wall time of MD was over, and no job went on with it."""
+    NOT_RUN = "not_run"
+    """There was no potential."""
+    BEGUN_ANEW = "begun_anew"
+    """It has to take another way, with other velocities: a check failed, or it kept exploding."""
+    EXTENDED = "extended"
+    """The campaign was extended: halts without progress are counted anew."""
+    LENGTHENED = "lengthened"
+    """The campaign was extended by longer MD."""
+
+
+_DUE = (State.PENDING, State.HALTED, State.CRASHED, State.TIMED_OUT, State.NOT_RUN)
+_RUN = {
+    Event.COMPLETED: State.CONVERGED,
+    Event.NOVELTY: State.HALTED,
+    Event.SHORT_CONTACT: State.HALTED,
+    Event.EXPLOSION: State.HALTED,
+    Event.CRASHED: State.CRASHED,
+    Event.TIMED_OUT: State.TIMED_OUT,
+    Event.NOT_RUN: State.NOT_RUN,
+}
+#: State that follows, by state and event; what is not here cannot happen.
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    **{(state, event): follows for state in _DUE for event, follows in _RUN.items()},
+    (State.WAITING, Event.RELEASED): State.PENDING,
+    **{(state, Event.BEGUN_ANEW): State.PENDING for state in (*_DUE, State.CONVERGED)},
+    **{(state, Event.EXTENDED): state for state in State},
+    **{(state, Event.LENGTHENED): state for state in State},
+    (State.CONVERGED, Event.LENGTHENED): State.PENDING,
+}
+#: How a state is stored, in ``status`` and ``reason``: crashes and time-outs are halts without a frame.
+_STORED = {
+    State.CRASHED: {"status": "HALTED", "reason": "crashed"},
+    State.TIMED_OUT: {"status": "HALTED", "reason": "timed_out"},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    What a run of MD leaves behind.
+
+    Parameters
+    ----------
+    step
+        MD step reached.
+    walk_id
+        uuid of the walk.
+    reason, gamma_max, atom_index
+        Of a halt.
+    learnt_before
+        Whether the frame it had halted at before was labelled and trained on.
+    partly
+        Whether that was a cut-out, so that another atom may halt the same frame.
+    """
+
+    step: int
+    walk_id: str
+    reason: str | None = None
+    gamma_max: float | None = None
+    atom_index: int | None = None
+    learnt_before: bool = False
+    partly: bool = False
+
+
+def state_of(walker: WalkerState) -> State:
+    """Return the state of a walker as it is stored."""
+    for state, stored in _STORED.items():
+        if (walker.status, walker.reason) == (stored["status"], stored["reason"]):
+            return state
+    return State(walker.status)
+
+
+def event_of(walk: WalkDocument | None) -> Event:
+    """Return what a walk is to its walker; None is a job that died."""
+    if walk is None:
+        return Event.CRASHED
+    if walk.status == "HALTED":
+        return Event(str(walk.verdict or HaltVerdict.NOVELTY))
+    return {"CONVERGED": Event.COMPLETED, "TIMED_OUT": Event.TIMED_OUT, "NOT_RUN": Event.NOT_RUN}[walk.status]
+
+
+def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, *, seed: int = 0) -> WalkerState:
+    """
+    Return a walker after an event.
+
+    Parameters
+    ----------
+    walker
+        Before the event.
+    event
+        What happened.
+    outcome
+        Of the run; needed by ``completed``, ``timed_out`` and the halts.
+    seed
+        Of the campaign; needed by ``begun_anew``.
+
+    Raises
+    ------
+    MLIPError
+        The event cannot happen in this state.
+    """
+    before = state_of(walker)
+    if (before, event) not in TRANSITIONS:
+        raise MLIPError(f"walker {walker.index} is {before}; '{event}' cannot happen to it")
+    after = TRANSITIONS[before, event]
+    if event is Event.BEGUN_ANEW:
+        return _begun_anew(walker, seed)
+    update: dict[str, Any] = {"status": str(after), **_STORED.get(after, {})}
+    if event in (Event.EXTENDED, Event.LENGTHENED):
+        # its verdict was about the halts that are counted anew
+        update |= {"n_repeats": 0, "n_explosions": 0, "verdict": None, "reason": walker.reason}
+        if before is after:
+            update["status"] = walker.status
+    elif event is Event.CRASHED:  # nothing was learnt: it is run again from where it stood
+        update |= {"verdict": None, "gamma_max": None, "n_repeats": walker.n_repeats + 1}
+    elif event is Event.NOT_RUN:
+        update |= {"verdict": None, "gamma_max": None, "reason": None}
+    elif event is not Event.RELEASED:
+        assert outcome is not None
+        update |= _ended(walker, event, outcome) | _STORED.get(after, {})
+    return walker.model_copy(update=update)
+
+
+def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any]:
+    """Return what a run of MD that came to an end changes."""
+    found: dict[str, Any] = {
+        "step": outcome.step,
+        "walk_id": outcome.walk_id,
+        "reason": outcome.reason,
+        "gamma_max": outcome.gamma_max,
+        "atom_index": outcome.atom_index,
+        "verdict": None,
+    }
+    if event is Event.TIMED_OUT:
+        found["atom_index"] = walker.atom_index
+        return {**found, "n_repeats": 0 if outcome.step > walker.step else walker.n_repeats + 1}
+    if event is Event.COMPLETED:
+        return {**found, "n_repeats": 0, "n_explosions": 0}
+    exploded = event is Event.EXPLOSION
+    # where one explosion follows another, the few steps between them lead nowhere
+    in_a_row = exploded and (walker.n_explosions > 0 or walker.verdict is HaltVerdict.EXPLOSION)
+    other = outcome.partly and outcome.atom_index != walker.atom_index
+    reached = max(walker.step, walker.stuck_at) if exploded else walker.step
+    no_progress = walker.n_halts > 0 and (in_a_row or (outcome.step <= reached and not other))
+    # gamma of what is trained on is at most 1; after an explosion another path may lead on
+    repeats = no_progress and outcome.learnt_before and not exploded
+    kept = walker.n_repeats if outcome.step <= walker.stuck_at else 0
+    return {
+        **found,
+        "verdict": HaltVerdict.REPEAT if repeats else HaltVerdict(str(event)),
+        "n_halts": walker.n_halts + 1,
+        "n_repeats": walker.n_repeats + 1 if no_progress else kept,
+        "n_explosions": walker.n_explosions + 1 if exploded else 0,
+    }
+
+
+def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None) -> WalkerState:
+    """
+    Return a walker after a run of its MD.
+
+    Parameters
+    ----------
+    walker
+        Before it.
+    walk
+        The result; None where the job died.
+    n_learnt
+        Number of atoms of the label of its halted frame, if that was labelled and trained on in this cycle: of a large
+        cell the surroundings of some atoms are learnt at a time.
+    """
+    if walk is None:
+        return happened(walker, Event.CRASHED)
+    halted = walk.status == "HALTED"
+    outcome = Outcome(
+        step=walk.step,
+        walk_id=walk.uuid,
+        reason=walk.reason if halted else None,
+        gamma_max=walk.gamma_max if halted else None,
+        atom_index=walk.atom_index,
+        learnt_before=n_learnt is not None,
+        partly=n_learnt is not None and n_learnt < walk.n_atoms,
+    )
+    return happened(walker, event_of(walk), outcome)
+
+
+def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
+    kept = {"index", "formula", "condition", "start_id", "start_index", "start_volume_A3", "n_halts"}
+    replica = walker.replica + 1
+    new_seed = derive_seed(seed, SeedPurpose.WALKER, walker.index, replica)
+    return WalkerState(**walker.model_dump(include=kept), seed=new_seed, replica=replica)
+
+
+def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
+    """Let walkers take other ways; those that still wait for the rung below go on waiting."""
+    return [w if state_of(w) is State.WAITING else happened(w, Event.BEGUN_ANEW, seed=seed) for w in walkers]
+
+
+def given_another_way(walker: WalkerState, seed: int) -> WalkerState:
+    """Let a walker begin anew that explodes again and again, as its last frame before leads there."""
+    if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats < _EXPLOSIONS:
+        return walker
+    anew = happened(walker, Event.BEGUN_ANEW, seed=seed)
+    return anew.model_copy(update={"n_repeats": walker.n_repeats, "stuck_at": max(walker.step, walker.stuck_at)})
+
+
+def extended(walkers: Sequence[WalkerState], n_steps: int) -> list[WalkerState]:
+    """Give the walkers of a campaign a new chance; those that are done go on if MD became longer than they went."""
+    return [happened(w, Event.LENGTHENED if w.step < n_steps else Event.EXTENDED) for w in walkers]
+
+
+def next_rungs_released(walkers: Sequence[WalkerState]) -> list[WalkerState]:
+    """Let those walkers run whose rung below is done."""
+    done = {w.index for w in walkers if state_of(w) is State.CONVERGED}
+    return [happened(w, Event.RELEASED) if state_of(w) is State.WAITING and w.after in done else w for w in walkers]
+
+
+def new_walkers(
+    task: CampaignDocument, start_id: str, seed: int, walkers: Sequence[WalkerState] = ()
+) -> list[WalkerState]:
+    """
+    Make a walker for each structure and condition of a campaign.
+
+    Parameters
+    ----------
+    task
+        What is asked for.
+    start_id
+        uuid of the document that holds its structures.
+    seed
+        Of the campaign.
+    walkers
+        Those there are already; their structures and conditions are left out.
+    """
+    volumes_A3 = [atoms.get_volume() for atoms in task.structures()]
+    known = [(walker.start_index, walker.condition) for walker in walkers]
+    wanted = [pair for pair in product(range(len(task.formulas)), task.conditions) if pair not in known]
+    return [
+        WalkerState(
+            index=i,
+            formula=task.formulas[k],
+            condition=condition,
+            seed=derive_seed(seed, SeedPurpose.WALKER, i, 0),
+            start_id=start_id,
+            start_index=k,
+            start_volume_A3=volumes_A3[k],
+        )
+        for i, (k, condition) in enumerate(wanted, start=len(walkers))
+    ]
+
+
+def as_ladders(walkers: Sequence[WalkerState]) -> list[WalkerState]:
+    """
+    Let each new walker wait for the one before it in the same structure.
+
+    Parameters
+    ----------
+    walkers
+        In the order of the rungs; those that have been run stay as they are.
+    """
+    last: dict[int, int] = {}
+    rungs = []
+    for walker in walkers:
+        below = last.get(walker.start_index)
+        last[walker.start_index] = walker.index
+        waits = below is not None and walker.status == "PENDING" and walker.walk_id is None
+        rungs.append(walker.model_copy(update={"status": "WAITING", "after": below}) if waits else walker)
+    return next_rungs_released(rungs)

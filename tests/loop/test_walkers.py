@@ -1,0 +1,173 @@
+"""The life of a walker: every event in every state, and long random lives."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paths import ROOT
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.lammps.types import Condition, HaltVerdict
+from mlip_autopipec.loop.stop_rule import StopRule
+from mlip_autopipec.loop.walkers import (
+    TRANSITIONS,
+    Event,
+    Outcome,
+    State,
+    as_ladders,
+    begun_anew,
+    extended,
+    given_another_way,
+    happened,
+    next_rungs_released,
+    state_of,
+)
+from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
+
+HALTS = (Event.NOVELTY, Event.SHORT_CONTACT, Event.EXPLOSION)
+RUNS = (Event.COMPLETED, *HALTS, Event.CRASHED, Event.TIMED_OUT)
+
+
+def walker(**fields) -> WalkerState:
+    return WalkerState(**{"index": 0, "formula": "Cu4", "condition": Condition(300), "seed": 1, **fields})
+
+
+IN_STATE = {
+    State.WAITING: walker(status="WAITING", after=1),
+    State.PENDING: walker(),
+    State.HALTED: walker(status="HALTED", reason="gamma", verdict="novelty", step=90, walk_id="w", n_halts=1),
+    State.CRASHED: walker(status="HALTED", reason="crashed", step=90, walk_id="w", n_repeats=1),
+    State.TIMED_OUT: walker(status="HALTED", reason="timed_out", step=90, walk_id="w"),
+    State.NOT_RUN: walker(status="NOT_RUN"),
+    State.CONVERGED: walker(status="CONVERGED", step=100, walk_id="w"),
+}
+
+
+def outcome(event: Event, step: int = 95, **fields) -> Outcome:
+    reason = {Event.NOVELTY: "gamma", Event.SHORT_CONTACT: "core_repulsion", Event.EXPLOSION: "explosion"}.get(event)
+    return Outcome(step=step, walk_id="new", reason=reason, **fields)
+
+
+@pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
+def test_every_event_in_every_state(state: State, event: Event):
+    before = IN_STATE[state]
+    assert state_of(before) is state
+    if (state, event) not in TRANSITIONS:
+        with pytest.raises(MLIPError, match="cannot happen"):
+            happened(before, event, outcome(event))
+        return
+    after = happened(before, event, outcome(event), seed=3)
+    assert state_of(after) is TRANSITIONS[state, event]
+    assert after.verdict == (str(event) if event in HALTS else None)  # none is older than its event
+
+
+def test_no_state_is_without_a_way_on():
+    for state in State:
+        follows = {TRANSITIONS[key] for key in TRANSITIONS if key[0] is state} - {state}
+        assert follows, state
+
+
+def test_a_crash_after_an_explosion_keeps_the_way_so_far():
+    one = happened(walker(), Event.EXPLOSION, outcome(Event.EXPLOSION, 9000))
+    crashed = happened(one, Event.CRASHED)
+    assert given_another_way(crashed, seed=0) == crashed
+    assert (crashed.step, crashed.walk_id) == (9000, "new")
+    # the second explosion is the second in a row whatever died between them
+    two = happened(crashed, Event.EXPLOSION, outcome(Event.EXPLOSION, 9005))
+    assert given_another_way(two, seed=0).step == 0
+
+
+def test_a_repeat_can_be_extended():
+    stuck = walker(status="HALTED", reason="gamma", verdict=HaltVerdict.REPEAT, step=90, walk_id="w", n_repeats=4)
+    rule = StopRule(n_check_labels=0)
+    state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[stuck])
+    assert rule.judge(state)[0] is LoopStatus.STALLED
+    again = state.model_copy(update={"walkers": extended([stuck], n_steps=100)})
+    assert rule.judge(again)[0] is LoopStatus.LEARNING
+    assert again.walkers[0].asks_for_labels
+
+
+def test_longer_md_lets_those_go_on_that_were_done():
+    done = IN_STATE[State.CONVERGED]
+    assert state_of(extended([done], n_steps=100)[0]) is State.CONVERGED
+    (on,) = extended([done], n_steps=200)
+    assert (state_of(on), on.step, on.walk_id) == (State.PENDING, 100, "w")
+
+
+def test_those_that_wait_go_on_waiting_when_others_begin_anew():
+    walkers = as_ladders([walker(index=0), walker(index=1)])
+    assert [state_of(w) for w in begun_anew(walkers, 0)] == [State.PENDING, State.WAITING]
+
+
+events = st.sampled_from([*RUNS, Event.NOT_RUN, Event.EXTENDED, Event.LENGTHENED, Event.BEGUN_ANEW])
+
+
+@given(st.lists(st.tuples(events, st.integers(0, 200), st.booleans(), st.booleans()), max_size=40))
+def test_random_lives(life):
+    """Whatever happens: counters are sound, no verdict outlives its event, and there is a way on."""
+    one, most = walker(), 3
+    for event, further, learnt, partly in life:
+        if (state_of(one), event) not in TRANSITIONS:
+            assert state_of(one) is State.CONVERGED
+            continue
+        before = one
+        one = happened(
+            before, event, outcome(event, before.step + further, learnt_before=learnt, partly=partly), seed=7
+        )
+        assert one.verdict in ({None} if event not in HALTS else {HaltVerdict(str(event)), HaltVerdict.REPEAT})
+        assert one.n_halts == before.n_halts + (event in HALTS)
+        assert min(one.n_repeats, one.n_explosions, one.stuck_at, one.step) >= 0
+        assert one.n_repeats <= before.n_repeats + 1
+        if event is not Event.BEGUN_ANEW:
+            assert one.step >= before.step
+        assert (one.seed == before.seed) == (one.replica == before.replica)
+        one = given_another_way(one, seed=7)
+        # a stalled walker can be extended, and everything but a walker that is done is run
+        rule = StopRule(n_check_labels=0, max_repeats=most, max_cycles=99)
+        state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[one])
+        status = rule.judge(state)[0]
+        assert status in (LoopStatus.LEARNING, LoopStatus.CONVERGED, LoopStatus.STALLED)
+        assert (status is LoopStatus.CONVERGED) == (state_of(one) is State.CONVERGED)
+        if status is LoopStatus.STALLED:
+            wider = state.model_copy(update={"walkers": extended([one], n_steps=10**6)})
+            assert rule.judge(wider)[0] is LoopStatus.LEARNING
+        assert one.is_due == (state_of(one) is not State.CONVERGED)
+
+
+@given(st.lists(st.sampled_from(RUNS), max_size=60), st.integers(1, 4))
+def test_random_ladders(life, n_rungs):
+    """A rung is run when the one below is done, never before, and all are reached."""
+    walkers = as_ladders([walker(index=k) for k in range(n_rungs)])
+    for event in life:
+        due = [w for w in walkers if w.is_due]
+        if not due:
+            break
+        assert len(due) == 1
+        one = happened(due[0], event, outcome(event, due[0].step + 1))
+        walkers = next_rungs_released([one if w.index == one.index else w for w in walkers])
+        done = [state_of(w) is State.CONVERGED for w in walkers]
+        assert done == sorted(done, reverse=True)
+    assert state_of(walkers[0]) is State.CONVERGED or walkers[0].is_due
+
+
+def table(first_cell: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return header and rows of the table of docs/campaigns.md that begins so."""
+    lines = (ROOT / "docs" / "campaigns.md").read_text().splitlines()
+    start = next(k for k, line in enumerate(lines) if line.startswith(f"| {first_cell} |"))
+    cells = []
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    return cells[0][1:], {row[0]: row[1:] for row in cells[2:]}
+
+
+def test_the_documentation_has_the_table():
+    told, rows = table("walker")
+    assert told == [str(event) for event in Event]
+    expected = {str(s): [str(TRANSITIONS.get((s, event), "-")) for event in Event] for s in State}
+    assert rows == expected
+    assert list(table("status")[1]) == [str(status) for status in LoopStatus]
