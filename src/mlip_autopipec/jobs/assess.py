@@ -107,7 +107,7 @@ def judge_cycle(
     if labelled and graded and {one.label_id for one in aside} >= {one.label_id for one in graded}:
         first_label = aside[0]
         return LoopStatus.STALLED, (
-            f"all {len(aside)} new labels of cycle {state.cycle} were set aside, the first ({first_label.label_id}) "
+            f"all {len(aside)} labels of cycle {state.cycle} were set aside, the first ({first_label.label_id}) "
             f"because {first_label.reasons[0]}. Look at the oracle; good labels are let in with Campaigns.admit, and "
             "OTFMaker.extend goes on"
         )
