@@ -81,7 +81,9 @@ class OTFMaker(LoopParts):
     Examples
     --------
     >>> from ase.build import bulk
-    >>> flow = OTFMaker().make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
+    >>> from mlip_autopipec.jobs.static import EMTStaticMaker
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # a toy, to try the loop with
+    >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
     >>> flow.name
     'on-the-fly learning'
     """

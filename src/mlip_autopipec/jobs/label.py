@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, former_keys, label_key
 from mlip_autopipec.oracle.inputs import files_read
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
+from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 from mlip_autopipec.structures.distances import shortest_contact
@@ -40,11 +41,11 @@ LABELS_PER_JOB = 64
 _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
 
 
-def _default_static_maker() -> Maker:
-    # here, and not above: atomate2's documents take seconds to import, and most jobs of a loop label nothing
-    from mlip_autopipec.jobs.static import EMTStaticMaker
-
-    return EMTStaticMaker()
+#: There is no oracle by default: a toy that labels in silence would make a potential of nothing.
+NO_ORACLE = (
+    "OracleMaker.static_maker is missing, and there is no default: give what computes the labels, for instance "
+    "vasp_static_maker(), GFNxTBStaticMaker(), or EMTStaticMaker() to try the loop on Al, Cu, Ag, Au, Ni, Pd or Pt"
+)
 
 
 @dataclass
@@ -72,20 +73,32 @@ class OracleMaker(Maker):
     """
 
     name: str = "label"
-    static_maker: Maker = field(default_factory=_default_static_maker)
+    static_maker: Maker | None = None
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
     reuse_labels: bool = True
 
-    def check(self) -> None:
-        """Refuse what cannot label."""
+    def check(self, elements: Sequence[str] = ()) -> None:
+        """
+        Refuse what cannot label.
+
+        Parameters
+        ----------
+        elements
+            Of the campaign.
+        """
+        if self.static_maker is None:
+            raise InvalidInputError(NO_ORACLE)
         for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker or self.static_maker)):
             if not isinstance(maker, Maker):
                 raise InvalidInputError(
-                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker "
-                    "(a jobflow Maker), e.g. EMTStaticMaker()"
+                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
+                    "instance vasp_static_maker() or GFNxTBStaticMaker()"
                 )
+            check_elements(maker, elements)
+            if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
+                check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 
@@ -285,6 +298,8 @@ class OracleMaker(Maker):
 
     def maker_of(self, atoms: Atoms) -> Maker:
         """Return the maker that computes a candidate."""
+        if self.static_maker is None:
+            raise InvalidInputError(NO_ORACLE)
         alone = atoms.info.get("origin") == "isolated_atom"
         return self.atom_maker if alone and self.atom_maker is not None else self.static_maker
 

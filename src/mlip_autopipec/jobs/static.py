@@ -14,12 +14,13 @@ from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
 from jobflow import job
-from pydantic import Field, ImportString, TypeAdapter, ValidationError
+from pydantic import Field, ImportString, TypeAdapter
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.extracted import EnergyKind
+from mlip_autopipec.oracle.suitability import check_arguments
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -139,6 +140,7 @@ class EMTStaticMaker(AseStaticMaker):
     def _get_calculator(self) -> Calculator:
         from ase.calculators.emt import EMT
 
+        check_arguments("ase.calculators.emt.EMT", self.calculator_kwargs)
         return EMT(**self.calculator_kwargs)
 
 
@@ -150,19 +152,15 @@ class CalculatorStaticMaker(AseStaticMaker):
     Parameters
     ----------
     calculator_class
-        Import path of the calculator class, e.g. ``ase.calculators.abinit.Abinit``.
+        Import path of the calculator class, e.g. ``ase.calculators.abinit.Abinit``; there is no default.
     calculator_kwargs
         What it is made with; plain data. Programs and pseudopotentials are found through ASE's own
         configuration on the worker (``~/.config/ase/config.ini``).
     """
 
-    calculator_class: str = "ase.calculators.emt.EMT"
+    calculator_class: str = ""
 
     def _get_calculator(self) -> Calculator:
-        try:
-            calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
-        except ValidationError as error:
-            raise InvalidInputError(
-                f"calculator_class '{self.calculator_class}' cannot be imported: {error}"
-            ) from error
+        check_arguments(self.calculator_class, self.calculator_kwargs)
+        calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         return calculator(**self.calculator_kwargs)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ase import Atoms
-from ase.calculators.emt import parameters as emt_parameters
 from jobflow import Flow
 from pydantic import Field, ValidationError
 
@@ -16,6 +15,7 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.checks import elements_of
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
@@ -25,7 +25,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
-from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
 from mlip_autopipec.runfile.fields import Strict
@@ -51,6 +51,7 @@ from mlip_autopipec.runfile.sections import (
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 
 T = TypeVar("T")
@@ -210,11 +211,8 @@ class RunFile(Strict):
             Whatever cannot be meant, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
-        if self.oracle.kind == "emt":
-            unknown = {symbol for atoms in structures for symbol in atoms.get_chemical_symbols()} - set(emt_parameters)
-            with self._blamed("oracle"):
-                if unknown:
-                    raise InvalidInputError(f"oracle emt knows {', '.join(emt_parameters)}, not {', '.join(unknown)}")
+        with self._blamed("oracle"):
+            check_elements(self.oracle.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(
@@ -269,7 +267,12 @@ class RunFile(Strict):
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""
-        return None if self.validation is None else ValidationSettings(**self.validation.model_dump())
+        if self.validation is None:
+            return None
+        settings = ValidationSettings(**self.validation.model_dump())
+        if settings.timestep_fs is None:  # the campaign's own
+            settings.timestep_fs = self.dynamics.timestep_fs
+        return settings
 
 
 def json_schema() -> dict[str, Any]:

@@ -17,10 +17,8 @@ from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
-from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
@@ -30,6 +28,7 @@ from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 
 #: Oracles by the name a run file calls them: what makes the static maker.
@@ -166,7 +165,12 @@ class OracleSection(Strict):
 
     def _check_calculator(self) -> None:
         """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
-        name = self.maker.get("calculator_class", CalculatorStaticMaker.calculator_class)
+        name = self.maker.get("calculator_class")
+        if not name:
+            raise InvalidInputError(
+                "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
+                "instance ase.calculators.abinit.Abinit; there is no default"
+            )
         try:
             found = TypeAdapter(ImportString[Any]).validate_python(name)
         except ValidationError as error:
