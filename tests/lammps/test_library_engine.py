@@ -311,12 +311,17 @@ def test_the_last_step_is_looked_at(copper_potential: ACEPotential, tmp_path: Pa
 
 
 def test_a_halt_at_the_last_step_is_one(copper_potential: ACEPotential, tmp_path: Path) -> None:
-    hot = {"temperature": 3000.0, "n_steps": 205, "gamma_every": 1000}
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
-    first, last = explore(atoms, copper_potential, tmp_path, **hot, **WIDE).trace["gamma_max"]
+    stretched = {"n_steps": 155, "gamma_every": 1000, "ensemble": "npt", "barostat_damping_fs": 100.0}
+
+    def run(**thresholds):
+        settings, tension = MDSettings(**stretched, **thresholds), Condition(300, pressure_GPa=-8.0)
+        return run_exploration(atoms, copper_potential, tension, settings, engine="library", directory=tmp_path)
+
+    first, last = run(**WIDE).trace["gamma_max"]
     assert last > first
-    halted = explore(atoms, copper_potential, tmp_path, **hot, gamma_lo=first, gamma_hi=(first + last) / 2)
-    assert (halted.status, halted.step, halted.halt.reason) == (WalkStatus.HALTED, 205, HaltReason.GAMMA)
+    halted = run(gamma_lo=first, gamma_hi=(first + last) / 2)
+    assert (halted.status, halted.step, halted.halt.reason) == (WalkStatus.HALTED, 155, HaltReason.GAMMA)
 
 
 def test_a_barostat_of_ones_own_template_feels_the_present_virial(

@@ -24,7 +24,8 @@ from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
 from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
-from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,7 @@ class OracleMaker(Maker):
     static_maker: Maker | None = None
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
-    minimum_distance_ratio: float = 0.5
+    minimum_distance_ratio: float = LABEL_RATIO
     reuse_labels: bool = True
 
     def check(self, elements: Sequence[str] = ()) -> None:
@@ -146,7 +147,7 @@ class OracleMaker(Maker):
             one.name = f"{'label' if uuid is None else 'reuse'} c{cycle:03d} {index:03d}"
             jobs.append(one)
         # a potential without the energy of one of its atoms would be another potential
-        required = [i for i, atoms in enumerate(candidates, first) if atoms.info.get("split") == "reference"]
+        required = [i for i, atoms in enumerate(candidates, first) if Provenance.of(atoms).split is Split.REFERENCE]
         counted = self.count([j.output for j in jobs], campaign_id, cycle, required, first)
         counted.name = f"count labels c{cycle:03d}"
         continue_as_current(counted)
@@ -193,14 +194,15 @@ class OracleMaker(Maker):
             Its uuid.
         """
         candidate = load_document(ProposalDocument, choice.source_id).candidates()[choice.source_index]
+        of = Provenance.of(candidate)
         fields: dict[str, Any] = {
             "uuid": current_uuid(),
             "campaign_id": campaign_id,
             "cycle": cycle,
             "index": index,
-            "split": candidate.info.get("split", "train"),
-            "origin": candidate.info["origin"],
-            "purpose": candidate.info.get("property"),
+            "split": of.split,
+            "origin": of.origin,
+            "purpose": of.purpose,
             "walker": choice.walker,
             "gamma": choice.gamma,
             "source_id": choice.source_id,
@@ -300,7 +302,7 @@ class OracleMaker(Maker):
         """Return the maker that computes a candidate."""
         if self.static_maker is None:
             raise InvalidInputError(NO_ORACLE)
-        alone = atoms.info.get("origin") == "isolated_atom"
+        alone = Provenance.of(atoms).origin == Origin.ISOLATED_ATOM
         return self.atom_maker if alone and self.atom_maker is not None else self.static_maker
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:

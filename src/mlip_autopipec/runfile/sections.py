@@ -25,6 +25,7 @@ from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, sectio
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
@@ -140,7 +141,7 @@ class OracleSection(Strict):
     kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
-    minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
+    minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
 
     def static_maker(self) -> Maker:
