@@ -86,7 +86,7 @@ def test_pairs_never_seen_have_the_shortest_of_all() -> None:
         core_radii([Atoms("Cu", cell=[20] * 3, pbc=True)], ["Cu"], 0.1)
 
 
-@pytest.mark.parametrize("margin", [-0.1, 5.0])
+@pytest.mark.parametrize("margin", [float("inf"), 5.0])
 def test_a_core_begins_at_a_positive_distance(margin):
     atoms = bulk("Cu", cubic=True)
     with pytest.raises(InvalidInputError, match=f"core_margin is {margin} A, and Cu-Cu are 2.553 A apart"):

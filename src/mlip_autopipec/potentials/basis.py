@@ -12,10 +12,13 @@ from mlip_autopipec.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: Default cutoff (Angstrom) and basis functions per element, for a linear fit.
+#: Default cutoff (Angstrom) for a linear fit of a given number of functions, and the number of version 0.1.
 LINEAR_CUTOFF, LINEAR_FUNCTIONS = 5.0, 30
 #: Default shape for a linear fit, of all blocks: radial and angular limits per correlation order.
 LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
+#: Cutoff (Angstrom) and shape for a linear fit whose number of functions is chosen by the data.
+LADDER_CUTOFF = 6.0
+LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
 #: Default cutoff (Angstrom) for a gradient fit: what ``pacemaker -t`` proposes.
 GRADIENT_CUTOFF = 7.0
 #: Default basis functions per element for a gradient fit, for one, two, and three or more elements.
@@ -36,20 +39,22 @@ class BasisSettings(MSONable):
     """
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
-    What is None is chosen by ``ndensity`` and the number of elements. One density (a linear
-    fit) gets a basis for laptops: 30 functions per element, 5 A, body order 6. Two densities
+    What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
+    fit) the labels choose the number of functions, up to 600 of all elements, with 6 A and body order 6; it grows
+    with the labels. A number that is given stays, with 5 A by default. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
     needs at least as many atoms of an element as functions, better four times as many, and
     a first data set of 30 structures of up to 64 atoms has about 1900. So the defaults are
     400, 240 and 160 functions per element for one, two, and three or more elements; give
-    the number where there is more data, for a basis cannot grow in a fine-tune.
+    the number where there is more data, for a basis of two densities cannot grow in a fine-tune.
 
     Parameters
     ----------
     number_of_functions_per_element
-        Basis functions per element; the active set of an element has as many atoms.
+        Basis functions per element; the active set of an element has as many atoms. None lets the data choose in
+        a linear fit.
     cutoff
         Outer cutoff radius in Angstrom.
     nradmax_by_orders, lmax_by_orders

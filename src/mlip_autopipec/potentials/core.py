@@ -57,10 +57,10 @@ def core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) 
         raise TrainingError("no two atoms within 6 A of each other in the training set; nothing to fit")
     closest, nearest = min(shortest.items(), key=lambda item: item[1])
     pair = "-".join(elements[k] for k in closest)
-    if not 0 <= margin < nearest:
+    if not -nearest < margin < nearest:
         raise InvalidInputError(
             f"core_margin is {margin} A, and {pair} are {nearest:.3f} A apart in the training set: the core would "
-            "begin at no positive distance; give a margin of at least 0 and below that distance"
+            "begin at no positive distance; give a margin below that distance"
         )
     fallback = min(shortest.values())
     n = len(elements)

@@ -27,6 +27,14 @@ class Errors(BaseModel):
     energy_max_meV_atom: float = Field(description="Largest energy error in meV/atom.")
     forces_rmse_meV_A: float = Field(description="Root mean square error of a force component in meV/A.")
     forces_max_meV_A: float = Field(description="Largest error of a force component in meV/A.")
+    energy_mae_meV_atom: float | None = Field(default=None, description="Mean absolute energy error in meV/atom.")
+    forces_mae_meV_A: float | None = Field(
+        default=None, description="Mean absolute error of a force component in meV/A."
+    )
+    stress_rmse_GPa: float | None = Field(
+        default=None, description="Root mean square error of a stress component in GPa; None without such labels."
+    )
+    stress_mae_GPa: float | None = Field(default=None, description="Mean absolute error of a stress component in GPa.")
 
     @classmethod
     def from_metrics(cls, metrics: ErrorMetrics | None) -> Errors | None:

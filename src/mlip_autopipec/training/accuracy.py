@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlip_autopipec.training.design import label_stress
+from mlip_autopipec.training.weights import EV_A3_IN_GPA
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ErrorMetrics:
-    """Root mean square and largest errors; meV/atom and meV/A, as the field quotes them."""
+    """
+    Root mean square, mean absolute and largest errors; meV/atom, meV/A and GPa, as the field quotes them.
+
+    Errors of the stress are None where no label has one; they are over all components.
+    """
 
     n_structures: int
     n_atoms: int
@@ -26,8 +33,12 @@ class ErrorMetrics:
     energy_max_meV_atom: float
     forces_rmse_meV_A: float
     forces_max_meV_A: float
+    energy_mae_meV_atom: float | None = None
+    forces_mae_meV_A: float | None = None
+    stress_rmse_GPa: float | None = None
+    stress_mae_GPa: float | None = None
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, float | None]:
         """Return the fields as a plain dictionary."""
         return asdict(self)
 
@@ -48,12 +59,19 @@ class ErrorMetrics:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Energies (eV/atom, one per structure) and forces (eV/A, all components), label beside potential."""
+    """
+    Energies (eV/atom, one per structure), forces (eV/A, all components) and stresses, label beside potential.
+
+    Stresses are in eV/A^3 in ASE's order and sign, (n, 6), of the n structures whose label has one and whose forces
+    all count.
+    """
 
     energy_label: NDArray[np.float64]
     energy_potential: NDArray[np.float64]
     forces_label: NDArray[np.float64]
     forces_potential: NDArray[np.float64]
+    stress_label: NDArray[np.float64]
+    stress_potential: NDArray[np.float64]
 
 
 def predict(
@@ -72,10 +90,15 @@ def predict(
     calculator = potential.calculator()
     which = [slice(None) if some is None else some for some in measured or [None] * len(labels)]
     energies, forces = [], []
+    stress_label, stress_potential = [], []
     for atoms, some in zip(labels, which, strict=True):
         calculator.calculate(atoms)
         energies.append(calculator.results["energy"] / len(atoms))
         forces.append(calculator.results["forces"][some].ravel())
+        stress, predicted = label_stress(atoms), calculator.results.get("stress")
+        if stress is not None and predicted is not None and isinstance(some, slice):
+            stress_label.append(stress)
+            stress_potential.append(predicted)
     return Predictions(
         np.array([a.get_potential_energy() / len(a) for a in labels]),
         np.array(energies),
@@ -83,6 +106,8 @@ def predict(
         if labels
         else np.empty(0),
         np.concatenate(forces) if labels else np.empty(0),
+        np.array(stress_label).reshape(-1, 6),
+        np.array(stress_potential).reshape(-1, 6),
     )
 
 
@@ -94,6 +119,7 @@ def compute_errors(
         return None
     p = predict(potential, labels, measured)
     de, df = 1e3 * (p.energy_potential - p.energy_label), 1e3 * (p.forces_potential - p.forces_label)
+    ds = EV_A3_IN_GPA * (p.stress_potential - p.stress_label)
     return ErrorMetrics(
         n_structures=len(labels),
         n_atoms=len(p.forces_label) // 3,
@@ -101,4 +127,8 @@ def compute_errors(
         energy_max_meV_atom=float(np.abs(de).max()),
         forces_rmse_meV_A=float(np.sqrt(np.mean(df**2))),
         forces_max_meV_A=float(np.abs(df).max()),
+        energy_mae_meV_atom=float(np.abs(de).mean()),
+        forces_mae_meV_A=float(np.abs(df).mean()),
+        stress_rmse_GPa=float(np.sqrt(np.mean(ds**2))) if ds.size else None,
+        stress_mae_GPa=float(np.abs(ds).mean()) if ds.size else None,
     )

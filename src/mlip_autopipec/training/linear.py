@@ -1,70 +1,133 @@
-"""Linear ACE by ridge regression: the fast trainer for laptops and tests."""
+"""Linear ACE by regularised least squares: the fast trainer for laptops and tests."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.potentials.basis import LINEAR_FUNCTIONS
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
-from mlip_autopipec.training.training import ACETrainer, FitTask
+from mlip_autopipec.training.training import ACETrainer, Fit, FitTask
+from mlip_autopipec.training.weights import FitWeights
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pyace import BBasisConfiguration
+
+    from mlip_autopipec.potentials.basis import BasisSettings
+
+
+#: Weights of version 0.1: of an energy per atom (eV/atom) and of a force component (eV/A), and the ridge.
+_PLAIN_ENERGY, _PLAIN_FORCE, _PLAIN_RIDGE = 100.0, 1.0, 1e-6
 
 
 @dataclass
 class LinearACETrainer(ACETrainer):
     """
-    Closed-form fit of a linear ACE (pyace's ``LinearACEFit``) to all labels.
+    Closed-form fit of a linear ACE to energies, forces and stresses of all labels.
 
-    The optimum is global, so a fine-tune forgets nothing; ``fine_tune`` keeps the basis of
-    the initial potential, with it the meaning of gamma.
+    Residuals are divided by what an error is worth. The strength of the regularisation is that of
+    largest evidence, and the size of the basis that of the smallest error on structures left out, unless
+    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (:mod:`mlip_autopipec.training`).
+    The optimum is global, so a fine-tune forgets nothing. It keeps the basis of the initial potential
+    or takes a larger one that contains it; the active set is then built anew.
 
     Parameters
     ----------
-    energy_weight, force_weight
-        Weights in the sum of squares, of an energy per atom (in eV/atom) and of a force
-        component (in eV/A).
-    ridge
-        Strength of the L2 regularisation.
+    energy_meV_atom, forces_meV_A, stress_GPa
+        What an error is worth: of an energy per atom, of a force component, of a stress component.
+        Labels without stress are fitted to energy and forces.
+    max_us_per_atom_step
+        Limit of the cost of MD in microseconds per atom and step, measured by pyace on this machine; a smaller
+        basis is taken above it.
+    energy_weight, force_weight, ridge
+        The fit of version 0.1, with the basis of 30 functions unless another number is given: weights in the sum
+        of squares, of an energy per atom (in eV/atom) and of a force component (in eV/A), a fixed strength
+        of the L2 regularisation, no stress. Giving one of them chooses this fit; the others are then 100, 1 and 1e-6.
     core_repulsion
         Put a ZBL core below the shortest distance of each pair in the training set.
     core_margin
         How far below that distance (Angstrom) the core begins; see :func:`~mlip_autopipec.potentials.core.set_core`.
     processes
-        Worker processes that build the design matrix.
+        Worker processes that build the design matrix; None takes the cores there are, where the work is worth it.
     """
 
-    energy_weight: float = 100.0
-    force_weight: float = 1.0
-    ridge: float = 1e-6
+    energy_weight: float | None = None
+    force_weight: float | None = None
+    ridge: float | None = None
     core_repulsion: bool = True
     core_margin: float = CORE_MARGIN
-    processes: int = 1
+    processes: int | None = None
+    energy_meV_atom: float = 1.0
+    forces_meV_A: float = 100.0
+    stress_GPa: float = 0.1
+    max_us_per_atom_step: float | None = None
 
-    def fit(self, task: FitTask) -> tuple[ACEPotential, str]:
+    @property
+    def is_plain(self) -> bool:
+        """Whether weights or ridge of version 0.1 are given."""
+        return any(value is not None for value in (self.energy_weight, self.force_weight, self.ridge))
+
+    def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
-        import pandas as pd
-        from pyace import ACEBBasisSet, create_multispecies_basis_config
-        from pyace.linearacefit import LinearACEDataset, LinearACEFit
-        from scipy.linalg import LinAlgWarning
-        from sklearn.linear_model import Ridge
+        if self.is_plain:
+            return self._fit_plain(task)
+        from mlip_autopipec.training.linear_fit import fit_linear
 
-        labels = task.labels
-        if task.start is None:
-            configuration = create_multispecies_basis_config(self.basis.section(task.elements))
-        else:
+        weights = FitWeights(self.energy_meV_atom, self.forces_meV_A, self.stress_GPa)
+        potential, record, log = fit_linear(self, task, weights)
+        return Fit(potential, log, linear=record)
+
+    def with_basis(self, basis: BasisSettings) -> LinearACETrainer:
+        """Return the same trainer with another basis."""
+        return replace(self, basis=basis)
+
+    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
+        """
+        Return the basis to fit, with its core.
+
+        Parameters
+        ----------
+        task
+            The labels, and the potential to continue from.
+        number
+            Functions per element; None for the basis of the initial potential, or as the settings say.
+        """
+        from pyace import create_multispecies_basis_config
+
+        if number is None and task.start is not None:
             configuration = task.start.configuration()
+        else:
+            settings = self.basis
+            if number is None and settings.number_of_functions_per_element is None:
+                number = LINEAR_FUNCTIONS
+            if number is not None and settings.potential_section is None:
+                settings = replace(settings, number_of_functions_per_element=number)
+            configuration = create_multispecies_basis_config(settings.section(task.elements))
         if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            set_core(configuration, labels, task.elements, self.core_margin)
+            set_core(configuration, task.labels, task.elements, self.core_margin)
+        return configuration
+
+    def _fit_plain(self, task: FitTask) -> tuple[ACEPotential, str]:
+        """Fit as version 0.1 did: fixed ridge, energies and forces."""
+        import pandas as pd
+        from pyace import ACEBBasisSet
+        from pyace.linearacefit import LinearACEDataset, LinearACEFit
+        from scipy.linalg import LinAlgWarning
+        from sklearn.linear_model import Ridge
+
+        energy_weight = _PLAIN_ENERGY if self.energy_weight is None else self.energy_weight
+        force_weight = _PLAIN_FORCE if self.force_weight is None else self.force_weight
+        ridge = _PLAIN_RIDGE if self.ridge is None else self.ridge
+        labels = task.labels
         frame = pd.DataFrame(
             {
                 "ase_atoms": [_bare(a) for a in labels],
@@ -74,16 +137,16 @@ class LinearACETrainer(ACETrainer):
                 "forces": [a.get_forces() for a in labels],
             }
         )
-        dataset = LinearACEDataset(ACEBBasisSet(configuration), frame)
-        dataset.construct_design_matrix(max_workers=self.processes)
+        dataset = LinearACEDataset(ACEBBasisSet(self.configuration(task)), frame)
+        dataset.construct_design_matrix(max_workers=self.processes or 1)
         n_structures = dataset.total_number_of_structures
         design, target = dataset.get_design_matrix(), dataset.get_target_vector()
         if not np.isfinite(design).all() or not design.any():
             raise TrainingError("the ACE design matrix is empty or not finite; are all atoms farther than the cutoff?")
         of_label = np.asarray(task.weights, dtype=float)
         of_forces = np.repeat(of_label, [3 * len(a) for a in labels])
-        weights = np.concatenate([self.energy_weight * of_label, self.force_weight * of_forces])
-        model = Ridge(alpha=self.ridge, fit_intercept=False, solver="cholesky")
+        weights = np.concatenate([energy_weight * of_label, force_weight * of_forces])
+        model = Ridge(alpha=ridge, fit_intercept=False, solver="cholesky")
         fit = LinearACEFit(model=model, train_dataset=dataset)
         with warnings.catch_warnings():
             warnings.simplefilter("error", LinAlgWarning)
@@ -93,7 +156,7 @@ class LinearACETrainer(ACETrainer):
                 model.set_params(solver="svd")
                 fit.fit(sample_weight=weights)
         size = f"{design.shape[1]} functions, {n_structures} structures, {len(target)} equations"
-        log = f"{size}, ridge {self.ridge:g}, solved by {model.solver}"
+        log = f"{size}, ridge {ridge:g}, solved by {model.solver}"
         return ACEPotential.from_basis(dataset.get_bbasis(model)), log
 
 

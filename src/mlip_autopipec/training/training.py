@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.linear_record import LinearFitRecord
 
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
@@ -93,11 +94,16 @@ class Refit:
 
 
 class Fit(NamedTuple):
-    """What :meth:`ACETrainer.fit` returns: the potential (no active set needed), the log, and how it went."""
+    """
+    What :meth:`ACETrainer.fit` returns: the potential, the log, and how it went.
+
+    A potential that has an active set keeps it; else that of all labels is built.
+    """
 
     potential: ACEPotential
     log: str
     progress: FitProgress | None = None
+    linear: LinearFitRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class TrainingResult:
         How the fit went; None for a fit in closed form.
     refit
         What a refit from scratch gave, where one was due.
+    linear
+        What a linear fit chose, its errors of labels left out and its posterior.
     """
 
     potential: ACEPotential
@@ -136,6 +144,7 @@ class TrainingResult:
     log: str = ""
     progress: FitProgress | None = None
     refit: Refit | None = None
+    linear: LinearFitRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -279,9 +288,11 @@ class ACETrainer(MSONable, ABC):
             directory=Path(directory),
             seed=seed,
         )
-        fitted, log, progress = Fit(*self.fit(task))
+        fitted, log, progress, linear = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
-        potential = build_active_set(replace(fitted, reference_energies=references), everything, initial_potential)
+        potential = replace(fitted, reference_energies=references)
+        if not potential.active_set_inverse:
+            potential = build_active_set(potential, everything, initial_potential)
         train_errors = compute_errors(potential, ordinary or everything)
         if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
             raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
@@ -295,6 +306,7 @@ class ACETrainer(MSONable, ABC):
             seconds=seconds,
             log=log,
             progress=progress,
+            linear=linear,
         )
         if fine_tune:
             prove_learning(result)

@@ -1,0 +1,276 @@
+"""
+The design matrix of a linear ACE: what each basis function adds to energies, forces and stresses.
+
+pyace gives the derivatives of the basis functions by atom, not by pair, and adds those of periodic images to
+their atoms. Here every image within the cutoff is an atom of its own without neighbours. Then the strain
+derivative is the sum of force times position over all of them, exact to rounding, and the forces are the
+sums over images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.training.weights import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+    from pyace import ACEBBasisSet
+
+#: xx yy zz yz xz xy: order of the components of a stress in ASE.
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+#: Atoms times functions above which further processes are worth their start.
+_WORTH_A_PROCESS = 200_000
+
+
+class BasisFunction(NamedTuple):
+    """A basis function by its species and indices; the same in all bases of a ladder."""
+
+    centre: int
+    species: tuple[int, ...]
+    n: tuple[int, ...]
+    l: tuple[int, ...]  # noqa: E741 the name of the field
+    coupling: tuple[int, ...]
+
+    @property
+    def degree(self) -> int:
+        """Body order plus sums of radial and angular indices: by this pyace orders the functions of a ladder."""
+        return len(self.n) + sum(self.n) + sum(self.l)
+
+
+def basis_functions(basis: ACEBBasisSet) -> list[BasisFunction]:
+    """Return the functions of all elements in the order of the columns of the design matrix."""
+    return [
+        BasisFunction(int(f.mu0), tuple(f.mus), tuple(f.ns), tuple(f.ls), tuple(f.LS))
+        for rank1, higher in zip(basis.basis_rank1, basis.basis, strict=True)
+        for f in (*rank1, *higher)
+    ]
+
+
+class StructureRows(NamedTuple):
+    """
+    Derivatives of one structure by basis function, and what the core repulsion adds.
+
+    Parameters
+    ----------
+    energy
+        Sum of the projections of all atoms, (n_functions,), eV per unit coefficient.
+    forces
+        (n_atoms, 3, n_functions), eV/A.
+    virial
+        Derivative of the energy by strain, (6, n_functions), eV, in ASE's order; the stress times the volume.
+    core_energy, core_forces, core_virial
+        The same of the core: eV; (n_atoms, 3), eV/A; (6,), eV.
+    """
+
+    energy: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    virial: NDArray[np.float64]
+    core_energy: float
+    core_forces: NDArray[np.float64]
+    core_virial: NDArray[np.float64]
+
+
+class Derivatives:
+    """
+    Evaluates the rows of structures.
+
+    Parameters
+    ----------
+    basis
+        Its coefficients are set to zero: what is left of the energy is the core repulsion.
+    """
+
+    def __init__(self, basis: ACEBBasisSet) -> None:
+        from pyace import ACEBEvaluator, ACECalculator
+
+        basis.basis_coeffs = np.zeros(len(basis.basis_coeffs))
+        self._basis = basis
+        self._evaluator = ACEBEvaluator(basis)  # pyace's calculator holds no reference of its own
+        self._calculator = ACECalculator(self._evaluator)
+        counts = [len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True)]
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._species = basis.elements_to_index_map
+        self._cutoff = basis.cutoffmax
+
+    def of(self, atoms: Atoms) -> StructureRows:
+        """Return the rows of a structure; its calculator and label are not looked at."""
+        from pyace.atomicenvironment import aseatoms_to_atomicenvironment
+
+        bare = atoms.copy()
+        environment = aseatoms_to_atomicenvironment(bare, cutoff=self._cutoff, elements_mapper_dict=self._species)
+        n_atoms, n_images = environment.n_atoms_real, environment.n_atoms_extended
+        origins = np.asarray(environment.origins)
+        environment.neighbour_list = list(environment.neighbour_list[:n_atoms]) + [[]] * (n_images - n_atoms)
+        environment.origins = list(range(n_images))
+        environment.n_atoms_real = n_images
+        self._calculator.compute(environment, compute_projections=True, compute_b_grad=True)
+        energy = np.zeros(self._first[-1])
+        for species, projection in zip(
+            environment.species_type[:n_atoms], self._calculator.projections[:n_atoms], strict=True
+        ):
+            energy[self._first[species] : self._first[species + 1]] += projection
+        by_image = np.asarray(self._calculator.forces_bfuncs)  # (n_images, n_functions, 3)
+        core_by_image = np.asarray(self._calculator.forces).reshape(n_images, 3)
+        positions = np.asarray(environment.x)
+        forces = np.zeros((n_atoms, *by_image.shape[1:]))
+        np.add.at(forces, origins, by_image)
+        core_forces = np.zeros((n_atoms, 3))
+        np.add.at(core_forces, origins, core_by_image)
+        return StructureRows(
+            energy,
+            forces.transpose(0, 2, 1),
+            _voigt(-np.tensordot(by_image, positions, ((0,), (0,)))),
+            float(np.sum(self._calculator.energies)),
+            core_forces,
+            _voigt(-(core_by_image.T @ positions)),
+        )
+
+
+def _voigt(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the six components of symmetric tensors (..., 3, 3) as (6, ...)."""
+    return np.array([(tensor[..., i, j] + tensor[..., j, i]) / 2 for i, j in VOIGT])
+
+
+def label_stress(atoms: Atoms) -> NDArray[np.float64] | None:
+    """Return the stress of the label (6,), eV/A^3, ASE's order and sign; None where there is none."""
+    if atoms.calc is None or atoms.cell.rank != 3:
+        return None
+    try:
+        stress = atoms.get_stress(voigt=True)
+    except (PropertyNotImplementedError, NotImplementedError):
+        return None
+    return np.asarray(stress, dtype=float)
+
+
+@dataclass(frozen=True)
+class Design:
+    """
+    A design matrix with its targets, ordered by structure.
+
+    Parameters
+    ----------
+    matrix
+        (n_rows, n_functions); of each structure one row of the energy per atom (eV/atom), 3 n rows of forces
+        (eV/A), and, where the label has a stress, 6 rows of it (eV/A^3).
+    target
+        Labels without reference energies and core repulsion, (n_rows,).
+    kind
+        What each row is about, a :class:`~mlip_autopipec.training.weights.Kind`.
+    structure
+        Index of the structure of each row; ascending.
+    functions
+        The columns.
+    """
+
+    matrix: NDArray[np.float64]
+    target: NDArray[np.float64]
+    kind: NDArray[np.int8]
+    structure: NDArray[np.intp]
+    functions: tuple[BasisFunction, ...]
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Rows of each structure."""
+        ends = np.searchsorted(self.structure, np.arange(self.structure[-1] + 2))
+        return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
+
+    def rows(self, keep: NDArray[np.bool_]) -> Design:
+        """Return the design of some of the rows."""
+        return Design(self.matrix[keep], self.target[keep], self.kind[keep], self.structure[keep], self.functions)
+
+    def columns(self, functions: Sequence[BasisFunction]) -> NDArray[np.intp]:
+        """Return the columns of the given functions, in their order."""
+        place = {function: i for i, function in enumerate(self.functions)}
+        return np.array([place[function] for function in functions], dtype=np.intp)
+
+
+def build_design(
+    basis: ACEBBasisSet,
+    labels: Sequence[Atoms],
+    reference_energies: Mapping[str, float],
+    processes: int | None = None,
+) -> Design:
+    """
+    Build the design matrix of labelled structures.
+
+    Parameters
+    ----------
+    basis
+        Its coefficients are set to zero.
+    labels
+        Labels (eV, eV/A, eV/A^3) in attached calculators.
+    reference_energies
+        Energy in eV per atom of each element that is taken from the labels first.
+    processes
+        Worker processes; None takes the cores that there are, where the work is worth it.
+
+    Raises
+    ------
+    TrainingError
+        If the matrix is not finite or zero.
+    """
+    functions = tuple(basis_functions(basis))
+    work = sum(map(len, labels)) * len(functions)
+    if processes is None:
+        processes = max(1, min(len(os.sched_getaffinity(0)), work // _WORTH_A_PROCESS))
+    rows = _all_rows(basis, labels, min(processes, len(labels)))
+    matrix: list[NDArray[Any]] = []
+    target: list[NDArray[Any]] = []
+    kind: list[int] = []
+    structure: list[int] = []
+    for i, (atoms, row) in enumerate(zip(labels, rows, strict=True)):
+        n = len(atoms)
+        cohesive = atoms.get_potential_energy() - sum(reference_energies.get(s, 0.0) for s in atoms.symbols)
+        matrix += [row.energy[None] / n, row.forces.reshape(3 * n, -1)]
+        target += [np.array([(cohesive - row.core_energy) / n]), (atoms.get_forces() - row.core_forces).ravel()]
+        kinds = [Kind.ENERGY] + [Kind.FORCES] * (3 * n)
+        stress = label_stress(atoms)
+        if stress is not None:
+            volume = atoms.get_volume()
+            matrix.append(row.virial / volume)
+            target.append(stress - row.core_virial / volume)
+            kinds += [Kind.STRESS] * 6
+        kind += kinds
+        structure += [i] * len(kinds)
+    design = Design(
+        np.concatenate(matrix), np.concatenate(target), np.array(kind, dtype=np.int8), np.array(structure), functions
+    )
+    if not np.isfinite(design.matrix).all() or not design.matrix.any():
+        raise TrainingError("the ACE design matrix is empty or not finite; are all atoms farther than the cutoff?")
+    return design
+
+
+def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int) -> list[StructureRows]:
+    bare = [atoms.copy() for atoms in labels]
+    if processes <= 1:
+        derivatives = Derivatives(basis)
+        return [derivatives.of(atoms) for atoms in bare]
+    # forked workers inherit the basis, which cannot be pickled
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(basis,)) as pool:
+        return list(pool.map(_rows_in_worker, bare, chunksize=max(1, len(bare) // (8 * processes))))
+
+
+_worker: dict[str, Derivatives] = {}
+
+
+def _start_worker(basis: ACEBBasisSet) -> None:
+    _worker["derivatives"] = Derivatives(basis)
+
+
+def _rows_in_worker(atoms: Atoms) -> StructureRows:
+    return _worker["derivatives"].of(atoms)

@@ -1,0 +1,268 @@
+"""The linear fit from labels to potential: basis by the ladder, weights, ridge, errors of labels left out."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from mlip_autopipec.active_learning.activeset import build_active_set
+from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LADDER_SHAPE
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.design import Design, basis_functions, build_design
+from mlip_autopipec.training.ladder import FittedRung, Rung, climb, fit_rung, md_cost, rungs_within
+from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
+from mlip_autopipec.training.posterior import Posterior, calibrate
+from mlip_autopipec.training.stress_labels import doubt_stresses
+from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from pyace import ACEBBasisSet, BBasisConfiguration
+
+    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.training.design import BasisFunction
+    from mlip_autopipec.training.training import FitTask
+
+logger = logging.getLogger(__name__)
+
+
+class LinearSettings(Protocol):
+    """What the fit needs of its trainer, :class:`~mlip_autopipec.training.linear.LinearACETrainer`."""
+
+    @property
+    def basis(self) -> BasisSettings:
+        """Size and shape of the basis."""
+
+    @property
+    def processes(self) -> int | None:
+        """Worker processes that build the design matrix."""
+
+    @property
+    def max_us_per_atom_step(self) -> float | None:
+        """Limit of the cost of MD."""
+
+    def with_basis(self, basis: BasisSettings) -> LinearSettings:
+        """Return the same with another basis."""
+
+    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
+        """Return the basis to fit, with its core."""
+
+
+class LinearFit(NamedTuple):
+    """The potential with its active set, and the record."""
+
+    potential: ACEPotential
+    record: LinearFitRecord
+    log: str
+
+
+def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
+    """
+    Fit a linear ACE; see :class:`~mlip_autopipec.training.linear.LinearACETrainer`.
+
+    Raises
+    ------
+    TrainingError
+        If no basis has an active set, or the stress labels have another sign or unit.
+    """
+    from pyace import ACEBBasisSet
+
+    configurations = _affordable(trainer, task, _configurations(trainer, task))
+    largest = max(configurations)
+    bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
+    functions = {n: basis_functions(basis) for n, basis in bases.items()}
+    design = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
+    design, doubtful = _trusted(design, functions, weights, task)
+    unit = weights.unit(design.kind) / np.sqrt(np.asarray(task.weights))[design.structure]
+    judged = np.asarray(task.weights)[design.structure] == 1.0
+    if not judged.any():
+        judged[:] = True
+    rungs: list[Rung] = []
+    for attempt in range(len(functions)):
+        fitted, climbed = climb(design, functions, weights, unit, judged)
+        rungs = rungs or climbed
+        size = fitted.rung.n_functions
+        potential = _potential(bases[size], fitted)
+        try:
+            potential = _with_active_set(potential, task)
+            break
+        except TrainingError:
+            # the environments are too alike for this basis
+            functions = {n: f for n, f in functions.items() if n < size}
+            if not functions:
+                raise
+            logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
+    residuals = fitted.left_out.residuals * unit
+    record = LinearFitRecord(
+        weights,
+        fitted.rung.strength,
+        errors_by_kind(residuals[judged], design.kind[judged]),
+        tuple(_label_errors(design, residuals)),
+        tuple(rungs),
+        potential.n_functions,
+        md_cost(potential, task.labels),
+        doubtful,
+        Posterior(
+            fitted.coefficients,
+            fitted.factorisation.covariance_root(fitted.rung.strength),
+            calibrate(design.kind, fitted.left_out, judged),
+        ),
+    )
+    return LinearFit(potential, record, _log(record, design))
+
+
+def _configurations(trainer: LinearSettings, task: FitTask) -> dict[int, BBasisConfiguration]:
+    """Return the bases to choose from, by functions per element; one if the user fixed it."""
+    from pyace import ACEBBasisSet
+
+    settings = trainer.basis
+    if settings.potential_section is not None or settings.number_of_functions_per_element is not None:
+        fixed = trainer.configuration(task)
+        return {_size(ACEBBasisSet(fixed)): fixed}
+    shape = settings.nradmax_by_orders is None
+    ladder = trainer.with_basis(
+        replace(
+            settings,
+            cutoff=settings.cutoff or LADDER_CUTOFF,
+            nradmax_by_orders=list(LADDER_SHAPE[0]) if shape else settings.nradmax_by_orders,
+            lmax_by_orders=list(LADDER_SHAPE[1]) if shape else settings.lmax_by_orders,
+        ),
+    )
+    counts = Counter(symbol for label in task.labels for symbol in label.get_chemical_symbols())
+    atoms_of = {element: counts[element] for element in task.elements if counts[element]}
+    sizes = rungs_within(atoms_of)
+    found = {n: ladder.configuration(task, n) for n in sizes}
+    if task.start is None:
+        # limits of nradmax and lmax may end the ladder before its last size
+        complete: dict[int, BBasisConfiguration] = {}
+        previous = 0
+        for n in sizes:
+            count = len(basis_functions(ACEBBasisSet(found[n])))
+            if count > previous:
+                complete[n], previous = found[n], count
+        return complete
+    present = trainer.configuration(task)
+    start = ACEBBasisSet(present)
+    known = basis_functions(start)
+    contains = {}
+    for n, configuration in found.items():
+        basis = ACEBBasisSet(configuration)
+        more = basis_functions(basis)
+        if len(more) > len(known) and set(known) < set(more) and _same_radial(start, basis):
+            contains[n] = configuration
+    # the potential's own basis comes first; it keeps its functions unless a larger one is clearly better
+    return {min(_size(start), min(contains, default=_size(start) + 1) - 1): present, **contains}
+
+
+def _size(basis: ACEBBasisSet) -> int:
+    """Return the largest number of functions that an element has."""
+    return max(len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True))
+
+
+def _same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
+    """Whether the radial functions that both bases have are the same."""
+    bonds_a, bonds_b = a.map_bond_specifications, b.map_bond_specifications
+    return bonds_a.keys() == bonds_b.keys() and all(
+        bonds_a[pair].radbasename == bonds_b[pair].radbasename
+        and np.allclose(bonds_a[pair].radparameters, bonds_b[pair].radparameters)
+        and np.isclose(bonds_a[pair].rcut, bonds_b[pair].rcut)
+        and np.isclose(bonds_a[pair].dcut, bonds_b[pair].dcut)
+        for pair in bonds_a
+    )
+
+
+def _affordable(
+    trainer: LinearSettings, task: FitTask, configurations: dict[int, BBasisConfiguration]
+) -> dict[int, BBasisConfiguration]:
+    limit = trainer.max_us_per_atom_step
+    if limit is None:
+        return configurations
+    costs = {n: md_cost(ACEPotential.from_basis(c), task.labels) for n, c in configurations.items()}
+    within = {n: c for n, c in configurations.items() if costs[n] <= limit}
+    if not within:
+        smallest = min(costs)
+        raise InvalidInputError(
+            f"max_us_per_atom_step is {limit:g}, but the smallest basis costs {costs[smallest]:.3g} us per atom and "
+            "step on this machine; raise it, or lower the cutoff"
+        )
+    return within
+
+
+def _trusted(
+    design: Design, functions: Mapping[int, Sequence[BasisFunction]], weights: FitWeights, task: FitTask
+) -> tuple[Design, tuple[int, ...]]:
+    """Return the design without stresses in another convention, and whose they were."""
+    stress = design.kind == Kind.STRESS
+    if not stress.any():
+        return design, ()
+    without = design.rows(~stress)
+    allowed = [n for n in sorted(functions) if 10 * len(functions[n]) <= len(without.target)]
+    some = functions[allowed[-1] if allowed else min(functions)]
+    unit = weights.unit(without.kind) / np.sqrt(np.asarray(task.weights))[without.structure]
+    everything = np.ones(len(unit), dtype=bool)
+    fitted = fit_rung(without, some, 0, weights, unit, everything, leave_out=False)
+    doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
+    if doubts.whole_set is not None:
+        raise InvalidInputError(
+            f"the stresses of the labels seem to have {doubts.whole_set}: that is what energies and forces imply. "
+            "Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when stretched); "
+            "convert them, or leave them out of the labels"
+        )
+    if doubts.labels:
+        logger.warning(
+            "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
+            "(first: label %d, %s); they are not fitted. Correct the labels",
+            len(doubts.labels),
+            int(stress.sum()) // 6,
+            " or ".join(doubts.order),
+            doubts.labels[0],
+            task.labels[doubts.labels[0]].get_chemical_formula(),
+        )
+    return design.rows(~(stress & np.isin(design.structure, doubts.labels))), doubts.labels
+
+
+def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
+    basis.basis_coeffs = fitted.coefficients
+    return ACEPotential.from_basis(basis)
+
+
+def _with_active_set(potential: ACEPotential, task: FitTask) -> ACEPotential:
+    """Build the active set; a basis that grew has to be spanned by the labels, as a first one has."""
+    grown = task.start is not None and task.start.n_functions != potential.n_functions
+    return build_active_set(potential, task.labels, None if grown else task.start)
+
+
+def _label_errors(design: Design, residuals: NDArray[np.float64]) -> list[LabelError]:
+    errors = []
+    for rows in design.blocks:
+        kind, found = design.kind[rows], residuals[rows]
+        by_kind = errors_by_kind(found, kind)
+        errors.append(LabelError(-1e3 * float(found[0]), by_kind.forces_meV_A, by_kind.stress_GPa))
+    return errors
+
+
+def _log(record: LinearFitRecord, design: Design) -> str:
+    lines = [
+        (
+            f"{len(design.blocks)} structures, {len(design.target)} equations; an error is worth "
+            f"{record.weights.energy_meV_atom:g} meV/atom, {record.weights.forces_meV_A:g} meV/A, "
+            f"{record.weights.stress_GPa:g} GPa"
+        ),
+        "errors of structures left out:",
+    ]
+    for rung in record.rungs:
+        energy, forces, stress = rung.errors
+        pressure = "" if stress is None else f", {stress:.3g} GPa"
+        lines.append(f"  {rung.n_functions} functions: {energy:.3g} meV/atom, {forces:.3g} meV/A{pressure}")
+    functions = ", ".join(f"{n} of {element}" for element, n in record.n_functions.items())
+    lines.append(
+        f"taken: {functions}; ridge {record.strength:.3g}; {record.us_per_atom_step:.3g} us per atom and step of MD"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""What a linear fit chose, and what it is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mlip_autopipec.training.ladder import Rung
+    from mlip_autopipec.training.posterior import Posterior
+    from mlip_autopipec.training.weights import ErrorsByKind, FitWeights
+
+
+class LabelError(NamedTuple):
+    """
+    Error of one label by the fit to all others.
+
+    Parameters
+    ----------
+    energy_meV_atom
+        Potential minus label.
+    forces_rmse_meV_A
+        Root mean square of the components.
+    stress_rmse_GPa
+        Root mean square of the components; None for a label whose stress was not fitted.
+    """
+
+    energy_meV_atom: float
+    forces_rmse_meV_A: float
+    stress_rmse_GPa: float | None
+
+
+@dataclass(frozen=True)
+class LinearFitRecord:
+    """
+    What a linear fit chose, and what it is worth.
+
+    Parameters
+    ----------
+    weights
+        What an error was worth.
+    strength
+        Strength of the ridge, in weighted units.
+    left_out
+        Root mean square errors of labels left out, without dimers.
+    labels
+        The errors of each label left out, in the order of the labels.
+    rungs
+        The bases tried; the first of them is the smallest.
+    n_functions
+        Basis functions of each element.
+    us_per_atom_step
+        Measured cost of energy and forces by pyace on this machine.
+    doubtful_stresses
+        Labels whose stress was left out, for its shear components seem to be in another order.
+    posterior
+        Of the coefficients; by column of :func:`~mlip_autopipec.training.design.basis_functions`.
+    """
+
+    weights: FitWeights
+    strength: float
+    left_out: ErrorsByKind
+    labels: tuple[LabelError, ...]
+    rungs: tuple[Rung, ...]
+    n_functions: Mapping[str, int]
+    us_per_atom_step: float
+    doubtful_stresses: tuple[int, ...]
+    posterior: Posterior

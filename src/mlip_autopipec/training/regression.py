@@ -1,0 +1,167 @@
+"""
+Ridge regression with its strength chosen by the data, from one factorisation.
+
+The weighted design matrix ``A`` (residuals in units of what an error is worth) with columns divided by the prior
+scale of each coefficient is decomposed once, ``A / g = U s V'``. For every strength ``lambda`` the coefficients,
+the hat matrix ``H = U s^2/(s^2 + lambda) U'``, the evidence and the errors of leaving one structure ``b`` out,
+``(1 - H_bb)^-1 r_b``, follow in closed form; the last are exactly those of refits without that structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from scipy.linalg import LinAlgError, qr, svd
+
+from mlip_autopipec.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.training.design import BasisFunction
+
+#: Coefficients are damped by this power of their degree: the energy surface is smooth.
+DEGREE_POWER = 2.0
+#: Strengths tried, relative to the square of the largest singular value.
+STRENGTHS = 10.0 ** np.arange(-16.0, -1.9, 0.5)
+
+
+class LeftOut(NamedTuple):
+    """
+    Residuals (label minus fit) of each structure by the fit to all others, in weighted units.
+
+    Parameters
+    ----------
+    residuals
+        (n_rows,).
+    variance
+        Prior predictive variance of each row without its structure, for unit noise, (n_rows,).
+    """
+
+    residuals: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def prior_scale(functions: Sequence[BasisFunction], power: float = DEGREE_POWER) -> NDArray[np.float64]:
+    """Return how strongly each coefficient is damped: its degree to a power, 1 for the lowest; (n_functions,)."""
+    degree = np.array([f.degree for f in functions], dtype=float)
+    return (degree / degree.min()) ** power
+
+
+@dataclass(frozen=True)
+class Factorisation:
+    """
+    One decomposition of a weighted design matrix; made by :meth:`of`.
+
+    Parameters
+    ----------
+    left
+        (n_rows, rank), orthonormal columns.
+    singular
+        Singular values, (rank,).
+    right
+        (n_functions, rank), divided by the prior scale: coefficients are ``right @ x``.
+    target
+        Weighted targets, (n_rows,).
+    blocks
+        Rows of each structure.
+    """
+
+    left: NDArray[np.float64]
+    singular: NDArray[np.float64]
+    right: NDArray[np.float64]
+    target: NDArray[np.float64]
+    blocks: Sequence[slice]
+
+    @classmethod
+    def of(
+        cls,
+        matrix: NDArray[np.float64],
+        target: NDArray[np.float64],
+        blocks: Sequence[slice],
+        scale: NDArray[np.float64],
+    ) -> Factorisation:
+        """
+        Decompose a weighted design matrix.
+
+        Parameters
+        ----------
+        matrix
+            (n_rows, n_functions), in units of what an error is worth.
+        target
+            (n_rows,), in the same.
+        blocks
+            Rows of each structure.
+        scale
+            Damping of each coefficient, (n_functions,).
+
+        Raises
+        ------
+        TrainingError
+            If the decomposition fails.
+        """
+        scaled = matrix / scale
+        try:
+            if len(scaled) > matrix.shape[1]:
+                triangle = qr(scaled, mode="r", check_finite=False)[0][: matrix.shape[1]]
+                _, singular, right = svd(triangle, full_matrices=False)
+                keep = singular > singular[0] * np.finfo(float).eps * len(singular)
+                left = scaled @ (right[keep].T / singular[keep])
+            else:
+                left, singular, right = svd(scaled, full_matrices=False)
+                keep = singular > singular[0] * np.finfo(float).eps * len(singular)
+                left = left[:, keep]
+        except (LinAlgError, ValueError) as error:
+            raise TrainingError(f"the design matrix of {matrix.shape} could not be decomposed: {error}") from error
+        return cls(left, singular[keep], right[keep].T / scale[:, None], target, tuple(blocks))
+
+    def _shrink(self, strength: float) -> NDArray[np.float64]:
+        return self.singular**2 / (self.singular**2 + strength)
+
+    @property
+    def _projected(self) -> NDArray[np.float64]:
+        return self.left.T @ self.target
+
+    def coefficients(self, strength: float) -> NDArray[np.float64]:
+        """Return the coefficients (n_functions,) of a strength."""
+        return np.asarray(self.right @ (self._shrink(strength) / self.singular * self._projected))
+
+    def evidence_strength(self) -> float:
+        """Return the strength of largest evidence, with the noise chosen along with it."""
+        z, total, n = self._projected, float(self.target @ self.target), len(self.target)
+        best, cost = 0.0, np.inf
+        for relative in STRENGTHS:
+            strength = float(relative * self.singular[0] ** 2)
+            misfit = max(total - float(np.sum(self._shrink(strength) * z**2)), np.finfo(float).tiny)
+            value = n * np.log(misfit / n) + float(np.sum(np.log1p(self.singular**2 / strength)))
+            if value < cost:
+                best, cost = strength, value
+        return best
+
+    def leave_out(self, strength: float) -> LeftOut:
+        """Leave out each structure in turn."""
+        shrink = self._shrink(strength)
+        residuals = self.target - self.left @ (shrink * self._projected)
+        out, variance = np.empty_like(residuals), np.empty_like(residuals)
+        for rows in self.blocks:
+            half = self.left[rows] * np.sqrt(shrink)
+            hat = half @ half.T
+            # ill-conditioned where a structure alone fixes a coefficient; the limit of strength zero is refused then
+            inverse = np.linalg.inv(np.eye(len(hat)) - hat)
+            out[rows] = inverse @ residuals[rows]
+            variance[rows] = np.maximum(np.diagonal(inverse) - 1.0, 0.0)  # H (1 - H)^-1
+        return LeftOut(out, variance)
+
+    def fitted(self, strength: float) -> LeftOut:
+        """Return residuals and variances of the fit to all structures."""
+        shrink = self._shrink(strength)
+        residuals = self.target - self.left @ (shrink * self._projected)
+        return LeftOut(residuals, np.sum(self.left**2 * shrink, axis=1))
+
+    def covariance_root(self, strength: float) -> NDArray[np.float64]:
+        """Return ``L``, (n_functions, rank), of the covariance ``L L'`` of the coefficients for unit noise."""
+        return np.asarray(self.right / np.sqrt(self.singular**2 + strength))

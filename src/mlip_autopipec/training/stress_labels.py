@@ -1,0 +1,83 @@
+"""Stress labels in another convention: noticed by the stress that energies and forces imply."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mlip_autopipec.training.weights import EV_A3_IN_GPA, Kind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.training.design import Design
+
+_SHEAR = ("yz", "xz", "xy")
+#: A label is in doubt if another order of its shear components has less than this share of its error ...
+_MUCH_BETTER = 0.5
+#: ... and its error is larger than that of an ordinary label by this factor.
+_LARGE = 3.0
+#: What stresses in other units are multiplied by, and their name.
+_UNITS = {1.0: "eV/A^3", EV_A3_IN_GPA: "GPa", 10 * EV_A3_IN_GPA: "kB"}
+
+
+class StressDoubts(NamedTuple):
+    """
+    What is wrong with stress labels.
+
+    Parameters
+    ----------
+    whole_set
+        Another sign or unit that fits all labels far better; None if there is none.
+    labels
+        Indices of the labels whose shear components seem to be in another order.
+    order
+        Order of these, e.g. "xz yz xy", most frequent first.
+    """
+
+    whole_set: str | None
+    labels: tuple[int, ...]
+    order: tuple[str, ...]
+
+
+def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp]) -> StressDoubts:
+    """
+    Compare the stress labels with the stress of a fit to energies and forces only.
+
+    Parameters
+    ----------
+    design
+        With stress rows.
+    coefficients, columns
+        The fit: coefficients of some of the columns.
+    """
+    of = design.kind == Kind.STRESS
+    expected = (np.take(design.matrix[of], columns, axis=1) @ coefficients).reshape(-1, 6)
+    found = design.target[of].reshape(-1, 6)
+    structures = design.structure[of][::6]
+    best, wrong = np.inf, None
+    for unit, name in _UNITS.items():
+        for sign in (1.0, -1.0):
+            misfit = _relative(expected, sign * found / unit)
+            if misfit < best:
+                best = misfit
+                parts = [name] * (unit != 1.0) + ["the opposite sign (ASE: positive when stretched)"] * (sign < 0)
+                wrong = " and ".join(parts) or None
+    if wrong is not None and best > _MUCH_BETTER * _relative(expected, found):
+        wrong = None
+    orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
+    # the shear components alone: they have smaller errors than the pressure
+    errors = np.array([np.linalg.norm((expected - found[:, order])[:, 3:], axis=1) for order in orders])
+    chosen = errors.argmin(axis=0)
+    as_is, least = errors[0], errors.min(axis=0)
+    doubtful = (least < _MUCH_BETTER * as_is) & (as_is > _LARGE * np.median(least))
+    names, counts = np.unique(chosen[doubtful], return_counts=True)
+    order_names = [" ".join(_SHEAR[i - 3] for i in orders[k][3:]) for k in names[np.argsort(-counts)]]
+    return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), tuple(order_names))
+
+
+def _relative(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
+    """Misfit relative to both, so that small numbers do not win."""
+    return float(np.linalg.norm(expected - found) / (np.linalg.norm(expected) + np.linalg.norm(found)))

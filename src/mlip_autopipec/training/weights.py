@@ -1,0 +1,87 @@
+"""What an error is worth: the units in which a fit measures its residuals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: eV/A^3 in GPa.
+EV_A3_IN_GPA = 160.21766208
+
+
+class Kind:
+    """What a row of the design matrix is about."""
+
+    ENERGY, FORCES, STRESS = 0, 1, 2
+
+
+class ErrorsByKind(NamedTuple):
+    """One number for energies (meV/atom), one for force components (meV/A), one for stress components (GPa)."""
+
+    energy_meV_atom: float
+    forces_meV_A: float
+    stress_GPa: float | None
+
+
+@dataclass(frozen=True)
+class FitWeights:
+    """
+    What an error of each kind is worth; residuals are divided by it and squared.
+
+    Parameters
+    ----------
+    energy_meV_atom
+        Of the energy of a structure, per atom.
+    forces_meV_A
+        Of a force component.
+    stress_GPa
+        Of a stress component.
+    """
+
+    energy_meV_atom: float = 1.0
+    forces_meV_A: float = 100.0
+    stress_GPa: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what is not positive."""
+        for name, value in vars(self).items():
+            if not (np.isfinite(value) and value > 0):
+                raise InvalidInputError(f"{name} is {value}; it is what an error is worth and has to be positive")
+
+    def unit(self, kind: NDArray[np.int8]) -> NDArray[np.float64]:
+        """Return for each row what an error is worth, in eV/atom, eV/A or eV/A^3."""
+        units = np.array([1e-3 * self.energy_meV_atom, 1e-3 * self.forces_meV_A, self.stress_GPa / EV_A3_IN_GPA])
+        return units[kind]
+
+
+def errors_by_kind(residuals: NDArray[np.float64], kind: NDArray[np.int8], power: int = 2) -> ErrorsByKind:
+    """
+    Return the errors of each kind; None for the stress without rows.
+
+    Parameters
+    ----------
+    residuals
+        In eV/atom, eV/A and eV/A^3, (n_rows,).
+    kind
+        What each row is about, (n_rows,).
+    power
+        2 for root mean squares, 1 for mean absolute errors.
+    """
+
+    def mean(of: int) -> float | None:
+        chosen = np.abs(residuals[kind == of])
+        return float(np.mean(chosen**power) ** (1 / power)) if len(chosen) else None
+
+    stress = mean(Kind.STRESS)
+    return ErrorsByKind(
+        1e3 * (mean(Kind.ENERGY) or 0.0),
+        1e3 * (mean(Kind.FORCES) or 0.0),
+        None if stress is None else EV_A3_IN_GPA * stress,
+    )

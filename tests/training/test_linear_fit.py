@@ -1,0 +1,350 @@
+"""The linear fit: stress rows, leaving out, choice of the basis, error bars, stresses in another convention."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from pyace import ACEBBasisSet, create_multispecies_basis_config
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.design import Derivatives, basis_functions, build_design
+from mlip_autopipec.training.ladder import fit_rung
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.regression import Factorisation
+from mlip_autopipec.training.weights import FitWeights, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.training.design import Design
+
+SMALL = BasisSettings(number_of_functions_per_element=15, cutoff=4.5)
+
+
+def labelled(atoms: Atoms, stress: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None) -> Atoms:
+    """Label with EMT; ``stress`` turns its stress into another convention."""
+    calculator = EMT()
+    results = {
+        "energy": calculator.get_potential_energy(atoms),
+        "forces": calculator.get_forces(atoms),
+        "stress": calculator.get_stress(atoms),
+    }
+    if stress is not None:
+        results["stress"] = stress(results["stress"])
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def cells(n: int, seed: int = 0, formula: str = "Cu") -> list[Atoms]:
+    """Rattled, sheared and strained cells, 8 atoms each."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = bulk(
+            formula, "rocksalt" if len(formula) > 2 else "fcc", a=5.1 if len(formula) > 2 else 3.61, cubic=True
+        )
+        atoms *= (1, 1, 1) if len(formula) > 2 else (2, 1, 1)
+        strain = rng.normal(0, 0.03, (3, 3))
+        atoms.set_cell(atoms.cell @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
+        atoms.positions += rng.normal(0, 0.08, atoms.positions.shape)
+        frames.append(atoms)
+    return frames
+
+
+def basis_of(elements: list[str], n: int = 15, cutoff: float = 4.5) -> ACEBBasisSet:
+    settings = BasisSettings(number_of_functions_per_element=n, cutoff=cutoff)
+    return ACEBBasisSet(create_multispecies_basis_config(settings.section(elements)))
+
+
+def design_of(frames: list[Atoms], n: int = 15) -> Design:
+    elements = sorted({s for a in frames for s in a.get_chemical_symbols()})
+    return build_design(basis_of(elements, n), frames, dict.fromkeys(elements, 3.0), processes=1)
+
+
+TRICLINIC = Atoms(
+    "Cu3",
+    [[0, 0, 0], [1.5, 1.6, 0.4], [2.2, 0.2, 2.0]],
+    cell=[[3.1, 0.2, -0.3], [0.9, 3.4, 0.1], [-0.5, 0.7, 3.8]],
+    pbc=True,
+)
+
+
+@pytest.mark.parametrize(
+    "atoms",
+    [bulk("Cu", cubic=True), TRICLINIC, cells(1, formula="CuAu")[0]],
+    ids=["cubic", "triclinic", "two elements"],
+)
+def test_stress_rows_are_the_strain_derivatives_of_the_energy(atoms: Atoms) -> None:
+    atoms = atoms.copy()
+    atoms.rattle(0.05, seed=1)
+    basis = basis_of(sorted(set(atoms.get_chemical_symbols())))
+    coefficients = np.random.default_rng(0).normal(size=len(basis.basis_coeffs))
+    rows = Derivatives(basis).of(atoms)
+    basis.basis_coeffs = coefficients
+    calculator = ACEPotential.from_basis(basis).calculator()
+
+    def energy(strain: NDArray[np.float64]) -> float:
+        strained = atoms.copy()
+        strained.set_cell(atoms.cell @ (np.eye(3) + strain), scale_atoms=True)
+        calculator.calculate(strained)
+        return float(calculator.results["energy"])
+
+    h = 1e-4
+    expected = []
+    for i, j in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)):
+        strain = np.zeros((3, 3))
+        strain[i, j] += 0.5
+        strain[j, i] += 0.5
+        # fourth order, so that the difference is no limit
+        near, far = (energy(x * strain) - energy(-x * strain) for x in (h, 2 * h))
+        expected.append((8 * near - far) / (12 * h))
+    scale = np.abs(expected).max()
+    assert np.abs(rows.virial @ coefficients - expected).max() < 1e-6 * scale
+    calculator.calculate(atoms)
+    assert np.allclose(rows.forces @ coefficients, calculator.results["forces"], atol=1e-9 * scale)
+    assert rows.energy @ coefficients == pytest.approx(calculator.results["energy"])
+    assert np.allclose(rows.virial @ coefficients / atoms.get_volume(), calculator.results["stress"], atol=1e-9 * scale)
+
+
+def test_the_core_is_taken_from_the_labels() -> None:
+    from mlip_autopipec.potentials.core import set_core
+
+    frames = [labelled(a) for a in cells(3)]
+    configuration = create_multispecies_basis_config(SMALL.section(["Cu"]))
+    set_core(configuration, frames, ["Cu"], -0.2)  # begins above the shortest distance
+    rows = Derivatives(ACEBBasisSet(configuration)).of(frames[0])
+    assert rows.core_energy > 0.01
+    assert np.abs(rows.core_forces).max() > 0.01
+    volume, pressure = frames[0].get_volume(), -rows.core_virial[:3].mean()
+    assert pressure / volume > 1e-4
+
+
+def test_two_processes_build_the_same_matrix() -> None:
+    frames = [labelled(a) for a in cells(5)]
+    one, two = (build_design(basis_of(["Cu"]), frames, {"Cu": 3.0}, processes=n) for n in (1, 2))
+    assert np.array_equal(one.matrix, two.matrix)
+    assert np.array_equal(one.target, two.target)
+
+
+@pytest.mark.parametrize("elements", [["Cu"], ["Au", "Cu"]])
+def test_smaller_bases_are_columns_of_larger_ones(elements: list[str]) -> None:
+    frames = [labelled(a) for a in cells(2, formula="CuAu" if len(elements) == 2 else "Cu")]
+    small, large = (build_design(basis_of(elements, n), frames, dict.fromkeys(elements, 0.0), 1) for n in (12, 40))
+    assert len(small.functions) < len(large.functions)
+    assert np.allclose(small.matrix, large.matrix[:, large.columns(small.functions)], rtol=1e-9, atol=1e-12)
+
+
+def test_errors_of_structures_left_out_are_those_of_refits() -> None:
+    design, weights = design_of([labelled(a) for a in cells(9)]), FitWeights()
+    unit = weights.unit(design.kind)
+    matrix, target = design.matrix / unit[:, None], design.target / unit
+    scale = np.linspace(1, 3, matrix.shape[1])
+    factorisation = Factorisation.of(matrix, target, design.blocks, scale)
+    strength = 1e-6 * factorisation.singular[0] ** 2
+    found = factorisation.leave_out(strength).residuals
+    for rows in design.blocks:
+        keep = np.ones(len(target), dtype=bool)
+        keep[rows] = False
+        penalty = np.sqrt(strength) * np.diag(scale)
+        refit = np.linalg.lstsq(
+            np.vstack([matrix[keep], penalty]), np.concatenate([target[keep], np.zeros(len(scale))]), rcond=None
+        )[0]
+        expected = target[rows] - matrix[rows] @ refit
+        assert np.abs(found[rows] - expected).max() < 1e-8 * max(1.0, np.abs(expected).max())
+
+
+def test_labels_without_stress_give_no_rows_and_all_rows_have_their_units() -> None:
+    frames = [labelled(a) for a in cells(3)]
+    frames[1].calc = SinglePointCalculator(
+        frames[1], energy=frames[1].get_potential_energy(), forces=frames[1].get_forces()
+    )
+    design = design_of(frames)
+    assert [int((design.kind[rows] == Kind.STRESS).sum()) for rows in design.blocks] == [6, 0, 6]
+    assert np.allclose(design.target[design.blocks[2]][-6:], frames[2].get_stress())
+    assert np.allclose(design.target[design.blocks[2]][1:25], frames[2].get_forces().ravel())
+
+
+def test_stress_rows_lower_the_error_of_the_stress() -> None:
+    train, test = [labelled(a) for a in cells(12)], [labelled(a) for a in cells(10, seed=5)]
+    trainer = LinearACETrainer(basis=replace(SMALL, number_of_functions_per_element=30))
+    with_stress = trainer.train(train, test_labels=test).test
+    for atoms in train:
+        atoms.calc.results.pop("stress")
+    result = trainer.train(train, test_labels=test)
+    assert with_stress is not None
+    assert result.test is not None
+    assert result.train.stress_rmse_GPa is None
+    assert with_stress.stress_rmse_GPa is not None
+    assert result.test.stress_rmse_GPa is not None
+    assert with_stress.stress_rmse_GPa < 0.85 * result.test.stress_rmse_GPa
+
+
+@pytest.mark.parametrize(
+    ("turned", "said"),
+    [(lambda s: -s, "opposite sign"), (lambda s: 1602.1766 * s, "kB"), (lambda s: -160.21766 * s, "GPa and the opp")],
+)
+def test_stresses_of_another_sign_or_unit_are_refused(
+    turned: Callable[[NDArray[np.float64]], NDArray[np.float64]], said: str
+) -> None:
+    frames = [labelled(a, turned) for a in cells(12)]
+    with pytest.raises(InvalidInputError, match=said):
+        LinearACETrainer(basis=SMALL).train(frames)
+
+
+def test_stresses_in_another_order_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    frames = cells(30)
+    labels = [labelled(a, (lambda s: s[[0, 1, 2, 5, 3, 4]]) if i % 3 == 0 else None) for i, a in enumerate(frames)]
+    with caplog.at_level(logging.WARNING):
+        result = LinearACETrainer(basis=replace(SMALL, number_of_functions_per_element=30)).train(labels)
+    assert result.linear is not None
+    doubtful = set(result.linear.doubtful_stresses)
+    assert doubtful <= set(range(0, 30, 3))
+    assert len(doubtful) >= 7
+    assert "in the order" in caplog.text
+    assert result.linear.labels[min(doubtful)].stress_rmse_GPa is None
+
+
+def test_the_basis_grows_with_the_data_and_a_fixed_one_stays() -> None:
+    labels = [labelled(a) for a in cells(24)]
+    growing = LinearACETrainer(basis=BasisSettings(cutoff=4.0))
+    few = growing.train(labels[:8])
+    assert few.linear is not None
+    many = growing.train(labels[:8], few.potential, fine_tune=True, new_labels=labels[8:])
+    assert many.linear is not None
+    assert few.potential.n_functions["Cu"] <= 64 // 2
+    assert many.potential.n_functions["Cu"] > few.potential.n_functions["Cu"]
+    small, large = (set(basis_functions(p.basis)) for p in (few.potential, many.potential))
+    assert small < large
+    assert many.coefficients_moved is None
+    assert many.new_before is not None
+    assert many.new_after is not None
+    assert many.new_after.forces_rmse_meV_A < many.new_before.forces_rmse_meV_A
+    assert many.potential.active_set_inverse["Cu"].shape == (many.potential.n_functions["Cu"],) * 2
+    fixed = LinearACETrainer(basis=SMALL).train(labels[:12])
+    again = LinearACETrainer(basis=SMALL).train(labels[:12], fixed.potential, fine_tune=True, new_labels=labels[12:])
+    assert again.potential.n_functions == fixed.potential.n_functions == {"Cu": 15}
+
+
+def test_a_limit_on_the_cost_of_md_is_kept() -> None:
+    labels = [labelled(a) for a in cells(15)]
+    basis = BasisSettings(cutoff=4.0)
+    free = LinearACETrainer(basis=basis).train(labels).linear
+    assert free is not None
+    capped = LinearACETrainer(basis=basis, max_us_per_atom_step=0.4 * free.us_per_atom_step).train(labels).linear
+    assert capped is not None
+    assert capped.n_functions["Cu"] < free.n_functions["Cu"]
+    with pytest.raises(InvalidInputError, match=r"max_us_per_atom_step is 0\.001"):
+        LinearACETrainer(basis=basis, max_us_per_atom_step=1e-3).train(labels)
+
+
+def test_error_bars_agree_with_an_ensemble_of_bootstrap_fits() -> None:
+    labels, fresh = [labelled(a) for a in cells(40)], cells(12, seed=7)
+    record = LinearACETrainer(basis=SMALL).train(labels).linear
+    assert record is not None
+    design, weights = design_of(labels), FitWeights()
+    rng = np.random.default_rng(3)
+    fits = []
+    for _ in range(60):
+        blocks = [design.blocks[i] for i in rng.integers(len(labels), size=len(labels))]
+        rows = np.concatenate([np.arange(b.start, b.stop) for b in blocks])
+        unit = weights.unit(design.kind[rows])
+        factorisation = Factorisation.of(
+            design.matrix[rows] / unit[:, None], design.target[rows] / unit, [slice(0, len(rows))], np.ones(15)
+        )
+        fits.append(factorisation.coefficients(record.strength))
+    derivatives = Derivatives(basis_of(["Cu"]))
+    expected = np.array([record.posterior.of(derivatives, a).forces for a in fresh])
+    spread = np.array([np.std([derivatives.of(a).forces @ c for c in fits], axis=0) for a in fresh])
+    # the same atoms are uncertain
+    assert np.corrcoef(expected.ravel(), spread.ravel())[0, 1] > 0.5
+    # and the size of the error is right on structures that were never seen
+    truth = np.array([labelled(a).get_forces() for a in fresh])
+    error = np.array([derivatives.of(a).forces @ record.posterior.mean for a in fresh]) - truth
+    assert 0.5 < np.sqrt(np.mean(error**2) / np.mean(expected**2)) < 2.0
+    draws = record.posterior.committee(400, seed=1)
+    drawn = np.std([derivatives.of(fresh[0]).forces @ c for c in draws], axis=0)
+    assert np.allclose(drawn, expected[0], rtol=0.25)
+
+
+def test_weights_are_what_an_error_is_worth() -> None:
+    design = design_of([labelled(a) for a in cells(15)])
+    everything = np.ones(len(design.target), dtype=bool)
+    errors = []
+    for weights in (FitWeights(stress_GPa=10), FitWeights(energy_meV_atom=0.01), FitWeights(stress_GPa=0.01)):
+        unit = weights.unit(design.kind)
+        fitted = fit_rung(design, design.functions, 15, weights, unit, everything, leave_out=False)
+        errors.append(fitted.rung.errors)
+    assert errors[1].energy_meV_atom < 0.5 * errors[0].energy_meV_atom
+    assert errors[0].stress_GPa is not None
+    assert errors[2].stress_GPa is not None
+    assert errors[2].stress_GPa < 0.5 * errors[0].stress_GPa
+    with pytest.raises(InvalidInputError, match="forces_meV_A is 0"):
+        FitWeights(forces_meV_A=0)
+
+
+def test_settings_stored_by_version_0_1_give_the_same_fit() -> None:
+    stored = {
+        "@module": "mlip_autopipec.training.linear",
+        "@class": "LinearACETrainer",
+        "basis": BasisSettings(cutoff=4.0).as_dict(),
+        "reference_energies": None,
+        "dimer_weight": 0.001,
+        "energy_weight": 100.0,
+        "force_weight": 1.0,
+        "ridge": 1e-6,
+        "core_repulsion": True,
+        "core_margin": 0.3,
+        "processes": 1,
+    }
+    trainer = LinearACETrainer.from_dict(stored)
+    assert trainer.is_plain
+    labels = [labelled(a) for a in cells(12)]
+    result = trainer.train(labels)
+    assert result.potential.n_functions == {"Cu": 30}
+    assert "ridge 1e-06" in result.log
+    assert result.linear is None
+    # the normal equations that version 0.1 solved
+    design = design_of_plain(trainer, labels)
+    assert np.allclose(result.potential.basis.basis_coeffs, design, rtol=1e-4, atol=1e-7)
+    assert LinearACETrainer.from_dict(LinearACETrainer().as_dict()) == LinearACETrainer()
+    assert not LinearACETrainer().is_plain
+    assert asdict(LinearACETrainer())["ridge"] is None
+
+
+def design_of_plain(trainer: LinearACETrainer, labels: list[Atoms]) -> NDArray[np.float64]:
+    from mlip_autopipec.potentials.core import set_core
+    from mlip_autopipec.training.training import fit_reference_energies
+
+    configuration = create_multispecies_basis_config(
+        replace(trainer.basis, number_of_functions_per_element=30).section(["Cu"])
+    )
+    set_core(configuration, labels, ["Cu"], 0.3)
+    design = build_design(ACEBBasisSet(configuration), labels, fit_reference_energies(labels), 1)
+    design = design.rows(design.kind != Kind.STRESS)
+    weight = np.where(design.kind == Kind.ENERGY, 100.0, 1.0)[:, None] * design.matrix
+    return np.linalg.solve(design.matrix.T @ weight + 1e-6 * np.eye(30), weight.T @ design.target)
+
+
+def test_errors_of_the_stress_stand_beside_the_others() -> None:
+    labels = [labelled(a) for a in cells(12)]
+    result = LinearACETrainer(basis=SMALL).train(labels)
+    found = compute_errors(result.potential, labels)
+    assert found is not None
+    assert found.stress_rmse_GPa is not None
+    assert found.stress_mae_GPa is not None
+    assert found.energy_mae_meV_atom is not None
+    assert 0 < found.stress_mae_GPa <= found.stress_rmse_GPa < 5
+    assert found.energy_mae_meV_atom <= found.energy_rmse_meV_atom
