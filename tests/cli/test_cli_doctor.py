@@ -13,6 +13,7 @@ import yaml
 from ase.calculators.emt import EMT
 from jobflow import JobStore
 from maggma.stores import MemoryStore
+from oracles import emt_oracle
 from run_files import SMALL
 from typer.testing import CliRunner
 
@@ -108,7 +109,7 @@ class ShiftedEMT(EMT):
 
 def test_oracles_that_run_do_not_run_or_are_inconsistent():
     atoms = science.copper(0.05, seed=2, repeat=1)
-    result = science.check_oracle(OracleMaker(), atoms, "emt")
+    result = science.check_oracle(emt_oracle(), atoms, "emt")
     is_green(result)
     assert "derivative" in result.found
     abinit = CalculatorStaticMaker(calculator_class="ase.calculators.abinit.Abinit")

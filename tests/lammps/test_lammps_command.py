@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from ase.build import bulk
+from oracles import emt_oracle
 
 from mlip_autopipec import LammpsDynamicsMaker, OTFMaker
 from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
@@ -91,7 +92,7 @@ def test_launcher_and_options_keep_their_order(
 def test_nothing_is_asked_for_before_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a login node there may be no LAMMPS, and no launcher that works."""
     monkeypatch.setenv(NAME, "srun -n 4 no_such_lmp -k on g 1 -sf kk")
-    maker = OTFMaker(dynamics_maker=LammpsDynamicsMaker(engine="executable"))
+    maker = OTFMaker(oracle_maker=emt_oracle(), dynamics_maker=LammpsDynamicsMaker(engine="executable"))
     assert len(maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300).jobs) > 3
     assert get_settings().LAMMPS_CMD.startswith("srun")
 
@@ -156,7 +157,9 @@ def test_what_a_template_lacks_is_named(copper_potential: ACEPotential, tmp_path
     with pytest.raises(InvalidInputError, match=message):
         run_exploration(crystal(), copper_potential, COPPER, settings, engine="executable", directory=tmp_path)
     assert list(tmp_path.iterdir()) == []  # before anything is run
-    maker = OTFMaker(dynamics_maker=LammpsDynamicsMaker(settings=settings, engine="executable"))
+    maker = OTFMaker(
+        oracle_maker=emt_oracle(), dynamics_maker=LammpsDynamicsMaker(settings=settings, engine="executable")
+    )
     with pytest.raises(InvalidInputError, match="lacks"):  # and before anything is submitted
         maker.make(crystal(), 300)
 

@@ -54,6 +54,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
     try:
         from mlip_autopipec.doctor import science
         from mlip_autopipec.jobs.label import OracleMaker
+        from mlip_autopipec.jobs.static import EMTStaticMaker
         from mlip_autopipec.training.linear import LinearACETrainer
         from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
@@ -62,7 +63,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
         found = f"{type(error).__name__}: {str(error)[:300]}"
         yield red("self-test", f"no potential can be trained: {found}", INSTALL_ACE)
         return
-    oracle: Any = OracleMaker()
+    oracle: Any = OracleMaker(static_maker=EMTStaticMaker())
     atoms, kind = science.copper(0.05, seed=2, repeat=1), "emt"
     if campaign is not None:
         oracle, kind = campaign.maker().oracle_maker, campaign.oracle.kind

@@ -58,7 +58,7 @@ def check_campaign(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
             f"{maker.dynamics_maker.settings.gamma_hi}: what halts MD would not be worth a label; lower gamma_min"
         )
-    maker.oracle_maker.check()
+    maker.oracle_maker.check(elements_of([*frames, *labels]))
     for atoms in frames:
         check_structure(atoms)
         _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)

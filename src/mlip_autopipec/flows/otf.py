@@ -65,7 +65,7 @@ class OTFMaker(LoopParts):
     propose_maker, select_maker
         Candidates around a halt, and the choice among those of all halts.
     oracle_maker
-        Labels.
+        Labels. It has to be given, with the static maker of a code: there is no default oracle.
     train_maker
         Potential and active set.
     stop_rule
@@ -81,7 +81,9 @@ class OTFMaker(LoopParts):
     Examples
     --------
     >>> from ase.build import bulk
-    >>> flow = OTFMaker().make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
+    >>> from mlip_autopipec.jobs.static import EMTStaticMaker
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
     >>> flow.name
     'on-the-fly learning'
     """

@@ -43,7 +43,10 @@ def assign_workers(flow: Flow, workers: Mapping[str, Mapping[str, Any]]) -> None
     --------
     >>> from ase.build import bulk
     >>> from mlip_autopipec.flows.otf import OTFMaker
-    >>> flow = OTFMaker().make(bulk("Cu", cubic=True) * (2, 2, 2), 300)
+    >>> from mlip_autopipec.jobs.label import OracleMaker
+    >>> from mlip_autopipec.jobs.static import EMTStaticMaker
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300)
     >>> assign_workers(flow, {"explore": {"worker": "gpu"}, "light": {"worker": "login"}})
     >>> {job.config.manager_config["worker"] for job, _ in flow.iterflow() if job.name == "explore c000 w00"}
     {'gpu'}

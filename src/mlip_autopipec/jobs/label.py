@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import is_of_vasp, run_static
+from mlip_autopipec.oracle.calculator_checks import assumptions, check_calculator
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, former_keys, label_key
@@ -36,15 +37,14 @@ logger = logging.getLogger(__name__)
 
 #: Label jobs that one job appends. FireWorks keeps them in one document: 7 to 13 kB each with VASP's maker.
 LABELS_PER_JOB = 64
+#: What a loop without an oracle is told.
+NO_STATIC_MAKER = (
+    "OracleMaker.static_maker is missing, and there is no default; say what labels, for instance "
+    "OTFMaker(oracle_maker=OracleMaker(static_maker=vasp_static_maker())). To try out on Al, Cu, Ag, Au, Ni, Pd, Pt: "
+    "EMTStaticMaker()"
+)
 #: Letters of the reasons of all failed labels together, and of each if there are so many.
 _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
-
-
-def _default_static_maker() -> Maker:
-    # here, and not above: atomate2's documents take seconds to import, and most jobs of a loop label nothing
-    from mlip_autopipec.jobs.static import EMTStaticMaker
-
-    return EMTStaticMaker()
 
 
 @dataclass
@@ -59,6 +59,7 @@ class OracleMaker(Maker):
     static_maker
         The maker of one static calculation: :func:`~mlip_autopipec.oracle.vasp.vasp_static_maker`,
         ``GFNxTBStaticMaker``, :class:`~mlip_autopipec.jobs.static.EMTStaticMaker` ... Powerups apply to it as usual.
+        There is no default: without one, :meth:`check` and whatever labels refuse.
     atom_maker
         The same for isolated atoms, which need settings of their own:
         :func:`~mlip_autopipec.oracle.vasp.isolated_atom_maker`. By default ``static_maker``.
@@ -72,20 +73,34 @@ class OracleMaker(Maker):
     """
 
     name: str = "label"
-    static_maker: Maker = field(default_factory=_default_static_maker)
+    static_maker: Maker | None = None
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = 0.5
     reuse_labels: bool = True
 
-    def check(self) -> None:
-        """Refuse what cannot label."""
-        for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker or self.static_maker)):
+    def check(self, elements: Sequence[str] = ()) -> None:
+        """
+        Refuse what cannot label, and log what the calculator assumes without being told to.
+
+        Parameters
+        ----------
+        elements
+            Symbols of what is to be labelled; empty where they are not known yet.
+        """
+        if self.static_maker is None:
+            raise InvalidInputError(NO_STATIC_MAKER)
+        for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker)):
+            if maker is None:
+                continue
             if not isinstance(maker, Maker):
                 raise InvalidInputError(
                     f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker "
-                    "(a jobflow Maker), e.g. EMTStaticMaker()"
+                    "(a jobflow Maker), for instance GFNxTBStaticMaker()"
                 )
+            check_calculator(maker, elements, f"OracleMaker.{name}")
+            for assumed in assumptions(maker, elements) if elements else ():
+                logger.info("OracleMaker.%s: %s", name, assumed)
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 
@@ -286,7 +301,10 @@ class OracleMaker(Maker):
     def maker_of(self, atoms: Atoms) -> Maker:
         """Return the maker that computes a candidate."""
         alone = atoms.info.get("origin") == "isolated_atom"
-        return self.atom_maker if alone and self.atom_maker is not None else self.static_maker
+        maker = self.atom_maker if alone and self.atom_maker is not None else self.static_maker
+        if maker is None:
+            raise InvalidInputError(NO_STATIC_MAKER)
+        return maker
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Run the maker of a candidate here and now, and read off its label."""

@@ -15,6 +15,7 @@ from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.calculator_checks import EMT_METALS
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-#: Metals that ASE's effective medium theory was made for (its H, C, N and O are toys).
-EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
 #: Depth of the Lennard-Jones potential of noble gases in eV.
 NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
 _ABOUT_ORACLE = {
-    "emt": "ASE's effective medium theory: milliseconds, to learn with",
+    "emt": "ASE's effective medium theory, a toy to try the loop out with; not for results",
     "lennard-jones": "for noble gases",
     "gfn-xtb": "semi-empirical GFN-xTB by tblite, Gamma point only",
     "ase": "any ASE calculator",
@@ -70,7 +69,7 @@ class Choices:
     max_atoms
         Largest supercell.
     calculator
-        Import path of an ASE calculator, for the oracle ``ase``.
+        Import path of an ASE calculator; the oracle ``ase`` needs one.
     """
 
     name: str | None = None
@@ -78,7 +77,7 @@ class Choices:
     trainer: str = "linear"
     temperatures_K: tuple[float, ...] = ()
     max_atoms: int = 64
-    calculator: str = "ase.calculators.abinit.Abinit"
+    calculator: str | None = None
 
 
 def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> RunFile:
@@ -125,6 +124,11 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     """Return the text of a run file."""
     elements = sorted({symbol for source in sources for symbol in source.atoms.get_chemical_symbols()})
     oracle, about = _oracle(elements, choices.oracle)
+    if oracle == "ase" and choices.calculator is None:
+        raise InvalidInputError(
+            "--oracle ase needs --calculator, the class of an ASE calculator, for instance "
+            "--calculator ase.calculators.abinit.Abinit"
+        )
     if choices.trainer not in TRAINERS:
         raise InvalidInputError(f"--trainer {choices.trainer} is unknown; {nearest(choices.trainer, list(TRAINERS))}")
     temperatures, about_temperatures = choices.temperatures_K, ""

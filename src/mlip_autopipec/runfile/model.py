@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from ase import Atoms
-from ase.calculators.emt import parameters as emt_parameters
 from jobflow import Flow
 from pydantic import Field, ValidationError
 
@@ -19,7 +18,6 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
-from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
@@ -152,7 +150,7 @@ class RunFile(Strict):
             with self._blamed(name):
                 self._made(name, cls)
         with self._blamed("oracle"):
-            self.oracle.static_maker()
+            self.oracle.oracle_maker().check()
 
     def _made(self, name: str, cls: Callable[..., T]) -> T | None:
         """Make what a section describes; None where it is null."""
@@ -174,7 +172,6 @@ class RunFile(Strict):
         trainer["basis"] = basis_class(**trainer["basis"])
         if trainer.get("input_file") is not None:  # read when the trainer is made: no step depends on a path
             trainer["input_file"] = str(self._folder / trainer["input_file"])
-        oracle = self.oracle
         return OTFMaker(
             name=self.name,
             generate_maker=GenerateMaker(generator=StructureGenerator(**self.first_dataset.model_dump())),
@@ -184,13 +181,7 @@ class RunFile(Strict):
                 cutouts=CutoutGenerator(**self.cutouts.model_dump()),
             ),
             select_maker=SelectMaker(**self.selection.model_dump()),
-            oracle_maker=OracleMaker(
-                static_maker=oracle.static_maker(),
-                atom_maker=oracle.atom_maker(),
-                max_failed_fraction=oracle.max_failed_fraction,
-                minimum_distance_ratio=oracle.minimum_distance_ratio,
-                reuse_labels=oracle.reuse_labels,
-            ),
+            oracle_maker=self.oracle.oracle_maker(),
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
             ),
@@ -210,11 +201,6 @@ class RunFile(Strict):
             Whatever cannot be meant, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
-        if self.oracle.kind == "emt":
-            unknown = {symbol for atoms in structures for symbol in atoms.get_chemical_symbols()} - set(emt_parameters)
-            with self._blamed("oracle"):
-                if unknown:
-                    raise InvalidInputError(f"oracle emt knows {', '.join(emt_parameters)}, not {', '.join(unknown)}")
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(

@@ -17,9 +17,9 @@ from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
-from mlip_autopipec.jobs.static import CalculatorStaticMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
+from mlip_autopipec.oracle.calculator_checks import NO_CALCULATOR_CLASS
 from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
@@ -152,6 +152,16 @@ class OracleSection(Strict):
         """Make the maker of isolated atoms, where they need settings of their own."""
         return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
 
+    def oracle_maker(self) -> OracleMaker:
+        """Make the oracle."""
+        return OracleMaker(
+            static_maker=self.static_maker(),
+            atom_maker=self.atom_maker(),
+            max_failed_fraction=self.max_failed_fraction,
+            minimum_distance_ratio=self.minimum_distance_ratio,
+            reuse_labels=self.reuse_labels,
+        )
+
     def _make(self, path: str) -> Maker:
         make = TypeAdapter(ImportString[Any]).validate_python(path)
         known = set(inspect.signature(make).parameters)
@@ -166,7 +176,9 @@ class OracleSection(Strict):
 
     def _check_calculator(self) -> None:
         """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
-        name = self.maker.get("calculator_class", CalculatorStaticMaker.calculator_class)
+        name = self.maker.get("calculator_class")
+        if name is None:
+            raise InvalidInputError(f"oracle.maker.{NO_CALCULATOR_CLASS}")
         try:
             found = TypeAdapter(ImportString[Any]).validate_python(name)
         except ValidationError as error:
