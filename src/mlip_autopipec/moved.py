@@ -70,6 +70,7 @@ MOVED = {
     "oracle.espresso": "jobs.espresso",
     "oracle.run": "jobs.run_oracle",
     "oracle.static": "jobs.static",
+    "oracle.validation": "validation.oracle_md",
 }
 
 

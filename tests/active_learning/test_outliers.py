@@ -14,10 +14,10 @@ from monty.json import MontyDecoder
 from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

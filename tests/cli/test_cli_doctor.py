@@ -13,7 +13,6 @@ import yaml
 from ase.calculators.emt import EMT
 from jobflow import JobStore
 from maggma.stores import MemoryStore
-from oracles import emt_oracle
 from run_files import SMALL
 from typer.testing import CliRunner
 
@@ -21,7 +20,7 @@ from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.doctor import Light, Result, machine, science
 from mlip_autopipec.doctor.result import green, looked_at
 from mlip_autopipec.jobs.label import OracleMaker
-from mlip_autopipec.jobs.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.lammps.executable import is_available
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -109,7 +108,7 @@ class ShiftedEMT(EMT):
 
 def test_oracles_that_run_do_not_run_or_are_inconsistent():
     atoms = science.copper(0.05, seed=2, repeat=1)
-    result = science.check_oracle(emt_oracle(), atoms, "emt")
+    result = science.check_oracle(OracleMaker(static_maker=EMTStaticMaker()), atoms, "emt")
     is_green(result)
     assert "derivative" in result.found
     abinit = CalculatorStaticMaker(calculator_class="ase.calculators.abinit.Abinit")

@@ -17,7 +17,6 @@ import pytest
 from ase.build import bulk
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
-from oracles import emt_oracle
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import app
@@ -26,6 +25,8 @@ from mlip_autopipec.errors import ExecutableError, InvalidInputError, MLIPError
 from mlip_autopipec.export import write_export
 from mlip_autopipec.export.citations import citations
 from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.oracle.record import OracleRecord
@@ -66,7 +67,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
             generator=StructureGenerator(n_structures=8, n_test=2, max_atoms=32, isolated_atoms=True)
         ),
         dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100)], displacement_A=0.06),
-        oracle_maker=emt_oracle(),
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
         train_maker=TrainMaker(
             trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
         ),

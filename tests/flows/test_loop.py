@@ -511,7 +511,6 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     ),
     "no steps": ({"dynamics_maker": halting(n_steps=0)}, {}, ["n_steps", "0"]),
     "unknown ensemble": ({"dynamics_maker": halting(ensemble="nph")}, {}, ["ensemble", "nph"]),
-    "no oracle": ({"oracle_maker": OracleMaker()}, {}, ["static_maker is missing", "vasp_static_maker()"]),
     "oracle that is a calculator": ({"oracle_maker": OracleMaker(static_maker=EMT())}, {}, ["static_maker", "EMT"]),
     "oracle that is a class": (
         {"oracle_maker": OracleMaker(static_maker=OracleMaker)},

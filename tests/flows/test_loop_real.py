@@ -23,7 +23,6 @@ from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import MDSettings
-from mlip_autopipec.oracle.validation import ValidationSettings, oracle_md_frames
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
@@ -32,6 +31,7 @@ from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_frames
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument

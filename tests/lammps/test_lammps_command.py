@@ -13,10 +13,10 @@ import numpy as np
 import psutil
 import pytest
 from ase.build import bulk
-from oracles import emt_oracle
 
-from mlip_autopipec import LammpsDynamicsMaker, OTFMaker
+from mlip_autopipec import LammpsDynamicsMaker, OracleMaker, OTFMaker
 from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.lammps import deck, executable
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
+EMT = OracleMaker(static_maker=EMTStaticMaker())
 SHORT = MDSettings(n_steps=20, gamma_every=5, gamma_lo=1e9, gamma_hi=1e9)
 ENDLESS = replace(SHORT, n_steps=10**8)
 COPPER = Condition(300.0)
@@ -92,7 +93,7 @@ def test_launcher_and_options_keep_their_order(
 def test_nothing_is_asked_for_before_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a login node there may be no LAMMPS, and no launcher that works."""
     monkeypatch.setenv(NAME, "srun -n 4 no_such_lmp -k on g 1 -sf kk")
-    maker = OTFMaker(oracle_maker=emt_oracle(), dynamics_maker=LammpsDynamicsMaker(engine="executable"))
+    maker = OTFMaker(oracle_maker=EMT, dynamics_maker=LammpsDynamicsMaker(engine="executable"))
     assert len(maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300).jobs) > 3
     assert get_settings().LAMMPS_CMD.startswith("srun")
 
@@ -157,9 +158,7 @@ def test_what_a_template_lacks_is_named(copper_potential: ACEPotential, tmp_path
     with pytest.raises(InvalidInputError, match=message):
         run_exploration(crystal(), copper_potential, COPPER, settings, engine="executable", directory=tmp_path)
     assert list(tmp_path.iterdir()) == []  # before anything is run
-    maker = OTFMaker(
-        oracle_maker=emt_oracle(), dynamics_maker=LammpsDynamicsMaker(settings=settings, engine="executable")
-    )
+    maker = OTFMaker(oracle_maker=EMT, dynamics_maker=LammpsDynamicsMaker(settings=settings, engine="executable"))
     with pytest.raises(InvalidInputError, match="lacks"):  # and before anything is submitted
         maker.make(crystal(), 300)
 

@@ -24,14 +24,14 @@ from ase.neighborlist import neighbor_list
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, executable, readback, script
-from mlip_autopipec.lammps.exploration import run_exploration
-from mlip_autopipec.lammps.types import Condition, Engine, HaltReason, MDSettings, WalkStatus
+from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
+from mlip_autopipec.lammps.last_step import looked_at_end
+from mlip_autopipec.lammps.types import Condition, Engine, ExplorationResult, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.settings import get_settings
 from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
-    from mlip_autopipec.lammps.types import ExplorationResult
     from mlip_autopipec.potentials.potential import ACEPotential
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
@@ -183,6 +183,43 @@ def test_dump_leaves_out_what_a_crash_cut_off(tmp_path: Path) -> None:
     ):
         path.write_text(whole + rest)
         assert [step for step, _ in readback.read_dump(path, FRAME, 2)] == [0, 10], rest
+
+
+def test_a_dump_that_is_damaged_is_an_error(tmp_path: Path) -> None:
+    """Only a last frame with too few lines is the end of a file; anything else is not read in silence."""
+    path = tmp_path / "a.dump"
+    first, second = dump_text(0, TWO_ATOMS), dump_text(10, TWO_ATOMS)
+    for text, number in (
+        (first.replace(TWO_ATOMS[0], "not an atom at all") + second, 1),
+        (first + second.replace(TWO_ATOMS[1], "1 x y z"), 2),
+        (first + second[:-30] + dump_text(20, TWO_ATOMS), 2),
+    ):
+        path.write_text(text)
+        with pytest.raises(ExplorationError, match=rf"frame {number} of .*a\.dump cannot be read"):
+            list(readback.read_dump(path, FRAME, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"gamma_hi": 1e-3, "gamma_lo": 1e-4}, HaltReason.GAMMA),
+        ({"temperature_limit_K": 1.0}, HaltReason.EXPLOSION),
+        ({"volume_limit_A3": 1.0}, HaltReason.EXPLOSION),
+    ],
+)
+def test_a_last_step_between_two_looks_is_graded_by_pyace(copper_potential: ACEPotential, change, reason) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=1)
+    atoms = with_velocities(atoms, 500.0, seed=1)
+    settings = MDSettings(n_steps=25, gamma_every=10, **{"gamma_lo": 1e9, "gamma_hi": 1e9, **change})
+    done = ExplorationResult(WalkStatus.CONVERGED, 25, atoms, None)
+    result = looked_at_end(done, copper_potential, Condition(500), settings)
+    assert (None if result.halt is None else result.halt.reason) == reason
+    assert result.status is (WalkStatus.CONVERGED if reason is None else WalkStatus.HALTED)
+    assert result.final.arrays["gamma"].shape == (32,)
+    looked = ExplorationResult(WalkStatus.CONVERGED, 20, atoms, None)
+    assert looked_at_end(looked, copper_potential, Condition(500), settings) is looked
 
 
 def a_finished_run(folder: Path, rows: list[str], *, log: str = f"{deck.END} step 20\n", final: bool = True) -> None:

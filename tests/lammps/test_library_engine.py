@@ -62,12 +62,16 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
         Condition(300),
         settings,
         engine="library",
-        start_step=0 if with_gamma else 1,  # step 1 is no gamma step
+        start_step=0 if with_gamma else 1,
         cutoff_A=copper_potential.cutoff,
     )
     (tmp_path / deck.INPUT).write_text(text)
     run.prepare(deck.INPUT)
-    run.run(0)
+    if with_gamma:
+        run.run(0)
+    else:  # neither the first nor the last step, nor a multiple of gamma_every
+        run.begin = run.end = -1
+        run.command("run 0 post no")
     n = len(atoms)
     forces = run.lmp.numpy.extract_atom("f", nelem=n)[np.argsort(run.lmp.numpy.extract_atom("id", nelem=n))]
     assert np.abs(forces @ run.frame.rotation.T - expected.results["forces"]).max() < 1e-8
@@ -295,3 +299,66 @@ def test_bad_structures_are_refused(copper_potential: ACEPotential, tmp_path: Pa
     with pytest.raises(InvalidInputError, match="active set"):
         explore(bulk("Cu", cubic=True), no_active_set, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("n_steps", "every", "looks"), [(25, 10, [0, 10, 20, 25]), (30, 1000, [0, 30])])
+def test_the_last_step_is_looked_at(copper_potential: ACEPotential, tmp_path: Path, n_steps, every, looks) -> None:
+    result = explore(triclinic(), copper_potential, tmp_path, n_steps=n_steps, gamma_every=every, **WIDE)
+    assert (result.status, result.trace["step"]) == (WalkStatus.CONVERGED, looks)
+    # a run that goes on from there looks at its own first step, whatever its number
+    again = explore(result.final, copper_potential, tmp_path, n_steps=61, gamma_every=50, start_step=n_steps, **WIDE)
+    assert again.trace["step"] == [n_steps, 50, 61]
+
+
+def test_a_halt_at_the_last_step_is_one(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    stretched = {"n_steps": 155, "gamma_every": 1000, "ensemble": "npt", "barostat_damping_fs": 100.0}
+
+    def run(**thresholds):
+        settings, tension = MDSettings(**stretched, **thresholds), Condition(300, pressure_GPa=-8.0)
+        return run_exploration(atoms, copper_potential, tension, settings, engine="library", directory=tmp_path)
+
+    first, last = run(**WIDE).trace["gamma_max"]
+    assert last > first
+    halted = run(gamma_lo=first, gamma_hi=(first + last) / 2)
+    assert (halted.status, halted.step, halted.halt.reason) == (WalkStatus.HALTED, 155, HaltReason.GAMMA)
+
+
+def test_a_barostat_of_ones_own_template_feels_the_present_virial(
+    copper_potential: ACEPotential, tmp_path: Path
+) -> None:
+    text = deck.shipped_template()
+    nvt = next(line for line in text.splitlines() if line.startswith("fix             md all nvt"))
+    own = text.replace(nvt, nvt.replace("nvt", "npt") + " iso 0 0 {{ barostat_damping_ps }}")
+    run = {"n_steps": 60, "gamma_every": 20, "barostat_damping_fs": 200.0, **WIDE}
+    by_template = explore(triclinic(), copper_potential, tmp_path, ensemble="nvt", template=own, **run)
+    by_setting = explore(triclinic(), copper_potential, tmp_path, ensemble="npt", **run)
+    assert np.ptp(by_setting.trace["volume_A3"]) > 1
+    assert by_template.trace["volume_A3"] == by_setting.trace["volume_A3"]
+
+
+@pytest.mark.parametrize("barostat", ["isotropic", "anisotropic", "triclinic"])
+def test_what_a_barostat_changes_of_the_cell(copper_potential: ACEPotential, tmp_path: Path, barostat: str) -> None:
+    """A cell that is stretched along one axis and sheared: each barostat lets go of what it may."""
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    strain = np.array([[1.02, 0.0, 0.0], [0.02, 1.0, 0.0], [0.0, 0.0, 0.98]])
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    atoms.rotate(40, (1, 1, 0), rotate_cell=True)
+    settings = {"n_steps": 400, "ensemble": "npt", "barostat": barostat, "barostat_damping_fs": 300.0}
+    result = explore(atoms, copper_potential, tmp_path, 100.0, **settings, **WIDE)
+    before, after = atoms.cell.cellpar(), result.final.cell.cellpar()
+    assert result.trace["volume_A3"][-1] != result.trace["volume_A3"][0]
+    ratio_kept = after[0] / after[2] == pytest.approx(before[0] / before[2], rel=1e-9)
+    angle_kept = after[5] == pytest.approx(before[5], abs=1e-9)
+    assert (ratio_kept, angle_kept) == {
+        "isotropic": (True, True),
+        "anisotropic": (False, True),
+        "triclinic": (False, False),
+    }[barostat]
+    if barostat != "isotropic":
+        assert abs(after[0] / after[2] - 1) < abs(before[0] / before[2] - 1)
+    # the frame is that of LAMMPS, in the structure's own orientation
+    result.final.calc = copper_potential.calculator()
+    assert result.final.get_potential_energy() == pytest.approx(result.trace["potential_energy_eV"][-1], abs=1e-6)
+    turned = np.linalg.solve(atoms.cell.array, result.final.cell.array)
+    assert np.abs(turned - np.eye(3)).max() < 0.1

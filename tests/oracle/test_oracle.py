@@ -16,7 +16,6 @@ from atomate2.ase.jobs import AseMaker, GFNxTBStaticMaker, LennardJonesStaticMak
 from atomate2.utils.testing.vasp import monkeypatch_vasp
 from atomate2.vasp.jobs.matpes import MatPesGGAStaticMaker
 from jobflow import run_locally
-from oracles import emt_oracle
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
@@ -132,12 +131,12 @@ def test_stress_is_the_derivative_of_the_energy(oracle: tuple[Maker, Calculator,
 
 
 def test_compressed_crystal_has_negative_stress(tmp_cwd: Path) -> None:
-    label = emt_oracle().compute(bulk("Cu", a=3.4, cubic=True))
+    label = OracleMaker(static_maker=EMTStaticMaker()).compute(bulk("Cu", a=3.4, cubic=True))
     assert (label.atoms.get_stress()[:3] < -10 * units.GPa * 0.1).all()
 
 
 def test_label_survives_its_document(tmp_cwd: Path) -> None:
-    label = emt_oracle().compute(distorted(bulk("Cu", cubic=True)))
+    label = OracleMaker(static_maker=EMTStaticMaker()).compute(distorted(bulk("Cu", cubic=True)))
     again = LabelDocument.model_validate_json(
         LabelDocument.from_labelled(label.atoms, index=0, origin="halted").model_dump_json()
     ).to_atoms()
@@ -193,12 +192,12 @@ def test_too_close_atoms_are_not_computed() -> None:
 
 def test_what_a_candidate_carries_does_not_reach_the_oracle(tmp_cwd: Path) -> None:
     atoms = distorted(bulk("Cu", cubic=True))
-    clean = emt_oracle().compute(atoms)
+    clean = OracleMaker(static_maker=EMTStaticMaker()).compute(atoms)
     atoms.info.update(origin="halted", step=3)
     atoms.arrays["gamma"] = np.ones(len(atoms))
     atoms.set_velocities(np.ones((len(atoms), 3)))
     atoms.set_initial_magnetic_moments([1.0] * len(atoms))
-    label = emt_oracle().compute(atoms)
+    label = OracleMaker(static_maker=EMTStaticMaker()).compute(atoms)
     assert label.atoms.get_potential_energy() == clean.atoms.get_potential_energy()
     assert set(label.atoms.arrays) == {"numbers", "positions"}
     assert not label.atoms.info
@@ -307,7 +306,7 @@ def test_vasp_result_of_another_composition_is_refused(
 
 def test_candidates_are_read_from_the_store(memory_jobstore: JobStore, tmp_cwd: Path) -> None:
     candidates = [distorted(bulk("Cu", cubic=True), seed) for seed in (1, 2)]
-    batch, labels = label_in_loop(candidates, emt_oracle(), memory_jobstore, tmp_cwd)
+    batch, labels = label_in_loop(candidates, OracleMaker(static_maker=EMTStaticMaker()), memory_jobstore, tmp_cwd)
     assert batch.n_labelled == 2
     for label, atoms in zip(labels, candidates, strict=True):
         assert shift_between(label.to_atoms(), atoms) < 1e-10

@@ -11,7 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
-from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.core import core_radii
 from mlip_autopipec.structures.distances import minimum_distances
@@ -84,3 +84,11 @@ def test_pairs_never_seen_have_the_shortest_of_all() -> None:
     assert radii[1, 1] == radii[0, 1] == radii[1, 0] == pytest.approx(3.61 / np.sqrt(2) - 0.1)
     with pytest.raises(TrainingError, match="no two atoms within 6 A"):
         core_radii([Atoms("Cu", cell=[20] * 3, pbc=True)], ["Cu"], 0.1)
+
+
+@pytest.mark.parametrize("margin", [-0.1, 5.0])
+def test_a_core_begins_at_a_positive_distance(margin):
+    atoms = bulk("Cu", cubic=True)
+    with pytest.raises(InvalidInputError, match=f"core_margin is {margin} A, and Cu-Cu are 2.553 A apart"):
+        core_radii([atoms], ["Cu"], margin)
+    assert core_radii([atoms], ["Cu"], 0.0)[0, 0] == pytest.approx(2.553, abs=1e-3)

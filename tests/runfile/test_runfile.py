@@ -104,33 +104,6 @@ def test_what_is_no_run_file_at_all(tmp_path, text, told):
     assert told in refusal(tmp_path, text)
 
 
-LENNARD_JONES = "kind: ase\n  maker: {calculator_class: ase.calculators.lj.LennardJones, calculator_kwargs: {%s}}"
-
-
-@pytest.mark.parametrize(
-    ("oracle", "told"),
-    [
-        ("kind: ase", "calculator_class is missing, and there is no default"),
-        ("kind: lennard-jones", "lacks sigma, epsilon"),
-        (LENNARD_JONES % "sigma: 2.3, epsilon: 0.1, smoth: true", "smoth is no parameter of ase.calculators.lj"),
-        ("kind: emt\n  maker: {calculator_kwargs: {asap_cutof: true}}", "asap_cutof is no parameter .*asap_cutoff"),
-        ("kind: gfn-xtb\n  maker: {calculator_kwargs: {metod: GFN1-xTB}}", "metod is no parameter of tblite.*method"),
-    ],
-)
-def test_an_oracle_that_is_not_named_or_misspelt_is_refused_with_its_line(tmp_path, oracle, told):
-    if "xtb" in oracle:
-        pytest.importorskip("tblite", reason="xTB's parameters are known where tblite is installed")
-    message = refusal(tmp_path, GOOD.replace("kind: emt", oracle))
-    assert re.search(rf"line [89], oracle.*{told}", message), message
-
-
-def test_elements_that_the_oracle_does_not_know_are_refused_with_its_line(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(GOOD.replace("{name: Cu, crystal: fcc, a: 3.6", "{name: NaCl, crystal: rocksalt, a: 5.6"))
-    with pytest.raises(InvalidInputError, match=r"line [89], oracle.*EMT knows Ag, Al.*not Cl, Na"):
-        RunFile.load(path).flow()
-
-
 @pytest.mark.parametrize("called", ["subprocess.run", "ase.build.bulk", "no.such.module"])
 def test_nothing_but_a_calculator_is_called_by_name(tmp_path, called):
     maker = f"maker: {{calculator_class: {called}, calculator_kwargs: {{args: [touch, {tmp_path / 'touched'}]}}}}"

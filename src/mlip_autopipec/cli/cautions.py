@@ -29,7 +29,6 @@ def cautions(campaign: RunFile) -> list[str]:
     """
     from pymatgen.core import Element
 
-    from mlip_autopipec.oracle.calculator_checks import assumptions
     from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
     from mlip_autopipec.runfile.init import usual_timestep_fs
     from mlip_autopipec.runfile.sources import nearest_neighbour
@@ -49,7 +48,6 @@ def cautions(campaign: RunFile) -> list[str]:
     step, usual = campaign.dynamics.timestep_fs, usual_timestep_fs(lightest)
     if step > _LONG_STEP * usual:
         told.append(f"dynamics.timestep_fs is {step:g}; with {lightest} {usual:g} is usual, and MD may explode")
-    told += [f"oracle: {one}" for one in assumptions(campaign.oracle.static_maker(), elements)]
     told += _missing_trainer(campaign)
     basis = campaign.trainer.basis
     if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own

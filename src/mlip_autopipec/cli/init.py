@@ -33,8 +33,8 @@ def init(
         typer.Option("--oracle", help="emt, lennard-jones, gfn-xtb, ase, espresso, vasp. Default: by the elements."),
     ] = None,
     calculator: Annotated[
-        str | None, typer.Option(help="For --oracle ase: the class, for instance ase.calculators.abinit.Abinit.")
-    ] = None,
+        str, typer.Option(help="For --oracle ase: the class of the calculator.")
+    ] = "ase.calculators.abinit.Abinit",
     trainer: Annotated[str, typer.Option("--trainer", help="linear, pacemaker or grace.")] = "linear",
     temperature: Annotated[
         list[float] | None, typer.Option("--temperature", "-T", help="In K; more than once for more than one.")

@@ -137,7 +137,7 @@ def check_validation(campaign: RunFile) -> None:
 
 def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], conditions: Sequence[Condition]) -> list[Atoms]:
     """Frames of the oracle's own MD, where the run file asks for them."""
-    from mlip_autopipec.oracle.validation import oracle_md_frames
+    from mlip_autopipec.validation.oracle_md import oracle_md_frames
 
     settings = campaign.validation_settings()
     if settings is None:

@@ -14,6 +14,7 @@ from ase import units
 
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,7 +136,7 @@ def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
     functions = getattr(campaign.trainer.basis, "number_of_functions_per_element", None)
     if functions is None or not first:
         return []
-    train = [atoms for atoms in first if atoms.info.get("split") == "train"]
+    train = [atoms for atoms in first if Provenance.of(atoms).split is Split.TRAIN]
     notes = []
     for element in sorted({symbol for atoms in train for symbol in atoms.get_chemical_symbols()}):
         n = sum(atoms.get_chemical_symbols().count(element) for atoms in train)
@@ -167,7 +168,7 @@ def _measured_label(campaign: RunFile, atoms: Atoms) -> tuple[float, float | Non
         label = oracle.compute(atoms).atoms
         seconds = time.perf_counter() - started
     results = {} if label.calc is None else label.calc.results
-    if atoms.info.get("origin") != "seed_ideal" or not atoms.pbc.all() or results.get("stress") is None:
+    if Provenance.of(atoms).origin != Origin.SEED_IDEAL or not atoms.pbc.all() or results.get("stress") is None:
         return seconds, None
     return seconds, float(-np.mean(label.get_stress(voigt=False).diagonal()) / units.GPa)
 

@@ -15,6 +15,7 @@ from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_ope
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.provenance import Origin, mark
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -355,7 +356,8 @@ def _labelled(atoms: Atoms, source: Atoms, source_index: NDArray[np.int_], core:
     """Give the cell what the large one knows of each atom, and where it came from."""
     like = bare_copy(source)[source_index]
     like.cell, like.pbc, like.positions = atoms.cell, True, atoms.positions
-    like.info = {"origin": "cutout", "centre": 0}
+    like.info = {"centre": 0}
+    mark(like, origin=Origin.CUTOUT)
     like.set_array("source_index", source_index)
     like.set_array("core", core)
     return like

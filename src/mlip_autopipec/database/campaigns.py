@@ -20,6 +20,7 @@ from mlip_autopipec.jobs.outliers import admit, read_admitted, read_quarantined
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.oracle.record import OracleRecord
+from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
@@ -371,12 +372,11 @@ class Campaigns:
 
     def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
         """Where a campaign stands and when that was stored."""
-        found = self.store.query_one(
-            {"output.kind": "loop", "output.campaign_id": campaign_id},
-            ["output", "completed_at"],
-            sort={"output.cycle": -1, "completed_at": -1},
-        )
-        if found is not None:
+        of_loop = {"output.kind": "loop", "output.campaign_id": campaign_id}
+        last = self.store.query_one(of_loop, ["output.cycle"], sort={"output.cycle": -1})
+        if last is not None:
+            of_cycle = {**of_loop, "output.cycle": last["output"]["cycle"]}
+            found = max(self.store.query(of_cycle, ["output", "completed_at"]), key=time_of)
             return found["completed_at"], OTFDocument.model_validate(without_bulk(found["output"]))
         recorded = self.store.query_one(
             {"output.kind": "campaign", "output.campaign_id": campaign_id},

@@ -128,6 +128,15 @@ class SQLiteStore(MemoryStore):
         with self._open() as connection:
             connection.executemany("DELETE FROM documents WHERE id = ?", found)
 
+    def reserve(self, name: str, owner: str) -> str:
+        """Reserve a name for an owner unless another one has it; return who has it."""
+        with self._open() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, owner TEXT NOT NULL)")
+            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, owner))
+            (holder,) = connection.execute("SELECT owner FROM names WHERE name = ?", (name,)).fetchone()
+        return str(holder)
+
     def ensure_index(self, key: str, unique: bool | None = False) -> bool:
         """Tell whether there is an index; those there are were made with the file."""
         return key in self.indexed and not unique

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maggma.stores import MemoryStore, MongoStore
 
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.schemas.base import PAYLOAD, Document
+from mlip_autopipec.schemas.base import PAYLOAD, Document, time_of
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -51,7 +50,7 @@ class StoredDocuments:
         # bulk data is left where it is: a document that refers to it holds a small reference
         found = self.store.query({"output.kind": kind, **criteria}, ["uuid", "output", "completed_at"], load=payload)
         by_job: dict[tuple[str, int], DocumentT] = {}
-        for doc in sorted(found, key=itemgetter("completed_at")):  # a server sorts no more than 100 MB
+        for doc in sorted(found, key=time_of):  # a server sorts no more than 100 MB
             output = doc["output"]
             if not payload:
                 output = without_bulk(output)

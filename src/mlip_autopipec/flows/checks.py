@@ -16,6 +16,7 @@ from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,12 @@ def check_campaign(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
             f"{maker.dynamics_maker.settings.gamma_hi}: what halts MD would not be worth a label; lower gamma_min"
         )
+    made, labelled = maker.propose_maker.generator.minimum_distance_ratio, maker.oracle_maker.minimum_distance_ratio
+    if made < labelled:
+        raise InvalidInputError(
+            f"candidates.minimum_distance_ratio is {made}, below oracle.minimum_distance_ratio = {labelled}: "
+            "candidates would be made that are not labelled; raise the one or lower the other"
+        )
     maker.oracle_maker.check(elements_of([*frames, *labels]))
     for atoms in frames:
         check_structure(atoms)
@@ -96,10 +103,10 @@ def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
 
 
 def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
-    if labels and all(atoms.info.get("split", "train") != "train" for atoms in labels):
+    if labels and all(Provenance.of(atoms).split is not Split.TRAIN for atoms in labels):
         raise InvalidInputError(
             f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
-            f"{sorted({str(a.info['split']) for a in labels})}; 'train' is what a potential learns from"
+            f"{sorted({str(Provenance.of(a).split) for a in labels})}; 'train' is what a potential learns from"
         )
     for i, atoms in enumerate(labels):
         if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:

@@ -24,7 +24,7 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
-from mlip_autopipec.jobs.indexes import create_indexes
+from mlip_autopipec.jobs.indexes import create_indexes, reserve_name
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
@@ -65,7 +65,7 @@ class OTFMaker(LoopParts):
     propose_maker, select_maker
         Candidates around a halt, and the choice among those of all halts.
     oracle_maker
-        Labels. It has to be given, with the static maker of a code: there is no default oracle.
+        Labels.
     train_maker
         Potential and active set.
     stop_rule
@@ -82,7 +82,7 @@ class OTFMaker(LoopParts):
     --------
     >>> from ase.build import bulk
     >>> from mlip_autopipec.jobs.static import EMTStaticMaker
-    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # a toy, to try the loop with
     >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
     >>> flow.name
     'on-the-fly learning'
@@ -229,6 +229,7 @@ class OTFMaker(LoopParts):
                     f"campaign_id '{document.campaign_id}' is taken in {current_store()}; choose another, or continue "
                     "that campaign with OTFMaker.resume or OTFMaker.extend"
                 )
+        reserve_name(current_store(), document.campaign_id, document.generation, current_uuid())
         return document.model_copy(
             update={
                 "uuid": current_uuid(),

@@ -13,7 +13,7 @@ from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.outliers import read_admitted
 from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
-from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.base import Document, time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
 from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
@@ -250,5 +250,5 @@ def _read(
 ) -> list[DocumentT]:
     """Read documents of one kind in the order in which they were made."""
     kind = model.model_fields["kind"].default
-    found = store.query({"output.kind": kind, **criteria}, ["output"], {"completed_at": 1}, load=payload)
-    return [model.model_validate(doc["output"]) for doc in found]
+    found = store.query({"output.kind": kind, **criteria}, ["output", "completed_at"], load=payload)
+    return [model.model_validate(doc["output"]) for doc in sorted(found, key=time_of)]

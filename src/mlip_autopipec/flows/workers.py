@@ -42,8 +42,7 @@ def assign_workers(flow: Flow, workers: Mapping[str, Mapping[str, Any]]) -> None
     Examples
     --------
     >>> from ase.build import bulk
-    >>> from mlip_autopipec.flows.otf import OTFMaker
-    >>> from mlip_autopipec.jobs.label import OracleMaker
+    >>> from mlip_autopipec import OracleMaker, OTFMaker
     >>> from mlip_autopipec.jobs.static import EMTStaticMaker
     >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
     >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300)

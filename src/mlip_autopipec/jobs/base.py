@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, job
+from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, Response, job
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, jsanitize
 from pydantic import BaseModel
@@ -49,7 +49,7 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
         def run(*args: Any, **kwargs: Any) -> Any:
             store_bulk_first(CURRENT_JOB.store)
             args, kwargs = _resolve((args, kwargs), tolerate_failed_inputs)
-            return method(*args, **kwargs)
+            return _dated(method(*args, **kwargs))
 
         make_job = job(run, data=PAYLOAD)
 
@@ -70,6 +70,14 @@ def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[...,
         return create
 
     return decorate
+
+
+def _dated(returned: Any) -> Any:
+    """Write into the document that a job returns when that was."""
+    document = returned.output if isinstance(returned, Response) else returned
+    if isinstance(document, Document) and document.made_at is None:
+        document.made_at = datetime.now(UTC).isoformat()
+    return returned
 
 
 def _resolve(arguments: Any, tolerate_missing: bool) -> Any:

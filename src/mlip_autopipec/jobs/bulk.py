@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobflow import JobStore
 from pymongo.errors import ConnectionFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from jobflow import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -46,31 +46,39 @@ def patiently(operation: Callable[[], T]) -> T:
             time.sleep(PAUSE_S)
 
 
-class BulkFirstJobStore(JobStore):
+class _Held:
+    """Stands for the store of the documents while a JobStore writes its bulk, and keeps what is to be written last."""
+
+    def __init__(self) -> None:
+        self.documents: list[tuple[Any, Any]] = []
+
+    def update(self, docs: Any, key: Any) -> None:
+        """Keep documents."""
+        self.documents.append((docs, key))
+
+
+def store_bulk_first(store: JobStore | None) -> None:
     """
-    A JobStore that writes to its additional stores before it writes the documents.
+    Let the JobStore a job runs in, of whatever class, write to its additional stores before it writes the documents.
 
     jobflow does it the other way round: a process that is killed in between leaves a document whose bulk is missing,
     on which every later query for it, and so the campaign, would fail. This way it leaves bulk nobody refers to.
 
-    It waits for a server that is stopped and started: what took a day to compute is not lost in a second.
+    The store also waits for a server that is stopped and started: what took a day to compute is not lost in a second.
+    Both hold for this object alone, which jobflow has made for the process; calling it again changes nothing.
     """
+    if store is None or "update" in vars(store):
+        return
+    cls = type(store)
 
-    def query(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
-        """Query documents; see ``JobStore.query``."""
-        yield from patiently(lambda: list(JobStore.query(self, *args, **kwargs)))
+    def update(docs: Any, key: Any = None, save: Any = None) -> None:
+        held, writes_bulk = _Held(), cls.__new__(cls)
+        vars(writes_bulk).update({**vars(store), "docs_store": held})
+        patiently(lambda: cls.update(writes_bulk, docs, key, save))
+        some, fields = held.documents[-1]
+        patiently(lambda: store.docs_store.update(some, key=fields))
 
-    def update(self, docs: Any, key: Any = None, save: Any = None) -> None:
-        """Update or insert documents; see ``JobStore.update``."""
-        held: list[tuple[Any, Any]] = []
-        holding: Any = SimpleNamespace(**vars(self))
-        holding.docs_store = SimpleNamespace(update=lambda docs, key: held.append((docs, key)))
-        patiently(lambda: JobStore.update(holding, docs, key, save))
-        some, fields = held[-1]
-        patiently(lambda: self.docs_store.update(some, key=fields))
+    def query(*args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        yield from patiently(lambda: list(cls.query(store, *args, **kwargs)))
 
-
-def store_bulk_first(store: JobStore | None) -> None:
-    """Make the store a job runs in, which jobflow has made as it is configured, one that stores bulk first."""
-    if type(store) is JobStore:
-        store.__class__ = BulkFirstJobStore
+    vars(store).update(update=update, query=query)

@@ -23,6 +23,7 @@ from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocum
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
 from mlip_autopipec.validation.criteria import Gate
@@ -93,19 +94,19 @@ def propose_check(
         cut_seed = derive_seed(seed, SeedPurpose.CHECK_CUTOUTS, cycle)
         candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), cut_seed)
     for candidate in candidates:
-        candidate.info.update(origin=CHECK)
+        mark(candidate, origin=Origin.CHECK)
     candidates = candidates[:budget]
     if property_gate is not None:
         left = None if budget is None else budget - len(candidates)
         candidates += property_gate.affordable(recorded_task(campaign_id, current_store()).structures(), left)
     for candidate in candidates:
-        candidate.info.update(split=CHECK)
+        mark(candidate, split=Split.CHECK)
     return ProposalDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
         cycle=cycle,
         n_candidates=len(candidates),
-        origins=dict(Counter(candidate.info["origin"] for candidate in candidates)),
+        origins=dict(Counter(Provenance.of(candidate).origin for candidate in candidates)),
         seed=seed,
         payload={"candidates": pack_frames(candidates)},
     )
@@ -130,7 +131,7 @@ def _least_known(
             continue
         logger.info("%s", cutout)
         candidate = bare_copy(cutout.atoms)
-        candidate.info.update(cutout_of=centre, n_core=int(cutout.core.sum()))  # the core comes first
+        mark(candidate, cutout_of=centre, n_core=int(cutout.core.sum()))  # the core comes first
         made.append(candidate)
         if len(made) == n_labels:
             break
@@ -147,7 +148,7 @@ def _core(label: LabelDocument, atoms: Atoms) -> NDArray[np.intp] | None:
     have its atoms in another order than what was asked for.
     """
     asked = load_document(ProposalDocument, label.source_id or "").candidates()[label.source_index or 0]
-    if (n_core := asked.info.get("n_core")) is None:
+    if (n_core := Provenance.of(asked).n_core) is None:
         return None
     away = asked.get_scaled_positions()[:n_core, None] - atoms.get_scaled_positions()[None]
     distances = np.linalg.norm((away - np.round(away)) @ asked.cell.array, axis=-1)
@@ -212,7 +213,7 @@ def measure(
         too_dear = {
             tag: _TOO_DEAR
             for cell in property_gate.structures(structures)
-            if (tag := cell.info.get("property")) is not None and tag not in asked
+            if (tag := Provenance.of(cell).purpose) is not None and tag not in asked
         }
         comparisons = property_gate.compare(structures, cells, potential, failures | too_dear)
     plain = [comparison.as_dict() for comparison in comparisons]

@@ -18,6 +18,7 @@ from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -159,8 +160,8 @@ def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
     parts: list[list[dict[str, Any]]] = []
     n_atoms = _ATOMS_PER_PART
     for index, atoms in enumerate(labels):
-        split = atoms.info.get("split", "train")
-        origin = "isolated_atom" if split == "reference" else "given"
+        split = Provenance.of(atoms).split
+        origin = Origin.ISOLATED_ATOM if split is Split.REFERENCE else Origin.GIVEN
         document = LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
         if n_atoms + len(atoms) > _ATOMS_PER_PART:
             parts.append([])

@@ -12,6 +12,7 @@ from mlip_autopipec.jobs.base import current_uuid, loop_job
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.walk import ProposalDocument
+from mlip_autopipec.structures.provenance import Provenance
 
 
 @dataclass
@@ -40,7 +41,7 @@ class GenerateMaker(Maker):
             uuid=current_uuid(),
             campaign_id=campaign.campaign_id,
             n_candidates=len(frames),
-            origins=dict(Counter(str(f.info["origin"]) for f in frames)),
+            origins=dict(Counter(Provenance.of(f).origin for f in frames)),
             seed=seed,
             payload={"candidates": pack_frames(frames)},
         )

@@ -16,15 +16,16 @@ from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import is_of_vasp, run_static
-from mlip_autopipec.oracle.calculator_checks import assumptions, check_calculator
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, former_keys, label_key
 from mlip_autopipec.oracle.inputs import files_read
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
+from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
 from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
-from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,14 +38,15 @@ logger = logging.getLogger(__name__)
 
 #: Label jobs that one job appends. FireWorks keeps them in one document: 7 to 13 kB each with VASP's maker.
 LABELS_PER_JOB = 64
-#: What a loop without an oracle is told.
-NO_STATIC_MAKER = (
-    "OracleMaker.static_maker is missing, and there is no default; say what labels, for instance "
-    "OTFMaker(oracle_maker=OracleMaker(static_maker=vasp_static_maker())). To try out on Al, Cu, Ag, Au, Ni, Pd, Pt: "
-    "EMTStaticMaker()"
-)
 #: Letters of the reasons of all failed labels together, and of each if there are so many.
 _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
+
+
+#: There is no oracle by default: a toy that labels in silence would make a potential of nothing.
+NO_ORACLE = (
+    "OracleMaker.static_maker is missing, and there is no default: give what computes the labels, for instance "
+    "vasp_static_maker(), GFNxTBStaticMaker(), or EMTStaticMaker() to try the loop on Al, Cu, Ag, Au, Ni, Pd or Pt"
+)
 
 
 @dataclass
@@ -59,7 +61,6 @@ class OracleMaker(Maker):
     static_maker
         The maker of one static calculation: :func:`~mlip_autopipec.oracle.vasp.vasp_static_maker`,
         ``GFNxTBStaticMaker``, :class:`~mlip_autopipec.jobs.static.EMTStaticMaker` ... Powerups apply to it as usual.
-        There is no default: without one, :meth:`check` and whatever labels refuse.
     atom_maker
         The same for isolated atoms, which need settings of their own:
         :func:`~mlip_autopipec.oracle.vasp.isolated_atom_maker`. By default ``static_maker``.
@@ -76,31 +77,29 @@ class OracleMaker(Maker):
     static_maker: Maker | None = None
     atom_maker: Maker | None = None
     max_failed_fraction: float = 0.5
-    minimum_distance_ratio: float = 0.5
+    minimum_distance_ratio: float = LABEL_RATIO
     reuse_labels: bool = True
 
     def check(self, elements: Sequence[str] = ()) -> None:
         """
-        Refuse what cannot label, and log what the calculator assumes without being told to.
+        Refuse what cannot label.
 
         Parameters
         ----------
         elements
-            Symbols of what is to be labelled; empty where they are not known yet.
+            Of the campaign.
         """
         if self.static_maker is None:
-            raise InvalidInputError(NO_STATIC_MAKER)
-        for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker)):
-            if maker is None:
-                continue
+            raise InvalidInputError(NO_ORACLE)
+        for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker or self.static_maker)):
             if not isinstance(maker, Maker):
                 raise InvalidInputError(
-                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker "
-                    "(a jobflow Maker), for instance GFNxTBStaticMaker()"
+                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
+                    "instance vasp_static_maker() or GFNxTBStaticMaker()"
                 )
-            check_calculator(maker, elements, f"OracleMaker.{name}")
-            for assumed in assumptions(maker, elements) if elements else ():
-                logger.info("OracleMaker.%s: %s", name, assumed)
+            if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
+                check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
+            check_elements(maker, elements)
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 
@@ -148,7 +147,7 @@ class OracleMaker(Maker):
             one.name = f"{'label' if uuid is None else 'reuse'} c{cycle:03d} {index:03d}"
             jobs.append(one)
         # a potential without the energy of one of its atoms would be another potential
-        required = [i for i, atoms in enumerate(candidates, first) if atoms.info.get("split") == "reference"]
+        required = [i for i, atoms in enumerate(candidates, first) if Provenance.of(atoms).split is Split.REFERENCE]
         counted = self.count([j.output for j in jobs], campaign_id, cycle, required, first)
         counted.name = f"count labels c{cycle:03d}"
         continue_as_current(counted)
@@ -195,14 +194,15 @@ class OracleMaker(Maker):
             Its uuid.
         """
         candidate = load_document(ProposalDocument, choice.source_id).candidates()[choice.source_index]
+        of = Provenance.of(candidate)
         fields: dict[str, Any] = {
             "uuid": current_uuid(),
             "campaign_id": campaign_id,
             "cycle": cycle,
             "index": index,
-            "split": candidate.info.get("split", "train"),
-            "origin": candidate.info["origin"],
-            "purpose": candidate.info.get("property"),
+            "split": of.split,
+            "origin": of.origin,
+            "purpose": of.purpose,
             "walker": choice.walker,
             "gamma": choice.gamma,
             "source_id": choice.source_id,
@@ -300,11 +300,10 @@ class OracleMaker(Maker):
 
     def maker_of(self, atoms: Atoms) -> Maker:
         """Return the maker that computes a candidate."""
-        alone = atoms.info.get("origin") == "isolated_atom"
-        maker = self.atom_maker if alone and self.atom_maker is not None else self.static_maker
-        if maker is None:
-            raise InvalidInputError(NO_STATIC_MAKER)
-        return maker
+        if self.static_maker is None:
+            raise InvalidInputError(NO_ORACLE)
+        alone = Provenance.of(atoms).origin == Origin.ISOLATED_ATOM
+        return self.atom_maker if alone and self.atom_maker is not None else self.static_maker
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Run the maker of a candidate here and now, and read off its label."""

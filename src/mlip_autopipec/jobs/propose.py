@@ -22,11 +22,9 @@ from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.provenance import Origin, Provenance, mark
 
 logger = logging.getLogger(__name__)
-
-#: Origin of a cut-out around another atom than the one that halted MD, which is called ``halted``.
-CUTOUT = "cutout"
 
 
 @dataclass
@@ -73,7 +71,7 @@ class ProposeMaker(Maker):
             reason=walk.reason,
             is_required=is_required(walk),
             n_candidates=len(candidates),
-            origins=dict(Counter(str(c.info["origin"]) for c in candidates)),
+            origins=dict(Counter(Provenance.of(c).origin for c in candidates)),
             seed=seed,
             payload={"candidates": pack_frames(candidates)},
         )
@@ -100,15 +98,15 @@ class ProposeMaker(Maker):
         )
         for index, error in failed.items():
             logger.warning("no cut-out around atom %d: %s", index, error)
-        origins = ["halted" if cutout.source_centre == centre else CUTOUT for cutout in cutouts]
+        made_as = [Origin.HALTED if cutout.source_centre == centre else Origin.CUTOUT for cutout in cutouts]
         if centre is not None and centre in failed:  # atoms that collide are not shown to an oracle, but just before
             earlier = self._earlier_cutout(walk, centre, potential, seed)
-            cutouts, origins = [*earlier, *cutouts], [*(["dumped"] * len(earlier)), *origins]
+            cutouts, made_as = [*earlier, *cutouts], [*([Origin.DUMPED] * len(earlier)), *made_as]
         if not cutouts:
             reasons = "; ".join(map(str, failed.values())) or f"no atom has gamma {self.cutouts.gamma_min} or more"
             raise MLIPError(f"nothing could be cut out of the {len(halted)} atoms of walk {walk.uuid}: {reasons}")
         candidates = []
-        for number, (cutout, origin) in enumerate(zip(cutouts, origins, strict=True)):
+        for number, (cutout, origin) in enumerate(zip(cutouts, made_as, strict=True)):
             logger.info("%s", cutout)
             around = self.generator.generate(
                 cutout.atoms,
@@ -119,9 +117,9 @@ class ProposeMaker(Maker):
                 temperature_K=walk.temperature_K,
             )
             for atoms in around:
-                atoms.info["cutout_of"] = cutout.source_centre
-                if atoms.info["origin"] == "halted":
-                    atoms.info["origin"] = origin
+                mark(atoms, cutout_of=cutout.source_centre)
+                if Provenance.of(atoms).origin == Origin.HALTED:
+                    mark(atoms, origin=origin)
             candidates += around
         return candidates
 
@@ -267,6 +265,6 @@ def what_halted(pool: Sequence[tuple[ProposalDocument, int, Atoms]]) -> tuple[li
         Places in ``pool`` of halted frames and cut-outs of them, and of those that are labelled whatever their grade
         (:func:`is_required`).
     """
-    origins = [atoms.info["origin"] for *_, atoms in pool]
-    halted = [k for k, origin in enumerate(origins) if origin in ("halted", CUTOUT)]
-    return halted, [k for k, (proposal, *_) in enumerate(pool) if proposal.is_required and origins[k] == "halted"]
+    origins = [Provenance.of(atoms).origin for *_, atoms in pool]
+    halted = [k for k, origin in enumerate(origins) if origin in (Origin.HALTED, Origin.CUTOUT)]
+    return halted, [k for k, (proposal, *_) in enumerate(pool) if proposal.is_required and origins[k] == Origin.HALTED]

@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.base import current_store, current_uuid
 from mlip_autopipec.jobs.bulk import patiently
+from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.label import LabelDocument
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def find_labels(keys: Sequence[str]) -> dict[str, LabelDocument]:
         "output.reused_from": None,
     }
     # the oldest, so that all refer to the same one
-    found = current_store().query(criteria, ["output"], sort={"completed_at": -1}) if keys else []
-    return {doc["output"]["key"]: LabelDocument.model_validate(doc["output"]) for doc in found}
+    found = list(current_store().query(criteria, ["output", "completed_at"])) if keys else []
+    newest_first = sorted(found, key=time_of, reverse=True)
+    return {doc["output"]["key"]: LabelDocument.model_validate(doc["output"]) for doc in newest_first}
 
 
 def find_label(keys: Sequence[str]) -> LabelDocument | None:

@@ -14,13 +14,13 @@ from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
 from jobflow import job
-from pydantic import Field, ImportString, TypeAdapter, ValidationError
+from pydantic import Field, ImportString, TypeAdapter
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
-from mlip_autopipec.oracle.calculator_checks import NO_CALCULATOR_CLASS, check_parameters
 from mlip_autopipec.oracle.extracted import EnergyKind
+from mlip_autopipec.oracle.suitability import check_arguments
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -133,14 +133,14 @@ class AseStaticMaker(AseMaker):
 
 @dataclass
 class EMTStaticMaker(AseStaticMaker):
-    """Single point with ASE's effective medium theory (Al, Cu, Ag, Au, Ni, Pd, Pt): a toy, for trying out."""
+    """Single point with ASE's effective medium theory (Al, Cu, Ag, Au, Ni, Pd, Pt; toy H, C, N, O)."""
 
     name: str = "EMT static"
 
     def _get_calculator(self) -> Calculator:
         from ase.calculators.emt import EMT
 
-        check_parameters(EMT, self.calculator_kwargs)
+        check_arguments("ase.calculators.emt.EMT", self.calculator_kwargs)
         return EMT(**self.calculator_kwargs)
 
 
@@ -152,23 +152,15 @@ class CalculatorStaticMaker(AseStaticMaker):
     Parameters
     ----------
     calculator_class
-        Import path of the calculator class, e.g. ``ase.calculators.abinit.Abinit``. There is no default.
+        Import path of the calculator class, e.g. ``ase.calculators.abinit.Abinit``; there is no default.
     calculator_kwargs
-        What it is made with; plain data. A parameter that the calculator would ignore is refused.
-        Programs and pseudopotentials are found through ASE's own
+        What it is made with; plain data. Programs and pseudopotentials are found through ASE's own
         configuration on the worker (``~/.config/ase/config.ini``).
     """
 
-    calculator_class: str | None = None
+    calculator_class: str = ""
 
     def _get_calculator(self) -> Calculator:
-        if self.calculator_class is None:
-            raise InvalidInputError(NO_CALCULATOR_CLASS)
-        try:
-            calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
-        except ValidationError as error:
-            raise InvalidInputError(
-                f"calculator_class '{self.calculator_class}' cannot be imported: {error}"
-            ) from error
-        check_parameters(calculator, self.calculator_kwargs)
+        check_arguments(self.calculator_class, self.calculator_kwargs)
+        calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         return calculator(**self.calculator_kwargs)

@@ -185,6 +185,7 @@ def _variables(
         "temperature_end_K": condition.temperature_at(1.0),
         "thermostat_damping_ps": settings.thermostat_damping_fs * fs,
         "pressure_bar": condition.pressure_GPa * script.GPA_TO_BAR,
+        "barostat": {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[settings.barostat],
         "barostat_damping_ps": settings.barostat_damping_fs * fs,
         "gamma_lo": settings.gamma_lo,
         "gamma_hi": settings.gamma_hi,

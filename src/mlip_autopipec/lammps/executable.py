@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, readback, script, startup
+from mlip_autopipec.lammps.last_step import looked_at_end
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def run(
         settings=settings,
         start_step=start_step,
     )
+    result = looked_at_end(result, potential, condition, settings)
     # the result holds what was to be kept of the dumps, and they are by far the largest files
     for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
         path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import deck, executable, library
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
-from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -174,7 +174,7 @@ def check_structure(atoms: Atoms) -> None:
             f"the structure {formula} has pbc = {list(map(bool, atoms.pbc))} and cell lengths {atoms.cell.lengths()}; "
             "ACE and MD need all three directions periodic: put slabs and clusters into a cell with vacuum"
         )
-    contact = shortest_contact(atoms, ratio=0.3)
+    contact = shortest_contact(atoms, MD_RATIO)
     if contact is not None:
         raise InvalidInputError(
             f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; {contact[3]:.2f} A are the least"

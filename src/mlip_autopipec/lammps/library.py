@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import deck, readback, script
+from mlip_autopipec.lammps import deck, failures, script
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def run(
     except OSError as error:
         raise ExplorationError(f"MD cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     if code != 0 or not (folder / OUTPUT).is_file():
-        raise readback.crash(f"the MD process {readback.how_it_ended(code)} in {folder}", (folder / LOG).read_text())
+        raise failures.crash(f"the MD process {failures.how_it_ended(code)} in {folder}", (folder / LOG).read_text())
     return read_result(folder)
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from ase import units
 from ase.io.lammpsrun import iread_lammps_dump_text
 
-from mlip_autopipec.errors import ExplorationError, RestartFileError
+from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps.failures import TIME_OVER, crash, how_it_ended, is_exploded
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.lammps.types import MDSettings
 
-#: What LAMMPS says when atoms fly away or collapse: physics (a halt), not a crash.
-FLOWN_APART = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Neighbor list overflow")
-#: What LAMMPS says when its ``timer timeout`` ended the run.
-TIME_OVER = "Wall time limit reached"
-_KILLERS = {
-    9: "by the batch queue, or out of memory",
-    11: "a crash inside of it",
-    15: "by the batch queue",
-    25: "a file grew beyond what the file system or ulimit -f allows",
-}
-RETRY = "nothing is lost, run it again"
 #: LAMMPS' own, rounded, bar per eV/A^3 in metal units; undoing just this one keeps all digits.
 LAMMPS_BAR = 1.6021765e6
 
@@ -103,6 +93,8 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
     """
     Read the steps and structures of a text dump, in the structure's own orientation.
 
+    A last frame that is cut off, as LAMMPS leaves it when it dies, is left out.
+
     Parameters
     ----------
     path
@@ -110,25 +102,48 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
     frame
         From :meth:`.script.Frame.of`.
     n_atoms
-        Frames with another number of atoms (some are lost, or the file is cut off) are left out.
+        Frames with another number of atoms (some are lost) are left out.
+
+    Raises
+    ------
+    ExplorationError
+        If a frame cannot be read that is not cut off.
     """
     if not path.is_file() or path.stat().st_size == 0:
         return
-    last = -1
+    last, n_read = -1, 0
     with path.open() as stream:
         # ase.io.iread would read all frames at once, and none if the last one is cut off
         raws = iread_lammps_dump_text(stream, index=":", specorder=list(frame.elements), units="metal")
         while True:
             try:
                 raw = next(raws, None)
-            except (RuntimeError, ValueError, IndexError):  # the frame LAMMPS was writing when it died
-                return
+            except Exception as error:
+                if _is_cut_off(path, n_read):  # the frame LAMMPS was writing when it died
+                    return
+                raise ExplorationError(
+                    f"frame {n_read + 1} of {path} cannot be read: {type(error).__name__}: {error}; it is no dump of "
+                    "LAMMPS as this package asks for it, or it is damaged"
+                ) from error
             if raw is None:
                 return
+            n_read += 1
             step = int(raw.info["timestep"])
             if (n_atoms is None or len(raw) == n_atoms) and step > last:
                 yield step, _to_atoms(raw, frame)
             last = step
+
+
+def _is_cut_off(path: Path, n_read: int) -> bool:
+    """Tell whether the frame after so many is the last of a dump and has fewer lines than it says."""
+    frames = path.read_text(errors="replace").split("ITEM: TIMESTEP\n")[1:]
+    if len(frames) != n_read + 1:
+        return len(frames) == n_read  # not even the heading of a further frame
+    lines = frames[-1].splitlines(keepends=True)
+    if len(lines) < 8 or not lines[-1].endswith("\n"):
+        return True
+    count = lines[2].strip()
+    return count.isdigit() and len(lines) < 8 + int(count)
 
 
 def _to_atoms(raw: Atoms, frame: Frame) -> Atoms:
@@ -202,7 +217,7 @@ def read_result(
     if finished and end is not None:
         final, step = finals[0], int(end[1])
         status, reason = _judge_end(step, last, settings, start_step, log, folder)
-    elif last is not None and sane is not None and any(words in log for words in FLOWN_APART):
+    elif last is not None and sane is not None and is_exploded(log):
         final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
     else:
         unfinished = " without its last line (is the disk full?)" if exit_code == 0 else ""
@@ -259,24 +274,6 @@ def _judge_end(
     if TIME_OVER in log:
         return WalkStatus.TIMED_OUT, None
     raise crash(f"LAMMPS ended at step {step} of {settings.n_steps} without saying why in {folder}", log)
-
-
-def crash(what: str, log: str) -> ExplorationError:
-    """Return the error of a process that ended without its result: what happened, what to do, the end of the log."""
-    if "read_restart.cpp" in log:
-        return RestartFileError(
-            f"{what}: it cannot read its restart file; LAMMPS reads files of its own and of older versions:\n"
-            f"{log[-2000:].strip()}"
-        )
-    return ExplorationError(f"{what}; {RETRY}:\n{log[-2000:].strip()}")
-
-
-def how_it_ended(exit_code: int) -> str:
-    """Say how a process ended; one that was killed names the usual culprits."""
-    signal = -exit_code if exit_code < 0 else exit_code - 128  # a shell or launcher in between adds 128
-    if signal in _KILLERS:
-        return f"ended with code {exit_code}, killed by signal {signal} ({_KILLERS[signal]})"
-    return f"ended with code {exit_code}"
 
 
 def _kept_looks(folder: Path, frame: Frame) -> dict[int, Atoms]:

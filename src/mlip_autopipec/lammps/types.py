@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from monty.json import MSONable
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 Engine = Literal["auto", "library", "executable"]
+Barostat = Literal["isotropic", "anisotropic", "triclinic"]
 
 
 class WalkStatus(StrEnum):
@@ -121,7 +122,11 @@ class MDSettings(MSONable):
     timestep_fs
         Time step in fs.
     ensemble
-        ``nve``, ``nvt`` (Nose-Hoover) or ``npt`` (isotropic Nose-Hoover).
+        ``nve``, ``nvt`` or ``npt`` (Nose-Hoover).
+    barostat
+        What ``npt`` changes of the cell: ``isotropic`` scales it, right for cubic crystals, melts and glasses;
+        ``anisotropic`` lets the three axes relax each for itself, for orthorhombic, tetragonal and hexagonal cells;
+        ``triclinic`` the angles too.
     thermostat_damping_fs, barostat_damping_fs
         Damping times in fs.
     gamma_lo, gamma_hi
@@ -161,6 +166,7 @@ class MDSettings(MSONable):
     volume_limit_A3: float | None = None
     wall_time_s: float | None = None
     template: str | None = None
+    barostat: Barostat = "isotropic"
 
     def check(self) -> None:
         """Refuse values that cannot be meant, naming the field and the value."""
@@ -182,6 +188,10 @@ class MDSettings(MSONable):
             )
         if self.ensemble not in ("nve", "nvt", "npt"):
             raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
+        if self.barostat not in get_args(Barostat):
+            raise InvalidInputError(
+                f"MDSettings.barostat is {self.barostat!r}; {', '.join(get_args(Barostat))} are known"
+            )
         if self.max_frames < 0:
             raise InvalidInputError(f"MDSettings.max_frames is {self.max_frames}; it cannot be negative")
         for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s"):

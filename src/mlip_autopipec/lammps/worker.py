@@ -19,6 +19,7 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.ace_forces import ACEForces
+from mlip_autopipec.lammps.failures import is_exploded
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
@@ -148,8 +149,7 @@ class LibraryRun:
     def _judge_lammps_error(self, error: Exception) -> None:
         """Atoms that fly away are physics (a halt); anything else is a crash."""
         text = str(error)
-        lost = ("Lost atoms", "Non-numeric", "out of range - cannot compute", "Bond atoms missing")
-        if self.last_sane is None or not any(words in text for words in lost):
+        if self.last_sane is None or not is_exploded(text):
             raise ExplorationError(f"LAMMPS: {text}") from error
         sys.stdout.write(f"halted by LAMMPS: {text}\n")
         self.halted = (HaltReason.LOST_ATOMS, self.step, math.inf, 0)
@@ -187,12 +187,14 @@ class LibraryRun:
                 positions,
             )
             self._builds = builds
-        look = step % self.settings.gamma_every == 0 and step != self._graded_step
+        # the first and the last step are looked at whatever the interval
+        due = step % self.settings.gamma_every == 0 or step in (self.begin, self.end)
+        look = due and step != self._graded_step
         self.forces.evaluate(positions, with_gamma=look)
         f[:] = self.forces.forces
-        if look or self.settings.ensemble == "npt":  # a barostat needs the virial at every step
-            lmp.fix_external_set_energy_global("ace", self.forces.energy)
-            lmp.fix_external_set_virial_global("ace", self.forces.virial)
+        # at every step: a barostat, of a template of the user's own perhaps, takes the virial when it wants to
+        lmp.fix_external_set_energy_global("ace", self.forces.energy)
+        lmp.fix_external_set_virial_global("ace", self.forces.virial)
         if look:
             self._graded_step = step
 

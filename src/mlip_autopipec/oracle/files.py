@@ -10,6 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +88,7 @@ def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:
     if n_test >= len(free):
         raise InvalidInputError(f"test_fraction {fraction} of {len(free)} structures leaves none to train on")
     for i in np.random.default_rng(seed).choice(len(free), n_test, replace=False):
-        free[i].info["split"] = "test"
+        mark(free[i], split=Split.TEST)
 
 
 def _labelled(atoms: Atoms, where: str, energy_key: str, forces_key: str, virial_key: str | None) -> Atoms:
@@ -114,6 +115,6 @@ def _labelled(atoms: Atoms, where: str, energy_key: str, forces_key: str, virial
     labelled = atoms.copy()
     labelled.info = {key: atoms.info[key] for key in ("split", "config_type") if key in atoms.info}
     if len(atoms) == 1 and str(atoms.info.get("config_type", "")).lower() in _ISOLATED:
-        labelled.info.update(origin="isolated_atom", split="reference")
+        mark(labelled, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
     labelled.calc = SinglePointCalculator(labelled, **results)
     return labelled

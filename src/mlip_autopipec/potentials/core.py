@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.structures.distances import minimum_distances, neighbours
 
 if TYPE_CHECKING:
@@ -55,6 +55,13 @@ def core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) 
             shortest[key] = min(distance, shortest.get(key, np.inf))
     if not shortest:
         raise TrainingError("no two atoms within 6 A of each other in the training set; nothing to fit")
+    closest, nearest = min(shortest.items(), key=lambda item: item[1])
+    pair = "-".join(elements[k] for k in closest)
+    if not 0 <= margin < nearest:
+        raise InvalidInputError(
+            f"core_margin is {margin} A, and {pair} are {nearest:.3f} A apart in the training set: the core would "
+            "begin at no positive distance; give a margin of at least 0 and below that distance"
+        )
     fallback = min(shortest.values())
     n = len(elements)
     full = {(i, j): shortest.get((i, j), fallback) - margin for i in range(n) for j in range(i, n)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.progress.forecast import forecast
 from mlip_autopipec.progress.types import Budget, CampaignProgress, Labels, WalkerProgress
+from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.loop import LoopStatus
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def _recorded_since(campaigns: Campaigns, campaign_id: str) -> bool:
     newest = []
     for kind in ("loop", "campaign"):
         criteria = {"output.kind": kind, "output.campaign_id": campaign_id}
-        found = campaigns.store.query_one(criteria, ["completed_at"], sort={"completed_at": -1})
-        newest.append("" if found is None else str(found["completed_at"]))
+        found = campaigns.store.query(criteria, ["completed_at", "output.made_at"])
+        newest.append(max(map(time_of, found), default=""))
     return newest[1] > newest[0]
 
 
@@ -108,9 +109,9 @@ def _documents_of(campaigns: Campaigns, campaign_id: str, cycle: int) -> dict[st
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in _FIELDS}
     for kind, fields in _FIELDS.items():
         criteria = {"output.kind": kind, "output.campaign_id": campaign_id, "output.cycle": cycle}
-        properties = ["completed_at", *(f"output.{name}" for name in fields)]
+        properties = ["completed_at", "output.made_at", *(f"output.{name}" for name in fields)]
         documents = list(campaigns.store.query(criteria, properties))
-        found[kind] = [doc["output"] for doc in sorted(documents, key=lambda doc: str(doc["completed_at"]))]
+        found[kind] = [doc["output"] for doc in sorted(documents, key=time_of)]
     return found
 
 

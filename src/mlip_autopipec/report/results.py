@@ -8,6 +8,7 @@ import ase.io
 from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import Predictions, compute_errors, predict
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def write_results(
     potential = document.potential.to_potential()
     potential.write(folder / "potential")
     sets = {
-        "train": [a for a in labels if a.info.get("split", "train") == "train"],
-        "test": [a for a in labels if a.info.get("split") == "test"],
+        "train": [a for a in labels if Provenance.of(a).split is Split.TRAIN],
+        "test": [a for a in labels if Provenance.of(a).split is Split.TEST],
         "validation": list(validation),
     }
     plot_parity(folder / "parity.png", potential, sets)

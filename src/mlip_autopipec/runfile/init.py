@@ -8,14 +8,16 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
+import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.calculator_checks import EMT_METALS
+from mlip_autopipec.lammps.types import Barostat
+from mlip_autopipec.oracle.suitability import EMT_METALS
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from ase import Atoms
+
 
 #: Depth of the Lennard-Jones potential of noble gases in eV.
 NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
 _ABOUT_ORACLE = {
-    "emt": "ASE's effective medium theory, a toy to try the loop out with; not for results",
+    "emt": "ASE's effective medium theory: a toy of milliseconds, to try the loop with",
     "lennard-jones": "for noble gases",
     "gfn-xtb": "semi-empirical GFN-xTB by tblite, Gamma point only",
     "ase": "any ASE calculator",
@@ -69,7 +73,7 @@ class Choices:
     max_atoms
         Largest supercell.
     calculator
-        Import path of an ASE calculator; the oracle ``ase`` needs one.
+        Import path of an ASE calculator, for the oracle ``ase``.
     """
 
     name: str | None = None
@@ -77,7 +81,7 @@ class Choices:
     trainer: str = "linear"
     temperatures_K: tuple[float, ...] = ()
     max_atoms: int = 64
-    calculator: str | None = None
+    calculator: str = "ase.calculators.abinit.Abinit"
 
 
 def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> RunFile:
@@ -124,11 +128,6 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     """Return the text of a run file."""
     elements = sorted({symbol for source in sources for symbol in source.atoms.get_chemical_symbols()})
     oracle, about = _oracle(elements, choices.oracle)
-    if oracle == "ase" and choices.calculator is None:
-        raise InvalidInputError(
-            "--oracle ase needs --calculator, the class of an ASE calculator, for instance "
-            "--calculator ase.calculators.abinit.Abinit"
-        )
     if choices.trainer not in TRAINERS:
         raise InvalidInputError(f"--trainer {choices.trainer} is unknown; {nearest(choices.trainer, list(TRAINERS))}")
     temperatures, about_temperatures = choices.temperatures_K, ""
@@ -172,6 +171,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         n_steps=10_000,
         timestep=usual_timestep_fs(lightest),
         lightest=lightest,
+        barostat=max((_barostat(source.atoms) for source in sources), key=get_args(Barostat).index),
         gamma_lo=2.0,
         gamma_hi=5.0 if choices.trainer == "linear" else 10.0,
         n_structures=n_structures,
@@ -203,6 +203,15 @@ def _oracle(elements: Sequence[str], asked: str | None) -> tuple[str, str]:
     if find_spec("tblite") is not None:
         return "gfn-xtb", ". Replace it by your code"
     return "vasp", ". Cheaper ones do not know these elements or are not installed"
+
+
+def _barostat(atoms: Atoms) -> Barostat:
+    """Return the barostat that lets a cell relax without breaking its symmetry."""
+    a, b, c, *angles = atoms.cell.cellpar()
+    if not np.allclose(angles[:2], 90, atol=0.1) or not np.isclose(angles[2], (60, 90, 120), atol=0.1).any():
+        # the primitive cells of cubic crystals
+        return "isotropic" if np.ptp([a, b, c]) < 1e-3 * a and np.ptp(angles) < 0.1 else "triclinic"
+    return "isotropic" if np.ptp([a, b, c]) < 1e-3 * a and np.ptp(angles) < 0.1 else "anisotropic"
 
 
 def _needs_fine_radial_functions(elements: Sequence[str], distance: float, cutoff: float) -> bool:

@@ -15,15 +15,17 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.checks import elements_of
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
-from mlip_autopipec.oracle.validation import ValidationSettings
+from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
 from mlip_autopipec.runfile.fields import Strict
@@ -49,6 +51,7 @@ from mlip_autopipec.runfile.sections import (
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 
 T = TypeVar("T")
@@ -150,7 +153,7 @@ class RunFile(Strict):
             with self._blamed(name):
                 self._made(name, cls)
         with self._blamed("oracle"):
-            self.oracle.oracle_maker().check()
+            self.oracle.static_maker()
 
     def _made(self, name: str, cls: Callable[..., T]) -> T | None:
         """Make what a section describes; None where it is null."""
@@ -172,6 +175,7 @@ class RunFile(Strict):
         trainer["basis"] = basis_class(**trainer["basis"])
         if trainer.get("input_file") is not None:  # read when the trainer is made: no step depends on a path
             trainer["input_file"] = str(self._folder / trainer["input_file"])
+        oracle = self.oracle
         return OTFMaker(
             name=self.name,
             generate_maker=GenerateMaker(generator=StructureGenerator(**self.first_dataset.model_dump())),
@@ -181,7 +185,13 @@ class RunFile(Strict):
                 cutouts=CutoutGenerator(**self.cutouts.model_dump()),
             ),
             select_maker=SelectMaker(**self.selection.model_dump()),
-            oracle_maker=self.oracle.oracle_maker(),
+            oracle_maker=OracleMaker(
+                static_maker=oracle.static_maker(),
+                atom_maker=oracle.atom_maker(),
+                max_failed_fraction=oracle.max_failed_fraction,
+                minimum_distance_ratio=oracle.minimum_distance_ratio,
+                reuse_labels=oracle.reuse_labels,
+            ),
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
             ),
@@ -201,6 +211,8 @@ class RunFile(Strict):
             Whatever cannot be meant, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
+        with self._blamed("oracle"):
+            check_elements(self.oracle.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(
@@ -255,7 +267,12 @@ class RunFile(Strict):
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""
-        return None if self.validation is None else ValidationSettings(**self.validation.model_dump())
+        if self.validation is None:
+            return None
+        settings = ValidationSettings(**self.validation.model_dump())
+        if settings.timestep_fs is None:  # the campaign's own
+            settings.timestep_fs = self.dynamics.timestep_fs
+        return settings
 
 
 def json_schema() -> dict[str, Any]:

@@ -19,17 +19,17 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.oracle.calculator_checks import NO_CALCULATOR_CLASS
-from mlip_autopipec.oracle.validation import ValidationSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 
 #: Oracles by the name a run file calls them: what makes the static maker.
@@ -141,7 +141,7 @@ class OracleSection(Strict):
     kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
-    minimum_distance_ratio: float = Field(0.5, description=_OF_ORACLE["minimum_distance_ratio"])
+    minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
 
     def static_maker(self) -> Maker:
@@ -151,16 +151,6 @@ class OracleSection(Strict):
     def atom_maker(self) -> Maker | None:
         """Make the maker of isolated atoms, where they need settings of their own."""
         return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
-
-    def oracle_maker(self) -> OracleMaker:
-        """Make the oracle."""
-        return OracleMaker(
-            static_maker=self.static_maker(),
-            atom_maker=self.atom_maker(),
-            max_failed_fraction=self.max_failed_fraction,
-            minimum_distance_ratio=self.minimum_distance_ratio,
-            reuse_labels=self.reuse_labels,
-        )
 
     def _make(self, path: str) -> Maker:
         make = TypeAdapter(ImportString[Any]).validate_python(path)
@@ -177,8 +167,11 @@ class OracleSection(Strict):
     def _check_calculator(self) -> None:
         """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
         name = self.maker.get("calculator_class")
-        if name is None:
-            raise InvalidInputError(f"oracle.maker.{NO_CALCULATOR_CLASS}")
+        if not name:
+            raise InvalidInputError(
+                "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
+                "instance ase.calculators.abinit.Abinit; there is no default"
+            )
         try:
             found = TypeAdapter(ImportString[Any]).validate_python(name)
         except ValidationError as error:

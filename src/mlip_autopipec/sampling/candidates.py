@@ -12,8 +12,9 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.sampling import modes
-from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, shortest_contact
+from mlip_autopipec.structures.distances import LABEL_RATIO, MINIMUM_DISTANCE_RATIO, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.structures.provenance import mark
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -142,9 +143,9 @@ class CandidateGenerator(MSONable):
         list of ase.Atoms
             Exactly ``n_samples``, pairwise different, in the order of :data:`ORIGINS`, without
             calculator, velocities and constraints; ``info["origin"]`` tells how each was made.
-            A halted frame with too close a pair is left out and its place taken by others,
-            made from the last dumped frame that is sound. Without such a frame, those
-            variants of the halted frame are returned that heal the contact, perhaps fewer.
+            A halted frame that is too close for a label (:data:`~mlip_autopipec.structures.distances.LABEL_RATIO`) is
+            left out. If it is too close to be varied, variants are made from the last dumped frame that is not; without
+            such a frame, those variants of the halted frame are returned that heal the contact, perhaps fewer.
 
         Raises
         ------
@@ -159,7 +160,8 @@ class CandidateGenerator(MSONable):
         if centre is None:
             centre = int(np.argmax(atoms.arrays["gamma"])) if "gamma" in atoms.arrays else 0
         base, contact = bare_copy(atoms), self._contact(atoms)
-        if contact is None:
+        # what MD reached is worth a label wherever the oracle gives one
+        if shortest_contact(atoms, min(self.minimum_distance_ratio, LABEL_RATIO)) is None:
             chosen.append(_marked(bare_copy(atoms, keep_info=True), "halted"))
         sound = [f for f in frames if len(f) and self._contact(f) is None]
         alike = [f for f in sound if f.numbers.tolist() == atoms.numbers.tolist()]
@@ -307,8 +309,7 @@ def generate_local_candidates(
 
 
 def _marked(atoms: Atoms, origin: str) -> Atoms:
-    atoms.info["origin"] = origin
-    return atoms
+    return mark(atoms, origin=origin)
 
 
 def _split(total: int, shares: dict[str, float]) -> dict[str, int]:

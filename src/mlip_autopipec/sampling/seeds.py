@@ -18,6 +18,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.dimers import DimerGenerator
 from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell, pair_coverage, with_pair
 
 if TYPE_CHECKING:
@@ -177,14 +178,14 @@ class StructureGenerator(MSONable):
                 if count == 0:
                     hosts = [self._pair_cell(cells, pair, k, rng) for k in range(self.n_pair_structures)]
                     parents.append(hosts[-1])
-                    made += self._spread_over(hosts, rng, made, "seed_pair")
+                    made += self._spread_over(hosts, rng, made, Origin.SEED_PAIR)
         for atoms in made:
-            atoms.info["split"] = "train"
+            mark(atoms, split=Split.TRAIN)
         # parents in turn, so that a small test set still holds every material
         chosen = [parents[k % len(parents)] for k in range(self.n_test if parents else 0)]
         test = self._spread_over(chosen, rng, made, None, held_out=True)
         for atoms in test:
-            atoms.info["split"] = "test"
+            mark(atoms, split=Split.TEST)
         elements = sorted({s for atoms in cells for s in atoms.get_chemical_symbols()})
         dimers = [] if self.dimers is None else self.dimers.generate(elements)
         return [*made, *dimers, *test, *(isolated_atom(e) for e in elements if self.isolated_atoms)]
@@ -192,12 +193,15 @@ class StructureGenerator(MSONable):
     def _parents(self, atoms: Atoms, largest: int | None, rng: np.random.Generator) -> list[Atoms]:
         """Return the cells that stand for a structure: a supercell of it, or pieces."""
         if largest is None or len(atoms) <= largest:
-            cells, origin = [nearly_cubic_supercell(bare_copy(atoms), self.max_atoms, self.min_width)], "seed_ideal"
+            cells, origin = (
+                [nearly_cubic_supercell(bare_copy(atoms), self.max_atoms, self.min_width)],
+                Origin.SEED_IDEAL,
+            )
         else:
-            n_pieces, origin = min(self.n_pieces, self.n_structures), "seed_piece"
+            n_pieces, origin = min(self.n_pieces, self.n_structures), Origin.SEED_PIECE
             cells = cut_pieces(atoms, n_pieces, largest, self.min_width, rng, self.minimum_distance_ratio)
         for cell in cells:
-            cell.info.update(origin=origin)
+            mark(cell, origin=origin)
         return cells
 
     def _spread_over(
@@ -226,7 +230,7 @@ class StructureGenerator(MSONable):
             # every second one strained; all if displacements alone cannot make a difference
             strained = self.strain > 0 and (k % 2 == 1 or len(cell) == 1)
             atoms = self._distort(cell, float(volume), float(sigma), strained, rng, [*taken, *new], floors)
-            atoms.info["origin"] = origin or ("seed_strained" if strained else "seed_rattled")
+            mark(atoms, origin=origin or (Origin.SEED_STRAINED if strained else Origin.SEED_RATTLED))
             new.append(atoms)
         return new
 
@@ -274,7 +278,7 @@ def isolated_atom(element: str) -> Atoms:
     """Return one atom in the middle of a box, to be labelled for its energy alone."""
     atoms = Atoms(element, cell=ATOM_BOX_A, pbc=True)
     atoms.center()
-    atoms.info.update(origin="isolated_atom", split="reference")
+    Provenance(Origin.ISOLATED_ATOM, Split.REFERENCE).mark(atoms)
     return atoms
 
 

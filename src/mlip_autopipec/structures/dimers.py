@@ -12,6 +12,7 @@ from ase.data import atomic_numbers, covalent_radii
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.provenance import Origin, Provenance, mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +24,7 @@ DIMER = "dimer"
 
 def is_dimer(atoms: Atoms) -> bool:
     """Return whether a structure was made here: a label of little weight, far from the material."""
-    return bool(atoms.info.get("origin") == DIMER)
+    return Provenance.of(atoms).origin == Origin.DIMER
 
 
 @dataclass
@@ -85,6 +86,6 @@ class DimerGenerator(MSONable):
                 # without the symmetry of a cube, as isolated atoms; the same box, and basis, for all
                 atoms = Atoms([a, b], [[0, 0, 0], [0, 0, distance]], cell=(side - 1, side - 0.5, side), pbc=True)
                 atoms.center()
-                atoms.info.update(origin=DIMER, split="train")
+                mark(atoms, origin=Origin.DIMER)
                 made.append(atoms)
         return made

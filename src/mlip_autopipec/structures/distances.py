@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-#: Shortest allowed distance in units of the sum of covalent radii.
+# Distances in units of the sum of the covalent radii. Each stage takes what the one before may hand to it:
+#: MD is begun on nothing closer: two atoms are on top of each other.
+MD_RATIO = 0.3
+#: Nothing closer is labelled. MD itself may come as close, and what it halts on is labelled down to here.
+LABEL_RATIO = 0.5
+#: What is made to be labelled is no closer: nobody needs labels of structures that MD never visits.
 MINIMUM_DISTANCE_RATIO = 0.65
 
 

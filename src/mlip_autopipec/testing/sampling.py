@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+from mlip_autopipec.structures.provenance import Origin, mark
 from mlip_autopipec.testing.events import record_event
 
 if TYPE_CHECKING:
@@ -45,13 +46,13 @@ class StandInProposeMaker(ProposeMaker):
         halted = walk.final_atoms()
         for name in ("momenta", "gamma"):
             halted.arrays.pop(name, None)
-        halted.info["origin"] = "halted"
+        mark(halted, origin=Origin.HALTED)
         rng = np.random.default_rng(seed)
         candidates = [halted]
         for _ in range(self.n_samples - 1):
             copy = halted.copy()
             copy.rattle(self.displacement_A, rng=rng)
-            copy.info["origin"] = "displacement"
+            mark(copy, origin=Origin.DISPLACEMENT)
             candidates.append(copy)
         return candidates
 

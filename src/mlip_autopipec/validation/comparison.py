@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mlip_autopipec.structures.provenance import Provenance
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -155,7 +157,7 @@ def not_compared(
 
 def describe_missing(missing: Sequence[Atoms], n_asked: int, failures: Mapping[str, str]) -> str:
     """Name structures without a label, by their ``info["property"]``, with the reasons there are."""
-    tags = [atoms.info["property"] for atoms in missing]
+    tags = [Provenance.of(atoms).purpose or "" for atoms in missing]
     shown = [f"'{tag}' ({failures.get(tag, 'no label')})" for tag in tags[:_SHOWN]]
     more = f" and {len(tags) - _SHOWN} more" if len(tags) > _SHOWN else ""
     return f"{len(tags)} of its {n_asked} labels are missing: {', '.join(shown)}{more}"

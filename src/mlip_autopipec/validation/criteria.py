@@ -18,6 +18,7 @@ from monty.json import MSONable
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.validation.comparison import PropertyComparison, describe_missing
 from mlip_autopipec.validation.crystals import PropertyError, Result, evaluate, find_result
 
@@ -213,7 +214,8 @@ class CellGate(Gate, ABC):
         tagged = {}
         for name, cell in cells.items():
             tagged[name] = cell.copy()
-            tagged[name].info = {"origin": ORIGIN, "property": f"{type(self).__name__}: {name}"}
+            tagged[name].info = {}
+            Provenance(Origin.PROPERTY, purpose=f"{type(self).__name__}: {name}").mark(tagged[name])
         return tagged
 
 

@@ -14,9 +14,10 @@ from ase import Atoms
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.structures.supercells import cell_width
 from mlip_autopipec.validation.comparison import Measured, PropertyKind, compared, describe_missing, not_compared
-from mlip_autopipec.validation.criteria import ORIGIN, Gate, form_of
+from mlip_autopipec.validation.criteria import Gate, form_of
 from mlip_autopipec.validation.crystals import (
     PropertyError,
     evaluate,
@@ -265,7 +266,8 @@ class PropertyGate(Gate):
                 plan.reasons[kind] = f"it would take {len(cells)} labels; PropertyGate.max_labels is {self.max_labels}"
             else:
                 for what, cell in cells:
-                    cell.info = {"origin": ORIGIN, "property": f"{crystal.name}: {kind} {what}"}
+                    cell.info = {}
+                    Provenance(Origin.PROPERTY, purpose=f"{crystal.name}: {kind} {what}").mark(cell)
                 plan.structures[kind] = [cell for _, cell in cells]
         return plan
 

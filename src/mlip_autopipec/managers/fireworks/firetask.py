@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fireworks import FWAction, Workflow, explicit_serialize
-from fireworks.core.launchpad import WFLock
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
 
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.managers.fireworks.private import rerun_running
 from mlip_autopipec.schemas.loop import LoopStatus
 
 if TYPE_CHECKING:
@@ -123,9 +123,7 @@ class CampaignFiretask(JobFiretask):
         here = {"launch_id": {"$in": mine}, "launch_dir": str(Path.cwd())}
         if pad.launches.find_one(here, ["launch_id"]) is not None:
             # FireWorks took it for not launched yet; rerun_fw would do so too
-            with WFLock(pad, self.fw_id):
-                workflow = pad.get_wf_by_fw_id_lzyfw(self.fw_id)
-                pad._update_wf(workflow, workflow.rerun_fw(self.fw_id))
+            rerun_running(pad, self.fw_id)
         return False
 
     def _was_cut_off(self, firework: dict[str, Any]) -> bool:

@@ -194,6 +194,7 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
     from fireworks import LaunchPad
 
     from mlip_autopipec.managers.fireworks.firetask import APPENDED_BY
+    from mlip_autopipec.managers.fireworks.private import refresh
 
     pad = launchpad or LaunchPad.auto_load()
     mended = Mended([], [])
@@ -210,12 +211,12 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
                 continue
             if firework["state"] == "RESERVED" and not firework["launches"]:  # by a worker that never launched it
                 pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "READY"}})
-                pad._refresh_wf(fw_id)
+                refresh(pad, fw_id)
                 mended.carried_on.append(fw_id)
             parents = {int(i) for i, children in workflow["links"].items() if fw_id in children}
             done = {"COMPLETED", "FIZZLED"} if firework["spec"].get("_allow_fizzled_parents") else {"COMPLETED"}
             if firework["state"] == "WAITING" and {fireworks[i]["state"] for i in parents} <= done:
-                pad._refresh_wf(fw_id)  # its last parent ended without its knowing
+                refresh(pad, fw_id)  # its last parent ended without its knowing
                 mended.carried_on.append(fw_id)
             if firework["state"] not in ("COMPLETED", "FIZZLED"):
                 continue
@@ -224,7 +225,7 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
             if unknown or (appending & set(firework["launches"]) and fw_id not in appended):
                 # as it was before: the refresh then applies what the job returned, which its launch holds
                 pad.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "RUNNING"}})
-                pad._refresh_wf(fw_id)
+                refresh(pad, fw_id)
                 mended.carried_on.append(fw_id)
     for firework in pad.fireworks.find({f"spec.{APPENDED_BY}": {"$exists": True}}, ["fw_id", "created_on"]):
         # read anew: a workflow may have grown meanwhile

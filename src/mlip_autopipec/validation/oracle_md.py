@@ -30,12 +30,12 @@ class ValidationSettings:
     interval_steps
         MD steps between two frames; as many go by before the first.
     timestep_fs
-        Time step in fs.
+        Time step in fs; None takes that of the campaign's MD.
     """
 
     n_frames: int = 10
     interval_steps: int = 100
-    timestep_fs: float = 2.0
+    timestep_fs: float | None = None
 
 
 def oracle_md_frames(
@@ -57,6 +57,8 @@ def oracle_md_frames(
     seed
         Of velocities and thermostat.
     """
+    if settings.timestep_fs is None:
+        raise InvalidInputError("oracle_md_frames needs a time step; give settings.timestep_fs")
     if settings.n_frames < 1 or settings.interval_steps < 1:
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)

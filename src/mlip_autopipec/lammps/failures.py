@@ -1,0 +1,51 @@
+"""How a process of LAMMPS ended, by its exit code and by what it said; for both engines."""
+
+from __future__ import annotations
+
+from mlip_autopipec.errors import ExplorationError, RestartFileError
+
+#: What LAMMPS says when atoms fly away or collapse, or the cell does: physics (a halt), not a crash.
+EXPLODED = (
+    "Lost atoms",
+    "Non-numeric",
+    "out of range - cannot compute",
+    "Bond atoms missing",
+    "Neighbor list overflow",
+    "Too many neighbor bins",
+    "Domain too large for neighbor bins",
+    "box size << cutoff",
+    "have moved too far apart",
+    "tilted box too far",
+)
+#: What LAMMPS says when its ``timer timeout`` ended the run.
+TIME_OVER = "Wall time limit reached"
+_KILLERS = {
+    9: "by the batch queue, or out of memory",
+    11: "a crash inside of it",
+    15: "by the batch queue",
+    25: "a file grew beyond what the file system or ulimit -f allows",
+}
+RETRY = "nothing is lost, run it again"
+
+
+def is_exploded(text: str) -> bool:
+    """Tell whether LAMMPS says that atoms flew away or collapsed."""
+    return any(words in text for words in EXPLODED)
+
+
+def crash(what: str, log: str) -> ExplorationError:
+    """Return the error of a process that ended without its result: what happened, what to do, the end of the log."""
+    if "read_restart.cpp" in log:
+        return RestartFileError(
+            f"{what}: it cannot read its restart file; LAMMPS reads files of its own and of older versions:\n"
+            f"{log[-2000:].strip()}"
+        )
+    return ExplorationError(f"{what}; {RETRY}:\n{log[-2000:].strip()}")
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Say how a process ended; one that was killed names the usual culprits."""
+    signal = -exit_code if exit_code < 0 else exit_code - 128  # a shell or launcher in between adds 128
+    if signal in _KILLERS:
+        return f"ended with code {exit_code}, killed by signal {signal} ({_KILLERS[signal]})"
+    return f"ended with code {exit_code}"

@@ -1,0 +1,167 @@
+"""Whether an ASE calculator can be asked at all: the elements it was made for, the arguments it knows."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase.calculators.calculator import Calculator, FileIOCalculator
+from ase.calculators.genericfileio import GenericFileIOCalculator
+from pydantic import ImportString, TypeAdapter, ValidationError
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Metals that ASE's effective medium theory was made for. It has H, C, N and O too, as toys for tests.
+EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
+#: Calculators with one set of parameters for all atoms, whatever their elements.
+_ONE_SPECIES = frozenset(
+    ["ase.calculators.lj.LennardJones", "ase.calculators.morse.MorsePotential", "ase.calculators.eam.Morse"]
+)
+#: Parameters whose defaults in ASE are the number 1 in eV and A: they describe no element.
+_NEEDED = {
+    "ase.calculators.lj.LennardJones": ("sigma", "epsilon"),
+    "ase.calculators.morse.MorsePotential": ("epsilon", "r0", "rho0"),
+}
+_EMT = frozenset(["ase.calculators.emt.EMT"])
+_EAM = frozenset(["ase.calculators.eam.EAM"])
+_TBLITE = frozenset(["tblite.ase.TBLite"])
+#: The heaviest element that GFN1-xTB and GFN2-xTB have parameters for: radon.
+_GFN_XTB_LAST = 86
+#: Calculators of makers that do not name theirs in ``calculator_class``.
+_OF_MAKERS = {
+    "EMTStaticMaker": "ase.calculators.emt.EMT",
+    "LennardJonesStaticMaker": "ase.calculators.lj.LennardJones",
+    "GFNxTBStaticMaker": "tblite.ase.TBLite",
+}
+
+
+def calculator_of(maker: Any) -> str | None:
+    """Return the import path of the calculator of a static maker, None where it is not known."""
+    named = getattr(maker, "calculator_class", None)
+    if named:
+        return str(named)
+    return next((_OF_MAKERS[cls.__name__] for cls in type(maker).__mro__ if cls.__name__ in _OF_MAKERS), None)
+
+
+def check_elements(maker: Any, elements: Sequence[str]) -> None:
+    """
+    Refuse elements that the calculator of a maker gives numbers for that mean nothing, or has no file for.
+
+    A calculator whose parameters describe no element, or that gives no forces, is refused as well.
+
+    Parameters
+    ----------
+    maker
+        A static maker; one whose calculator is not known here may be asked for everything.
+    elements
+        Of the campaign.
+
+    Raises
+    ------
+    InvalidInputError
+        The message names the elements and what to do.
+    """
+    from ase.data import atomic_numbers
+
+    name, arguments = calculator_of(maker), getattr(maker, "calculator_kwargs", None) or {}
+    if missing := [key for key in _NEEDED.get(name or "", ()) if key not in arguments]:
+        raise InvalidInputError(
+            f"calculator_kwargs of {name} lacks {', '.join(missing)}; ASE's default of 1 (eV, A) describes no element. "
+            "Give values for yours"
+        )
+    files = getattr(maker, "pseudopotentials", arguments.get("pseudopotentials"))
+    if isinstance(files, dict) and (missing := sorted(set(elements) - set(files))):
+        raise InvalidInputError(
+            f"pseudopotentials of {type(maker).__name__} has no file for {', '.join(missing)}, only for "
+            f"{', '.join(sorted(files)) or 'no element'}"
+        )
+    found: Any = _imported(name) if name else None
+    given = getattr(found, "implemented_properties", None)
+    if isinstance(given, (list, tuple, set, frozenset)) and given and "forces" not in given:
+        raise InvalidInputError(f"{name} gives no forces, only {', '.join(sorted(given))}; a label needs them")
+    if name in _EAM and Path(str(arguments.get("potential", ""))).is_file():
+        known = set(found(**arguments).elements)
+        if strange := sorted(set(elements) - known):
+            raise InvalidInputError(
+                f"the EAM potential '{arguments['potential']}' is for {', '.join(sorted(known))}, not for "
+                f"{', '.join(strange)}"
+            )
+    if name in _EMT and (strange := sorted(set(elements) - EMT_METALS)):
+        raise InvalidInputError(
+            f"the oracle EMT was made for {', '.join(sorted(EMT_METALS))} and not for {', '.join(strange)}: its H, C, "
+            "N and O are toys for tests of programs, others it lacks. Take an oracle that knows them"
+        )
+    if name in _ONE_SPECIES and len(set(elements)) > 1:
+        raise InvalidInputError(
+            f"the oracle {name.rpartition('.')[2]} has one set of parameters for all atoms, and the structures hold "
+            f"{', '.join(sorted(set(elements)))}: it would label them as one element"
+        )
+    if name in _TBLITE and (heavy := sorted(e for e in set(elements) if atomic_numbers[e] > _GFN_XTB_LAST)):
+        raise InvalidInputError(f"GFN-xTB has no parameters for {', '.join(heavy)}; it ends with radon")
+
+
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """
+    Refuse arguments that a calculator does not know: many take any keyword and ignore it.
+
+    Parameters
+    ----------
+    name
+        Import path of the class of the calculator. Codes that write input files take what their input knows, which is
+        not checked here.
+    arguments
+        What it is made with.
+
+    Raises
+    ------
+    InvalidInputError
+        For a class that cannot be imported, that is no ASE calculator, or that does not know an argument.
+    """
+    if not name:
+        raise InvalidInputError(
+            "calculator_class is missing: name the class of the ASE calculator that labels, for instance "
+            "ase.calculators.abinit.Abinit; there is no default"
+        )
+    try:
+        found = TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError as error:
+        raise InvalidInputError(f"calculator_class '{name}' cannot be imported: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, Calculator):
+        return
+    if issubclass(found, (FileIOCalculator, GenericFileIOCalculator)) or not found.default_parameters:
+        return
+    known = set(found.default_parameters)
+    for cls in found.__mro__:
+        if (constructor := vars(cls).get("__init__")) is not None:
+            known |= set(inspect.signature(constructor).parameters)
+    unknown = sorted(key for key in set(arguments) - known if not _is_read(found, key))
+    if unknown:
+        known -= {"self", "args", "kwargs", "restart", "ignore_bad_restart_file", "label", "atoms", "directory"}
+        raise InvalidInputError(f"{name} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError:  # it may be on the worker alone
+        return None
+
+
+def _is_read(calculator: type[Calculator], key: str) -> bool:
+    """Return whether the source of a calculator has a word as text or attribute: not all it reads has a default."""
+    word = re.compile(rf"""['"]{re.escape(key)}['"]|\.{re.escape(key)}\b""")
+    for cls in calculator.__mro__:
+        if cls is Calculator or not issubclass(cls, Calculator):
+            continue
+        try:
+            if word.search(inspect.getsource(sys.modules[cls.__module__])):
+                return True
+        except (OSError, TypeError):  # without source nothing is known
+            return True
+    return False
