@@ -198,7 +198,7 @@ def test_error_on_fresh_frames_of_the_oracle(campaign: Campaign) -> None:
         bulk("Cu", cubic=True) * (2, 2, 2),
         EMT(),
         TEMPERATURE_K,
-        ValidationSettings(n_frames=4, interval_steps=50),
+        ValidationSettings(n_frames=4, interval_steps=50, timestep_fs=2.0),
         seed=11,
     )
     first, last = campaign.potentials[0].to_potential(), campaign.potentials[-1].to_potential()
