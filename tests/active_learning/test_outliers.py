@@ -42,7 +42,7 @@ def copper(request: pytest.FixtureRequest, emt_labelled: Callable[[Sequence[Atom
     others = emt_labelled(generator.generate([cell], seed=request.param))
     new = emt_labelled(generator.generate([cell], seed=100 + request.param))
     for temperature in (300, 1000, 2000):
-        settings = ValidationSettings(n_frames=3, interval_steps=40)
+        settings = ValidationSettings(n_frames=3, interval_steps=40, timestep_fs=2.0)
         new += oracle_md_frames(cell * (2, 2, 2), EMT(), temperature, settings, request.param)
     trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=20))
     return Case(trainer.train(others).potential, others, new)

@@ -12,7 +12,7 @@ import pytest
 from ase.build import bulk
 from paths import ROOT
 
-from mlip_autopipec.jobs.static import CalculatorStaticMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def test_runs_strategies_through_the_real_loop_and_goes_on_where_it_was(
     def tiny(missing: str = "") -> object:
         atoms = bulk("Cu", cubic=True) * (2, 1, 1)
         first = benchmark.first_dataset(4, 8)
-        oracle = CalculatorStaticMaker()
+        oracle = EMTStaticMaker()
         frames = {"n_pool": 12, "n_test": 2, "settling_fs": 10.0, "interval_fs": 10.0}
         return benchmark.System(atoms, [1200], [600], 5.0, oracle, 8, first, missing, **frames)
 

@@ -250,7 +250,7 @@ def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path, monkeypatch
     assert "Cu4 is 3.6 A wide, less than the cutoff of 4.5 A" in dry_run(small)
     # zinc boils at 1180 K and copper at 2835 K; what holds for the elements does not for their compounds
     brass = [{"bulk": {"name": "CuZn", "crystalstructure": "cesiumchloride", "a": 2.95}, "repeat": [3, 3, 3]}]
-    alloy = written(tmp_path, structures=brass, oracle={"kind": "lennard-jones"}, conditions=[{"temperature_K": 3000}])
+    alloy = written(tmp_path, structures=brass, oracle={"kind": "vasp"}, conditions=[{"temperature_K": 3000}])
     assert "boiling" not in dry_run(alloy)
 
 

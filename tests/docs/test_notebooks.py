@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,16 @@ def test_notebook_begins_with_a_title_and_ends_with_a_result_that_is_asserted(pa
     assert re.match(r"# \w", cells[0].source)
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     assert re.search(r"^assert ", code[-1], re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
+def test_every_loop_of_a_notebook_names_its_oracle(path: Path) -> None:
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    plain = re.sub(r"^[%!].*", "", "\n".join(code), flags=re.MULTILINE)  # magics of notebooks are no Python
+    calls = [node for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.Call)]
+    loops = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "OTFMaker"]
+    assert loops
+    assert all("oracle_maker" in [keyword.arg for keyword in call.keywords] for call in loops)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)

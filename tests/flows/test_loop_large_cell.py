@@ -11,6 +11,7 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from oracles import emt_oracle
 from paths import ROOT
 from pymatgen.core import Lattice, Structure
 from pymatgen.core.interface import GrainBoundaryGenerator
@@ -80,6 +81,7 @@ def run(folder: Path, max_cycles: int = 50) -> Campaign:
         rattle_amplitudes=[0.05, 0.1],
     )
     maker = OTFMaker(
+        oracle_maker=emt_oracle(),
         generate_maker=GenerateMaker(generator=generator),
         dynamics_maker=LammpsDynamicsMaker(
             settings=MDSettings(n_steps=120, timestep_fs=2.0, gamma_lo=2.0, gamma_hi=4.0), engine="library"

@@ -12,6 +12,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from oracles import emt_oracle
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.flows.otf import OTFMaker
@@ -61,6 +62,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
         rattle_amplitudes=[0.04, 0.08],
     )
     maker = OTFMaker(
+        oracle_maker=emt_oracle(),
         generate_maker=GenerateMaker(generator=generator),
         dynamics_maker=LammpsDynamicsMaker(
             settings=MDSettings(n_steps=1000, timestep_fs=2.0, gamma_lo=1.5, gamma_hi=2.0), engine="library"
@@ -196,7 +198,7 @@ def test_error_on_fresh_frames_of_the_oracle(campaign: Campaign) -> None:
         bulk("Cu", cubic=True) * (2, 2, 2),
         EMT(),
         TEMPERATURE_K,
-        ValidationSettings(n_frames=4, interval_steps=50),
+        ValidationSettings(n_frames=4, interval_steps=50, timestep_fs=2.0),
         seed=11,
     )
     first, last = campaign.potentials[0].to_potential(), campaign.potentials[-1].to_potential()

@@ -44,11 +44,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The tutorial's run file, smaller, run by the command line in a process of its own."""
     folder = tmp_path_factory.mktemp("vasp")
     content = yaml.safe_load(RUN_FILE.read_text())
-    content["trainer"].update(maxiter=40, fine_tune_maxiter=20, refit_every=None)
-    content["trainer"]["basis"].update(number_of_functions_per_element=12)
-    content["dynamics"].update(n_steps=120, timestep_fs=2.0, engine="library", gamma_lo=1.5, gamma_hi=3.0)
+    content["trainer"].update(maxiter=30, fine_tune_maxiter=15, refit_every=None)
+    # pacemaker's own backend: TensorFlow would take half a minute to start for each fit, and has tests of its own
+    content["trainer"]["input_sections"] = {"backend": {"evaluator": "pyace"}}
+    content["trainer"]["basis"].update(number_of_functions_per_element=10, cutoff=4.0, ndensity=1)
+    content["dynamics"].update(n_steps=80, timestep_fs=2.0, engine="library", gamma_lo=1.2, gamma_hi=1.6)
     content["first_dataset"].update(n_structures=4, n_test=0)
-    content["selection"] = {"n_max": 3}
+    content["selection"] = {"n_max": 3, "gamma_min": 1.1}
     content["stop"]["max_relative_force_error"] = 0.3  # so small a basis is a bad potential
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     options = ["--energy-zero", "atoms", "--fail", "truncated", "--calls", f"every:{EVERY}"]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from atomate2.ase.jobs import GFNxTBStaticMaker, LennardJonesStaticMaker
 
 from mlip_autopipec import OracleMaker, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
+from mlip_autopipec.oracle.suitability import check_arguments
+
+ARGON = {"sigma": 3.4, "epsilon": 0.01}
 
 
 def test_there_is_no_oracle_by_default():
@@ -25,7 +33,10 @@ def test_there_is_no_oracle_by_default():
     [
         (EMTStaticMaker(), ["Cu", "O"], "not for O: its H, C, N and O are toys"),
         (CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMT"), ["Si"], "not for Si"),
-        (LennardJonesStaticMaker(), ["Ar", "Ne"], "one set of parameters for all atoms"),
+        (LennardJonesStaticMaker(), ["Ar"], "lacks sigma, epsilon; ASE's default of 1"),
+        (CalculatorStaticMaker(calculator_class="ase.calculators.morse.MorsePotential"), [], "lacks epsilon, r0, rho0"),
+        (EspressoStaticMaker(pseudopotentials={"Si": "Si.upf"}), ["Si", "O"], "no file for O, only for Si"),
+        (LennardJonesStaticMaker(calculator_kwargs=ARGON), ["Ar", "Ne"], "one set of parameters for all atoms"),
         (GFNxTBStaticMaker(), ["U"], "no parameters for U"),
     ],
 )
@@ -36,7 +47,11 @@ def test_elements_go_by_the_calculator(maker, elements, said):
 
 @pytest.mark.parametrize(
     ("maker", "elements"),
-    [(EMTStaticMaker(), ["Cu", "Au"]), (LennardJonesStaticMaker(), ["Ar"]), (GFNxTBStaticMaker(), ["Mg", "O"])],
+    [
+        (EMTStaticMaker(), ["Cu", "Au"]),
+        (LennardJonesStaticMaker(calculator_kwargs=ARGON), ["Ar"]),
+        (GFNxTBStaticMaker(), ["Mg", "O"]),
+    ],
 )
 def test_what_it_was_made_for_is_taken(maker, elements):
     OracleMaker(static_maker=maker).check(elements)
@@ -53,7 +68,25 @@ def test_a_misspelt_argument_is_not_swallowed(calculator, arguments):
 
 
 def test_arguments_that_are_known_are_taken():
-    maker = CalculatorStaticMaker(calculator_class="ase.calculators.lj.LennardJones", calculator_kwargs={"sigma": 3.0})
+    maker = CalculatorStaticMaker(calculator_class="ase.calculators.lj.LennardJones", calculator_kwargs=ARGON)
     OracleMaker(static_maker=maker).check(["Ar"])
     with pytest.raises(InvalidInputError, match="asap_cutof"):
         OracleMaker(static_maker=EMTStaticMaker(calculator_kwargs={"asap_cutof": True})).compute(bulk("Cu"))
+
+
+def test_keywords_that_are_read_without_a_default_are_taken():
+    check_arguments("ase.calculators.eam.EAM", {"elements": ["Al"], "lattice": ["fcc"]})
+    with pytest.raises(InvalidInputError, match="does not know latice"):
+        check_arguments("ase.calculators.eam.EAM", {"latice": ["fcc"]})
+
+
+def test_a_calculator_without_forces_is_refused(monkeypatch):
+    class Forceless(EMT):
+        implemented_properties = ("energy", "free_energy")
+
+    mine = ModuleType("my_calculators")
+    mine.Forceless = Forceless
+    monkeypatch.setitem(sys.modules, "my_calculators", mine)
+    maker = CalculatorStaticMaker(calculator_class="my_calculators.Forceless")
+    with pytest.raises(InvalidInputError, match="Forceless gives no forces, only energy, free_energy"):
+        OracleMaker(static_maker=maker).check(["Cu"])

@@ -97,9 +97,9 @@ class OracleMaker(Maker):
                     f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
                     "instance vasp_static_maker() or GFNxTBStaticMaker()"
                 )
-            check_elements(maker, elements)
             if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
+            check_elements(maker, elements)
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 

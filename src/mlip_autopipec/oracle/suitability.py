@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase.calculators.calculator import Calculator, FileIOCalculator
@@ -20,7 +23,13 @@ EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
 _ONE_SPECIES = frozenset(
     ["ase.calculators.lj.LennardJones", "ase.calculators.morse.MorsePotential", "ase.calculators.eam.Morse"]
 )
+#: Parameters whose defaults in ASE are the number 1 in eV and A: they describe no element.
+_NEEDED = {
+    "ase.calculators.lj.LennardJones": ("sigma", "epsilon"),
+    "ase.calculators.morse.MorsePotential": ("epsilon", "r0", "rho0"),
+}
 _EMT = frozenset(["ase.calculators.emt.EMT"])
+_EAM = frozenset(["ase.calculators.eam.EAM"])
 _TBLITE = frozenset(["tblite.ase.TBLite"])
 #: The heaviest element that GFN1-xTB and GFN2-xTB have parameters for: radon.
 _GFN_XTB_LAST = 86
@@ -42,7 +51,9 @@ def calculator_of(maker: Any) -> str | None:
 
 def check_elements(maker: Any, elements: Sequence[str]) -> None:
     """
-    Refuse elements that the calculator of a maker gives numbers for that mean nothing.
+    Refuse elements that the calculator of a maker gives numbers for that mean nothing, or has no file for.
+
+    A calculator whose parameters describe no element, or that gives no forces, is refused as well.
 
     Parameters
     ----------
@@ -58,7 +69,29 @@ def check_elements(maker: Any, elements: Sequence[str]) -> None:
     """
     from ase.data import atomic_numbers
 
-    name = calculator_of(maker)
+    name, arguments = calculator_of(maker), getattr(maker, "calculator_kwargs", None) or {}
+    if missing := [key for key in _NEEDED.get(name or "", ()) if key not in arguments]:
+        raise InvalidInputError(
+            f"calculator_kwargs of {name} lacks {', '.join(missing)}; ASE's default of 1 (eV, A) describes no element. "
+            "Give values for yours"
+        )
+    files = getattr(maker, "pseudopotentials", arguments.get("pseudopotentials"))
+    if isinstance(files, dict) and (missing := sorted(set(elements) - set(files))):
+        raise InvalidInputError(
+            f"pseudopotentials of {type(maker).__name__} has no file for {', '.join(missing)}, only for "
+            f"{', '.join(sorted(files)) or 'no element'}"
+        )
+    found: Any = _imported(name) if name else None
+    given = getattr(found, "implemented_properties", None)
+    if isinstance(given, (list, tuple, set, frozenset)) and given and "forces" not in given:
+        raise InvalidInputError(f"{name} gives no forces, only {', '.join(sorted(given))}; a label needs them")
+    if name in _EAM and Path(str(arguments.get("potential", ""))).is_file():
+        known = set(found(**arguments).elements)
+        if strange := sorted(set(elements) - known):
+            raise InvalidInputError(
+                f"the EAM potential '{arguments['potential']}' is for {', '.join(sorted(known))}, not for "
+                f"{', '.join(strange)}"
+            )
     if name in _EMT and (strange := sorted(set(elements) - EMT_METALS)):
         raise InvalidInputError(
             f"the oracle EMT was made for {', '.join(sorted(EMT_METALS))} and not for {', '.join(strange)}: its H, C, "
@@ -107,6 +140,28 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     for cls in found.__mro__:
         if (constructor := vars(cls).get("__init__")) is not None:
             known |= set(inspect.signature(constructor).parameters)
-    if unknown := sorted(set(arguments) - known):
+    unknown = sorted(key for key in set(arguments) - known if not _is_read(found, key))
+    if unknown:
         known -= {"self", "args", "kwargs", "restart", "ignore_bad_restart_file", "label", "atoms", "directory"}
         raise InvalidInputError(f"{name} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError:  # it may be on the worker alone
+        return None
+
+
+def _is_read(calculator: type[Calculator], key: str) -> bool:
+    """Return whether the source of a calculator has a word as text or attribute: not all it reads has a default."""
+    word = re.compile(rf"""['"]{re.escape(key)}['"]|\.{re.escape(key)}\b""")
+    for cls in calculator.__mro__:
+        if cls is Calculator or not issubclass(cls, Calculator):
+            continue
+        try:
+            if word.search(inspect.getsource(sys.modules[cls.__module__])):
+                return True
+        except (OSError, TypeError):  # without source nothing is known
+            return True
+    return False
