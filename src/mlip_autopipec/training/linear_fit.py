@@ -221,7 +221,7 @@ def _trusted(
             "(first: label %d, %s); they are not fitted. Correct the labels",
             len(doubts.labels),
             int(stress.sum()) // 6,
-            " or ".join(doubts.order),
+            doubts.order,
             doubts.labels[0],
             task.labels[doubts.labels[0]].get_chemical_formula(),
         )

@@ -34,12 +34,12 @@ class StressDoubts(NamedTuple):
     labels
         Indices of the labels whose shear components seem to be in another order.
     order
-        Order of these, e.g. "xz yz xy", most frequent first.
+        Order of these, e.g. "xz yz xy"; None where no label is in doubt.
     """
 
     whole_set: str | None
     labels: tuple[int, ...]
-    order: tuple[str, ...]
+    order: str | None
 
 
 def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp]) -> StressDoubts:
@@ -73,9 +73,13 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     chosen = errors.argmin(axis=0)
     as_is, least = errors[0], errors.min(axis=0)
     doubtful = (least < _MUCH_BETTER * as_is) & (as_is > _LARGE * np.median(least))
-    names, counts = np.unique(chosen[doubtful], return_counts=True)
-    order_names = [" ".join(_SHEAR[i - 3] for i in orders[k][3:]) for k in names[np.argsort(-counts)]]
-    return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), tuple(order_names))
+    if not doubtful.any():
+        return StressDoubts(wrong, (), None)
+    # a set comes from one conversion: another order that is best for a label or two is chance
+    order = int(np.bincount(chosen[doubtful]).argmax())
+    doubtful &= errors[order] < _MUCH_BETTER * as_is
+    name = " ".join(_SHEAR[i - 3] for i in orders[order][3:])
+    return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), name)
 
 
 def _relative(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
