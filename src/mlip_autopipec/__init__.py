@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
     from mlip_autopipec.validation.criteria import CellGate, Gates, Quantity
     from mlip_autopipec.validation.properties import PropertyGate
+    from mlip_autopipec.validation.targets import AccuracyTargets
 
 moved.install()
 
 _HOMES = {
     "ACEPotential": "potentials.potential",
+    "AccuracyTargets": "validation.targets",
     "BasisSettings": "potentials.basis",
     "Campaigns": "database.campaigns",
     "CandidateGenerator": "sampling.candidates",
@@ -75,6 +77,7 @@ _HOMES = {
 }
 __all__ = [
     "ACEPotential",
+    "AccuracyTargets",
     "BasisSettings",
     "Campaigns",
     "CandidateGenerator",

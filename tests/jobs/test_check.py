@@ -11,7 +11,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from jobflow import Job, run_locally
 
-from mlip_autopipec import OTFMaker
+from mlip_autopipec import AccuracyTargets, OTFMaker
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.dataset import read_labels
@@ -177,3 +177,44 @@ def test_only_the_core_of_a_cutout_is_measured(run_loop, stored_documents):
     rms = 1e3 * np.sqrt(np.mean(reference.get_forces()[:n_core] ** 2))
     assert check.forces_rms_meV_A == pytest.approx(rms)
     assert final.check is not None
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ({"energy_meV_atom": 1e-4}, "energy"),
+        ({"stress_GPa": 1e-4}, "stress"),
+        ({"forces_meV_A": 1e-2}, "meV/A on 2 frame"),
+    ],
+)
+def test_each_kind_of_error_can_keep_a_potential_from_converging(run_loop, stored_documents, targets, said):
+    final = run_loop(loop(max_cycles=2, accuracy=AccuracyTargets(**targets)).make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "MAX_ITER_REACHED"
+    check = stored_documents(CheckDocument)[0]
+    assert not check.passed
+    assert check.teaches
+    assert said in check.describe()
+    assert check.errors.stress_rmse_GPa > 0
+
+
+def test_no_walker_goes_unchecked(run_loop, stored_documents):
+    run_loop(loop(n_check_labels=1).make(COPPER, [300, 400, 500], campaign_id="c"))
+    assert stored_documents(CheckDocument)[0].errors.n_structures == 3
+
+
+@dataclass
+class Frozen(ScriptedDynamicsMaker):
+    """Atoms that do not move, whatever the temperature asked for."""
+
+    def explore(self, walker, potential, atoms, restart_file):
+        result = super().explore(walker, potential, atoms, restart_file)
+        result.final.positions = COPPER.positions
+        return result
+
+
+def test_frames_that_hardly_move_prove_nothing(run_loop):
+    maker = loop()
+    maker.dynamics_maker = Frozen(halts=[])
+    final = run_loop(maker.make(COPPER, [300], campaign_id="c"))
+    assert final.status == "STALLED"
+    assert "the atoms hardly move" in final.why

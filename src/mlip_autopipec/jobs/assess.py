@@ -142,6 +142,7 @@ def assessment(
         n_cycles=state.cycle,
         n_new_labels=0 if batch is None else batch.n_labelled,
         seconds=seconds,
+        linear=potential.linear if potential is not None and trained else None,
         **state.model_dump(),
         **errors,
     )

@@ -15,7 +15,7 @@ from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator, choose_c
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
-from mlip_autopipec.jobs.dataset import in_batch, recorded_task
+from mlip_autopipec.jobs.dataset import in_batch, read_labels, recorded_task
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument
@@ -25,8 +25,11 @@ from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.design import label_stress
+from mlip_autopipec.training.weights import EV_A3_IN_GPA
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
 from mlip_autopipec.validation.criteria import Gate
+from mlip_autopipec.validation.targets import STILL_MEV_A, AccuracyTargets, Limits
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -68,8 +71,8 @@ def propose_check(
     campaign_id, cycle
         Of the loop.
     n_labels
-        Number of frames: last frames of different walks first, then frames dumped on their way, whose gamma is
-        above the lower threshold.
+        Number of frames, at least one of each walk: last frames of all walks first, then frames dumped on their way,
+        whose gamma is above the lower threshold.
     seed
         Of the choice.
     potential_id
@@ -86,6 +89,7 @@ def propose_check(
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
     last = [walk.final_atoms() for walk in walks]
     dumped = [frame for walk in walks for frame in walk.dumped_frames()]
+    n_labels = max(n_labels, len(last)) if n_labels else 0  # none of the walkers goes unchecked
     frames = [*last, *(dumped[i] for i in rng.permutation(len(dumped)))][:n_labels]
     candidates = [bare_copy(frame) for frame in frames if cutouts is None or not cutouts.wanted(frame)]
     if cutouts is not None and potential_id is not None and len(candidates) < len(frames):
@@ -156,6 +160,18 @@ def _core(label: LabelDocument, atoms: Atoms) -> NDArray[np.intp] | None:
     return None if distances.min(axis=1).max() > _SAME_PLACE_A else distances.argmin(axis=1)
 
 
+def _energy_spread_meV_atom(potential: ACEPotential, labels: Sequence[Atoms]) -> float:
+    """Return the standard deviation of the labels' energies in meV/atom, without reference energies."""
+    values = [(a.get_potential_energy() - potential.reference_energy(a)) / len(a) for a in labels if len(a) > 1]
+    return 1e3 * float(np.std(values)) if values else 0.0
+
+
+def _stress_rms_GPa(labels: Sequence[Atoms]) -> float | None:
+    """Return the root mean square component of the labels' stresses (GPa), None where they have none."""
+    found = [stress for atoms in labels if (stress := label_stress(atoms)) is not None]
+    return EV_A3_IN_GPA * float(np.sqrt(np.mean(np.square(found)))) if found else None
+
+
 @loop_job()
 def measure(
     batch: LabelBatch,
@@ -165,6 +181,7 @@ def measure(
     relative_limit: float,
     floor_meV_A: float,
     property_gate: Gate | None = None,
+    targets: AccuracyTargets | None = None,
 ) -> CheckDocument | None:
     """
     Compare the potential with the labels of a check.
@@ -181,6 +198,8 @@ def measure(
         The root mean square force error may be this share of the labels' root mean square force, or this.
     property_gate
         Properties that are compared, too.
+    targets
+        What the errors may be, where the user says so.
 
     Returns
     -------
@@ -197,11 +216,19 @@ def measure(
     frames = [label.to_atoms() for label in checked]
     potential = load_document(PotentialDocument, potential_id).to_potential()
     cores = [_core(label, atoms) for label, atoms in zip(checked, frames, strict=True)]
-    errors, forces, limit = compute_errors(potential, frames, cores), None, None
+    errors, forces, limits = compute_errors(potential, frames, cores), None, Limits(None, None, None)
     if errors is not None:
         measured = [a.get_forces() if k is None else a.get_forces()[k] for a, k in zip(frames, cores, strict=True)]
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
-        limit = max(floor_meV_A, relative_limit * forces)
+        everything = [label.to_atoms() for label in read_labels(campaign_id, cycle)]
+        limits = Limits.of(
+            targets or AccuracyTargets(),
+            energy_spread_meV_atom=_energy_spread_meV_atom(potential, everything),
+            forces_rms_meV_A=forces,
+            stress_rms_GPa=_stress_rms_GPa(frames) if all(core is None for core in cores) else None,
+            relative=relative_limit,
+            forces_floor_meV_A=floor_meV_A,
+        )
     elif property_gate is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
     comparisons, too_dear = [], {}
@@ -217,17 +244,22 @@ def measure(
         }
         comparisons = property_gate.compare(structures, cells, potential, failures | too_dear)
     plain = [comparison.as_dict() for comparison in comparisons]
+    found_errors = None if errors is None else Errors(**errors.as_dict())
+    is_still = forces is not None and forces < STILL_MEV_A
+    within = found_errors is None or not (limits.exceeded_by(found_errors) or is_still)
     return CheckDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
         cycle=cycle,
         potential_id=potential_id,
         batch_id=batch.uuid,
-        errors=None if errors is None else Errors(**errors.as_dict()),
+        errors=found_errors,
         forces_rms_meV_A=forces,
-        limit_meV_A=limit,
-        passed=(errors is None or limit is None or errors.forces_rmse_meV_A <= limit)
-        and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
+        limit_meV_A=limits.forces_meV_A,
+        energy_limit_meV_atom=limits.energy_meV_atom,
+        stress_limit_GPa=limits.stress_GPa,
+        is_still=is_still,
+        passed=within and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
         beyond_budget=bool(too_dear),
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
         properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],

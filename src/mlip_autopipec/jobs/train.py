@@ -130,7 +130,7 @@ class TrainMaker(Maker):
             seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
             cycle=cycle,
         )
-        return PotentialDocument.from_training(
+        document = PotentialDocument.from_training(
             result,
             uuid=current_uuid(),
             campaign_id=campaign_id,
@@ -145,6 +145,10 @@ class TrainMaker(Maker):
             let_in=sorted(let_in),
             coverage=Coverage.of([*frames, *new_frames], result.potential.cutoff).as_dict(),
         )
+        if result.linear is not None:  # in the order of the labels
+            ids = [label.uuid for label in (*old, *trusted)]
+            document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
+        return document
 
     def _judged(
         self,

@@ -11,6 +11,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.validation.criteria import Gate
+from mlip_autopipec.validation.targets import AccuracyTargets
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState
@@ -32,12 +33,15 @@ class StopRule(MSONable):
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
     n_check_labels
-        When all walkers have run through, so many frames of their MD are labelled and the potential is compared with
-        them before it is trained on them. If it is worse than the limits below, they are learnt and all walkers begin
-        anew with other seeds. 0: halt-free MD is believed.
+        When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
+        potential is compared with them before it is trained on them. If an error is larger than it may be, they are
+        learnt and all walkers begin anew with other seeds. 0: halt-free MD is believed.
     max_relative_force_error, force_error_floor_meV_A
-        The root mean square force error may be this share of the root mean square force of these labels, and at least
-        this many meV/A.
+        Where ``accuracy`` does not say otherwise, an error may be this share of what the labels vary by: of forces, of
+        their root mean square, and at least this many meV/A; of energies, of their spread, and at least 10 meV/atom; of
+        stresses, of their root mean square, and at least 0.5 GPa.
+    accuracy
+        What the errors of energies, forces and stresses on these labels may be.
     property_gate
         What is compared with the oracle's in the same check: properties of the campaign's crystals
         (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or what a
@@ -52,6 +56,7 @@ class StopRule(MSONable):
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
     property_gate: Gate | None = None
+    accuracy: AccuracyTargets | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be meant."""
@@ -63,6 +68,8 @@ class StopRule(MSONable):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidInputError(f"StopRule.{name} is {value}; it has to be positive")
+        if self.accuracy is not None:
+            self.accuracy.check()
         if self.n_check_labels < 0:
             raise InvalidInputError(f"StopRule.n_check_labels is {self.n_check_labels}; give 0 for no check, or more")
         if self.max_repeats < 1:
@@ -87,6 +94,11 @@ class StopRule(MSONable):
         if not open_walkers and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
             return LoopStatus.CONVERGED, ran_through + checked
+        if state.check is not None and state.check.is_still and not open_walkers:
+            return LoopStatus.STALLED, (
+                f"the atoms hardly move in MD (root mean square force {state.check.forces_rms_meV_A:.2g} meV/A), so "
+                "that its frames prove nothing; look at temperature and thermostat"
+            )
         if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
             found = state.check.describe()
             if state.check.beyond_budget:

@@ -31,6 +31,7 @@ from mlip_autopipec.runfile.errors import RunFileText
 from mlip_autopipec.runfile.fields import Strict
 from mlip_autopipec.runfile.sections import (
     TRAINERS,
+    AccuracySection,
     CandidatesSection,
     ConditionSection,
     CutoutsSection,
@@ -53,6 +54,7 @@ from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.targets import AccuracyTargets
 
 T = TypeVar("T")
 
@@ -101,6 +103,9 @@ class RunFile(Strict):
         None, description="Adapts the thresholds of gamma to what gamma has been worth; {} for the usual settings."
     )
     start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
+    accuracy: AccuracySection | None = Field(
+        None, description="What the errors of a converged potential may be, on labels from its own MD."
+    )
     validation: ValidationSection | None = Field(
         None, description="MD of the oracle itself to measure errors on at the end."
     )
@@ -195,7 +200,11 @@ class RunFile(Strict):
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
             ),
-            stop_rule=StopRule(**self.stop.model_dump(), property_gate=self._made("properties", PropertyGate)),
+            stop_rule=StopRule(
+                **self.stop.model_dump(),
+                property_gate=self._made("properties", PropertyGate),
+                accuracy=self._made("accuracy", AccuracyTargets),
+            ),
             threshold_adapter=self._made("thresholds", ThresholdAdapter),
             ladder=self.ladder,
             seed=self.seed,

@@ -31,6 +31,7 @@ from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.targets import AccuracyTargets
 
 #: Oracles by the name a run file calls them: what makes the static maker.
 ORACLES: dict[str, str] = {
@@ -64,6 +65,7 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     QuarantineSection: TypeAlias = Any
     ThresholdsSection: TypeAlias = Any
     ValidationSection: TypeAlias = Any
+    AccuracySection: TypeAlias = Any
 else:
     _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
     _Basis = section(BasisSettings)
@@ -94,7 +96,8 @@ else:
     CandidatesSection = section(CandidateGenerator)
     CutoutsSection = section(CutoutGenerator)
     FirstDatasetSection = section(StructureGenerator)
-    StopSection = section(StopRule, "property_gate")
+    StopSection = section(StopRule, "property_gate", "accuracy")
+    AccuracySection = section(AccuracyTargets)
     PropertiesSection = section(PropertyGate)
     QuarantineSection = section(LabelQuarantine)
     ThresholdsSection = section(ThresholdAdapter)

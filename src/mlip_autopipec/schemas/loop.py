@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
 from mlip_autopipec.schemas.base import Document, WithPayload
-from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
+from mlip_autopipec.schemas.potential import Errors, GradedLabel, LinearRecord, PotentialDocument
+from mlip_autopipec.validation.targets import Limits
 
 
 class LoopStatus(StrEnum):
@@ -95,6 +96,11 @@ class CheckResult(Document):
     )
     forces_rms_meV_A: float | None = Field(None, description="Root mean square force component of these labels, meV/A.")
     limit_meV_A: float | None = Field(None, description="What the root mean square force error may be, meV/A.")
+    energy_limit_meV_atom: float | None = Field(None, description="What the energy error may be, meV/atom.")
+    stress_limit_GPa: float | None = Field(
+        None, description="What the stress error may be, GPa; None where the labels have no stress."
+    )
+    is_still: bool = Field(False, description="Whether the atoms hardly move, so that the frames prove nothing.")
     properties: list[dict[str, Any]] = Field(
         default_factory=list,
         description="Properties of crystals by oracle and potential, with error, limit and state: those of "
@@ -106,8 +112,16 @@ class CheckResult(Document):
     @property
     def teaches(self) -> bool:
         """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
-        too_large = self.errors is not None and self.errors.forces_rmse_meV_A > (self.limit_meV_A or 0.0)
-        return too_large or any(p["state"] == "failed" for p in self.properties)
+        return bool(self.exceeded) or any(p["state"] == "failed" for p in self.properties)
+
+    @property
+    def exceeded(self) -> list[str]:
+        """The errors that are larger than they may be."""
+        if self.errors is None:
+            return []
+        return Limits(self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa).exceeded_by(
+            self.errors
+        )
 
     def describe(self) -> str:
         """Tell the result in a few words."""
@@ -117,6 +131,7 @@ class CheckResult(Document):
                 f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frame(s) of halt-free MD, "
                 f"limit {self.limit_meV_A:.1f}"
             )
+            told += [one for one in self.exceeded if not one.startswith("forces")]
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
         told += [str(p["description"]) for p in wrong]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):
@@ -204,6 +219,9 @@ class OTFDocument(Document):
     )
     train: Errors | None = Field(None, description="Errors on the training set.")
     test: Errors | None = Field(None, description="Errors on the held-out set.")
+    linear: LinearRecord | None = Field(
+        None, description="What a linear fit chose, with its errors of labels left out."
+    )
     new_before: Errors | None = Field(None, description="Errors of the previous potential on this cycle's labels.")
     new_after: Errors | None = Field(None, description="Errors of the present potential on them.")
     seconds: dict[str, float] = Field(
@@ -230,6 +248,8 @@ class OTFDocument(Document):
             parts.append(
                 f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A"
             )
+        if self.linear is not None:
+            parts.append(self.linear.describe())
         if self.new_before is not None and self.new_after is not None:
             before, after = self.new_before.forces_rmse_meV_A, self.new_after.forces_rmse_meV_A
             parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.active_learning.coverage import Coverage
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.training.linear_record import LinearFitRecord
     from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
 
 
@@ -40,6 +41,46 @@ class Errors(BaseModel):
     def from_metrics(cls, metrics: ErrorMetrics | None) -> Errors | None:
         """Take over what was measured, or None where nothing was."""
         return None if metrics is None else cls(**metrics.as_dict())
+
+
+class LinearRecord(BaseModel):
+    """What a linear fit chose by the data, and its errors of labels left out of the fit."""
+
+    energy_meV_atom: float = Field(description="What an energy error was worth, meV/atom.")
+    forces_meV_A: float = Field(description="What an error of a force component was worth, meV/A.")
+    stress_GPa: float = Field(description="What an error of a stress component was worth, GPa.")
+    strength: float = Field(description="Strength of the ridge, in units of these errors.")
+    n_functions: dict[str, int] = Field(description="Basis functions of each element.")
+    us_per_atom_step: float = Field(description="Measured cost of energy and forces, microseconds per atom.")
+    energy_left_out_meV_atom: float = Field(description="Root mean square energy error of labels left out, meV/atom.")
+    forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
+    stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
+    n_doubtful_stresses: int = Field(0, description="Labels whose stress was not fitted: its components seem permuted.")
+
+    @classmethod
+    def of(cls, record: LinearFitRecord | None) -> LinearRecord | None:
+        """Take over the record of a fit, None of another trainer."""
+        if record is None:
+            return None
+        return cls(
+            **vars(record.weights),
+            strength=record.strength,
+            n_functions=dict(record.n_functions),
+            us_per_atom_step=record.us_per_atom_step,
+            energy_left_out_meV_atom=record.left_out.energy_meV_atom,
+            forces_left_out_meV_A=record.left_out.forces_meV_A,
+            stress_left_out_GPa=record.left_out.stress_GPa,
+            n_doubtful_stresses=len(record.doubtful_stresses),
+        )
+
+    def describe(self) -> str:
+        """Tell the errors of labels left out in a few words."""
+        stress = "" if self.stress_left_out_GPa is None else f", {self.stress_left_out_GPa:.2f} GPa"
+        functions = "+".join(map(str, self.n_functions.values()))
+        return (
+            f"left out {self.energy_left_out_meV_atom:.2f} meV/atom {self.forces_left_out_meV_A:.1f} meV/A{stress} "
+            f"({functions} functions)"
+        )
 
 
 class GradedLabel(BaseModel):
@@ -180,6 +221,9 @@ class PotentialDocument(WithPayload):
     quarantined: list[QuarantinedLabel] = Field(
         default_factory=list, description="Labels of this cycle that were set aside and not trained on."
     )
+    linear: LinearRecord | None = Field(
+        None, description="What a linear fit chose; `payload['left_out']` has the errors of each label left out."
+    )
     let_in: list[str] = Field(
         default_factory=list, description="uuids of labels that had been set aside, let in by the user and trained on."
     )
@@ -227,6 +271,7 @@ class PotentialDocument(WithPayload):
             log=result.log,
             fit=FitRecord.from_progress(result.progress),
             refit=RefitRecord.from_refit(result.refit),
+            linear=LinearRecord.of(result.linear),
             **fields,
         )
 

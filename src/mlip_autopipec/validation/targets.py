@@ -1,0 +1,124 @@
+"""How large errors may be: what the user asks for, or a share of what the data vary by."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from monty.json import MSONable
+
+from mlip_autopipec.errors import InvalidInputError
+
+
+class Measured(Protocol):
+    """Errors as they are measured and as they are stored."""
+
+    @property
+    def energy_rmse_meV_atom(self) -> float:
+        """Root mean square error of energies, meV/atom."""
+
+    @property
+    def forces_rmse_meV_A(self) -> float:
+        """Root mean square error of force components, meV/A."""
+
+    @property
+    def stress_rmse_GPa(self) -> float | None:
+        """Root mean square error of stress components, GPa; None without them."""
+
+
+#: Share of the variation of the data, and the least limits, where nothing is asked for.
+RELATIVE = 0.15
+ENERGY_FLOOR_MEV_ATOM, STRESS_FLOOR_GPA = 10.0, 0.5
+#: Frames whose root mean square force is below this (meV/A) are of a structure that hardly moves.
+STILL_MEV_A = 1.0
+
+
+@dataclass
+class AccuracyTargets(MSONable):
+    """
+    Root mean square errors that a converged potential may have on labels from its own MD.
+
+    What is None is judged by the stop rule's own limits: relative to the variation of the data.
+
+    Parameters
+    ----------
+    energy_meV_atom
+        Of energies, in meV/atom.
+    forces_meV_A
+        Of force components, in meV/A.
+    stress_GPa
+        Of stress components, in GPa; looked at where the labels have a stress.
+    """
+
+    energy_meV_atom: float | None = None
+    forces_meV_A: float | None = None
+    stress_GPa: float | None = None
+
+    def check(self) -> None:
+        """Refuse values that are not positive."""
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise InvalidInputError(f"accuracy.{name} is {value}; it has to be positive")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What each error may be; None where there is nothing to compare.
+
+    Parameters
+    ----------
+    energy_meV_atom, forces_meV_A, stress_GPa
+        Root mean square errors.
+    """
+
+    energy_meV_atom: float | None
+    forces_meV_A: float | None
+    stress_GPa: float | None
+
+    @classmethod
+    def of(
+        cls,
+        targets: AccuracyTargets,
+        *,
+        energy_spread_meV_atom: float,
+        forces_rms_meV_A: float,
+        stress_rms_GPa: float | None,
+        relative: float = RELATIVE,
+        forces_floor_meV_A: float = 20.0,
+    ) -> Limits:
+        """
+        Return the limits for some labels.
+
+        Parameters
+        ----------
+        targets
+            What the user asks for.
+        energy_spread_meV_atom
+            Standard deviation of the energies of all labels, without the reference energies of their atoms.
+        forces_rms_meV_A, stress_rms_GPa
+            Root mean square of force components, and of stress components (None without them), of these labels.
+        relative, forces_floor_meV_A
+            Share of that, and the least limit of forces, where nothing is asked for.
+        """
+        stress = None
+        if stress_rms_GPa is not None:
+            stress = targets.stress_GPa or max(STRESS_FLOOR_GPA, relative * stress_rms_GPa)
+        return cls(
+            targets.energy_meV_atom or max(ENERGY_FLOOR_MEV_ATOM, relative * energy_spread_meV_atom),
+            targets.forces_meV_A or max(forces_floor_meV_A, relative * forces_rms_meV_A),
+            stress,
+        )
+
+    def exceeded_by(self, errors: Measured) -> list[str]:
+        """Name the errors that are larger than they may be, with their limits."""
+        found = {
+            "energy_meV_atom": ("energy", errors.energy_rmse_meV_atom, "meV/atom"),
+            "forces_meV_A": ("forces", errors.forces_rmse_meV_A, "meV/A"),
+            "stress_GPa": ("stress", errors.stress_rmse_GPa, "GPa"),
+        }
+        return [
+            f"{what} {error:.3g} {unit}, limit {limit:.3g}"
+            for name, (what, error, unit) in found.items()
+            if (limit := asdict(self)[name]) is not None and error is not None and error > limit
+        ]
