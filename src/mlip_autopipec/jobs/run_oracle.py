@@ -12,6 +12,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.errors import LabelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
@@ -21,6 +23,28 @@ def is_of_vasp(maker: Maker) -> TypeGuard[BaseVaspMaker]:
     """Return whether a maker is one of VASP's: none is, while the module of their class was never imported."""
     module = sys.modules.get("atomate2.vasp.jobs.base")
     return module is not None and isinstance(maker, module.BaseVaspMaker)
+
+
+def check_settings(maker: Maker, elements: Sequence[str]) -> None:
+    """
+    Refuse settings with which a code gives other numbers than those of a label.
+
+    Parameters
+    ----------
+    maker
+        A static maker; codes that are not known here are not looked at.
+    elements
+        Of the campaign.
+
+    Raises
+    ------
+    InvalidInputError
+        The message names the setting, why, and what to do.
+    """
+    if is_of_vasp(maker):
+        from mlip_autopipec.oracle.vasp import check_vasp
+
+        check_vasp(maker, elements)
 
 
 def run_static(maker: Maker, atoms: Atoms) -> Any:
