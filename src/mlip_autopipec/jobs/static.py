@@ -19,7 +19,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
+from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.extracted import EnergyKind
+from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import check_arguments
 
 if TYPE_CHECKING:
@@ -162,5 +164,7 @@ class CalculatorStaticMaker(AseStaticMaker):
 
     def _get_calculator(self) -> Calculator:
         check_arguments(self.calculator_class, self.calculator_kwargs)
+        reasons = refused_settings(self.calculator_class, self.calculator_kwargs)
+        refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         return calculator(**self.calculator_kwargs)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ase import Atoms
+
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 #: What to do about most of them.
 LEAVE_OUT = "leave it out"
@@ -71,6 +73,13 @@ def refuse(code: str, reasons: list[str], where: str = "its settings") -> None:
     """
     if reasons:
         raise InvalidInputError(f"{code} cannot label with {where}: {'. '.join(reasons)}")
+
+
+def crystal_of(elements: Sequence[str]) -> Atoms:
+    """Make a crystal of some elements, to see the input that a code would get; of hydrogen where none is given."""
+    symbols = list(elements) or ["H"]
+    places = [[2.5 * index, 0, 0] for index in range(len(symbols))]
+    return Atoms(symbols, places, cell=[2.5 * len(symbols), 4, 5], pbc=True)
 
 
 def switched_on(value: Any, settings: Mapping[str, Any] | None = None) -> bool:

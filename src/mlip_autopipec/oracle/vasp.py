@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols, ground_state_magnetic_moments
 from atomate2 import SETTINGS as ATOMATE2
 from atomate2.vasp.jobs.base import BaseVaspMaker
@@ -23,13 +22,14 @@ from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.identity import bare
 from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, overridden, physics, vasp_record
 from mlip_autopipec.oracle.record import OracleRecord, beside_the_input, class_name
-from mlip_autopipec.oracle.refused import refuse
+from mlip_autopipec.oracle.refused import crystal_of, refuse
 from mlip_autopipec.oracle.vasp_failures import unconverged
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
     from custodian.custodian import ErrorHandler
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
@@ -274,11 +274,8 @@ def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
     InvalidInputError
         As :func:`asked_of_vasp`.
     """
-    symbols = list(elements) or ["H"]
-    crystal = Atoms(symbols, [[2.5 * index, 0, 0] for index in range(len(symbols))], cell=[2.5 * len(symbols), 4, 5])
-    crystal.pbc = True
     try:
-        asked_of_vasp(maker, crystal)
+        asked_of_vasp(maker, crystal_of(elements))
     except InvalidInputError:
         raise
     except Exception:  # an input set may want what this crystal lacks; each label is looked at again
