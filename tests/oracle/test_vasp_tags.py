@@ -23,6 +23,7 @@ from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, label_from_vasp, vasp_static_maker
 from mlip_autopipec.oracle.vasp_tags import RULES, refused_tags, stress_mode
+from mlip_autopipec.testing import stand_in_loop
 
 if TYPE_CHECKING:
     from atomate2.vasp.jobs.base import BaseVaspMaker
@@ -127,6 +128,19 @@ def test_the_makers_of_atomate2_are_looked_at_as_well() -> None:
     with pytest.raises(InvalidInputError, match="ICHARG = 11"):
         OracleMaker(static_maker=NonSCFMaker()).check(["Cu"])
     OracleMaker(static_maker=MatPesGGAStaticMaker()).check(["Cu", "Au"])
+
+
+def test_k_points_along_lines_are_refused() -> None:
+    maker = vasp_static_maker({"KSPACING": None})
+    maker.input_set_generator.user_kpoints_settings = {"line_density": 20}  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInputError, match="lines of a band structure"):
+        OracleMaker(static_maker=maker).check(["Cu"])
+
+
+def test_a_campaign_is_refused_before_anything_runs() -> None:
+    loop = stand_in_loop(oracle_maker=OracleMaker(static_maker=vasp_static_maker({"PSTRESS": 20})))
+    with pytest.raises(InvalidInputError, match="PSTRESS = 20"):
+        loop.make(copper() * (2, 2, 2), 300)
 
 
 def test_all_reasons_are_told_at_once() -> None:

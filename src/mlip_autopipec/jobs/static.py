@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.calculators.calculator import FileIOCalculator, all_changes
 from ase.calculators.genericfileio import GenericFileIOCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
@@ -27,6 +29,7 @@ from mlip_autopipec.oracle.suitability import check_arguments
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
     from pymatgen.core import Structure
 
 
@@ -91,7 +94,7 @@ class AseStaticMaker(AseMaker):
                 f"the calculator '{name}' gave no forces in {directory}; "
                 "its parameters may have to ask for them (tprnfor of Quantum ESPRESSO)"
             )
-        stress = results.get("stress")
+        stress = _voigt(results.get("stress"), name)
         return StaticTaskDoc.from_structure(
             meta_structure=mol_or_struct,
             structure=mol_or_struct,
@@ -131,6 +134,18 @@ class AseStaticMaker(AseMaker):
         if getattr(calculator, "converged", True) is False:
             raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
         return directory
+
+
+def _voigt(stress: Any, name: str) -> NDArray[np.float64] | None:
+    """Return a stress as six numbers; some calculators give 3 x 3, and one of no periodic direction None."""
+    if stress is None:
+        return None
+    given = np.array(stress, dtype=float)
+    if given.shape == (3, 3):
+        given = full_3x3_to_voigt_6_stress(given)
+    if given.shape != (6,):
+        raise LabelError(f"the calculator '{name}' gave a stress of shape {given.shape}; known are (6,) and (3, 3)")
+    return given
 
 
 @dataclass

@@ -227,6 +227,8 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     tags = {key: normal(value) for key, value in incar.items()}
     refuse("VASP", refused_tags(tags, n_species=len(set(atoms.symbols))), "this INCAR")
     kpoints, species = inputs.get("KPOINTS"), inputs["POSCAR"].site_symbols
+    if kpoints is not None and (any(kpoints.labels or []) or "line" in kpoints.style.name.lower()):
+        refuse("VASP", ["k-points lie along lines of a band structure, not on a mesh; set KSPACING"], "these KPOINTS")
     potcar = [str(symbol) for symbol in str(inputs.get("POTCAR.spec") or inputs.get("POTCAR") or "").split()]
     settings = physics(incar)
     if "MAGMOM" in incar:  # no setting of a label, but the start that decides which moments are found
