@@ -7,6 +7,7 @@ settings when they are imported, so it is run in a process of its own, which has
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from atomate2.vasp.powerups import (
@@ -28,9 +30,12 @@ from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from pymatgen.io.vasp import Kpoints
 
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.run_oracle import run_static
 from mlip_autopipec.lammps.types import MDSettings
+from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
 from mlip_autopipec.schemas.walk import ProposalDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
@@ -217,6 +222,46 @@ def powerups() -> dict[str, Any]:
     return {"loop": run_loop("loop", loop_with_powerups())}
 
 
+def read_alone(name: str, maker: Any, atoms: Atoms) -> dict[str, Any]:
+    """Run VASP without the look at its input that a label job takes, and read its label."""
+    folder = Path(name)
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        try:
+            found = extract_label(run_static(maker, atoms)).atoms
+        except MLIPError as error:
+            return {"error": f"{type(error).__name__}: {error}"}
+    results = found.calc.results
+    return {
+        "energy": results["energy"],
+        "stress": np.array(results["stress"]).tolist() if "stress" in results else None,
+    }
+
+
+def tags() -> dict[str, Any]:
+    """Tags that change what the numbers mean: read from a run of VASP, and as labels of a campaign."""
+    os.environ["VASP_STAND_IN_OPTIONS"] = NEGATIVE
+    cases: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "PSTRESS": {"PSTRESS": 100},
+        "ISIF 0": {"ISIF": 0},
+        "ISIF 1": {"ISIF": 1},
+    }
+    results: dict[str, Any] = {
+        f"read {name}": read_alone(f"read-{name}", quick(incar).static_maker, large()) for name, incar in cases.items()
+    }
+    pressed = OracleMaker(
+        static_maker=vasp_static_maker({**COARSE, "PSTRESS": 100}, run_vasp=QUICK),
+        atom_maker=isolated_atom_maker({"PSTRESS": 100}, run_vasp=QUICK),
+    )
+    results["pressed"] = label("pressed", NEGATIVE, pressed, [large(), atom("Cu")])
+    results["pressed files"] = sorted(path.name for path in Path("pressed").rglob("*") if path.is_file())
+    set_to = [{"dict": "INCAR", "action": {"_set": {"ENCUT": 400, "NCORE": 2}}}]
+    override = QUICK | {"vasp_job_kwargs": {"settings_override": set_to}}
+    results["override"] = label("override", NEGATIVE, quick(run_vasp=override), [large()])
+    return results
+
+
 def run_part(part: str, folder: Path) -> dict[str, Any]:
     """Run a part in a process with the stand-in for VASP in its environment; return its results."""
     environment = vasp_stand_in_environment(folder / "potcars", elements=["Cu", "Au"])
@@ -231,5 +276,5 @@ def run_part(part: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parts = {"labels": labels, "failures": failures, "powerups": powerups}
+    parts = {"labels": labels, "failures": failures, "powerups": powerups, "tags": tags}
     Path("results.json").write_text(json.dumps(parts[sys.argv[1]](), default=str))

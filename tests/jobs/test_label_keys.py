@@ -18,6 +18,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from atomate2.ase.jobs import LennardJonesStaticMaker
+from atomate2.cp2k.jobs.core import StaticMaker as Cp2kStaticMaker
 from jobflow import CURRENT_JOB, Flow, JobStore, run_locally
 from maggma.stores import GridFSStore, MemoryStore, MongoURIStore
 from pymongo import MongoClient
@@ -74,6 +75,39 @@ def key_with(maker, atoms):
 def test_another_level_of_theory_has_another_key(alloy, other):
     assert key_with(FunctionalStaticMaker(), alloy) != key_with(FunctionalStaticMaker(**other), alloy)
     assert key_with(FunctionalStaticMaker(), alloy) == key_with(FunctionalStaticMaker(name="x", tags=["y"]), alloy)
+
+
+@dataclass
+class ShiftedStaticMaker(CalculatorStaticMaker):
+    """Does something of its own with the calculator of its parent."""
+
+    def _get_calculator(self):
+        calculator = super()._get_calculator()
+        calculator.parameters["epsilon"] = 2.0
+        return calculator
+
+
+def test_a_maker_that_derives_from_another_has_a_key_of_its_own(alloy):
+    settings = {"calculator_class": "ase.calculators.lj.LennardJones", "calculator_kwargs": {"rc": 9.0}}
+    plain, derived = CalculatorStaticMaker(**settings), ShiftedStaticMaker(**settings)
+    assert key_with(plain, alloy) != key_with(derived, alloy)
+    assert maker_record(derived).code == maker_record(plain).code
+    assert "ShiftedStaticMaker" in str(maker_record(plain).conflicts(maker_record(derived)))
+    copper = bulk("Cu", cubic=True)  # as in version 0.1.0
+    copper.positions += np.array([[0.01, 0, 0], [0, 0, 0], [0, 0.02, 0], [0, 0, 0]])
+    assert key_with(plain, copper) == "9da3040dce340a9cb4d6da208ef2a5104345e8bc3ba80397c83e5e6d5cc1e79b"
+
+
+def test_what_is_written_beside_the_input_is_in_the_key(alloy):
+    plain = Cp2kStaticMaker()
+    override = {"cp2k_job_kwargs": {"settings_override": [{"dict": "cp2k", "action": {"_set": {"FORCE_EVAL": {}}}}]}}
+    others = [
+        replace(plain, run_cp2k_kwargs=override),
+        replace(plain, write_additional_data={"extra:inc": "&SCF"}),
+    ]
+    assert len({key_with(maker, alloy) for maker in [plain, *others]}) == 3
+    same = replace(plain, run_cp2k_kwargs={"cp2k_cmd": "srun cp2k.psmp", "cp2k_job_kwargs": {"suffix": ".x"}})
+    assert key_with(same, alloy) == key_with(plain, alloy)
 
 
 def test_what_is_not_physics_names_fields_that_there_are():

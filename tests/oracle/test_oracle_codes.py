@@ -207,6 +207,29 @@ def test_calculator_without_forces_is_refused(tmp_cwd: Path) -> None:
         OracleMaker(static_maker=HydrogenStaticMaker(calculator=Forceless)).compute(hydrogen())
 
 
+class Stressed(SmearedHydrogen):
+    """With a stress as 3 x 3 numbers, as some calculators give it."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    stress: ClassVar[np.ndarray] = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
+
+    def calculate(self, atoms=None, properties=None, system_changes=all_changes) -> None:
+        super().calculate(atoms, properties, system_changes)
+        self.results["stress"] = self.stress
+
+
+def test_a_stress_of_nine_numbers_is_the_same_as_one_of_six(tmp_cwd: Path) -> None:
+    label = OracleMaker(static_maker=HydrogenStaticMaker(calculator=Stressed)).compute(hydrogen())
+    np.testing.assert_allclose(label.atoms.get_stress(), [1, 2, 3, 4, 5, 6])
+
+
+@pytest.mark.parametrize(("stress", "said"), [(np.full(6, np.nan), "finite numbers"), (np.ones(9), r"shape \(9,\)")])
+def test_what_is_no_stress_is_refused(stress, said, tmp_cwd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Stressed, "stress", stress)
+    with pytest.raises(LabelError, match=said):
+        OracleMaker(static_maker=HydrogenStaticMaker(calculator=Stressed)).compute(hydrogen())
+
+
 # ---- Quantum ESPRESSO without Quantum ESPRESSO; the real one is in tests/dft
 
 

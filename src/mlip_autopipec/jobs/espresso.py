@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.static import AseStaticMaker
+from mlip_autopipec.oracle.code_settings import refused_settings
+from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
@@ -71,6 +73,8 @@ class EspressoStaticMaker(AseStaticMaker):
         given = {section.lower(): keywords for section, keywords in self.input_data.items()}
         if "ecutwfc" not in given.get("system", {}):
             raise InvalidInputError("input_data.system.ecutwfc (Ry) is missing; pw.x has no default for it")
+        settings_of_pw = {**self.calculator_kwargs, "input_data": self.input_data}
+        refuse("Espresso", refused_settings("ase.calculators.espresso.Espresso", settings_of_pw))
         return Espresso(
             profile=EspressoProfile(settings.ESPRESSO_CMD, folder),
             pseudopotentials=dict(self.pseudopotentials),

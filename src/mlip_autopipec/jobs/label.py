@@ -15,7 +15,7 @@ from pymongo.errors import ConnectionFailure
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
-from mlip_autopipec.jobs.run_oracle import is_of_vasp, run_static
+from mlip_autopipec.jobs.run_oracle import check_settings, is_of_vasp, run_static
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
 from mlip_autopipec.oracle.identity import bare, former_keys, label_key
@@ -100,6 +100,7 @@ class OracleMaker(Maker):
             if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
             check_elements(maker, elements)
+            check_settings(maker, elements)
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 

@@ -10,17 +10,58 @@ from jobflow import Job, Response
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
+from mlip_autopipec.oracle.code_settings import refused_settings
+from mlip_autopipec.oracle.refused import refuse
+from mlip_autopipec.oracle.suitability import calculator_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
 
 
 def is_of_vasp(maker: Maker) -> TypeGuard[BaseVaspMaker]:
-    """Return whether a maker is one of VASP's: none is, while the module of their class was never imported."""
-    module = sys.modules.get("atomate2.vasp.jobs.base")
-    return module is not None and isinstance(maker, module.BaseVaspMaker)
+    """Return whether a maker is one of VASP's."""
+    return _is_of(maker, "atomate2.vasp.jobs.base", "BaseVaspMaker")
+
+
+def _is_of(maker: Maker, module: str, base: str) -> bool:
+    """Return whether a maker derives from a class: none does, while the module of that class was never imported."""
+    imported = sys.modules.get(module)
+    return imported is not None and isinstance(maker, getattr(imported, base))
+
+
+def check_settings(maker: Maker, elements: Sequence[str]) -> None:
+    """
+    Refuse settings with which a code gives other numbers than those of a label.
+
+    Parameters
+    ----------
+    maker
+        A static maker; codes that are not known here are not looked at.
+    elements
+        Of the campaign.
+
+    Raises
+    ------
+    InvalidInputError
+        The message names the setting, why, and what to do.
+    """
+    if is_of_vasp(maker):
+        from mlip_autopipec.oracle.vasp import check_vasp
+
+        check_vasp(maker, elements)
+    elif _is_of(maker, "atomate2.cp2k.jobs.base", "BaseCp2kMaker"):
+        from mlip_autopipec.oracle.cp2k import check_cp2k
+
+        check_cp2k(maker, elements)
+    elif (calculator := calculator_of(maker)) is not None:
+        settings = dict(getattr(maker, "calculator_kwargs", None) or {})
+        if given := getattr(maker, "input_data", None):
+            settings["input_data"] = given
+        refuse(calculator.rpartition(".")[2], refused_settings(calculator, settings))
 
 
 def run_static(maker: Maker, atoms: Atoms) -> Any:

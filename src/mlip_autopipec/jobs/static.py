@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.calculators.calculator import FileIOCalculator, all_changes
 from ase.calculators.genericfileio import GenericFileIOCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
@@ -19,12 +21,15 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
+from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.extracted import EnergyKind
+from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import check_arguments
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
     from pymatgen.core import Structure
 
 
@@ -89,7 +94,7 @@ class AseStaticMaker(AseMaker):
                 f"the calculator '{name}' gave no forces in {directory}; "
                 "its parameters may have to ask for them (tprnfor of Quantum ESPRESSO)"
             )
-        stress = results.get("stress")
+        stress = _voigt(results.get("stress"), name)
         return StaticTaskDoc.from_structure(
             meta_structure=mol_or_struct,
             structure=mol_or_struct,
@@ -131,6 +136,18 @@ class AseStaticMaker(AseMaker):
         return directory
 
 
+def _voigt(stress: Any, name: str) -> NDArray[np.float64] | None:
+    """Return a stress as six numbers; some calculators give 3 x 3, and one of no periodic direction None."""
+    if stress is None:
+        return None
+    given = np.array(stress, dtype=float)
+    if given.shape == (3, 3):
+        given = full_3x3_to_voigt_6_stress(given)
+    if given.shape != (6,):
+        raise LabelError(f"the calculator '{name}' gave a stress of shape {given.shape}; known are (6,) and (3, 3)")
+    return given
+
+
 @dataclass
 class EMTStaticMaker(AseStaticMaker):
     """Single point with ASE's effective medium theory (Al, Cu, Ag, Au, Ni, Pd, Pt; toy H, C, N, O)."""
@@ -162,5 +179,7 @@ class CalculatorStaticMaker(AseStaticMaker):
 
     def _get_calculator(self) -> Calculator:
         check_arguments(self.calculator_class, self.calculator_kwargs)
+        reasons = refused_settings(self.calculator_class, self.calculator_kwargs)
+        refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         return calculator(**self.calculator_kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,48 @@ from ase import units
 from atomate2.utils.path import strip_hostname
 from monty.io import zopen
 from monty.os.path import zpath
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
+from mlip_autopipec.oracle.code_settings import CP2K, cp2k_settings, diagonal_stress
 from mlip_autopipec.oracle.extracted import labelled
+from mlip_autopipec.oracle.refused import broken, crystal_of, refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlip_autopipec.oracle.extracted import ExtractedLabel
+
+logger = logging.getLogger(__name__)
 
 _FORCES = re.compile(r"ATOMIC FORCES in \[(.+?)\]")
 _STRESS = re.compile(r"STRESS\|.*stress tensor \[(.+?)\]")
+
+
+def check_cp2k(maker: Any, elements: Sequence[str]) -> None:
+    """
+    Refuse a maker of atomate2 whose input gives other numbers than those of a label, before a campaign.
+
+    Parameters
+    ----------
+    maker
+        The maker.
+    elements
+        Of the campaign; the input is made for a crystal of them. Where it cannot be made on this machine (basis sets
+        lie elsewhere), only the input that was run is looked at.
+
+    Raises
+    ------
+    InvalidInputError
+        The message names the settings, why, and what to do.
+    """
+    try:
+        written = maker.input_set_generator.get_input_set(AseAtomsAdaptor.get_structure(crystal_of(elements)))
+        text = str(written.cp2k_input)
+    except Exception:
+        logger.debug("no input of CP2K was made to look at", exc_info=True)
+        return
+    refuse("CP2K", broken(CP2K, cp2k_settings(text)))
 
 
 def label_from_cp2k(document: Any) -> ExtractedLabel:
@@ -28,12 +62,14 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
 
     Its energy is in eV and holds the electronic entropy, so the forces derive from it. Forces and stress are stored
     as CP2K printed them, and an unconverged field counts as a success there: the units, and whether the field
-    converged, are read from ``cp2k.out`` in the folder of the run.
+    converged, are read from ``cp2k.out`` in the folder of the run, its settings from ``cp2k.inp``. A stress of which
+    CP2K computed the diagonal alone is left out.
 
     Raises
     ------
     LabelError
-        If the run failed or did not converge, if ``cp2k.out`` is gone, or prints units that are not known here.
+        If the run failed or did not converge, if its settings change what the numbers mean
+        (:mod:`~mlip_autopipec.oracle.code_settings`), if ``cp2k.out`` is gone, or prints units that are not known here.
     """
     if str(getattr(document.state, "value", document.state)) != "successful":
         raise LabelError(f"CP2K in {document.dir_name} ended as '{document.state}', not successful")
@@ -42,6 +78,9 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
         raise LabelError(f"{file} is gone: the units of CP2K's forces and stress stand there, not in its document")
     with zopen(file, mode="rt", encoding="utf-8", errors="replace") as stream:
         printed = str(stream.read())
+    settings = _settings_of(file.parent)
+    if reasons := broken(CP2K, settings):
+        raise LabelError(f"the numbers of CP2K in {file.parent} are not those of a label: {'. '.join(reasons)}")
     if "SCF run NOT converged" in printed:
         raise LabelError(f"'SCF run NOT converged' ({file})")
     output = document.output
@@ -50,12 +89,21 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
     if (unit := _unit(_FORCES, printed)) != "a.u.":
         raise LabelError(f"CP2K printed forces in '{unit}' ({file}); known is 'a.u.' (Hartree/Bohr), of CP2K 2023.1")
     stress_kbar = None
-    if output.stress is not None:
+    if output.stress is not None and not diagonal_stress(settings):
         if (unit := _unit(_STRESS, printed)) != "GPa":
             raise LabelError(f"CP2K printed the stress in '{unit}' ({file}); known is 'GPa', of CP2K 2023.1")
         stress_kbar = 10.0 * np.array(output.stress)  # positive = compressed, as VASP has it
     forces = np.array(output.forces) * units.Hartree / units.Bohr
     return labelled(output.structure, output.energy, forces, stress_kbar, "free_energy")
+
+
+def _settings_of(folder: Path) -> dict[str, str]:
+    """Read what CP2K was really given, after all that changed its input; empty where the file is gone."""
+    file = Path(zpath(folder / "cp2k.inp"))
+    if not file.is_file():
+        return {}
+    with zopen(file, mode="rt", encoding="utf-8", errors="replace") as stream:
+        return cp2k_settings(str(stream.read()))
 
 
 def _unit(pattern: re.Pattern[str], printed: str) -> str | None:

@@ -66,7 +66,7 @@ def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind:
     Raises
     ------
     LabelError
-        If something is not finite or the forces belong to another number of atoms.
+        If energy, forces or stress are not finite or the forces belong to another number of atoms.
     """
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
     atoms.calc = None
@@ -77,7 +77,13 @@ def labelled(structure: Any, energy: float, forces: Any, stress_kbar: Any, kind:
     if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
         raise LabelError(f"energy {results['energy']} eV or forces are not finite")
     if stress_kbar is not None:  # kbar with VASP's sign: positive = compressed
-        results["stress"] = full_3x3_to_voigt_6_stress(-0.1 * units.GPa * np.array(stress_kbar))
+        stress = np.array(stress_kbar, dtype=float)
+        if stress.shape != (3, 3) or not np.isfinite(stress).all():
+            raise LabelError(
+                f"the stress is {stress.tolist()} kbar; it has to be 3 x 3 finite numbers. Look at the output of the "
+                "code, or do not ask it for a stress"
+            )
+        results["stress"] = full_3x3_to_voigt_6_stress(-0.1 * units.GPa * stress)
     if (moments := _moments(structure)) is not None:
         results["magmoms"] = moments
     atoms.calc = SinglePointCalculator(atoms, **results)

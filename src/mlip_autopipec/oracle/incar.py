@@ -8,12 +8,14 @@ import numpy as np
 from emmet.core.vasp.calc_types.utils import run_type
 
 from mlip_autopipec.oracle.record import OracleRecord
+from mlip_autopipec.oracle.vasp_tags import PER_SPECIES, stress_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: INCAR keys that do not change the energy, forces and stress of a converged static calculation. A key that is not
-#: here counts as physics, so that a new one is never overlooked.
+#: here counts as physics, so that a new one is never overlooked. Values with which they would change them (ALGO None,
+#: ICHARG 11, NSW 5 ...) are refused (:mod:`~mlip_autopipec.oracle.vasp_tags`).
 NOT_PHYSICS = frozenset(
     # the way to self-consistency
     "ALGO IALGO ISEARCH NELM NELMIN NELMDL NELMGW AMIX BMIX AMIN AMIX_MAG BMIX_MAG MAXMIX IMIX MIXPRE INIMIX WC TIME "
@@ -54,8 +56,7 @@ _REPORTED = [
     "IVDW",
     "LUSE_VDW",
 ]
-#: Given per species, in the order of the POTCAR.
-_PER_SPECIES = ("LDAUU", "LDAUJ", "LDAUL")
+_WHOLE_STRESS = 2
 _FUNCTIONAL_OF_POTCAR = {"PAW_PBE": "PBE", "PAW_GGA": "PW91", "PAW": "LDA", "US": "LDA"}
 
 
@@ -96,9 +97,38 @@ def alike(key: str, asked: Any, used: Any) -> bool:
 
 
 def physics(incar: dict[str, Any] | None) -> dict[str, Any]:
-    """Keep of an INCAR what decides the result."""
-    items = ((key.upper(), value) for key, value in (incar or {}).items() if not key.startswith("@"))
-    return {key: normal(value) for key, value in items if key not in NOT_PHYSICS}
+    """Keep of an INCAR what decides the result; ISIF only where it gives no stress, or not all of it."""
+    tags = {key.upper(): normal(value) for key, value in (incar or {}).items() if not key.startswith("@")}
+    mode = {} if incar is None or stress_mode(tags) == _WHOLE_STRESS else {"ISIF": stress_mode(tags)}
+    return {**{key: value for key, value in tags.items() if key not in NOT_PHYSICS}, **mode}
+
+
+def overridden(incar: dict[str, Any], overrides: Any) -> tuple[dict[str, Any], list[Any]]:
+    """
+    Do to an INCAR what custodian's job does to it before the run (its ``settings_override``).
+
+    Parameters
+    ----------
+    incar
+        Is not changed.
+    overrides
+        Actions of custodian, or None.
+
+    Returns
+    -------
+    tuple
+        The INCAR that VASP gets, and the actions that do something else.
+    """
+    changed, others = dict(incar), []
+    for override in overrides or []:
+        action = override.get("action") or {}
+        if override.get("dict") != "INCAR" or set(action) - {"_set", "_unset"}:
+            others.append(override)
+            continue
+        changed.update({key.upper(): value for key, value in (action.get("_set") or {}).items()})
+        for key in action.get("_unset") or {}:
+            changed.pop(key.upper(), None)
+    return changed, others
 
 
 def changed_settings(document: Any) -> list[str]:
@@ -118,7 +148,9 @@ def changed_settings(document: Any) -> list[str]:
     used = document.calcs_reversed[0].input
     incar, parameters = physics(used.incar), _reported(used.parameters)
     original = document.orig_inputs
-    asked = physics(original.incar) if original is not None and original.incar else None
+    asked = None
+    if original is not None and original.incar:
+        asked = physics(overridden(dict(original.incar), _overrides(document))[0])
     changes: dict[str, str] = {}
     for key, value in (asked or {}).items():
         final = incar.get(key, parameters.get(key, value))
@@ -163,6 +195,13 @@ def _corrected(document: Any) -> Iterator[tuple[str, str, Any]]:
                     yield what, key.upper(), normal(value) if kind == "_set" else None
 
 
+def _overrides(document: Any) -> list[Any]:
+    """Return what the user told custodian's job to change before the run."""
+    runs = document.custodian or []
+    job = (runs[0].job if hasattr(runs[0], "job") else runs[0].get("job")) if runs else None
+    return (job.get("settings_override") if isinstance(job, dict) else None) or []
+
+
 def corrections(document: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     """List the errors custodian met, each with what it did about them, oldest first."""
     found = []
@@ -188,7 +227,7 @@ def vasp_record(document: Any) -> OracleRecord:
     settings = physics(used.incar)
     settings.setdefault("ENCUT", normal((used.parameters or {}).get("ENMAX")))
     species = [symbol.split("_")[0] for symbol in used.potcar or []]
-    for key in _PER_SPECIES:
+    for key in PER_SPECIES:
         if key in settings and isinstance(settings[key], list) and len(settings[key]) == len(species):
             settings[key] = dict(zip(species, settings[key], strict=True))
     kspacing, mesh = settings.pop("KSPACING", None), None

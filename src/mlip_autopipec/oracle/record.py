@@ -40,6 +40,14 @@ NOT_PHYSICS: dict[str, frozenset[str]] = {
         )
     },
 }
+#: Files that atomate2 writes beside the input and no code reads.
+_NOTES = frozenset(["transformations.json"])
+#: Kinds of custodian's jobs that run a code once, with the input that was written.
+_ONE_RUN = frozenset(["None", "normal", "direct"])
+#: Arguments of custodian's jobs that change the input.
+_CHANGES_INPUT = frozenset(["settings_override", "auto_continue", "update_incar", "copy_magmom", "restart"])
+#: The maker whose calculator says all, so its class is in no key.
+_ANY_CALCULATOR = "mlip_autopipec.oracle.static.CalculatorStaticMaker"
 
 
 @dataclass(frozen=True)
@@ -142,16 +150,61 @@ def maker_record(maker: Any, potentials: dict[str, str] | None = None) -> Oracle
         What the files hold that it reads (:func:`~mlip_autopipec.oracle.inputs.files_read`).
     """
     content = jsanitize(maker.as_dict(), strict=False, recursive_msonable=True)
-    left_out = {"name"}.union(*(NOT_PHYSICS.get(_name_of(cls), ()) for cls in type(maker).__mro__))
+    left_out = {"name"}.union(*(NOT_PHYSICS.get(class_name(cls), ()) for cls in type(maker).__mro__))
     settings = {
         key: _normal(value) for key, value in content.items() if not key.startswith("@") and key not in left_out
     }
+    settings.update(beside_the_input(maker))
+    name = class_name(type(maker))
     calculator = settings.pop("calculator_class", None)
-    return OracleRecord.of(calculator or _name_of(type(maker)), settings, potentials=potentials)
+    if calculator and name != _ANY_CALCULATOR:  # what derives from it may do something else with the calculator
+        settings["maker"] = name
+    return OracleRecord.of(calculator or name, settings, potentials=potentials)
 
 
-def _name_of(cls: type) -> str:
+def class_name(cls: type) -> str:
+    """Return the import path a class was first published with."""
     return f"{first_name(cls.__module__)}.{cls.__qualname__}"
+
+
+def beside_the_input(maker: Any) -> dict[str, Any]:
+    """
+    Return what changes the calculation of an atomate2 maker beside its input set.
+
+    Files that it writes on top (``write_additional_data``), and changes that custodian's job makes before it runs the
+    code (``run_vasp_kwargs``, ``run_cp2k_kwargs`` ...).
+
+    Parameters
+    ----------
+    maker
+        Of any package.
+
+    Returns
+    -------
+    dict
+        Plain data by name; empty for a maker that does none of this.
+    """
+    left_out = {name for cls in type(maker).__mro__ for name in NOT_PHYSICS.get(class_name(cls), ())}
+    found: dict[str, Any] = {}
+    for name in sorted(left_out):
+        value = getattr(maker, name, None)
+        if not isinstance(value, dict):
+            continue
+        if name == "write_additional_data":
+            kept = {file: data for file, data in value.items() if file.replace(":", ".") not in _NOTES}
+        elif name.startswith("run_"):
+            kept = {key: told for key, told in value.items() if key == "job_type" and _job_type(told) not in _ONE_RUN}
+            for arguments in (told for key, told in value.items() if key.endswith("_job_kwargs") and told):
+                kept |= {key: told for key, told in arguments.items() if key in _CHANGES_INPUT and told}
+        else:
+            continue
+        if kept:
+            found[name] = _normal(jsanitize(kept, recursive_msonable=True))
+    return found
+
+
+def _job_type(told: Any) -> str:
+    return str(getattr(told, "value", told))
 
 
 def storable(value: Any) -> Any:

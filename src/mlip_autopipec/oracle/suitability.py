@@ -38,6 +38,7 @@ _OF_MAKERS = {
     "EMTStaticMaker": "ase.calculators.emt.EMT",
     "LennardJonesStaticMaker": "ase.calculators.lj.LennardJones",
     "GFNxTBStaticMaker": "tblite.ase.TBLite",
+    "EspressoStaticMaker": "ase.calculators.espresso.Espresso",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -9,25 +10,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.data import chemical_symbols, ground_state_magnetic_moments
 from atomate2 import SETTINGS as ATOMATE2
+from atomate2.vasp.jobs.base import BaseVaspMaker
 from atomate2.vasp.jobs.matpes import MatPesGGAStaticMaker
 from custodian.vasp.handlers import FrozenJobErrorHandler, StdErrHandler, UnconvergedErrorHandler, VaspErrorHandler
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.sets import MatPESStaticSet
 
-from mlip_autopipec.errors import LabelError
+from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.identity import bare
-from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, physics, vasp_record
-from mlip_autopipec.oracle.record import OracleRecord
+from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, overridden, physics, vasp_record
+from mlip_autopipec.oracle.record import OracleRecord, beside_the_input, class_name
+from mlip_autopipec.oracle.refused import crystal_of, refuse
 from mlip_autopipec.oracle.vasp_failures import unconverged
+from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
-    from atomate2.vasp.jobs.base import BaseVaspMaker
     from custodian.custodian import ErrorHandler
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
+
+logger = logging.getLogger(__name__)
 
 #: On top of the MatPES PBE set (PBE, ENCUT 680 eV, KSPACING 0.22 1/A, Gaussian smearing of 0.05 eV, PREC Accurate,
 #: no projection in real space, ISPIN 2). None takes a key away.
@@ -203,6 +210,12 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
         An atomate2 maker of VASP.
     atoms
         The structure.
+
+    Raises
+    ------
+    InvalidInputError
+        If its tags, or what custodian is told to do, give other numbers than those of a label
+        (:mod:`~mlip_autopipec.oracle.vasp_tags`).
     """
     # making the input leaves the structure on the input set
     input_set: Any = deepcopy(maker.input_set_generator)
@@ -210,11 +223,17 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     incar = dict(inputs.get("INCAR") or {})
     if maker.write_input_set_kwargs.get("apply_incar_updates", True):
         incar.update(ATOMATE2.VASP_INCAR_UPDATES)
+    incar, besides = _as_run(maker, {key.upper(): value for key, value in incar.items()})
+    tags = {key: normal(value) for key, value in incar.items()}
+    refuse("VASP", refused_tags(tags, n_species=len(set(atoms.symbols))), "this INCAR")
     kpoints, species = inputs.get("KPOINTS"), inputs["POSCAR"].site_symbols
+    if kpoints is not None and (any(kpoints.labels or []) or "line" in kpoints.style.name.lower()):
+        refuse("VASP", ["k-points lie along lines of a band structure, not on a mesh; set KSPACING"], "these KPOINTS")
     potcar = [str(symbol) for symbol in str(inputs.get("POTCAR.spec") or inputs.get("POTCAR") or "").split()]
     settings = physics(incar)
     if "MAGMOM" in incar:  # no setting of a label, but the start that decides which moments are found
         settings["MAGMOM"] = normal(incar["MAGMOM"])
+    settings.update(besides)
     return OracleRecord.of(
         "VASP",
         settings,
@@ -224,9 +243,52 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     )
 
 
+def _as_run(maker: BaseVaspMaker, incar: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the INCAR that VASP will get, and what else decides the result besides the input set."""
+    besides = beside_the_input(maker)
+    run = dict(besides.pop("run_vasp_kwargs", {}))
+    if "job_type" in run:
+        reason = f"job_type of run_vasp is '{run['job_type']}': a label is one run of VASP; leave it out"
+        refuse("VASP", [reason], "run_vasp_kwargs")
+    incar, others = overridden(incar, run.pop("settings_override", None))
+    if others:
+        run["settings_override"] = others
+    if run:
+        besides["run_vasp_kwargs"] = run
+    if type(maker).make is not BaseVaspMaker.make:
+        besides["maker"] = class_name(type(maker))
+    return incar, besides
+
+
+def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
+    """
+    Refuse a maker whose INCAR gives other numbers than those of a label, before a campaign.
+
+    Parameters
+    ----------
+    maker
+        An atomate2 maker of VASP.
+    elements
+        Of the campaign; the INCAR is made for a crystal of them.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`asked_of_vasp`.
+    """
+    try:
+        asked_of_vasp(maker, crystal_of(elements))
+    except InvalidInputError:
+        raise
+    except Exception:  # an input set may want what this crystal lacks; each label is looked at again
+        logger.debug("no INCAR was made to look at", exc_info=True)
+
+
 def label_from_vasp(document: Any) -> ExtractedLabel:
     """
     Read a label off an emmet ``TaskDoc``.
+
+    A stress of which VASP computed no or not all components (ISIF 0 or 1) is left out.
 
     Raises
     ------
@@ -238,9 +300,11 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     if not steps:
         raise LabelError(f"the VASP document in {where} holds no ionic step; keep store_trajectory at NO")
     last = steps[-1]
+    incar, parameters = calculation.input.incar or {}, calculation.input.parameters or {}
+    if reasons := refused_tags({key: normal(value) for key, value in incar.items()}, parameters):
+        raise LabelError(f"the numbers of VASP in {where} are not those of a label: {'. '.join(reasons)}")
     if not last.electronic_steps:
         raise LabelError(f"VASP in {where} made no electronic step: its forces are not DFT's (ML_LMLFF?)")
-    incar, parameters = calculation.input.incar or {}, calculation.input.parameters or {}
     reason = unconverged(
         where, {**parameters, **incar}, [step.e_fr_energy for step in last.electronic_steps], parameters.get("NELM")
     )
@@ -264,6 +328,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
             f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its electrons diverged. Look at "
             "OSZICAR; another ALGO or mixing may help, or the structure is unphysical"
         )
-    label = labelled(output.structure, last.e_fr_energy, output.forces, output.stress, "free_energy")
+    stress = output.stress if stress_mode(incar, parameters) == stress_mode({"ISIF": 2}) else None
+    label = labelled(output.structure, last.e_fr_energy, output.forces, stress, "free_energy")
     corrected = tuple(errors for errors, _ in corrections(document))
     return replace(label, record=vasp_record(document), corrections=corrected)

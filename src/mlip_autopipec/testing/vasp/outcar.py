@@ -260,14 +260,16 @@ def _magnetization(run: StandInRun) -> Iterator[str]:
 
 
 def _stress(run: StandInRun) -> Iterator[str]:
-    kilobar = [float(run.point.stress_kB[i, j]) for i, j in VOIGT]
     volume = run.given.atoms.cell.volume
-    yield "  FORCE on cell =-STRESS in cart. coord.  units (eV):"
-    yield "  Direction    XX          YY          ZZ          XY          YZ          ZX"
-    yield f"  {'-' * 86}"
-    yield "  Total  " + "".join(number(value * KBAR * volume, 12, 5) for value in kilobar)
-    yield "  in kB  " + "".join(number(value, 12, 5) for value in kilobar)
-    yield f"  external pressure = {sum(kilobar[:3]) / 3:11.2f} kB  Pullay stress = {0.0:11.2f} kB"
+    if run.stress_kB is not None:
+        kilobar = [float(run.stress_kB[i, j]) for i, j in VOIGT]
+        pulay = run.given.incar.real("PSTRESS", 0.0)
+        yield "  FORCE on cell =-STRESS in cart. coord.  units (eV):"
+        yield "  Direction    XX          YY          ZZ          XY          YZ          ZX"
+        yield f"  {'-' * 86}"
+        yield "  Total  " + "".join(number(value * KBAR * volume, 12, 5) for value in kilobar)
+        yield "  in kB  " + "".join(number(value, 12, 5) for value in kilobar)
+        yield f"  external pressure = {sum(kilobar[:3]) / 3 - pulay:11.2f} kB  Pullay stress = {pulay:11.2f} kB"
     yield from ("", "", " VOLUME and BASIS-vectors are now :", f" {'-' * 77}")
     yield f"  energy-cutoff  : {run.given.encut_eV:12.2f}"
     yield from _lattice(run)
@@ -294,6 +296,9 @@ def _free_energy(run: StandInRun) -> Iterator[str]:
         f"  energy  without entropy={number(run.without_entropy_eV(energy), 19)}"
         f"  energy(sigma->0) ={number(run.sigma_zero_eV(energy), 19)}"
     )
+    if run.pv_eV:
+        yield ""
+        yield f"  enthalpy is  TOTEN    ={number(energy + run.pv_eV, 19)} eV   P V={number(run.pv_eV, 19)}"
     yield from (" ", "", "", RULE, "")
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from mlip_autopipec.testing.vasp.compute import KBAR
+
 if TYPE_CHECKING:
     from mlip_autopipec.testing.vasp.compute import SinglePoint
     from mlip_autopipec.testing.vasp.electrons import Bands, Loop
@@ -41,6 +45,24 @@ class StandInRun:
     def free_energies_eV(self) -> list[float]:
         """F, the force-consistent energy, after each electronic step."""
         return [float(energy) for energy in self.loop.energies_eV]
+
+    @property
+    def isif(self) -> int:
+        """ISIF: 0 no stress, 1 its trace alone, 2 and more all of it."""
+        return self.given.incar.integer("ISIF", 0 if self.given.incar.integer("IBRION", -1) == 0 else 2)
+
+    @property
+    def stress_kB(self) -> np.ndarray | None:
+        """What VASP writes as stress, (3, 3): with ISIF = 1 the pressure alone, with ISIF = 0 nothing."""
+        if self.isif == 0:
+            return None
+        whole = self.point.stress_kB
+        return whole if self.isif > 1 else np.eye(3) * np.trace(whole) / 3
+
+    @property
+    def pv_eV(self) -> float:
+        """P V of PSTRESS (kB), which VASP adds to the energies of an ionic step, not to those of electronic steps."""
+        return self.given.incar.real("PSTRESS", 0.0) * KBAR * float(self.given.atoms.cell.volume)
 
     def without_entropy_eV(self, free_energy: float) -> float:
         """Energy without entropy, ``F + TS``."""

@@ -168,8 +168,9 @@ def _calculation(root: ET.Element, run: StandInRun) -> None:
         _energy(scstep, run, energy, parts=step in {0, len(energies) - 1})
     _structure(calculation, run)
     _rows(calculation, "forces", run.point.forces_eV_per_A)
-    _rows(calculation, "stress", run.point.stress_kB)
-    _energy(calculation, run, energies[-1], parts=False)
+    if run.stress_kB is not None:
+        _rows(calculation, "stress", run.stress_kB)
+    _energy(calculation, run, energies[-1] + run.pv_eV, parts=False)
     _sub(calculation, "time", "    0.00    0.00", name="totalsc")
     _eigenvalues(calculation, run)
     magnetization = _sub(calculation, "separator", name="orbital magnetization")
