@@ -18,6 +18,7 @@ from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, readback, script, startup
 from mlip_autopipec.lammps.last_step import looked_at_end
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,6 +146,7 @@ def run(
         engine="executable",
         start_step=start_step,
         from_restart=restart_file is not None,
+        masses=mass_of_elements(potential.elements, atoms),
     )
     frame = script.Frame.of(atoms, potential.elements)
     try:

@@ -241,6 +241,11 @@ class RunFile(Strict):
                 structures.append(source.load(self._folder))
         return structures
 
+    def remarks(self) -> list[str]:
+        """Return what was left out of the structures or taken over with them, one line each."""
+        self.load_structures()
+        return list(dict.fromkeys(r for source in self.structures for r in source.remarks(self._folder)))
+
     def load_conditions(self) -> list[Condition]:
         """Return all conditions."""
         return [Condition(**c.model_dump()) for c in self.conditions]

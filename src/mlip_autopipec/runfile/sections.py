@@ -115,9 +115,14 @@ class StructureSource(Strict):
     materials_project: str | None = Field(
         None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
     )
+    elements: list[str] = Field(
+        default_factory=list,
+        description="Element of each atom type, in their order, of a LAMMPS data or dump file that does not name them.",
+    )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
 
     _loaded: Atoms | None = None
+    _remarks: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> StructureSource:
@@ -128,8 +133,14 @@ class StructureSource(Strict):
     def load(self, folder: Path) -> Atoms:
         """Read, build or fetch the structure."""
         if self._loaded is None:
-            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+            taken = load_structure(folder, self.file, self.bulk, self.materials_project, self.elements)
+            self._loaded, self._remarks = taken.atoms.repeat(self.repeat), taken.remarks
         return self._loaded.copy()
+
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """Return what was left out of the structure or taken over, one line each."""
+        self.load(folder)
+        return self._remarks
 
 
 _OF_ORACLE = parameter_descriptions(OracleMaker)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.frames import unpack
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
+from mlip_autopipec.structures.intake import raw_forces
 
 
 class AtomsRecord(BaseModel):
@@ -99,7 +100,7 @@ class LabelDocument(Document):
     @classmethod
     def from_labelled(cls, labelled: Atoms, **fields: object) -> LabelDocument:
         """Make a document of a structure that carries its label in an attached calculator."""
-        forces = labelled.get_forces()
+        forces = raw_forces(labelled)
         results = labelled.calc.results if labelled.calc is not None else {}
         stress, moments = results.get("stress"), results.get("magmoms")
         return cls.model_validate(

@@ -11,6 +11,7 @@ import numpy as np
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.training import ACETrainer, FitTask
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class LinearACETrainer(ACETrainer):
                 "energy_corrected": [
                     a.get_potential_energy() - reference_energy(a, task.reference_energies) for a in labels
                 ],
-                "forces": [a.get_forces() for a in labels],
+                "forces": [raw_forces(a) for a in labels],
             }
         )
         dataset = LinearACEDataset(ACEBBasisSet(configuration), frame)

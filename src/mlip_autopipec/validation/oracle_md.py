@@ -12,6 +12,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,6 +64,7 @@ def oracle_md_frames(
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)
     moving = atoms.copy()
+    moving.set_constraint()
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
     step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
@@ -70,7 +72,7 @@ def oracle_md_frames(
     frames = []
     for _ in range(settings.n_frames):
         dynamics.run(settings.interval_steps)
-        forces, energy = moving.get_forces(), moving.get_potential_energy()
+        forces, energy = raw_forces(moving), moving.get_potential_energy()
         free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
         frame = moving.copy()
         frame.calc = SinglePointCalculator(frame, energy=energy if free is None else free, forces=forces)
