@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
 from pymatgen.core import IMolecule, IStructure
 
@@ -13,6 +12,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.intake import take_in
@@ -113,17 +113,6 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
             f"{sorted({str(Provenance.of(a).split) for a in labels})}; 'train' is what a potential learns from"
         )
     for i, atoms in enumerate(labels):
-        if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:
-            raise InvalidInputError(
-                f"labels[{i}] ({atoms.get_chemical_formula()}) has no energy or no forces attached; "
-                "read it from extxyz or attach a SinglePointCalculator"
-            )
-        energy, forces = atoms.calc.results["energy"], np.asarray(atoms.calc.results["forces"])
-        if not np.isfinite(energy) or not np.isfinite(forces).all():
-            raise InvalidInputError(
-                f"labels[{i}] ({atoms.get_chemical_formula()}) has energy {energy} eV and largest force "
-                f"{np.abs(forces).max()} eV/A; a label has to be finite"
-            )
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"labels[{i}]")
 
@@ -147,6 +136,22 @@ def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> li
     for remark in (remark for one in taken for remark in one.remarks):
         logger.warning("%s", remark)
     return [one.atoms for one in taken]
+
+
+def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
+    """
+    Bring the labels that a user gives into one form, by :func:`.given.take_in_labels`.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the label, its value and what is wrong with it.
+    """
+    taken = take_in_labels(labels)
+    if taken is not labels:  # those of a run file were taken in, and talked of, when it was read
+        for remark in taken.remarks:
+            logger.warning("%s", remark)
+    return taken
 
 
 def _formula(given: Structure | Atoms) -> str:

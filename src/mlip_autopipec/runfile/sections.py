@@ -203,9 +203,13 @@ class StartFrom(Strict):
         default_factory=dict, description="eV per atom the potential leaves out."
     )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
-    energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
-    forces_key: str = Field("forces", description="What it calls forces.")
+    energy_key: str | None = Field(
+        None, description="What that file calls total energies, e.g. REF_energy; found by its name if not given."
+    )
+    forces_key: str | None = Field(None, description="What it calls forces; found by its name if not given.")
     virial_key: str | None = Field(
-        None, description="What it calls virials (eV, positive = compressed), if it has any."
+        None,
+        description="What it calls virials (eV, positive = compressed); a stress or virial is found by its name if not "
+        "given.",
     )
     test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
