@@ -193,6 +193,7 @@ class RunFile(Strict):
                 max_failed_fraction=oracle.max_failed_fraction,
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
                 reuse_labels=oracle.reuse_labels,
+                n_compared=oracle.n_compared,
             ),
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)

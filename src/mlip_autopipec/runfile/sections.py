@@ -154,6 +154,7 @@ class OracleSection(Strict):
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
     minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
+    n_compared: int = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""

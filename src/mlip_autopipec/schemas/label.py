@@ -185,6 +185,26 @@ class LabelBatch(Document):
     seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
 
 
+class ComparedLabel(BaseModel):
+    """A label of the user's own, computed again by the oracle: what that says less what was given."""
+
+    index: int = Field(description="Number of the label in the dataset.")
+    formula: str = Field(description="Chemical formula.")
+    energy_meV_atom: float | None = Field(None, description="Difference of the energies in meV/atom.")
+    forces_rms_meV_A: float | None = Field(None, description="Root mean square of force differences in meV/A.")
+    forces_given_rms_meV_A: float | None = Field(None, description="Root mean square of the given forces in meV/A.")
+    stress_eV_A3: float | None = Field(None, description="Largest difference of a stress component in eV/A^3.")
+    stress_given_eV_A3: float | None = Field(None, description="Largest given stress component in eV/A^3.")
+    failed: str | None = Field(None, description="Why it could not be computed; None if it could.")
+
+
+class ComparisonDocument(Document):
+    """How labels of the user's own compare with the oracle."""
+
+    kind: Literal["comparison"] = "comparison"
+    compared: list[ComparedLabel] = Field(default_factory=list, description="What was computed again.")
+
+
 class DatasetDocument(WithPayload):
     """Labels a user brought along, or a part of many; ``payload['labels']`` holds them packed."""
 
