@@ -69,7 +69,8 @@ class TrainMaker(Maker):
         ----------
         batch
             What became of this cycle's labels, or the user's own, or their comparison with the oracle; None when
-            their job died. The uuid of an earlier batch: its labels of a check, and those let in since, are new to the potential.
+            their job died. The uuid of an earlier batch: its labels of a check, and those let in since, are new to
+            the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.
