@@ -362,3 +362,18 @@ def test_what_a_barostat_changes_of_the_cell(copper_potential: ACEPotential, tmp
     assert result.final.get_potential_energy() == pytest.approx(result.trace["potential_energy_eV"][-1], abs=1e-6)
     turned = np.linalg.solve(atoms.cell.array, result.final.cell.array)
     assert np.abs(turned - np.eye(3)).max() < 0.1
+
+
+def test_masses_of_the_structure_move_the_atoms(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    """A heavy isotope: the asked temperature with its mass, after a restart as well."""
+    atoms = triclinic()
+    atoms.set_masses([2 * mass for mass in atoms.get_masses()])
+    moving = with_velocities(atoms, 300.0, seed=1)
+    first = explore(moving, copper_potential, tmp_path, n_steps=1, **WIDE)
+    assert first.trace["temperature_K"][0] == pytest.approx(300.0, rel=1e-3)
+    assert first.final.get_masses() == pytest.approx(atoms.get_masses())
+    resumed = explore(
+        first.final, copper_potential, tmp_path, n_steps=2, start_step=1, restart_file=first.restart_file, **WIDE
+    )
+    assert resumed.trace["temperature_K"][0] == pytest.approx(first.trace["temperature_K"][-1], rel=1e-6)
+    assert resumed.final.get_masses() == pytest.approx(atoms.get_masses())

@@ -5,13 +5,17 @@ from __future__ import annotations
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.given import take_in_labels
+from mlip_autopipec.schemas.label import LabelDocument
 
 SILICON = SHARED_DATA / "dft" / "Si_gap_17frames.extxyz"
 
@@ -44,8 +48,13 @@ def test_other_names_and_a_virial(copper, tmp_path):
     assert read.get_potential_energy() == pytest.approx(copper.get_potential_energy(), abs=1e-7)
     assert np.allclose(read.get_forces(), copper.get_forces(), atol=1e-7)
     assert np.allclose(read.get_stress(), copper.get_stress(), atol=1e-8)
-    with pytest.raises(InvalidInputError, match=r"frame 0 \(Cu4\) has no energy and no forces.*REF_energy.*REF_forces"):
-        read_labels_file(path)
+    found = read_labels_file(path)
+    assert found[0].calc.results.keys() == read.calc.results.keys()
+    assert found.remarks == (
+        "labels: 'labels.xyz', 1 frames: energy 'REF_energy', forces 'REF_forces', virial 'REF_virial' (1 of 1 frames)",
+    )
+    with pytest.raises(InvalidInputError, match=r"frame 0 \(Cu4\) has no dft_energy; it has .*REF_energy.*REF_forces"):
+        read_labels_file(path, "dft_energy")
 
 
 def test_an_isolated_atom_is_a_reference(tmp_path):
@@ -96,3 +105,186 @@ def test_a_share_is_held_out_the_same_for_the_same_seed():
         hold_out([bulk("Cu")], 0.5, 1)
     with pytest.raises(InvalidInputError, match="share in"):
         hold_out([bulk("Cu")], 1.0, 1)
+
+
+def rewritten(atoms, path, **info):
+    """Write a labelled structure with some entries renamed or added; a value of None takes one out."""
+    copy = atoms.copy()
+    copy.arrays["forces"] = atoms.get_forces()
+    copy.info["energy"] = atoms.get_potential_energy()
+    for name, value in info.items():
+        if value is None:
+            copy.info.pop(name)
+        else:
+            copy.info[name] = value
+    ase.io.write(path, copy, format="extxyz")
+    return path
+
+
+def test_the_force_consistent_energy_is_taken_and_said(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "both.extxyz", free_energy=-2.0)
+    read = read_labels_file(path)
+    assert read[0].get_potential_energy() == -2.0
+    assert "'free_energy' is used, which the forces derive from" in read.remarks[1]
+    assert read_labels_file(path, "energy")[0].get_potential_energy() != -2.0
+
+
+def test_two_energies_of_different_origin_are_asked_about(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "two.extxyz", REF_energy=-2.0, energy_per_atom=-0.5)
+    with pytest.raises(InvalidInputError, match=r"several energy that differ \(REF_energy -2.*energy .*energy_key"):
+        read_labels_file(path)
+
+
+@pytest.mark.parametrize("name", ["stress", "REF_stress", "dft_stress", "virial", "REF_virial", "dft_virials"])
+@pytest.mark.parametrize("six", [True, False])
+def test_stress_under_any_name_and_of_six_numbers(copper, tmp_path, name, six):
+    stress = copper.get_stress(voigt=six)
+    value = stress if "stress" in name else -copper.get_volume() * stress
+    if six and name == "virial":
+        with pytest.raises(InvalidInputError, match="write nine numbers, or call it REF_virial"):
+            read_labels_file(rewritten(copper, tmp_path / "l.extxyz", virial=value))
+        return
+    read = read_labels_file(rewritten(copper, tmp_path / "l.extxyz", **{name: value}))
+    assert np.allclose(read[0].get_stress(), copper.get_stress(), atol=1e-7)
+    assert f"'{name}' (1 of 1 frames)" in read.remarks[0]
+
+
+def test_a_stress_that_is_no_number_or_of_another_sign(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "nan.extxyz", REF_stress=np.full(9, np.nan))
+    with pytest.raises(InvalidInputError, match=r"nan.extxyz', frame 0 \(Cu4\): 'REF_stress' is .*nan"):
+        read_labels_file(path)
+    wrong = {"stress": copper.get_stress(), "virial": copper.get_volume() * copper.get_stress(voigt=False)}
+    path = rewritten(copper, tmp_path / "sign.extxyz", **wrong)
+    with pytest.raises(InvalidInputError, match="'stress' is not -'virial' / volume"):
+        read_labels_file(path)
+    zero = read_labels_file(rewritten(copper, tmp_path / "zero.extxyz", stress=np.zeros(6)))
+    assert "stress" not in zero[0].calc.results
+
+
+def emt(n_frames=6, sigma=0.06, symbols=None):
+    frames = []
+    for seed in range(n_frames):
+        atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+        if symbols is not None:
+            atoms.symbols = symbols
+        atoms.rattle(sigma, seed=seed)
+        probe = atoms.copy()
+        probe.calc = EMT()
+        results = {"energy": probe.get_potential_energy(), "forces": probe.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def scaled(energy=1.0, forces=1.0, positions=1.0):
+    frames = emt()
+    for atoms in frames:
+        results = atoms.calc.results
+        results = {"energy": energy * results["energy"], "forces": forces * results["forces"]}
+        atoms.set_cell(positions * atoms.cell.array, scale_atoms=True)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return frames
+
+
+def test_labels_that_are_right_pass():
+    assert take_in_labels(emt()).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (scaled(forces=units.Bohr / units.Ry), r"the forces look like Ry/bohr"),
+        (scaled(forces=units.Bohr / units.Hartree), r"the forces look like Hartree/bohr"),
+        (scaled(energy=1 / units.Hartree, forces=units.Bohr / units.Hartree), r"atomic units"),
+        (scaled(energy=1 / units.Hartree), r"the energies look like Hartree"),
+        (scaled(energy=1 / 8), r"eV per atom; multiply them by 8"),
+        (scaled(forces=-1), r"gradients; turn their sign"),
+    ],
+)
+def test_units_are_guessed(labels, told):
+    with pytest.raises(InvalidInputError, match=told):
+        take_in_labels(labels)
+
+
+def changed(index, **results):
+    frames = emt()
+    frames[index].calc.results.update(results)
+    return frames
+
+
+def doubled(energy):
+    frames = emt()
+    twin = frames[2].copy()
+    twin.calc = SinglePointCalculator(twin, **{**frames[2].calc.results, "energy": energy})
+    return [*frames, twin]
+
+
+def close():
+    frames = emt()
+    frames[3].positions[1] = frames[3].positions[0] + [0.001, 0, 0]
+    frames[3].calc.atoms = frames[3].copy()
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (changed(4, forces=np.full((8, 3), 1e5)), r"^labels\[4\] \(Cu8\) has a force of 1e\+05 eV/A on atom 0 \(Cu\)"),
+        (changed(1, energy=5000.0), r"labels\[1\] \(Cu8\) has 625 eV/atom, others of this composition"),
+        (changed(1, energy=np.nan), r"labels\[1\] \(Cu8\) has energy nan eV.*finite"),
+        (changed(1, stress=np.full(6, np.nan)), r"labels\[1\] \(Cu8\) has the stress \[nan"),
+        (changed(1, stress=np.full(6, 300.0)), r"labels\[1\].* 300 eV/A\^3, .* GPa"),
+        (close(), r"labels\[3\] \(Cu8\) has Cu and Cu 0.001 A apart"),
+        (doubled(9.0), r"labels\[2\] \(Cu8\) and labels\[6\] \(Cu8\) are one structure with .* and 1.1250 eV/atom"),
+    ],
+)
+def test_a_bad_label_is_named(labels, told):
+    with pytest.raises(InvalidInputError, match=told):
+        take_in_labels(labels)
+
+
+def test_labels_given_twice_are_said():
+    energy = emt()[2].calc.results["energy"]
+    assert take_in_labels(doubled(energy)).remarks == ("labels: 1 of 7 are given twice, and count twice",)
+
+
+def lone(energy, box=15.0, pbc=True):
+    atom = Atoms("Cu", cell=[box] * 3, pbc=pbc)
+    atom.calc = SinglePointCalculator(atom, energy=energy, forces=np.zeros((1, 3)))
+    return atom
+
+
+def test_lone_atoms_are_recognised():
+    taken = take_in_labels([*emt(), lone(3.5)])
+    assert taken[-1].info["split"] == "reference"
+    assert "labels[6] (Cu) is a lone atom: 3.5000 eV becomes" in taken.remarks[0]
+    crystal = take_in_labels([lone(0.1, 2.55)])
+    assert "split" not in crystal[0].info
+    with pytest.raises(InvalidInputError, match=r"labels\[1\].*labels\[0\].*both a lone Cu atom"):
+        take_in_labels([lone(3.5), lone(3.0, 14.0)])
+
+
+def test_one_composition_is_said():
+    assert "do not tell the energies of Ag, Cu apart" in take_in_labels(emt(symbols="Cu4Ag4")).remarks[0]
+    assert take_in_labels([*emt(symbols="Cu4Ag4"), *emt()]).remarks == ()
+
+
+def test_fixed_atoms_keep_their_forces(tmp_path):
+    frames = emt()
+    for atoms in frames:
+        atoms.set_constraint(FixAtoms([0, 1]))
+    ase.io.write(tmp_path / "fixed.extxyz", frames)  # with move_mask
+    for labels in (frames, read_labels_file(tmp_path / "fixed.extxyz")):
+        document = LabelDocument.from_labelled(take_in_labels(labels)[0], index=0, origin="given")
+        assert np.abs(document.forces_eV_A[0]).max() > 0.1
+    # and without the door
+    assert LabelDocument.from_labelled(frames[0], index=0, origin="given").max_force_eV_A == pytest.approx(
+        document.max_force_eV_A, abs=1e-6
+    )
+
+
+def test_a_charged_label_is_refused():
+    frames = emt()
+    frames[1].info["charge"] = 1
+    with pytest.raises(InvalidInputError, match=r"labels\[1\] \(Cu8\) has a total charge of \+1 e"):
+        take_in_labels(frames)

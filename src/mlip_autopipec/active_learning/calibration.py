@@ -16,6 +16,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,7 @@ def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
     shortest = minimum_distances(label, max(core.values(), default=0.0) + 0.1) if core else {}
     return GradedErrors(
         gamma=np.array(results["gamma"], dtype=float),
-        force_error=np.linalg.norm(results["forces"] - label.get_forces(), axis=1),
+        force_error=np.linalg.norm(results["forces"] - raw_forces(label), axis=1),
         energy_error=float(results["energy"] - label.get_potential_energy()) / len(label),
         in_core=any(distance < core[pair] for pair, distance in shortest.items()),
     )

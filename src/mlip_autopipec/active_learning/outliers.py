@@ -19,6 +19,7 @@ from mlip_autopipec.active_learning.calibration import GradedErrors, grade_error
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import neighbours
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -172,7 +173,7 @@ class LabelQuarantine(MSONable):
         np.maximum.at(near, i, graded.gamma[j])
         far = max(force[0] + force[1], self.force_floor_eV_A)
         # large forces have large errors, in a healthy label never as large as themselves
-        far_of_each = np.maximum(far, _OWN_SIZE * np.linalg.norm(label.get_forces(), axis=1))
+        far_of_each = np.maximum(far, _OWN_SIZE * np.linalg.norm(raw_forces(label), axis=1))
         wrong = np.flatnonzero((near <= self.gamma_max) & (graded.force_error > far_of_each))
         if len(wrong):
             worst = int(wrong[np.argmax(graded.force_error[wrong])])

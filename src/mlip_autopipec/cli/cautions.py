@@ -36,7 +36,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = []
+    told = campaign.remarks()
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)

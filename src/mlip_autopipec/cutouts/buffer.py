@@ -11,6 +11,7 @@ from mlip_autopipec.cutouts.boxes import shortest_translation
 from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator
 from mlip_autopipec.cutouts.cutting import evaluate, grading_calculator
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,7 @@ def buffer_convergence(
     if reference is None:
         large = bare_copy(atoms)
         large.calc = calculator
-        reference = large.get_forces()[centre]
+        reference = raw_forces(large)[centre]
     gamma = evaluate(grading_calculator(potential), atoms)["gamma"]
     points = []
     for ratio in ratios:
@@ -132,7 +133,7 @@ def buffer_convergence(
             cutout = error.best
         cell = bare_copy(cutout.atoms)
         cell.calc = calculator
-        force = cell.get_forces()[cutout.centre]
+        force = raw_forces(cell)[cutout.centre]
         width, core = shortest_translation(cell.cell.array), ratio * potential.cutoff
         points.append(BufferPoint(core, width, len(cell), force, reference, cutout.box, cutout.problems))
     return points

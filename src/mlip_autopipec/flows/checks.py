@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
-from pymatgen.core import Structure
-from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.core import IMolecule, IStructure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
-from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pymatgen.core import Structure
+
     from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.potentials.potential import ACEPotential
+
+logger = logging.getLogger(__name__)
 
 
 def check_campaign(
@@ -109,17 +113,6 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
             f"{sorted({str(Provenance.of(a).split) for a in labels})}; 'train' is what a potential learns from"
         )
     for i, atoms in enumerate(labels):
-        if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:
-            raise InvalidInputError(
-                f"labels[{i}] ({atoms.get_chemical_formula()}) has no energy or no forces attached; "
-                "read it from extxyz or attach a SinglePointCalculator"
-            )
-        energy, forces = atoms.calc.results["energy"], np.asarray(atoms.calc.results["forces"])
-        if not np.isfinite(energy) or not np.isfinite(forces).all():
-            raise InvalidInputError(
-                f"labels[{i}] ({atoms.get_chemical_formula()}) has energy {energy} eV and largest force "
-                f"{np.abs(forces).max()} eV/A; a label has to be finite"
-            )
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"labels[{i}]")
 
@@ -130,9 +123,39 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
 
 
 def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
-    """Turn what a user gives as structures into a list of ASE structures, in right-handed cells as pyace wants them."""
-    items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
-    return [right_handed(s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False)) for s in items]
+    """
+    Turn what a user gives as structures into a list of ASE structures, by :func:`.intake.take_in`.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the structure by its place in the list, and what is wrong with it.
+    """
+    items = [structures] if isinstance(structures, (Atoms, IStructure, IMolecule)) else list(structures)
+    taken = [take_in(given, f"structures[{i}] ({_formula(given)})") for i, given in enumerate(items)]
+    for remark in (remark for one in taken for remark in one.remarks):
+        logger.warning("%s", remark)
+    return [one.atoms for one in taken]
+
+
+def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
+    """
+    Bring the labels that a user gives into one form, by :func:`.given.take_in_labels`.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the label, its value and what is wrong with it.
+    """
+    taken = take_in_labels(labels)
+    if taken is not labels:  # those of a run file were taken in, and talked of, when it was read
+        for remark in taken.remarks:
+            logger.warning("%s", remark)
+    return taken
+
+
+def _formula(given: Structure | Atoms) -> str:
+    return given.get_chemical_formula() if isinstance(given, Atoms) else str(getattr(given, "formula", given))
 
 
 def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:

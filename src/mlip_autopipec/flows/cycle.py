@@ -9,8 +9,10 @@ from jobflow import Job, OutputReference
 
 from mlip_autopipec.active_learning.activeset import complete_active_set
 from mlip_autopipec.jobs.check import measure, propose_check
-from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts
+from mlip_autopipec.jobs.compare import compare_given
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, pack_labels
 from mlip_autopipec.loop.walkers import begun_anew, given_another_way
+from mlip_autopipec.oracle.comparison import worth_comparing
 from mlip_autopipec.schemas.loop import CycleResults
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -36,6 +38,10 @@ def first_potential(
     if labels:
         for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
             last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
+            jobs.append(last)
+        if chosen := worth_comparing(labels, maker.oracle_maker.n_compared):
+            packed = pack_labels(labels, campaign, chosen)
+            last = named(compare_given(maker.oracle_maker, packed, campaign, last.output), "label compared c000")
             jobs.append(last)
         source = last
     else:

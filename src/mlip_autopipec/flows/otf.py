@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import assessment, judge_cycle, update_state
@@ -123,6 +123,7 @@ class OTFMaker(LoopParts):
         """
         frames = as_frames(structures)
         walker_conditions = as_conditions(conditions)
+        labels = as_labels(labels)
         check_campaign(self, frames, walker_conditions, labels, initial_potential)
         document = CampaignDocument.of(
             frames,

@@ -23,6 +23,7 @@ from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocum
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import label_stress
@@ -218,7 +219,7 @@ def measure(
     cores = [_core(label, atoms) for label, atoms in zip(checked, frames, strict=True)]
     errors, forces, limits = compute_errors(potential, frames, cores), None, Limits(None, None, None)
     if errors is not None:
-        measured = [a.get_forces() if k is None else a.get_forces()[k] for a, k in zip(frames, cores, strict=True)]
+        measured = [raw_forces(a) if k is None else raw_forces(a)[k] for a, k in zip(frames, cores, strict=True)]
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
         everything = [label.to_atoms() for label in read_labels(campaign_id, cycle)]
         limits = Limits.of(

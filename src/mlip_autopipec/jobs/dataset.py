@@ -160,15 +160,24 @@ def label_parts(labels: Sequence[Atoms], campaign_id: str) -> list[str]:
     parts: list[list[dict[str, Any]]] = []
     n_atoms = _ATOMS_PER_PART
     for index, atoms in enumerate(labels):
-        split = Provenance.of(atoms).split
-        origin = Origin.ISOLATED_ATOM if split is Split.REFERENCE else Origin.GIVEN
-        document = LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
+        document = _given(atoms, campaign_id, index)
         if n_atoms + len(atoms) > _ATOMS_PER_PART:
             parts.append([])
             n_atoms = 0
         n_atoms += len(atoms)
         parts[-1].append(document.model_dump(mode="json"))
     return [pack(part) for part in parts]
+
+
+def pack_labels(labels: Sequence[Atoms], campaign_id: str, chosen: Sequence[int]) -> str:
+    """Pack some of a user's labels, by their numbers in the dataset."""
+    return pack([_given(labels[i], campaign_id, i).model_dump(mode="json") for i in chosen])
+
+
+def _given(atoms: Atoms, campaign_id: str, index: int) -> LabelDocument:
+    split = Provenance.of(atoms).split
+    origin = Origin.ISOLATED_ATOM if split is Split.REFERENCE else Origin.GIVEN
+    return LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
 
 
 @loop_job()

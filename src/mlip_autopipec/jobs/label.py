@@ -71,6 +71,9 @@ class OracleMaker(Maker):
         Structures with a pair closer than this times its covalent radii are not computed.
     reuse_labels
         Whether a calculation that was done already, in any campaign of the store, is taken instead of done again.
+    n_compared
+        Of a dataset to start from, so many labels are computed again before anything is trained; if they differ by
+        more than noise, the dataset is refused. 0 compares none.
     """
 
     name: str = "label"
@@ -79,6 +82,7 @@ class OracleMaker(Maker):
     max_failed_fraction: float = 0.5
     minimum_distance_ratio: float = LABEL_RATIO
     reuse_labels: bool = True
+    n_compared: int = 2
 
     def check(self, elements: Sequence[str] = ()) -> None:
         """
@@ -101,6 +105,8 @@ class OracleMaker(Maker):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
             check_elements(maker, elements)
             check_settings(maker, elements)
+        if self.n_compared < 0:
+            raise InvalidInputError(f"OracleMaker.n_compared is {self.n_compared}; give a number of labels, or 0")
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
 

@@ -17,7 +17,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, load_document,
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.outliers import read_quarantined
-from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
+from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument, QuarantinedLabel
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -54,7 +54,7 @@ class TrainMaker(Maker):
     @loop_job(tolerate_failed_inputs=True)
     def make(
         self,
-        batch: LabelBatch | DatasetDocument | str | None,
+        batch: LabelBatch | DatasetDocument | ComparisonDocument | str | None,
         campaign_id: str,
         cycle: int,
         seed: int,
@@ -68,8 +68,9 @@ class TrainMaker(Maker):
         Parameters
         ----------
         batch
-            What became of this cycle's labels, or the user's own; None when their job died. The uuid of an
-            earlier batch: its labels of a check, and those let in since, are new to the potential.
+            What became of this cycle's labels, or the user's own, or their comparison with the oracle; None when
+            their job died. The uuid of an earlier batch: its labels of a check, and those let in since, are new to
+            the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.

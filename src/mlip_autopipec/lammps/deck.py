@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import script
+from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +88,7 @@ def render(
     start_step: int = 0,
     from_restart: bool = False,
     cutoff_A: float = 0.0,
+    masses: Sequence[float] | None = None,
 ) -> str:
     """
     Return the input of one exploration.
@@ -105,6 +107,8 @@ def render(
         Start from :data:`START_RESTART` instead of :data:`STRUCTURE`.
     cutoff_A
         Of the potential in Angstrom; for the library engine.
+    masses
+        Of ``elements`` in u; None for those of the elements. A restart file holds its own.
 
     Raises
     ------
@@ -113,6 +117,7 @@ def render(
     """
     what = f"the LAMMPS template {TEMPLATE}" if settings.template is None else "MDSettings.template"
     values = _variables(elements, condition, settings, engine, start_step) | {
+        "masses": mass_of_elements(elements) if masses is None else list(masses),
         "from_restart": from_restart,
         "cutoff_A": cutoff_A,
     }
@@ -175,7 +180,6 @@ def _variables(
     return {
         "engine": engine,
         "elements": list(elements),
-        "masses": script.masses(elements),
         "skin_A": SKIN_A[engine],
         "start_step": start_step,
         "n_steps": settings.n_steps,

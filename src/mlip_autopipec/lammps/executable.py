@@ -19,6 +19,7 @@ from mlip_autopipec.lammps import deck, readback, script, startup
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,6 +152,7 @@ def run(
         engine="executable",
         start_step=start_step,
         from_restart=restart_file is not None,
+        masses=mass_of_elements(potential.elements, atoms),
     )
     frame = script.Frame.of(atoms, potential.elements)
     try:

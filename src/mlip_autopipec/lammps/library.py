@@ -13,6 +13,7 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, failures, script
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,7 @@ def run(
         engine="library",
         start_step=start_step,
         from_restart=restart_file is not None,
+        masses=mass_of_elements(potential.elements, atoms),
         cutoff_A=potential.cutoff,
     )
     task = {

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.lammps import Prism
-from ase.data import atomic_masses, atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
 from mlip_autopipec.errors import ExplorationError
+from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,16 +30,29 @@ ANGSTROM_PER_PS = 1.0 / (1000 * units.fs)
 
 @dataclass(frozen=True)
 class Frame:
-    """The rotation between a structure's cell and LAMMPS' lower-triangular one."""
+    """
+    What LAMMPS does not know of a structure.
+
+    Parameters
+    ----------
+    elements
+        Of the atom types 1, 2, ...
+    rotation
+        Between the structure's cell and LAMMPS' lower-triangular one, (3, 3).
+    masses
+        Of the elements in u, where the structure has masses of its own.
+    """
 
     elements: tuple[str, ...]
     rotation: NDArray[np.float64]
+    masses: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, atoms: Atoms | None, elements: Sequence[str]) -> Frame:
         """Of a structure, or of a LAMMPS restart file (``None``), which is in LAMMPS' frame already."""
         rotation = np.eye(3) if atoms is None else np.asarray(Prism(atoms.cell.array).rot_mat)
-        return cls(tuple(elements), rotation)
+        own = tuple(mass_of_elements(elements, atoms)) if atoms is not None and atoms.has("masses") else None
+        return cls(tuple(elements), rotation, own)
 
     def to_atoms(
         self,
@@ -55,6 +68,7 @@ class Frame:
             positions=(positions - origin) @ self.rotation.T,
             cell=cell @ self.rotation.T,
             pbc=True,
+            masses=None if self.masses is None else [self.masses[t - 1] for t in types],
         )
         atoms.set_velocities(velocities_A_ps @ self.rotation.T * ANGSTROM_PER_PS)
         return atoms
@@ -110,8 +124,3 @@ def write_structure(path: Path, atoms: Atoms, elements: Sequence[str]) -> None:
         units="metal",
         atom_style="atomic",
     )
-
-
-def masses(elements: Sequence[str]) -> list[float]:
-    """Masses of the elements in atomic mass units."""
-    return [float(atomic_masses[atomic_numbers[e]]) for e in elements]

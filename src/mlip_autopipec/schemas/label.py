@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.frames import unpack
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
+from mlip_autopipec.structures.intake import raw_forces
 
 
 class AtomsRecord(BaseModel):
@@ -99,7 +100,7 @@ class LabelDocument(Document):
     @classmethod
     def from_labelled(cls, labelled: Atoms, **fields: object) -> LabelDocument:
         """Make a document of a structure that carries its label in an attached calculator."""
-        forces = labelled.get_forces()
+        forces = raw_forces(labelled)
         results = labelled.calc.results if labelled.calc is not None else {}
         stress, moments = results.get("stress"), results.get("magmoms")
         return cls.model_validate(
@@ -182,6 +183,26 @@ class LabelBatch(Document):
         description="uuids of the label documents of this batch, failed ones too; empty in documents of version 0.1.0.",
     )
     seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
+
+
+class ComparedLabel(BaseModel):
+    """A label of the user's own, computed again by the oracle: what that says less what was given."""
+
+    index: int = Field(description="Number of the label in the dataset.")
+    formula: str = Field(description="Chemical formula.")
+    energy_meV_atom: float | None = Field(None, description="Difference of the energies in meV/atom.")
+    forces_rms_meV_A: float | None = Field(None, description="Root mean square of force differences in meV/A.")
+    forces_given_rms_meV_A: float | None = Field(None, description="Root mean square of the given forces in meV/A.")
+    stress_eV_A3: float | None = Field(None, description="Largest difference of a stress component in eV/A^3.")
+    stress_given_eV_A3: float | None = Field(None, description="Largest given stress component in eV/A^3.")
+    failed: str | None = Field(None, description="Why it could not be computed; None if it could.")
+
+
+class ComparisonDocument(Document):
+    """How labels of the user's own compare with the oracle."""
+
+    kind: Literal["comparison"] = "comparison"
+    compared: list[ComparedLabel] = Field(default_factory=list, description="What was computed again.")
 
 
 class DatasetDocument(WithPayload):

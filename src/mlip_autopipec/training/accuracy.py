@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
@@ -102,7 +103,7 @@ def predict(
     return Predictions(
         np.array([a.get_potential_energy() / len(a) for a in labels]),
         np.array(energies),
-        np.concatenate([a.get_forces()[some].ravel() for a, some in zip(labels, which, strict=True)])
+        np.concatenate([raw_forces(a)[some].ravel() for a, some in zip(labels, which, strict=True)])
         if labels
         else np.empty(0),
         np.concatenate(forces) if labels else np.empty(0),

@@ -12,6 +12,7 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LINEAR_FUNCTIONS
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.training import ACETrainer, Fit, FitTask
 from mlip_autopipec.training.weights import FitWeights
 
@@ -134,7 +135,7 @@ class LinearACETrainer(ACETrainer):
                 "energy_corrected": [
                     a.get_potential_energy() - reference_energy(a, task.reference_energies) for a in labels
                 ],
-                "forces": [a.get_forces() for a in labels],
+                "forces": [raw_forces(a) for a in labels],
             }
         )
         dataset = LinearACEDataset(ACEBBasisSet(self.configuration(task)), frame)

@@ -15,6 +15,7 @@ from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import ErrorMetrics, compute_errors
 
 if TYPE_CHECKING:
@@ -331,7 +332,7 @@ def _check_labels(labels: Sequence[Atoms]) -> None:
     if not labels:
         raise InvalidInputError("no labels to train on")
     for i, atoms in enumerate(labels):
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        energy, forces = atoms.get_potential_energy(), raw_forces(atoms)
         if not np.isfinite(energy) or not np.isfinite(forces).all():
             raise InvalidInputError(
                 f"label {i} ({atoms.get_chemical_formula()}) has energy {energy} eV and max force "

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from mlip_autopipec.cutouts.surroundings import with_open_vacuum
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.oracle.identity import bare, canonical_form
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def evaluate(structures: Sequence[Atoms], calculator: Calculator) -> list[Result
             stress = np.asarray(work.get_stress(voigt=False), dtype=float)
         except (PropertyNotImplementedError, NotImplementedError):
             stress = None
-        results.append(Result(float(work.get_potential_energy()), np.array(work.get_forces(), dtype=float), stress))
+        results.append(Result(float(work.get_potential_energy()), raw_forces(work), stress))
     return results
 
 

@@ -13,6 +13,7 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,6 +100,7 @@ def oracle_md_states(
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)
     moving = (atoms if start is None else start.frame).copy()
+    moving.set_constraint()
     moving.calc = calculator
     if start is None:
         MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
@@ -109,11 +111,11 @@ def oracle_md_states(
     has_stress = "stress" in calculator.implemented_properties and moving.cell.rank == 3
     for _ in range(settings.n_frames - n_done):
         dynamics.run(settings.interval_steps)
-        forces, energy = moving.get_forces(apply_constraint=False), moving.get_potential_energy()
+        forces, energy = raw_forces(moving), moving.get_potential_energy()
         free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
         results = {"energy": energy if free is None else free, "forces": forces}
         if has_stress:
-            results["stress"] = moving.get_stress()
+            results["stress"] = moving.get_stress(apply_constraint=False)
         frame = moving.copy()
         frame.calc = SinglePointCalculator(frame, **results)
         yield MDState(frame, json.dumps(rng.bit_generator.state))

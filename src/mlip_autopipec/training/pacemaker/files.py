@@ -10,6 +10,7 @@ import pandas as pd
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.potential import reference_energy
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ def label_frame(
                 "Set pbc to True and leave more vacuum than the cutoff"
             )
     bare = [a.copy() for a in labels]  # Atoms.copy leaves the calculator behind
-    columns = {"ase_atoms": bare, "energy_corrected": energies, "forces": [np.asarray(a.get_forces()) for a in labels]}
+    columns = {"ase_atoms": bare, "energy_corrected": energies, "forces": [raw_forces(a) for a in labels]}
     return pd.DataFrame(columns | {"name": [f"{name} {i}" for i in range(len(labels))], "w_factor": list(weights)})
 
 

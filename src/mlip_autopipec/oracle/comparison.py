@@ -1,0 +1,152 @@
+"""Whether two labels of one structure come from one energy surface."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlip_autopipec.structures.provenance import Provenance, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+#: What two careful calculations may differ by: meV/atom; meV/A and share of the forces; eV/A^3 and share of the stress.
+_ENERGY_meV, _FORCES_meV_A, _STRESS_eV_A3, _SHARE = 10.0, 50.0, 0.01, 0.1
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    What the oracle says of a structure, less what the given label says.
+
+    Parameters
+    ----------
+    energy_meV_atom
+        Difference of the energies in meV/atom.
+    forces_rms_meV_A, forces_given_rms_meV_A
+        Root mean square of the differences, and of the given forces, in meV/A.
+    stress_eV_A3, stress_given_eV_A3
+        Largest difference of a component, and largest given component, in eV/A^3; None where one has no stress.
+    """
+
+    energy_meV_atom: float
+    forces_rms_meV_A: float
+    forces_given_rms_meV_A: float
+    stress_eV_A3: float | None = None
+    stress_given_eV_A3: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a plain dictionary."""
+        return asdict(self)
+
+    @property
+    def forces_differ(self) -> bool:
+        """Whether the forces are of another calculation."""
+        return self.forces_rms_meV_A > _FORCES_meV_A + _SHARE * self.forces_given_rms_meV_A
+
+    @property
+    def stress_differs(self) -> bool:
+        """Whether the stress is of another calculation."""
+        if self.stress_eV_A3 is None or self.stress_given_eV_A3 is None:
+            return False
+        return self.stress_eV_A3 > _STRESS_eV_A3 + _SHARE * self.stress_given_eV_A3
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything differs by more than noise."""
+        return abs(self.energy_meV_atom) > _ENERGY_meV or self.forces_differ or self.stress_differs
+
+    @property
+    def remedy(self) -> str:
+        """What a user can do about it."""
+        if self.forces_differ:
+            return (
+                "Label the dataset with the settings of the oracle, or give the oracle those of the dataset; forces in "
+                "another unit than eV/A would show like this, too."
+            )
+        if abs(self.energy_meV_atom) > _ENERGY_meV:
+            return (
+                "The forces agree, so the energies have another zero (other pseudopotentials, isolated atoms "
+                "subtracted): shift them by a constant for each element to the scale of the oracle, or take them from "
+                "the same code."
+            )
+        return "Forces and energy agree, so the stress has another sign, order or unit (eV/A^3, ASE sign): mend it."
+
+    def __str__(self) -> str:
+        """Return all differences in one line."""
+        told = (
+            f"energy {self.energy_meV_atom:+.4g} meV/atom, forces {self.forces_rms_meV_A:.4g} meV/A of "
+            f"{self.forces_given_rms_meV_A:.4g}"
+        )
+        if self.stress_eV_A3 is None:
+            return told
+        return f"{told}, stress {self.stress_eV_A3:.3g} eV/A^3 of {self.stress_given_eV_A3:.3g}"
+
+
+def compare_labels(given: Atoms, computed: Atoms) -> Comparison:
+    """
+    Compare two labels of one structure.
+
+    Parameters
+    ----------
+    given, computed
+        With calculators. Atoms may be in another order, cells turned; forces are compared where they are in one order.
+    """
+    one, two = given.calc.results, computed.calc.results
+    forces = [np.asarray(results["forces"], dtype=float) for results in (one, two)]
+    # codes sort atoms and turn cells; sizes of forces do not turn with them
+    same = (given.numbers == computed.numbers).all() and np.allclose(given.positions, computed.positions, atol=1e-3)
+    apart = forces[1] - forces[0] if same else _sizes(computed, forces[1]) - _sizes(given, forces[0])
+    stress = stress_given = None
+    if one.get("stress") is not None and two.get("stress") is not None and same:
+        stress = float(np.abs(np.asarray(two["stress"]) - np.asarray(one["stress"])).max())
+        stress_given = float(np.abs(one["stress"]).max())
+    return Comparison(
+        energy_meV_atom=1e3 * float(two["energy"] - one["energy"]) / len(given),
+        forces_rms_meV_A=_rms(apart),
+        forces_given_rms_meV_A=_rms(forces[0]),
+        stress_eV_A3=stress,
+        stress_given_eV_A3=stress_given,
+    )
+
+
+def _rms(values: Any) -> float:
+    return 1e3 * float(np.sqrt(np.mean(np.square(values))))
+
+
+def _sizes(atoms: Atoms, forces: Any) -> Any:
+    """Return the sizes of the forces, sorted within each element."""
+    sizes = np.linalg.norm(forces, axis=1) / np.sqrt(3)
+    return sizes[np.lexsort((sizes, atoms.numbers))]
+
+
+def worth_comparing(labels: Sequence[Atoms], n: int) -> list[int]:
+    """
+    Choose labels to compute again: small cells, first one of each set of elements, with forces rather than without.
+
+    Parameters
+    ----------
+    labels
+        The dataset.
+    n
+        How many at most.
+
+    Returns
+    -------
+    list of int
+        Their indices. Isolated atoms, which want settings of their own, are not among them.
+    """
+    of_use = [i for i, atoms in enumerate(labels) if Provenance.of(atoms).split is not Split.REFERENCE]
+    still = {i: bool(np.abs(labels[i].calc.results["forces"]).max() < 1e-3) for i in of_use}
+    by_size = sorted(of_use, key=lambda i: (len(labels[i]) < 2, still[i], len(labels[i]), i))
+    seen: set[frozenset[str]] = set()
+    first, rest = [], []
+    for i in by_size:
+        elements = frozenset(labels[i].get_chemical_symbols())
+        (rest if elements in seen else first).append(i)
+        seen.add(elements)
+    return [*first, *rest][:n]

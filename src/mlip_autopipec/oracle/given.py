@@ -1,0 +1,314 @@
+"""The door for labels that a user gives: one form for all, and a look at each before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.identity import canonical_form
+from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
+from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.intake import refuse_charge_and_spin
+from mlip_autopipec.structures.provenance import Origin, Split, mark
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+#: Force components (eV/A) and stress components (eV/A^3, 3200 GPa) beyond these are of no structure to learn from.
+_LARGEST_FORCE, _LARGEST_STRESS = 500.0, 20.0
+#: Energies of one composition that differ by more than this (eV/atom) are not of one scale.
+_WIDEST_ENERGY = 100.0
+#: Two labels of one structure agree if energies (eV/atom) and forces (eV/A, share of the largest) differ by less.
+_SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
+#: An atom whose nearest periodic image is further away (A) is alone.
+_ALONE_A = 6.0
+#: Pairs of frames for the test of units: at least so many, of the next so many frames, no atom further apart (A).
+_PAIRS, _NEXT, _NEAR_A = 4, 8, 0.6
+#: Energy over work where all is well: of frames 0.6 A apart it is 0.75 to 1.15, since forces change on the way.
+_FITS = (0.65, 1.4)
+#: Energy over work of the forces between near frames, by what the units then are.
+_UNITS = {
+    "the forces look like Ry/bohr; multiply them by 25.711": units.Ry / units.Bohr,
+    "the forces look like Hartree/bohr; multiply them by 51.422": units.Hartree / units.Bohr,
+    "the forces look like eV/bohr, or energies and forces like atomic units (Hartree, Hartree/bohr)": 1 / units.Bohr,
+    "the forces look like kcal/mol/A; divide them by 23.061": units.kcal / units.mol,
+    "the forces look like kJ/mol/A; divide them by 96.485": units.kJ / units.mol,
+    "the energies look like Hartree; multiply them by 27.211": 1 / units.Hartree,
+    "the energies look like Ry; multiply them by 13.606": 1 / units.Ry,
+    "the energies look like kcal/mol; divide them by 23.061": units.mol / units.kcal,
+    "the positions look like bohr; multiply positions and cells by 0.52918": units.Bohr,
+    "the forces look like gradients; turn their sign": -1.0,
+}
+#: How many frames of one fault a message names.
+_NAMED = 3
+
+
+class GivenLabels(list[Atoms]):
+    """
+    Labels that were taken in; each has energy (eV, the one its forces derive from), forces and perhaps stress.
+
+    Parameters
+    ----------
+    frames
+        The labels.
+    remarks
+        One line for each thing that a user may not expect.
+    """
+
+    def __init__(self, frames: Sequence[Atoms] = (), remarks: Sequence[str] = ()) -> None:
+        super().__init__(frames)
+        self.remarks = tuple(remarks)
+
+
+def take_in_labels(
+    labels: Sequence[Atoms], names: Sequence[str] | None = None, remarks: Sequence[str] = ()
+) -> GivenLabels:
+    """
+    Bring labels into one form and look at each.
+
+    Parameters
+    ----------
+    labels
+        Structures whose attached calculator holds energy or free energy (eV), forces (eV/A) and, if known, stress
+        (eV/A^3, ASE sign). Labels that were taken in come back as they are.
+    names
+        How messages name each; by default by its place in the list.
+    remarks
+        What there is to say already.
+
+    Raises
+    ------
+    InvalidInputError
+        Names label and value: something is missing or not finite, forces are huge, atoms lie on top of each other, two
+        labels of one structure differ, energies and forces are of different units.
+    """
+    if isinstance(labels, GivenLabels):
+        return labels
+    where = list(names or (f"labels[{i}] ({atoms.get_chemical_formula()})" for i, atoms in enumerate(labels)))
+    frames, said = [], list(remarks)
+    entropies = []
+    for atoms, name in zip(labels, where, strict=True):
+        frame, entropy = _taken(atoms, name)
+        frames.append(frame)
+        entropies.append(entropy)
+    if n_other := sum(abs(entropy) > 1e-6 for entropy in entropies):
+        largest = max(map(abs, entropies))
+        said.append(
+            f"labels: energy and free_energy differ in {n_other} of {len(frames)} (by up to {largest:.3g} eV); "
+            "free_energy is used, which the forces derive from"
+        )
+    for look in (_forces_and_stress, _contacts, _energies):
+        _refuse(look(frames, where))
+    said += _lone_atoms(frames, where)
+    said += _duplicates(frames, where)
+    _refuse_units(frames, where[0] if frames else "")
+    said += _compositions(frames)
+    return GivenLabels(frames, said)
+
+
+def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
+    """Return the label in the form of all labels, and energy minus free energy in eV where both are given."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    energy = results.get("free_energy", results.get("energy"))
+    if energy is None or results.get("forces") is None:
+        raise InvalidInputError(
+            f"{name} has no energy or no forces attached; read it from extxyz or attach a SinglePointCalculator"
+        )
+    if len(atoms) == 0:
+        raise InvalidInputError(f"{name} has no atoms; leave it out")
+    refuse_charge_and_spin(atoms, name)
+    forces = np.array(results["forces"], dtype=float)
+    if forces.shape != (len(atoms), 3):
+        raise InvalidInputError(f"{name} has forces of shape {forces.shape} for {len(atoms)} atoms")
+    if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(atoms.positions).all()):
+        raise InvalidInputError(
+            f"{name} has energy {energy} eV and largest force {np.abs(forces).max()} eV/A; a label has to be finite"
+        )
+    values: dict[str, Any] = {"energy": float(energy), "forces": forces}
+    if (stress := results.get("stress")) is not None:
+        stress = np.array(stress, dtype=float)
+        if not np.isfinite(stress).all():
+            raise InvalidInputError(
+                f"{name} has the stress {stress.tolist()}; give finite numbers (eV/A^3), or leave the stress out"
+            )
+        values["stress"] = stress
+    if results.get("magmoms") is not None:
+        values["magmoms"] = results["magmoms"]
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    bare.info = dict(atoms.info)
+    bare = right_handed(bare)
+    bare.calc = SinglePointCalculator(bare, **values)
+    other = results.get("energy")
+    return bare, 0.0 if other is None else float(other) - float(energy)
+
+
+def _refuse(faults: Iterator[str]) -> None:
+    found = list(faults)
+    if found:
+        more = f"; and {len(found) - _NAMED} more like this" if len(found) > _NAMED else ""
+        raise InvalidInputError("; ".join(found[:_NAMED]) + more + ". Take these labels out, or mend them")
+
+
+def _forces_and_stress(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    for atoms, name in zip(frames, names, strict=True):
+        forces = np.abs(atoms.calc.results["forces"])
+        if forces.max() > _LARGEST_FORCE:
+            index = int(forces.max(axis=1).argmax())
+            yield f"{name} has a force of {forces.max():.3g} eV/A on atom {index} ({atoms.symbols[index]})"
+        stress = np.abs(atoms.calc.results.get("stress", 0.0))
+        if stress.max() > _LARGEST_STRESS:
+            pressure = stress.max() / units.GPa
+            yield f"{name} has a stress of {stress.max():.3g} eV/A^3, {pressure:.3g} GPa (is it in kbar?)"
+
+
+def _contacts(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    for atoms, name in zip(frames, names, strict=True):
+        contact = shortest_contact(atoms, MD_RATIO)
+        if contact is not None:
+            yield f"{name} has {contact[0]} and {contact[1]} {contact[2]:.3f} A apart"
+
+
+def _energies(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    groups: dict[str, list[int]] = {}
+    per_atom = [_energy(atoms) / len(atoms) for atoms in frames]
+    for i, atoms in enumerate(frames):
+        groups.setdefault(atoms.symbols.formula.reduce()[0].format("hill"), []).append(i)
+    for members in groups.values():
+        median = float(np.median([per_atom[i] for i in members]))
+        for i in members:
+            if abs(per_atom[i] - median) > _WIDEST_ENERGY:
+                yield f"{names[i]} has {per_atom[i]:.6g} eV/atom, others of this composition {median:.6g}"
+
+
+def _energy(atoms: Atoms) -> float:
+    return float(atoms.calc.results["energy"])
+
+
+def _lone_atoms(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
+    """Recognise isolated atoms, and say so; refuse two of one element that differ."""
+    alone: dict[str, tuple[float, str]] = {}
+    said = []
+    for atoms, name in zip(frames, names, strict=True):
+        if len(atoms) != 1 or len(neighbours("ij", atoms, _ALONE_A)[0]):
+            continue
+        if "split" not in atoms.info:
+            mark(atoms, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
+            said.append(f"{name} is a lone atom: {_energy(atoms):.4f} eV becomes the element's reference energy")
+        element = atoms.symbols[0]
+        other = alone.setdefault(element, (_energy(atoms), name))
+        if abs(other[0] - _energy(atoms)) > 0.01:
+            raise InvalidInputError(
+                f"{name} and {other[1]} are both a lone {element} atom, with {_energy(atoms):.4f} and {other[0]:.4f} "
+                "eV; keep the one of the ground state"
+            )
+    return said
+
+
+def _duplicates(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
+    """Refuse two labels of one structure that differ; say how many are given twice."""
+    first: dict[str, int] = {}
+    faults, twice = [], 0
+    for i, atoms in enumerate(frames):
+        j = first.setdefault(json.dumps(canonical_form(atoms)), i)
+        if i == j:
+            continue
+        twice += 1
+        one, two = frames[j], atoms
+        energies = _energy(one) / len(one), _energy(two) / len(two)
+        if abs(energies[0] - energies[1]) > _SAME_ENERGY:
+            faults.append(
+                f"{names[j]} and {names[i]} are one structure with {energies[0]:.4f} and {energies[1]:.4f} eV/atom"
+            )
+        elif np.allclose(one.positions, two.positions, atol=1e-4):  # the atoms are in one order
+            forces = [atoms.calc.results["forces"] for atoms in (one, two)]
+            apart = float(np.abs(forces[0] - forces[1]).max())
+            if apart > _SAME_FORCE + _SAME_FORCE_SHARE * float(np.abs(forces[0]).max()):
+                faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
+    _refuse(iter(faults))
+    return [f"labels: {twice} of {len(frames)} are given twice, and count twice"] if twice else []
+
+
+def energy_over_work(frames: Sequence[Atoms]) -> tuple[float, float, int] | None:
+    """
+    Compare energy differences of near frames with the work of their forces: they are equal, whatever the potential.
+
+    Parameters
+    ----------
+    frames
+        Labels. Compared are those of the same cell and atoms with no atom further apart than 0.6 A.
+
+    Returns
+    -------
+    tuple or None
+        Slope of the energy over the work, their correlation, and number of pairs; None where there are too few.
+    """
+    rises, works = [], []
+    for i, one in enumerate(frames):
+        for two in frames[i + 1 : i + 1 + _NEXT]:
+            if (away := _displacements(one, two)) is None:
+                continue
+            mean = (one.calc.results["forces"] + two.calc.results["forces"]) / 2
+            rises.append(_energy(two) - _energy(one))
+            works.append(-float((mean * away).sum()))
+    rise, work = np.array(rises), np.array(works)
+    size = float(np.sqrt((rise**2).sum() * (work**2).sum())) if len(rise) else 0.0
+    if len(rise) < _PAIRS or size < 1e-8:
+        return None
+    product = float((rise * work).sum())
+    # the slope that treats both alike, since either may have an error
+    return float(np.sign(product) * np.sqrt((rise**2).sum() / (work**2).sum())), product / size, len(rise)
+
+
+def _displacements(one: Atoms, two: Atoms) -> NDArray[np.float64] | None:
+    if len(one) != len(two) or (one.numbers != two.numbers).any() or (one.pbc != two.pbc).any():
+        return None
+    if not np.allclose(one.cell.array, two.cell.array, atol=1e-3):
+        return None
+    away = np.asarray(two.positions - one.positions)
+    if one.cell.rank == 3 and one.pbc.any():
+        scaled = one.cell.scaled_positions(away)
+        scaled -= np.where(one.pbc, np.round(scaled), 0.0)
+        away = scaled @ one.cell.array
+    return away if 1e-4 < np.abs(away).max() <= _NEAR_A else None
+
+
+def _refuse_units(frames: Sequence[Atoms], first: str) -> None:
+    found = energy_over_work(frames)
+    if found is None or abs(found[1]) < 0.9 or _FITS[0] < found[0] < _FITS[1]:
+        return
+    slope, correlation, n_pairs = found
+    known = dict(_UNITS)
+    if len(sizes := {len(atoms) for atoms in frames}) == 1 and (n := sizes.pop()) > 1:
+        known[f"the energies look like eV per atom; multiply them by {n}"] = 1 / n
+    # forces change on the way from frame to frame, so the factor is known to some ten per cent
+    near = sorted((abs(np.log(slope / factor)), guess) for guess, factor in known.items() if slope * factor > 0)
+    guesses = [guess for distance, guess in near if distance < np.log(_FITS[1])]
+    raise InvalidInputError(
+        f"labels (from {first} on): energies and forces do not belong together. Between {n_pairs} pairs of near frames "
+        f"the energy changes {slope:.3g} times as much as the work of the forces (correlation {correlation:.2f}): "
+        + ("; or ".join(guesses) or "another unit, or forces of another calculation")
+        + ". Energies in eV, forces in eV/A and positions in A are read"
+    )
+
+
+def _compositions(frames: Sequence[Atoms]) -> list[str]:
+    elements = sorted({symbol for atoms in frames for symbol in atoms.get_chemical_symbols()})
+    alone = {str(atoms.symbols[0]) for atoms in frames if atoms.info.get("split") == Split.REFERENCE}
+    if len(elements) < 2 or alone >= set(elements):
+        return []
+    counts = np.array([[list(atoms.symbols).count(e) for e in elements] for atoms in frames], dtype=float)
+    if np.linalg.matrix_rank(counts) == len(elements):
+        return []
+    missing = ", ".join(element for element in elements if element not in alone)
+    told = (
+        f"labels: their compositions do not tell the energies of {missing} apart, so the potential says nothing of the "
+        "elements alone, or of other compositions; add the isolated atoms or labels of further compositions"
+    )
+    return [told]

@@ -1,0 +1,320 @@
+"""The door for structures: what is taken over of what a user gives, what is left out with a remark, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
+from ase.data import atomic_masses, chemical_symbols
+from pymatgen.core import Element, IMolecule, IStructure, Species
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.distort import right_handed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+#: Names under which programs keep the total charge (e), and the spin multiplicity, in ``atoms.info``.
+_CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
+_MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
+#: The same, and what readers of files call partial occupancy.
+_OCCUPANCIES = ("occupancy", "occupancies")
+#: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
+_NO_CHARGE, _NO_MOMENT = 0.01, 0.1
+#: A mass further than this factor from the element's (tritium is 2.99 times hydrogen) belongs to no isotope.
+_HEAVIEST = 3.5
+#: Masses that differ by less than this share are the same.
+_SAME_MASS = 2e-3
+#: Array of the atoms that a constraint of the given structure fixes.
+FIXED = "fixed"
+
+
+@dataclass(frozen=True)
+class TakenIn:
+    """
+    A structure as the loop uses it.
+
+    Parameters
+    ----------
+    atoms
+        Elements, positions (A), right-handed cell (A), periodicity, tags; masses (u) where they are not the elements';
+        the array ``fixed`` (bool) where the given structure fixes atoms. Nothing else.
+    remarks
+        One line for each thing that was left out or taken over and that a user may not expect.
+    """
+
+    atoms: Atoms
+    remarks: tuple[str, ...] = ()
+
+
+def take_in(given: Any, what: str) -> TakenIn:
+    """
+    Take in one structure.
+
+    Parameters
+    ----------
+    given
+        An ASE Atoms, or a pymatgen Structure or Molecule. It stays as it is.
+    what
+        How messages name it: its file and frame, or its place in a list.
+
+    Returns
+    -------
+    TakenIn
+        A structure taken in before comes back as it is.
+
+    Raises
+    ------
+    InvalidInputError
+        For partial occupancy, a total charge, unpaired electrons, antiferromagnetic or non-collinear moments, two
+        masses of one element, dummy atoms and numbers that are not finite: the loop would compute something else.
+    """
+    atoms, heavy = _as_ase(given, what)
+    _refuse_numbers(atoms, what)
+    _refuse_occupancy(atoms, what)
+    _refuse_charge_and_spin(atoms, given, what)
+    remarks = [*_about_moments(atoms, what), *_about_charges(atoms), *_about_velocities(atoms)]
+    if atoms.calc is not None and getattr(atoms.calc, "results", None):
+        names = ", ".join(sorted(atoms.calc.results))
+        remarks.append(f"what was computed for it ({names}) is not used; a dataset goes to start_from (labels=)")
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if atoms.has("tags"):
+        bare.set_tags(atoms.get_tags())
+    masses = _masses(atoms, heavy, what)
+    if masses is not None:
+        bare.set_masses(masses)
+        remarks.append(f"masses of its own are used: {_isotopes(bare)}")
+    fixed, about = _fixed(atoms)
+    remarks += about
+    if fixed is not None:
+        bare.set_array(FIXED, fixed)
+    return TakenIn(right_handed(bare), tuple(f"{what}: {remark}" for remark in remarks))
+
+
+def raw_forces(atoms: Atoms) -> NDArray[np.float64]:
+    """Return the forces in eV/A as the calculator has them, whatever constraint the atoms carry; (n_atoms, 3)."""
+    return np.asarray(atoms.get_forces(apply_constraint=False), dtype=float)
+
+
+def mass_of_elements(elements: Sequence[str], atoms: Atoms | None = None) -> list[float]:
+    """Return the mass in u of each element: that of the structure where it has it, else the element's."""
+    own: dict[str, float] = {}
+    if atoms is not None and atoms.has("masses"):
+        own = dict(zip(atoms.get_chemical_symbols(), atoms.get_masses().tolist(), strict=True))
+    return [float(own.get(element, atomic_masses[chemical_symbols.index(element)])) for element in elements]
+
+
+def refuse_charge_and_spin(atoms: Atoms, what: str) -> None:
+    """
+    Refuse a structure with a total charge or unpaired electrons, as :func:`take_in` does.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the structure and the value.
+    """
+    _refuse_charge_and_spin(atoms, atoms, what)
+
+
+def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
+    """Return the structure, and masses (u) of sites that pymatgen has as an isotope."""
+    if isinstance(given, Atoms):
+        return given, {}
+    if not isinstance(given, (IStructure, IMolecule)):
+        raise InvalidInputError(
+            f"{what} is a {type(given).__name__}; give an ase.Atoms, or a Structure or Molecule of pymatgen"
+        )
+    if not given.is_ordered:
+        mixed = next(site for site in given if not site.is_ordered)
+        raise InvalidInputError(_partial(what, f"the site {mixed.species_string} at {mixed.coords.round(3).tolist()}"))
+    heavy: dict[int, float] = {}
+    plain: Any = given.copy()
+    spins = [getattr(site.specie, "spin", None) for site in given]
+    for index, site in enumerate(given):
+        number = getattr(site.specie, "Z", 0)
+        if not isinstance(site.specie, (Element, Species)) or not 0 < number < len(atomic_masses):
+            raise InvalidInputError(f"{what}: site {index} is '{site.specie}', no element; name the element or drop it")
+        mass = float(site.specie.atomic_mass)
+        if number == 1 and mass > 1.5:  # pymatgen has deuterium and tritium as elements, ASE has not
+            heavy[index] = mass
+            plain.replace(index, "H")
+    atoms = AseAtomsAdaptor.get_atoms(plain, msonable=False)
+    if any(spins) and not atoms.has("initial_magmoms"):
+        atoms.set_initial_magnetic_moments([float(spin or 0.0) for spin in spins])
+    velocities = given.site_properties.get("velocities")
+    if velocities is not None and not atoms.has("momenta") and all(v is not None for v in velocities):
+        atoms.set_velocities(np.asarray(velocities, dtype=float) / units.fs)  # only to say that they are left out
+    return atoms, heavy
+
+
+def _refuse_numbers(atoms: Atoms, what: str) -> None:
+    for name, values in (("position", atoms.positions), ("cell vector", atoms.cell.array)):
+        if not np.isfinite(values).all():
+            index = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+            raise InvalidInputError(f"{what}: {name} {index} is {values[index].tolist()}; give finite numbers in A")
+    if not (atoms.numbers > 0).all():
+        index = int(np.flatnonzero(atoms.numbers <= 0)[0])
+        raise InvalidInputError(f"{what}: atom {index} is '{atoms.symbols[index]}', no element; name it, or drop it")
+
+
+def _partial(what: str, where: str) -> str:
+    return (
+        f"{what}: {where} is partly occupied; MD and the oracle need one element on every site. Make an ordered cell "
+        "first, for instance a special quasirandom structure (icet, pymatgen's OrderDisorderedStructureTransformation)"
+    )
+
+
+def _refuse_occupancy(atoms: Atoms, what: str) -> None:
+    for name in _OCCUPANCIES:
+        if isinstance(kinds := atoms.info.get(name), dict):
+            for kind in kinds.values():
+                parts = kind if isinstance(kind, dict) else {}
+                if len(parts) > 1 or any(float(part) < 1 - 1e-3 for part in parts.values()):
+                    mixed = ", ".join(f"{symbol} {part:g}" for symbol, part in parts.items())
+                    raise InvalidInputError(_partial(what, f"a site ({mixed})"))
+        if name in atoms.arrays:
+            occupancy = np.asarray(atoms.arrays[name], dtype=float)
+            # files of proteins without any occupancy have 0, or not a number
+            if ((occupancy > 0) & (occupancy < 1 - 1e-3)).any():
+                index = int(np.flatnonzero((occupancy > 0) & (occupancy < 1 - 1e-3))[0])
+                raise InvalidInputError(_partial(what, f"atom {index} ({atoms.symbols[index]} {occupancy[index]:g})"))
+
+
+def _number(info: Mapping[str, Any], names: Sequence[str]) -> tuple[str, float] | None:
+    """Return the first of some entries that is a number."""
+    for name in names:
+        try:
+            value = float(np.asarray(info[name], dtype=float).reshape(()))
+        except (KeyError, TypeError, ValueError):
+            continue
+        if np.isfinite(value):
+            return name, value
+    return None
+
+
+def _refuse_charge_and_spin(atoms: Atoms, given: Any, what: str) -> None:
+    found = _number(atoms.info, _CHARGES)
+    for attribute in ("_charge", "charge"):  # of pymatgen's classes, and what its adaptor leaves on an Atoms
+        if found is None and isinstance(charge := given.__dict__.get(attribute), (int, float)):
+            found = ("charge", float(charge))
+    if (found is None or abs(found[1]) < _NO_CHARGE) and atoms.has("initial_charges"):
+        total = float(np.sum(atoms.get_initial_charges()))
+        # partial charges of a force field add up with a rounding error of each atom
+        if abs(total) > max(_NO_CHARGE, 1e-4 * len(atoms)):
+            found = ("sum of initial_charges", total)
+    if found is not None and abs(found[1]) >= _NO_CHARGE:
+        raise InvalidInputError(
+            f"{what} has a total charge of {found[1]:+g} e ({found[0]}); all labels are computed for neutral cells, "
+            "and ACE knows no charges, so another system would be learnt. Add the counter-ion, or take the charge out; "
+            "a dataset of charged cells cannot be used"
+        )
+    spin = _number(atoms.info, _MULTIPLICITIES)
+    if spin is None and (multiplicity := getattr(given, "_spin_multiplicity", None)) is not None:
+        spin = ("spin_multiplicity", float(multiplicity))
+    if spin is not None and spin[1] > 1:
+        raise InvalidInputError(
+            f"{what} asks for a spin multiplicity of {spin[1]:g} ({spin[0]}); structures carry no spin through the "
+            "loop, and their labels would be another state's. Take the entry out; moments are set for each element "
+            "in the oracle (initial_moments_muB of ASE makers, MAGMOM in incar of VASP)"
+        )
+
+
+def _about_moments(atoms: Atoms, what: str) -> list[str]:
+    if not atoms.has("initial_magmoms"):
+        return []
+    moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=float)
+    if not (np.abs(moments) > _NO_MOMENT).any():
+        return []
+    remedy = (
+        "The loop keeps no moments of single atoms, and labels would be those of another magnetic order. Take the "
+        "moments out of the structure to learn the order that the oracle begins with (one moment for each element: "
+        "initial_moments_muB of ASE makers, MAGMOM in incar of VASP)"
+    )
+    if moments.ndim > 1:
+        raise InvalidInputError(f"{what} has non-collinear magnetic moments. {remedy}")
+    for element in sorted(set(atoms.get_chemical_symbols())):
+        own = moments[np.asarray(atoms.get_chemical_symbols()) == element]
+        if own.min() < -_NO_MOMENT and own.max() > _NO_MOMENT:
+            raise InvalidInputError(
+                f"{what} has magnetic moments of {own.min():g} and {own.max():g} Bohr magnetons on {element}. {remedy}"
+            )
+    return ["magnetic moments are not used: labels begin with the moments that the oracle gives each element"]
+
+
+def _about_charges(atoms: Atoms) -> list[str]:
+    charged = atoms.has("initial_charges") and (np.abs(atoms.get_initial_charges()) > _NO_CHARGE).any()
+    return ["charges of the atoms, neutral in all, are not used"] if charged else []
+
+
+def _about_velocities(atoms: Atoms) -> list[str]:
+    if not atoms.has("momenta"):
+        return []
+    kinetic = atoms.get_kinetic_energy() / (1.5 * units.kB * max(len(atoms), 1))
+    return [f"velocities ({kinetic:.0f} K) are not used: MD draws its own at each temperature, by the seed"]
+
+
+def _masses(atoms: Atoms, heavy: Mapping[int, float], what: str) -> NDArray[np.float64] | None:
+    """Return masses (u) if they are not those of the elements."""
+    if not atoms.has("masses") and not heavy:
+        return None
+    masses = np.array(atoms.get_masses(), dtype=float)
+    for index, mass in heavy.items():
+        masses[index] = mass
+    usual = atomic_masses[atoms.numbers]
+    if np.allclose(masses, usual, rtol=_SAME_MASS, atol=0):
+        return None
+    ratio = masses / usual
+    wrong = ~(np.isfinite(ratio) & (ratio < _HEAVIEST) & (ratio > 1 / _HEAVIEST))
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        raise InvalidInputError(
+            f"{what}: atom {index} ({atoms.symbols[index]}) has a mass of {masses[index]:g}, and "
+            f"{atoms.symbols[index]} has {usual[index]:.3f} u; give masses in u, or none"
+        )
+    for number in np.unique(atoms.numbers):
+        own = masses[atoms.numbers == number]
+        if not np.allclose(own, own[0], rtol=_SAME_MASS, atol=0):
+            raise InvalidInputError(
+                f"{what}: {chemical_symbols[number]} has masses of {own.min():.3f} and {own.max():.3f} u; MD knows one "
+                "mass for each element. Give all atoms of the element the same mass: the mean for a natural mixture, "
+                "the labels do not depend on it"
+            )
+    return masses
+
+
+def _isotopes(atoms: Atoms) -> str:
+    own = dict(zip(atoms.get_chemical_symbols(), atoms.get_masses().tolist(), strict=True))
+    return ", ".join(f"{symbol} {mass:.4g} u" for symbol, mass in sorted(own.items()))
+
+
+def _fixed(atoms: Atoms) -> tuple[NDArray[np.bool_] | None, list[str]]:
+    """Return which atoms are fixed wholly, and what to say of the constraints."""
+    fixed = np.zeros(len(atoms), dtype=bool)
+    if FIXED in atoms.arrays:
+        fixed |= np.asarray(atoms.arrays[FIXED]).astype(bool).reshape(len(atoms), -1).all(axis=1)
+    others: dict[str, int] = {}
+    before = int(fixed.sum())
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (
+            isinstance(constraint, (FixCartesian, FixScaled)) and np.all(constraint.mask)
+        ):
+            fixed[constraint.get_indices()] = True
+        else:
+            name = type(constraint).__name__
+            others[name] = others.get(name, 0) + 1
+    remarks = []
+    if (n_fixed := int(fixed.sum())) > before:
+        remarks.append(
+            f"{n_fixed} of {len(atoms)} atoms are fixed in it; that alone freezes nothing in MD, and labels and errors "
+            "take the forces of all atoms"
+        )
+    if others:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
+        remarks.append(f"constraints are not used: {listed}")
+    return (fixed if fixed.any() else None), remarks

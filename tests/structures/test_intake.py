@@ -1,0 +1,273 @@
+"""What happens to everything that a structure can carry."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixScaled
+from ase.io.lammpsdata import write_lammps_data
+from pymatgen.core import Lattice, Molecule, Species, Structure
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.checks import as_frames
+from mlip_autopipec.runfile.structures import load_structure
+from mlip_autopipec.structures.intake import mass_of_elements, raw_forces, take_in
+
+CIF = """data_alloy
+_cell_length_a 3.8
+_cell_length_b 3.8
+_cell_length_c 3.8
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'F m -3 m'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Cu1 Cu 0 0 0 0.55
+"""
+
+
+def copper() -> Atoms:
+    return bulk("Cu", cubic=True)
+
+
+def with_info(**info: object) -> Atoms:
+    atoms = copper()
+    atoms.info.update(info)
+    return atoms
+
+
+def with_array(name: str, values: list[float]) -> Atoms:
+    atoms = copper()
+    atoms.set_array(name, np.array(values))
+    return atoms
+
+
+def with_set(what: str, value: object) -> Atoms:
+    atoms = copper()
+    getattr(atoms, f"set_{what}")(value)
+    return atoms
+
+
+def computed() -> Atoms:
+    atoms = copper()
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((4, 3)))
+    return atoms
+
+
+def at(index: int, value: float) -> Atoms:
+    atoms = copper()
+    atoms.positions[index, 2] = value
+    return atoms
+
+
+def renumbered(index: int, number: int) -> Atoms:
+    atoms = copper()
+    atoms.numbers[index] = number
+    return atoms
+
+
+def left_handed() -> Atoms:
+    atoms = copper()
+    atoms.set_cell(atoms.cell.array[[1, 0, 2]])
+    return atoms
+
+
+#: Field, a structure that carries it, what is said of it (None: nothing), what is kept of it.
+TAKEN = {
+    "positions, cell, pbc": (copper(), None, ""),
+    "tags": (with_set("tags", [1, 2, 3, 4]), None, "tags"),
+    "info": (with_info(spacegroup="Fm-3m", energy=-3.0), None, ""),
+    "other arrays": (with_array("gamma", [1.0] * 4), None, ""),
+    "celldisp": (with_set("celldisp", [0.1, 0, 0]), None, ""),
+    "calculator": (computed(), r"what was computed for it \(energy, forces\) is not used", ""),
+    "velocities of zero": (with_set("velocities", np.zeros((4, 3))), r"velocities \(0 K\) are not used", ""),
+    "velocities": (with_set("velocities", np.full((4, 3), 0.01)), r"velocities \(\d+ K\) are not used", ""),
+    "masses of the elements": (with_set("masses", [63.546] * 4), None, ""),
+    "masses of an isotope": (with_set("masses", [64.928] * 4), r"masses of its own are used: Cu 64\.93 u", "masses"),
+    "charges of the atoms": (
+        with_set("initial_charges", [1, -1, 1, -1]),
+        r"charges of the atoms, neutral in all, are not",
+        "",
+    ),
+    "total charge of zero": (with_info(charge=0, spin=1), None, ""),
+    "ferromagnetic moments": (with_set("initial_magnetic_moments", [2.0] * 4), r"magnetic moments are not used", ""),
+    "moments of zero": (with_set("initial_magnetic_moments", [0.0, 0.01, 0, 0]), None, ""),
+    "fixed atoms": (with_set("constraint", FixAtoms([0, 2])), r"2 of 4 atoms are fixed in it", "fixed"),
+    "atoms fixed along all axes": (
+        with_set("constraint", [FixScaled([1], [True] * 3), FixCartesian([0], (1, 1, 1))]),
+        r"2 of 4 atoms are fixed",
+        "fixed",
+    ),
+    "atoms fixed along one axis": (
+        with_set("constraint", FixCartesian([0], (0, 0, 1))),
+        r"constraints are not used: FixCartesian \(1\)",
+        "",
+    ),
+    "other constraints": (with_set("constraint", FixBondLength(0, 1)), r"not used: FixBondLengths? \(1\)", ""),
+    "full occupancy": (with_info(occupancy={"0": {"Cu": 1.0}}), None, ""),
+    "occupancy 0 of a PDB file": (with_array("occupancy", [0.0] * 4), None, ""),
+}
+
+
+@pytest.mark.parametrize("field", TAKEN)
+def test_what_is_taken_in_and_what_is_said(field):
+    given, said, kept = TAKEN[field]
+    before = given.copy()
+    taken = take_in(given, "Cu.cif")
+    assert len(taken.remarks) == (said is not None)
+    if said is not None:
+        assert re.search(rf"^Cu\.cif: .*{said}", taken.remarks[0])
+    assert set(taken.atoms.arrays) == {"numbers", "positions", *kept.split()}
+    assert not taken.atoms.info
+    assert not taken.atoms.constraints
+    assert taken.atoms.calc is None
+    assert (taken.atoms.positions == given.positions).all()
+    assert given == before
+    assert take_in(taken.atoms, "again").atoms == taken.atoms
+
+
+REFUSED = {
+    "a total charge": (with_info(charge=1), r"total charge of \+1 e"),
+    "a total charge by another name": (with_info(total_charge=np.array([-2])), r"total charge of -2 e"),
+    "charges of the atoms that add up": (with_set("initial_charges", [1, 0, 0, 0]), r"sum of initial_charges"),
+    "a spin multiplicity": (with_info(spin=3), r"spin multiplicity of 3"),
+    "an antiferromagnet": (with_set("initial_magnetic_moments", [2, -2, 2, -2]), r"-2 and 2 Bohr magnetons on Cu"),
+    "moments that are not collinear": (with_set("initial_magnetic_moments", np.eye(4, 3)), r"non-collinear"),
+    "partial occupancy": (with_info(occupancy={"0": {"Cu": 0.5, "Au": 0.5}}), r"Cu 0\.5, Au 0\.5.*quasirandom"),
+    "vacancies": (with_info(occupancy={"0": {"Cu": 0.9}}), r"Cu 0\.9"),
+    "partial occupancy of a PDB file": (with_array("occupancy", [1, 0.4, 1, 1]), r"atom 1 \(Cu 0\.4\) is partly"),
+    "two isotopes": (with_set("masses", [62.93, 64.93, 62.93, 62.93]), r"Cu has masses of 62\.930 and 64\.930 u"),
+    "masses in other units": (with_set("masses", [1.0] * 4), r"atom 0 \(Cu\) has a mass of 1, and Cu has 63\.546"),
+    "positions that are no numbers": (at(2, np.nan), r"position 2 is .*nan"),
+    "dummy atoms": (renumbered(1, 0), r"atom 1 is 'X', no element"),
+}
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_what_is_refused(field):
+    given, told = REFUSED[field]
+    with pytest.raises(InvalidInputError, match=f"^Cu.cif:?.*{told}"):
+        take_in(given, "Cu.cif")
+
+
+def test_cells_become_right_handed():
+    assert np.linalg.det(left_handed().cell.array) < 0
+    assert np.linalg.det(take_in(left_handed(), "it").atoms.cell.array) > 0
+
+
+FCC = ([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]],)
+
+
+def crystal(species: list[object], **fields: object) -> Structure:
+    return Structure(Lattice.cubic(4.2), species, *FCC, **fields)
+
+
+def test_pymatgen_structures():
+    assert take_in(crystal(["Cu"] * 4), "it").remarks == ()
+    selective = crystal(["Cu"] * 4, site_properties={"selective_dynamics": [[False] * 3, *[[True] * 3] * 3]})
+    assert take_in(selective, "it").atoms.arrays["fixed"].tolist() == [True, False, False, False]
+    moving = crystal(["Cu"] * 4, site_properties={"velocities": [[0.001, 0, 0]] * 4})
+    assert "velocities" in take_in(moving, "it").remarks[0]
+    ions = crystal([Species("Na", 1), Species("Cl", -1)] * 2)
+    assert take_in(ions, "it").remarks == ()
+    heavy = take_in(crystal(["D", "D", "O", "O"]), "it")
+    assert heavy.atoms.get_chemical_formula() == "H2O2"
+    assert heavy.atoms.get_masses()[:2] == pytest.approx(2.014, abs=1e-3)
+    assert "H 2.014 u" in heavy.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (crystal([{"Cu": 0.5, "Au": 0.5}] * 4), "partly occupied"),
+        (crystal([{"Cu": 0.9}] * 4), "partly occupied"),
+        (crystal(["Cu"] * 4, charge=1), r"total charge of \+1 e"),
+        (crystal([Species("Ni", spin=5), Species("Ni", spin=-5), "O", "O"]), "-5 and 5 Bohr magnetons on Ni"),
+        (crystal(["X", "Cu", "Cu", "Cu"]), "(atom|site) 0 is 'X.*', no element"),
+        (Molecule(["N"] + ["H"] * 4, np.eye(5, 3), charge=1), r"total charge of \+1 e"),
+        ("Cu.cif", "is a str; give an ase.Atoms"),
+    ],
+)
+def test_pymatgen_structures_that_are_refused(given, told):
+    with pytest.raises(InvalidInputError, match=told):
+        take_in(given, "it")
+
+
+def test_the_python_interface_goes_through_the_door(caplog):
+    (atoms,) = as_frames([with_set("velocities", np.zeros((4, 3)))])
+    assert not atoms.has("momenta")
+    assert "structures[0] (Cu4): velocities (0 K) are not used" in caplog.text
+    with pytest.raises(InvalidInputError, match=r"structures\[1\] \(Cu4\) has a total charge"):
+        as_frames([copper(), with_info(charge=1)])
+    assert len(as_frames(crystal(["Cu"] * 4))) == 1
+
+
+def test_files_go_through_the_door(tmp_path):
+    (tmp_path / "alloy.cif").write_text(CIF)
+    with pytest.raises(InvalidInputError, match=r"structures.file: 'alloy.cif': a site \(Cu 0.55\) is partly occupied"):
+        load_structure(tmp_path, "alloy.cif", None, None)
+    (tmp_path / "structure.json").write_text(json.dumps(crystal([{"Cu": 0.5, "Au": 0.5}] * 4).as_dict()))
+    with pytest.raises(InvalidInputError, match="partly occupied"):
+        load_structure(tmp_path, "structure.json", None, None)
+    atoms = with_set("velocities", np.zeros((4, 3)))
+    atoms.set_constraint(FixAtoms([1]))
+    ase.io.write(tmp_path / "CONTCAR", atoms, format="vasp")
+    taken = load_structure(tmp_path, "CONTCAR", None, None)
+    assert taken.atoms.arrays["fixed"].sum() == 1
+    assert not taken.atoms.has("momenta")
+
+
+def test_types_of_lammps_are_no_atomic_numbers(tmp_path):
+    alloy = bulk("Ni", cubic=True)
+    alloy.numbers[0] = 13
+    for masses in (False, True):
+        write_lammps_data(tmp_path / f"{masses}.data", alloy, specorder=["Ni", "Al"], masses=masses)
+    with pytest.raises(InvalidInputError, match=r"no section Masses.*elements: \[Ni, Al\]"):
+        load_structure(tmp_path, "False.data", None, None)
+    assert load_structure(tmp_path, "True.data", None, None).atoms.get_chemical_formula() == "AlNi3"
+    taken = load_structure(tmp_path, "False.data", None, None, ["Ni", "Al"])
+    assert taken.atoms.get_chemical_formula() == "AlNi3"
+    ones = re.sub(r"( [12]) +[\d.]+ # (Ni|Al)", r"\1 1.0 # \2", (tmp_path / "True.data").read_text())
+    (tmp_path / "ones.data").write_text(ones)
+    with pytest.raises(InvalidInputError, match=r"its masses are \[1\.0, 1\.0\]"):
+        load_structure(tmp_path, "ones.data", None, None)
+    with pytest.raises(InvalidInputError, match="has 2 atom types"):
+        load_structure(tmp_path, "False.data", None, None, ["Ni"])
+    dump = "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n0 3\n0 3\n0 3\n"
+    (tmp_path / "walk.dump").write_text(dump + "ITEM: ATOMS id type x y z\n1 2 0 0 0\n")
+    with pytest.raises(InvalidInputError, match="its columns are id type x y z"):
+        load_structure(tmp_path, "walk.dump", None, None)
+    assert load_structure(tmp_path, "walk.dump", None, None, ["Ni", "Al"]).atoms.symbols[0] == "Al"
+    (tmp_path / "a.cif").write_text(CIF)
+    with pytest.raises(InvalidInputError, match="names its elements itself"):
+        load_structure(tmp_path, "a.cif", None, None, ["Cu"])
+
+
+def test_forces_are_raw_whatever_is_fixed():
+    slab = fcc111("Cu", (1, 1, 3), vacuum=6, periodic=True)
+    slab.rattle(0.1, seed=1)
+    slab.calc = EMT()
+    free = slab.get_forces()
+    slab.set_constraint(FixAtoms([0, 1]))
+    assert np.abs(slab.get_forces()[:2]).max() == 0
+    assert np.allclose(raw_forces(slab), free)
+
+
+def test_masses_by_element():
+    heavy = Atoms("HOH", masses=[2.014, 15.999, 2.014])
+    assert mass_of_elements(["H", "O"], heavy) == [2.014, 15.999]
+    assert mass_of_elements(["H", "O"]) == pytest.approx([1.008, 15.999])
