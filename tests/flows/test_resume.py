@@ -372,7 +372,7 @@ def test_a_check_that_was_done_twice_counts_each_frame_once(run, monkeypatch, ev
 
 
 def test_a_check_that_passed_ends_well_whatever_was_set_aside_before(run, events):
-    """Labels that an earlier training set aside are not those of the check."""
+    """Outliers that an earlier training flagged are not labels of the check."""
     store = new_store()
     maker = checked(events)
     original = TrainMaker._judged

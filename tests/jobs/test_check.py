@@ -85,7 +85,7 @@ def test_no_labels_left_for_a_check(run_loop):
     n_first = run_loop(loop(n_check_labels=0).make(COPPER, 300, campaign_id="a")).n_labels
     final = run_loop(loop(max_labels=n_first).make(COPPER, 300, campaign_id="b"))
     assert final.status == "BUDGET_SPENT"
-    assert "ran through without a halt, unchecked" in final.why
+    assert "completed without a halt, unchecked" in final.why
     assert final.n_labels == n_first
 
 

@@ -5,7 +5,7 @@ set A is the m rows of largest ``|det A|``, and gamma = ``max_j |(b A^-1)_j|``: 
 ``|det A|`` would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
 gamma <= 1 inside, > 1 outside of what the active set spans.
 
-A function that is zero in the whole training set, as those of a pair of elements that never met,
+A function that is zero in the whole training set, as those of an unseen pair of elements,
 gets a row of its own (:data:`NEVER_SEEN`), so that gamma is huge as soon as it is not zero. pyace cuts
 such functions away, and its gamma is 0 there.
 """
@@ -59,7 +59,7 @@ def build_active_set(
     frames
         The training set.
     present
-        A potential whose active set is enlarged instead of choosing all rows anew, where that is
+        A potential whose active set is enlarged instead of choosing all rows again, where that is
         possible: if its rows are among those of ``frames``, that is if only function
         coefficients were trained since. So gamma stays comparable from one potential to the next.
         With one, environments that are too alike are no error: a first label of a new pair of elements
@@ -172,7 +172,7 @@ def select_active_set(
     Choose the candidates that enlarge the active set most (D-optimality, MaxVol).
 
     The most informative candidate is taken, the active set is updated with all its atoms by
-    MaxVol, the grades of the others are computed anew, and so on: what resembles a chosen
+    MaxVol, the grades of the others are computed again, and so on: what resembles a chosen
     candidate falls below ``gamma_min`` and is never labelled. The same input gives the same
     choice; of equals the one listed first is taken.
 
@@ -193,7 +193,7 @@ def select_active_set(
         Of the training set. Candidates with surroundings that it does not hold come before all
         that are not required.
     labelled
-        Structures that have a label already, whether it is trained on or set aside: what is nearly
+        Structures that have a label already, whether it is trained on or a flagged outlier: what is nearly
         the same as one of them, or as one chosen, is never chosen, required or not.
 
     Returns

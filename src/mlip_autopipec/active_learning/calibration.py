@@ -1,5 +1,5 @@
 """
-Gamma against the true error: what an extrapolation grade has been worth so far.
+Calibration of gamma: extrapolation grades of new labels against their true force errors.
 
 Every new label is a test of the potential that asked for it, before it is trained on: each of its
 atoms gives a pair of gamma and force error. Pairs of all cycles together tell whether the two go
@@ -89,7 +89,7 @@ def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
 @dataclass(frozen=True)
 class Calibration(MSONable):
     """
-    What gamma has been worth.
+    Calibration of gamma by the labels so far.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def calibrate(
 @dataclass
 class ThresholdAdapter(MSONable):
     """
-    Adapts the threshold at which MD halts to what gamma has been worth.
+    Adapts the threshold at which MD halts to the calibration of gamma.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ class ThresholdAdapter(MSONable):
     max_change: float = 1.5
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         low, high = self.bounds
         if not 1 < low <= high:
             raise InvalidInputError(

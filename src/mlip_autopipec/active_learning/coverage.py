@@ -107,7 +107,7 @@ class Coverage:
         """Return the coverage of both sets of structures together."""
         if other.cutoff != self.cutoff:
             raise InvalidInputError(
-                f"a coverage within {self.cutoff} A cannot be merged with one within {other.cutoff} A; count anew"
+                f"a coverage within {self.cutoff} A cannot be merged with one within {other.cutoff} A; use one cutoff"
             )
         return self._from_counts(self.cutoff, self._counts() + other._counts())
 
@@ -120,7 +120,7 @@ class Coverage:
         atoms
             Any structure.
         triplets
-            Look at pairs of neighbours as well.
+            Compare pairs of neighbours as well.
 
         Returns
         -------

@@ -145,7 +145,7 @@ def campaign_in(folder: Path) -> tuple[JobStore, str]:
     store = open_store(folder / "store")
     names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
     if len(names) != 1:
-        raise MLIPError(f"'{folder}' holds the campaigns {names}; one is expected. If none, delete it and run anew")
+        raise MLIPError(f"'{folder}' holds the campaigns {names}; one is expected. If none, delete it and run again")
     return store, names[0]
 
 

@@ -1,4 +1,4 @@
-"""What in a run file is allowed and hardly meant; told before a campaign, never refused."""
+"""Warnings about unusual but valid values in a run file, printed before a campaign."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONG_STEP = 3.0
 
 def cautions(campaign: RunFile) -> list[str]:
     """
-    Look at temperatures, time step, cutoff and cells as a colleague would.
+    Check temperatures, time step, cutoff and cells for unusual values.
 
     Parameters
     ----------

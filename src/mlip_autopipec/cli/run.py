@@ -205,7 +205,7 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
         campaign_in(target)
     except MLIPError:
         go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
-        why = "interrupted before anything was computed; begin anew with"
+        why = "interrupted before anything was computed; start again with"
     else:
         why = "interrupted; no label is lost. Go on with"
     console.print(f"[yellow]{why}[/] {escape(go_on)}")

@@ -44,7 +44,7 @@ def status(
         list[str] | None, typer.Option("--element", "-e", help="Only campaigns that know this element.")
     ] = None,
     watch: Annotated[
-        float | None, typer.Option(help="Look again every so many seconds, until it has ended.", min=0.1)
+        float | None, typer.Option(help="Print again every so many seconds, until the campaign has ended.", min=0.1)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -91,7 +91,7 @@ class CutoutGenerator(CutoutSettings):
                 made.append(self.cut(atoms, potential, index, seed, grades))
             except CutoutError as error:
                 failed[index] = error
-            else:  # what looks the same elsewhere is known as soon as this one is labelled
+            else:  # equivalent surroundings elsewhere are known as soon as this one is labelled
                 enlarged = enlarge_active_set(enlarged, [made[-1].atoms])
                 remaining = np.minimum(remaining, evaluate(grading_calculator(enlarged), atoms)["gamma"])
             remaining[_distances(atoms, index) < separation] = -np.inf
@@ -109,7 +109,7 @@ class CutoutGenerator(CutoutSettings):
         Cut out the surroundings of one atom.
 
         Families of boxes are tried in turn: commensurate with the lattice, with what there is of one, of free shape.
-        Of each the boxes whose seam shows no new gamma come first, small ones of small forces before others, then those
+        Boxes without new gamma in the boundary region come first, small ones of small forces before others, then those
         of least new gamma; the first that passes all checks is returned.
 
         Raises

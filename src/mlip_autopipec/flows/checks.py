@@ -39,7 +39,7 @@ def check_campaign(
     ------
     InvalidInputError
         For structures MD cannot run in, labels without energy or forces, elements the initial
-        potential lacks, and parameters of the makers that cannot be meant.
+        potential lacks, and invalid parameters of the makers.
     """
     if not frames:
         raise InvalidInputError("structures is empty; give at least one structure")
@@ -57,7 +57,7 @@ def check_campaign(
     if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
         raise InvalidInputError(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
-            f"{maker.dynamics_maker.settings.gamma_hi}: what halts MD would not be worth a label; lower gamma_min"
+            f"{maker.dynamics_maker.settings.gamma_hi}: frames that halt MD would not be labelled; lower gamma_min"
         )
     made, labelled = maker.propose_maker.generator.minimum_distance_ratio, maker.oracle_maker.minimum_distance_ratio
     if made < labelled:

@@ -175,7 +175,7 @@ def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> 
 
 
 def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
-    """Make the jobs that compare the potential with labels from MD that ran through."""
+    """Make the jobs that compare the potential with labels from MD without halts."""
     campaign, cycle, potential_id = state.campaign_id, state.cycle, state.potential_id
     assert potential_id is not None
     rule = maker.stop_rule

@@ -52,7 +52,7 @@ class OTFMaker(LoopParts):
     MD explores with the current potential; where the extrapolation grade gamma says that an
     atom is in unknown territory it halts; the region is sampled, the most informative
     structures are labelled, the potential is fine-tuned, and MD resumes where it halted. The
-    loop ends when every walker runs through.
+    loop ends when every walker completes without a halt.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ class OTFMaker(LoopParts):
     stop_rule
         When the loop ends.
     threshold_adapter
-        Adapts the thresholds of gamma to what gamma has been worth so far; None keeps those of the MD settings.
+        Adapts the thresholds of gamma to its calibration by the labels so far; None keeps those of the MD settings.
     ladder
         Whether the conditions are rungs of a ladder: each structure is explored at the next one only
-        when it has run through at the one before. Otherwise at all of them from the beginning.
+        when it has completed the one before without a halt. Otherwise at all of them from the beginning.
     seed
         Everything random is derived from it.
 

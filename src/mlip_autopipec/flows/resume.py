@@ -98,8 +98,8 @@ def extend(
     """
     Make the flow that continues a campaign beyond what it was asked for.
 
-    Labels that were let in (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are learnt first, and walkers
-    that had run through begin anew.
+    Accepted outliers (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are trained on first, and completed
+    walkers restart with a new seed.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def extend(
         the campaign's elements.
     maker
         To go on with instead of the recorded one: ``recorded_maker`` with another stop rule, or with longer MD, for
-        which walkers that have run through go on.
+        which completed walkers go on.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def extend(
     if using.ladder:
         walkers = as_ladders(walkers)
     untrained = _batch_let_in(campaign_id, store, state)
-    if untrained is not None:  # what has run through did so without these labels
+    if untrained is not None:  # completed walkers ran with a potential without these labels
         done = {w.index for w in walkers if w.status == "CONVERGED"}
         again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
         walkers = [again.get(w.index, w) for w in walkers]
@@ -168,7 +168,7 @@ def _flow(maker: LoopParts, state: LoopState, done: CycleResults | None, record:
 
 
 def _batch_let_in(campaign_id: str, store: JobStore, state: LoopState) -> str | None:
-    """Return the uuid of the batch of a label that was let in and is not learnt yet."""
+    """Return the uuid of the batch of an accepted outlier that is not trained on yet."""
     found = _read(PotentialDocument, store, {"output.campaign_id": campaign_id, "uuid": state.potential_id})
     waiting = read_admitted(campaign_id, store) - set(found[-1].let_in if found else [])
     if not waiting:
@@ -193,7 +193,7 @@ def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, r
     if len(labels) != task.n_given_labels or bool(given) is not task.given_potential:
         raise MLIPError(
             f"campaign '{task.campaign_id}' broke off while its input was being stored ({len(labels)} of "
-            f"{task.n_given_labels} labels are there); make it anew under another campaign_id, nothing was computed yet"
+            f"{task.n_given_labels} labels are there); start it again under another campaign_id; nothing is computed yet"
         )
     done: CycleResults | None = None
     if reuse_results:

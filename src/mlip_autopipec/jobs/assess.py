@@ -102,13 +102,13 @@ def judge_cycle(
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
         return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
-    # what an earlier training set aside says nothing of this cycle's labels; graded are all new ones of a training
+    # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
     if labelled and graded and {one.label_id for one in aside} >= {one.label_id for one in graded}:
         first_label = aside[0]
         return LoopStatus.STALLED, (
-            f"all {len(aside)} labels of cycle {state.cycle} were set aside, the first ({first_label.label_id}) "
-            f"because {first_label.reasons[0]}. Look at the oracle; good labels are let in with Campaigns.admit, and "
+            f"all {len(aside)} labels of cycle {state.cycle} are flagged as outliers, the first "
+            f"({first_label.label_id}) because {first_label.reasons[0]}. Check the oracle. Accept correct labels with Campaigns.admit, and "
             "OTFMaker.extend goes on"
         )
     status, why = rule.judge(state)

@@ -59,12 +59,12 @@ def propose_check(
     budget: int | None = None,
 ) -> ProposalDocument:
     """
-    Take frames from MD that ran through without a halt; of those too large to be labelled, what is known least.
+    Take frames from MD that completed without a halt; of frames too large for a label, cut-outs of highest gamma.
 
     Parameters
     ----------
     walk_ids
-        uuids of the walks that ran through.
+        uuids of the walks that completed without a halt.
     campaign_id, cycle
         Of the loop.
     n_labels

@@ -37,7 +37,7 @@ def read_labels(
     """
     Read the successful labels of a campaign, in the order in which they were asked for.
 
-    Labels that were set aside by trainings before ``last_cycle`` and not let in since are left out.
+    Outliers that were flagged by trainings before ``last_cycle`` and not accepted since are left out.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _hours_since(when: str) -> float:
 
 def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict[int, int]:
     """
-    Return the walkers whose halted frame is among the labels of a batch and not among those set aside.
+    Return the walkers whose halted frame is among the labels of a batch and not flagged as an outlier.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Propose and select: candidates around each halt, and the few that are worth a label."""
+"""Propose and select: make candidates around each halt, and choose those to label."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class SelectMaker(Maker):
         Most labels bought per cycle. A small number costs a few more cycles and saves labels; where many
         walkers halt at once, one for each of them spares cycles.
     gamma_min
-        Candidates below this grade, given those already chosen, are not worth a label.
+        Candidates whose grade is below this, given those already chosen, are not labelled.
     """
 
     name: str = "select"
@@ -243,7 +243,7 @@ def is_required(walk: WalkDocument) -> bool:
     """
     Tell whether the halted frame has to be labelled, whatever its grade and that of its surroundings.
 
-    A pair inside the core has no grade of its own; the last sane frame before an explosion has a low one; and where
+    A pair inside the core has no grade of its own; the last valid frame before an explosion has a low one; and where
     MD halted at its first step, what was chosen before did not cover the frame.
     """
     hidden = walk.reason == HaltReason.CORE_REPULSION or walk.verdict is HaltVerdict.EXPLOSION

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Collection of the claims, beside the documents of the JobStore.
 CLAIMS = "mlip_autopipec_claims"
-#: Seconds between two signs of life of a claim, between two looks at another's, and without a sign until it is dead.
+#: Seconds between two signs of life of a claim, between two queries of another's, and until it counts as dead.
 BEAT_S, LOOK_S, DEAD_S = 20.0, 1.0, 120.0
 
 
@@ -154,7 +154,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
         except DuplicateKeyError:
             other = patiently(lambda: claims.find_one({"_id": key}))
         if other is not None and other["owner"] == owner:
-            # whoever held the claim before may have stored the label between our look and our claim
+            # the previous holder of the claim may have stored the label between our query and our claim
             if key not in find_labels([key]):
                 return owner
             patiently(lambda: claims.delete_one({"_id": key, "owner": owner}))

@@ -69,7 +69,7 @@ class TrainMaker(Maker):
         ----------
         batch
             What became of this cycle's labels, or the user's own; None when their job died. The uuid of an
-            earlier batch: its labels of a check, and those let in since, are new to the potential.
+            earlier batch: its labels of a check, and outliers accepted since, are new to the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
             Of the loop.
@@ -115,7 +115,7 @@ class TrainMaker(Maker):
         old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
         trusted, graded, aside = self._judged(start, old, new, just_let_in, campaign_id, cycle)
         if initial_potential is not None and new and not trusted:
-            logger.warning("nothing is trained in cycle %d: all its labels are set aside", cycle)
+            logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
             unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
             measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
             return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
@@ -173,7 +173,7 @@ class TrainMaker(Maker):
         if 2 * len(checked & set(reasons)) >= len(checked):  # not some labels are wrong, the potential is
             reasons = {i: why for i, why in reasons.items() if i not in checked}
         for i, why in reasons.items():
-            logger.warning("label %s is set aside and not trained on: %s", new[i].uuid, "; ".join(why))
+            logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
         aside = [QuarantinedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
 
@@ -182,7 +182,7 @@ def read_graded(
     campaign_id: str, before_cycle: int | None = None, store: JobStore | None = None
 ) -> dict[str, GradedLabel]:
     """
-    Return what the grades of a campaign's labels were worth, by the uuid of the label.
+    Return grade and force error of a campaign's labels before they were trained on, by the uuid of the label.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def read_graded(
 
 
 def _let_in(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
-    """Return which of the labels had been set aside before and were let in."""
+    """Return which of the labels are accepted outliers."""
     ever = read_quarantined(campaign_id, current_store(), cycle)
     return {label.uuid for label in labels if label.uuid in ever}
 

@@ -25,7 +25,7 @@ INPUT, LOG, SCREEN = "in.lammps", "log.lammps", "screen.log"
 STRUCTURE, START_RESTART = "structure.data", "start.restart"
 TRACE, FRAMES, LOOKS, FIRST = "trace.dat", "frames.dump", "look.*.dump", "first.dump"
 FINAL, RESTART = "final.dump", "final.restart"
-#: Last line of a deck that ran to its end, halted or not.
+#: Last line in the log of an input script that LAMMPS executed to its end, halted or not.
 END = "EXPLORATION_END"
 
 #: Columns of the trace file. ``stop`` is 0, or the sum of the :data:`STOP` that apply.
@@ -57,10 +57,10 @@ NEEDED: dict[str, dict[str, str]] = {
         r"^pair_style\s+pace/extrapolation\b": "pair_style pace/extrapolation: ACE with gamma",
         r"^fix\s+\S+\s+all\s+pair\s.*\bgamma\s+1\b": "fix ... pair ... gamma 1: gamma of every atom",
         rf"^fix\s.*\sprint\s.*\bfile\s+{re.escape(TRACE)}\b.*\"{' '.join(TRACE_COLUMNS)}\"": (
-            f'fix ... print ... file {TRACE} ... title "{" ".join(TRACE_COLUMNS)}": the numbers of each look'
+            f'fix ... print ... file {TRACE} ... title "{" ".join(TRACE_COLUMNS)}": the numbers of each grading step'
         ),
         rf"^dump\s.*\s{re.escape(LOOKS)}\s+{_FRAME} f_grade\[1\]": (
-            f"dump ... {LOOKS} {_FRAME} f_grade[1]: the last looks, where a halt takes its frame from"
+            f"dump ... {LOOKS} {_FRAME} f_grade[1]: the last grading steps, from which a halt takes its frame"
         ),
         rf"^dump\s.*\s{re.escape(FIRST)}\s+{_FRAME} fx fy fz f_grade\[1\]": (
             f"dump ... {FIRST} {_FRAME} fx fy fz f_grade[1]: the first frame, checked against pyace"

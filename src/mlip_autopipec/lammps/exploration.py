@@ -77,7 +77,7 @@ def run_exploration(
     Raises
     ------
     InvalidInputError
-        Before anything is run, for input that cannot be meant.
+        For invalid input, before anything is run.
     ExplorationError
         If the MD process crashed, its LAMMPS computes something else than pyace, or the wall time
         was over before the first step; the message names the folder and ends with the log.
@@ -119,7 +119,7 @@ def run_exploration(
 
 
 def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, step: int) -> ExplorationResult | None:
-    """Return the halt at the first frame if elements meet in it that never met in the training set."""
+    """Return the halt at the first frame if it has pairs or triplets of elements missing in the training set."""
     unseen = [] if coverage is None else coverage.unseen(atoms)
     if not unseen:
         return None

@@ -32,9 +32,9 @@ class StopRule(MSONable):
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
     n_check_labels
-        When all walkers have run through, so many frames of their MD are labelled and the potential is compared with
+        When all walkers have completed, so many frames of their MD are labelled and the potential is compared with
         them before it is trained on them. If it is worse than the limits below, they are learnt and all walkers begin
-        anew with other seeds. 0: halt-free MD is believed.
+        again with new seeds. 0: no check.
     max_relative_force_error, force_error_floor_meV_A
         The root mean square force error may be this share of the root mean square force of these labels, and at least
         this many meV/A.
@@ -54,7 +54,7 @@ class StopRule(MSONable):
     property_gate: Gate | None = None
 
     def check(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Refuse invalid values."""
         if self.max_cycles < 0:
             raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
         if self.max_labels is not None and self.max_labels < 1:
@@ -73,24 +73,24 @@ class StopRule(MSONable):
         return None if self.max_labels is None else self.max_labels - state.n_labels
 
     def needs_check(self, state: LoopState) -> bool:
-        """Whether the potential is to be compared with labels from MD that ran through."""
-        ran_through = all(w.status == "CONVERGED" for w in state.walkers)
+        """Whether the potential is to be compared with labels from MD without halts."""
+        completed = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
         asked = self.n_check_labels > 0 or self.property_gate is not None
-        return asked and ran_through and not checked
+        return asked and completed and not checked
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
         """Decide whether the loop goes on, and say why."""
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
-        ran_through = f"all {len(state.walkers)} walkers ran through without a halt"
+        completed = f"all {len(state.walkers)} walkers completed without a halt"
         passed = state.check is None or state.check.passed
         if not open_walkers and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
-            return LoopStatus.CONVERGED, ran_through + checked
+            return LoopStatus.CONVERGED, completed + checked
         if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
             found = state.check.describe()
             if state.check.beyond_budget:
-                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {ran_through}; {found}"
+                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {completed}; {found}"
             return LoopStatus.STALLED, (
                 f"the oracle does not give what the potential is to be compared with: {found}. Mend "
                 "that, or ask for other properties; OTFMaker.extend goes on"
@@ -104,7 +104,7 @@ class StopRule(MSONable):
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
-        left = f"{len(open_walkers)} walkers have not run through" if open_walkers else f"{ran_through}, unchecked"
+        left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
         if self.max_labels is not None and state.n_labels >= self.max_labels:

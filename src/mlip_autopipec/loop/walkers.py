@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
-#: After so many explosions in a row, not counting the first, a walker begins anew.
+#: After so many explosions in a row, not counting the first, a walker restarts with a new seed.
 _EXPLOSIONS = 1
 
 
@@ -54,7 +54,7 @@ class Event(StrEnum):
     COMPLETED = "completed"
     """MD did all its steps."""
     NOVELTY = "novelty"
-    """MD halted on gamma, or on elements that never met."""
+    """MD halted on gamma, or on unseen elements."""
     SHORT_CONTACT = "short_contact"
     """MD halted on a pair in the repulsive core."""
     EXPLOSION = "explosion"
@@ -68,7 +68,7 @@ class Event(StrEnum):
     BEGUN_ANEW = "begun_anew"
     """It has to take another way, with other velocities: a check failed, or it kept exploding."""
     EXTENDED = "extended"
-    """The campaign was extended: halts without progress are counted anew."""
+    """The campaign was extended: the count of halts without progress starts again at zero."""
     LENGTHENED = "lengthened"
     """The campaign was extended by longer MD."""
 
@@ -172,7 +172,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
         return _begun_anew(walker, seed)
     update: dict[str, Any] = {"status": str(after), **_STORED.get(after, {})}
     if event in (Event.EXTENDED, Event.LENGTHENED):
-        # its verdict was about the halts that are counted anew
+        # its verdict was about halts that no longer count
         update |= {"n_repeats": 0, "n_explosions": 0, "verdict": None, "reason": walker.reason}
         if before is after:
             update["status"] = walker.status
@@ -261,7 +261,7 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
 
 
 def given_another_way(walker: WalkerState, seed: int) -> WalkerState:
-    """Let a walker begin anew that explodes again and again, as its last frame before leads there."""
+    """Restart a walker that explodes repeatedly with a new seed, since its last valid frame leads to the explosion."""
     if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats < _EXPLOSIONS:
         return walker
     anew = happened(walker, Event.BEGUN_ANEW, seed=seed)

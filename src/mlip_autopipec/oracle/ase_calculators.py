@@ -84,7 +84,7 @@ def force_consistent_energy(
 
 def find_failure(name: str, directory: Path) -> str | None:
     """
-    Look in the output of a code for an unconverged field or an error.
+    Search the output of a code for an unconverged field or an error.
 
     Parameters
     ----------

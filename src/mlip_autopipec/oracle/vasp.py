@@ -179,7 +179,7 @@ def _maker(
         user_potcar_settings=potcar or {},
         user_potcar_functional=potcar_functional,
     )
-    # looking costs nothing, but a label must not wait for the next look; monitors still look every five minutes
+    # polling costs nothing, but a label must not wait for the next poll; monitors still check every five minutes
     custodian = {"polling_time_step": 1, "monitor_freq": 300}
     return MatPesGGAStaticMaker(
         name=name,

@@ -123,7 +123,7 @@ def _state_of(folder: Path) -> str:
     except Exception as error:
         logger.debug("%s cannot be read", found, exc_info=True)
         return f"{found} cannot be read ({type(error).__name__}: {error}); VASP did not end well"
-    return reason or f"VASP in {folder} wrote a complete vasprun.xml, but its run was refused; look there"
+    return reason or f"VASP in {folder} wrote a complete vasprun.xml, but its run was refused; read the output there"
 
 
 def _custodian(folder: Path) -> str:

@@ -21,7 +21,7 @@ _METRICS = "metrics.txt"
 
 def read_look(job: Path) -> Look | None:
     """
-    Return the last look of the MD that runs in the folder of a job.
+    Return the last grading step of the MD that runs in the folder of a job.
 
     Parameters
     ----------

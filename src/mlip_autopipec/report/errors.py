@@ -46,7 +46,7 @@ _SETS = {
     "check": ("check", VIOLET),
     "property": ("properties", TEAL),
     "dimer": ("pairs of atoms", GREY),
-    "aside": ("set aside", RED),
+    "aside": ("flagged outlier", RED),
 }
 #: Errors below this are drawn here, for logarithmic axes.
 _LEAST = 1e-3

@@ -1,4 +1,4 @@
-"""Labels: where each came from, why it was bought, and what gamma was worth at it."""
+"""Labels: where each came from, why it was computed, and its gamma against its force error."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _label_row(atoms: Atoms, ever_aside: bool, still_aside: bool) -> dict[str, A
     info, results = atoms.info, atoms.calc.results
     remarks = []
     if ever_aside:
-        remarks.append("set aside" if still_aside else "set aside, let in by the user")
+        remarks.append("flagged outlier" if still_aside else "accepted outlier")
     if "reused_from" in info:
         remarks.append("had been computed before")
     return {
@@ -144,7 +144,7 @@ def _failed_row(label: LabelDocument) -> dict[str, Any]:
 
 
 def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
-    """Return the labels that were set aside, with their reasons."""
+    """Return the flagged outliers, with their reasons."""
     known = {a.info["label_id"]: a for a in data.dataset}
     rows: dict[str, dict[str, Any]] = {}
     for potential in data.potentials:

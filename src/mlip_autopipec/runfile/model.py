@@ -75,7 +75,9 @@ class RunFile(Strict):
     conditions: list[ConditionSection] = Field(
         min_length=1, description="Temperatures and pressures; each structure is run at each."
     )
-    ladder: bool = Field(False, description="Open the next condition of a structure when the one before runs through.")
+    ladder: bool = Field(
+        False, description="Explore a structure at the next condition when the one before is completed."
+    )
     oracle: OracleSection = Field(description="Who labels.")
     trainer: Annotated[LinearSection | PacemakerSection | GRACESection, Field(discriminator="kind")] = Field(
         default_factory=LinearSection,
@@ -95,10 +97,11 @@ class RunFile(Strict):
         None, description="Properties of the crystals that have to be the oracle's before the campaign converges."
     )
     quarantine: QuarantineSection | None = Field(
-        default_factory=QuarantineSection, description="When a label is set aside; null trusts all."
+        default_factory=QuarantineSection,
+        description="When a label is a flagged outlier; null trains on all labels.",
     )
     thresholds: ThresholdsSection | None = Field(
-        None, description="Adapts the thresholds of gamma to what gamma has been worth; {} for the usual settings."
+        None, description="Adapts the thresholds of gamma to its calibration; {} for the default settings."
     )
     start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
     validation: ValidationSection | None = Field(
@@ -129,7 +132,7 @@ class RunFile(Strict):
         return run
 
     def _check_values(self) -> None:
-        """Refuse, with their lines, values of the right type that cannot be meant."""
+        """Refuse, with their lines, invalid values of the right type."""
         with self._blamed("name"):
             folder = Path(self.name)
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
@@ -208,7 +211,7 @@ class RunFile(Strict):
         Raises
         ------
         InvalidInputError
-            Whatever cannot be meant, with file and line where one setting is the cause.
+            For invalid values, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
         with self._blamed("oracle"):

@@ -87,7 +87,7 @@ class CandidateGenerator(MSONable):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name in ("n_samples", "n_modes", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
                 raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be at least 1")
@@ -160,7 +160,7 @@ class CandidateGenerator(MSONable):
         if centre is None:
             centre = int(np.argmax(atoms.arrays["gamma"])) if "gamma" in atoms.arrays else 0
         base, contact = bare_copy(atoms), self._contact(atoms)
-        # what MD reached is worth a label wherever the oracle gives one
+        # a frame of MD may be labelled wherever the oracle can compute it
         if shortest_contact(atoms, min(self.minimum_distance_ratio, LABEL_RATIO)) is None:
             chosen.append(_marked(bare_copy(atoms, keep_info=True), "halted"))
         sound = [f for f in frames if len(f) and self._contact(f) is None]

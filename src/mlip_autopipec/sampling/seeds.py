@@ -97,7 +97,7 @@ class StructureGenerator(MSONable):
     dimers: DimerGenerator | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name, least in (
             ("n_structures", 1),
             ("n_test", 0),
@@ -168,7 +168,7 @@ class StructureGenerator(MSONable):
         cells = [cell for parents in parents_of for cell in parents]
         made: list[Atoms] = []
         for parents in parents_of:
-            # an isolated atom has no variants, but its energy is worth having
+            # an isolated atom has no variants, but its energy is a reference energy
             count = 0 if _isolated(parents[0]) else self.n_structures - len(parents)
             varied = [parents[n % len(parents)] for n in range(count)]
             made += [*(cell.copy() for cell in parents), *self._spread_over(varied, rng, made, None)]

@@ -61,7 +61,7 @@ class LabelDocument(Document):
     )
     purpose: str | None = Field(None, description="Which point of which property it is for, with origin property.")
     key: str | None = Field(
-        None, description="Of the calculation: the same for the same structure and settings, whoever asks for it."
+        None, description="Hash of structure and oracle settings: the same key means the same calculation."
     )
     reused_from: str | None = Field(None, description="uuid of the label that was there already; None if computed.")
     walker: int | None = Field(None, description="Walker whose halt asked for this label.")
@@ -153,7 +153,7 @@ _LARGE = frozenset("computed_with forces_eV_A stress_eV_A3 magmoms_muB atoms".sp
 
 
 class AdmissionDocument(Document):
-    """A user's word that a label which was set aside is good."""
+    """The user's decision to accept a flagged outlier."""
 
     kind: Literal["admission"] = "admission"
     label_id: str = Field(description="uuid of the label.")

@@ -18,7 +18,7 @@ class LoopStatus(StrEnum):
     LEARNING = "LEARNING"
     """The next cycle follows."""
     CONVERGED = "CONVERGED"
-    """Every walker ran through without a halt."""
+    """Every walker completed without a halt."""
     MAX_ITER_REACHED = "MAX_ITER_REACHED"
     """As many cycles as allowed; some walkers still halt."""
     BUDGET_SPENT = "BUDGET_SPENT"
@@ -43,7 +43,7 @@ class WalkerState(BaseModel):
     start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
     start_index: int = Field(0, description="Place of the structure in that document.")
     start_volume_A3: float | None = Field(None, description="Volume of that structure, A^3.")
-    after: int | None = Field(None, description="Walker that has to run through before this one: the rung below.")
+    after: int | None = Field(None, description="Walker that has to complete before this one starts: the rung below.")
     status: Literal["WAITING", "PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field(
         "PENDING", description="As of the last cycle; WAITING for the walker named by `after`."
     )
@@ -60,9 +60,9 @@ class WalkerState(BaseModel):
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
     n_explosions: int = Field(0, description="Explosions in a row, crashes between them not counted.")
-    stuck_at: int = Field(0, description="MD step at which it kept exploding before it was begun anew.")
+    stuck_at: int = Field(0, description="MD step of the repeated explosions before it was restarted with a new seed.")
     replica: int = Field(
-        0, description="How often it was begun anew with another seed: after a failed check, or repeated explosions."
+        0, description="Number of restarts with a new seed, after a failed check or repeated explosions."
     )
 
     @property
@@ -191,7 +191,7 @@ class OTFDocument(Document):
     check: CheckResult | None = Field(None, description="The last check on labels from halt-free MD.")
     untrained_batch_id: str | None = Field(
         None,
-        description="uuid of a batch that holds labels which the next training is for: a failed check's, or let in.",
+        description="uuid of the batch to train on next: labels of a failed check, or accepted outliers.",
     )
     gamma_thresholds: tuple[float, float] | None = Field(
         None, description="Lower and upper threshold of gamma in the next MD, where they are adapted."

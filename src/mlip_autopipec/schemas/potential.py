@@ -35,7 +35,7 @@ class Errors(BaseModel):
 
 
 class GradedLabel(BaseModel):
-    """What the extrapolation grade was worth at one label, by the potential before it was trained on."""
+    """Extrapolation grade and force error of one label, of the potential before it was trained on."""
 
     label_id: str = Field(description="uuid of the label.")
     gamma_max: float = Field(description="Largest grade of its atoms.")
@@ -170,10 +170,10 @@ class PotentialDocument(WithPayload):
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
     )
     quarantined: list[QuarantinedLabel] = Field(
-        default_factory=list, description="Labels of this cycle that were set aside and not trained on."
+        default_factory=list, description="Labels of this cycle that were flagged as outliers and not trained on."
     )
     let_in: list[str] = Field(
-        default_factory=list, description="uuids of labels that had been set aside, let in by the user and trained on."
+        default_factory=list, description="uuids of flagged outliers that the user accepted and that were trained on."
     )
     coverage: dict[str, Any] | None = Field(
         None,

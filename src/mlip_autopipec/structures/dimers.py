@@ -51,7 +51,7 @@ class DimerGenerator(MSONable):
     vacuum: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         if self.n_distances < 2:
             raise InvalidInputError(f"DimerGenerator.n_distances is {self.n_distances}; it has to be at least 2")
         if not 0.4 <= self.shortest_ratio < 1.5:

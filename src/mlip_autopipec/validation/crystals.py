@@ -199,7 +199,7 @@ def find_result(planned: Atoms, labelled: Sequence[Atoms]) -> Result | None:
     """
     Find the label of a structure, and return it in the order and orientation of that structure.
 
-    One label serves whoever asks for the same calculation, in whatever orientation and order of the atoms
+    One label serves all requests for the same calculation, in any orientation and order of the atoms
     (:func:`~mlip_autopipec.oracle.identity.label_key`), and some codes sort the atoms.
 
     Parameters

@@ -26,7 +26,7 @@ APPENDED_BY = "appended_by"
 #: Stored in the launch of the job that ended a campaign: how.
 ENDED = "campaign_ended"
 
-#: How long a job waits to see whether a lost job it depends on is rerun, and how often it looks, in s.
+#: How long a job waits to see whether a lost job it depends on is rerun, and how often it checks, in s.
 SETTLE_S, LOOK_S = 10.0, 0.2
 
 #: A job that was lost, or cut off as the database was away, is run again by the next one, so often at most.
