@@ -72,7 +72,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert abs(unrelated.spearman) < 0.15
     same = calibrate([(np.ones(3), np.ones(3))] * 6, 0.1)
     assert same.spearman is None
-    with pytest.raises(InvalidInputError, match="no finite pairs"):
+    with pytest.raises(InvalidInputError, match="not finite pairs"):
         calibrate([(np.array([1.0, np.nan]), np.ones(2))] * 6, 0.1)
     with pytest.raises(InvalidInputError, match=r"wished_error is 0 eV/A"):
         calibrate(law(6), 0)

@@ -285,7 +285,7 @@ def test_extended_by_budget(run, events):
     assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "MAX_ITER_REACHED"
     with pytest.raises(InvalidInputError, match="has ended: MAX_ITER_REACHED"):
         OTFMaker.resume("c", store)
-    with pytest.raises(InvalidInputError, match=r"max_cycles=1.*leaves no room"):
+    with pytest.raises(InvalidInputError, match=r"max_cycles=1.*ends the campaign at once"):
         OTFMaker.extend("c", store)
     wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0))
     final = run(OTFMaker.extend("c", store, maker=wider), store)

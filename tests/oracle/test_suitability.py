@@ -23,7 +23,7 @@ def test_there_is_no_oracle_by_default():
 @pytest.mark.parametrize(
     ("maker", "elements", "said"),
     [
-        (EMTStaticMaker(), ["Cu", "O"], "not for O: its H, C, N and O are toys"),
+        (EMTStaticMaker(), ["Cu", "O"], "not for O: its H, C, N and O parameters are for tests only"),
         (CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMT"), ["Si"], "not for Si"),
         (LennardJonesStaticMaker(), ["Ar", "Ne"], "one set of parameters for all atoms"),
         (GFNxTBStaticMaker(), ["U"], "no parameters for U"),

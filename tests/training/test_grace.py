@@ -314,7 +314,7 @@ def spoil_rising(folder: Path) -> None:
         (spoil_no_iteration, False, "did not train"),
         (spoil_nan, False, "not a number(.|\n)*wrong labels"),
         (spoil_rising, False, "went from(.|\n)*raise maxiter"),
-        (lambda folder: None, True, "started from nothing"),
+        (lambda folder: None, True, "started from scratch"),
         (lambda folder: (folder / "FS_model.yaml").unlink(), False, "wrote no"),
     ],
 )

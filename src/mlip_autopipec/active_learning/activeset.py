@@ -86,7 +86,7 @@ def build_active_set(
             active = _most_volume(_with_never_seen(rows, everywhere=present is not None), start)
         except ValueError as error:
             raise TrainingError(
-                f"no active set for {element}: {error}. The environments are too alike; add structures "
+                f"no active set for {element}: {error}. The environments are too similar; add structures "
                 "with larger displacements, strains and volumes, or lower number_of_functions_per_element"
             ) from error
         inverse[element] = _invert(active)

@@ -264,7 +264,9 @@ def _logarithms(
     gamma, error = (pair.gamma, pair.force_error) if isinstance(pair, GradedErrors) else pair
     gamma, error = np.atleast_1d(np.asarray(gamma, float)), np.atleast_1d(np.asarray(error, float))
     if gamma.shape != error.shape or not (np.isfinite(gamma).all() and np.isfinite(error).all()):
-        raise InvalidInputError(f"grades of shape {gamma.shape} and errors of shape {error.shape} are no finite pairs")
+        raise InvalidInputError(
+            f"grades of shape {gamma.shape} and errors of shape {error.shape} are not finite pairs of equal shape"
+        )
     return np.log(np.maximum(gamma, _LEAST_GAMMA)), np.log(np.maximum(error, _LEAST_ERROR))
 
 

@@ -62,7 +62,7 @@ def cautions(campaign: RunFile) -> list[str]:
         if atoms.pbc.all() and width < cutoff:
             told.append(
                 f"structures: {atoms.get_chemical_formula()} is {width:.1f} A wide, less than the cutoff of {cutoff:g} "
-                "A: atoms meet their own images, a larger repeat shows more"
+                "A: atoms interact with their own images; use a larger repeat"
             )
     return told
 

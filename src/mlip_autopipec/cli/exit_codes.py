@@ -23,20 +23,20 @@ class ExitCode(IntEnum):
     STALLED = 4
     """The same halt again and again; the potential is kept."""
     UNFINISHED = 5
-    """Paused, or still running; resume goes on."""
+    """Paused, or still running; resume continues."""
     INTERRUPTED = 130
-    """By Ctrl-C, SIGTERM or a closed terminal; resume goes on."""
+    """By Ctrl-C, SIGTERM or a closed terminal; resume continues."""
 
 
 #: What each code means. Commands that run no campaign end with 0, 1 or 2.
 MEANING: dict[ExitCode, str] = {
     ExitCode.CONVERGED: "converged; of other commands: done",
-    ExitCode.FAILED: "failed: refused input, a step that died, an oracle that fails too often",
+    ExitCode.FAILED: "failed: invalid input, a failed step, or too many failed labels",
     ExitCode.USAGE: "bad usage: an unknown option, a missing argument",
     ExitCode.NOT_CONVERGED: "budget spent (cycles, labels or hours) before it converged; the potential is kept",
-    ExitCode.STALLED: "stalled: the same halt again and again; the potential is kept",
-    ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume goes on",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal; resume goes on",
+    ExitCode.STALLED: "stalled: repeated halts without progress; the potential is kept",
+    ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume continues",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal; resume continues",
 }
 
 CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode.NOT_CONVERGED

@@ -88,7 +88,7 @@ def init(
         shown_cells = ", ".join(f"{one.get_chemical_formula()}" for one in atoms)
         console.print(
             f"[green]{escape(str(path))}[/]: {shown_cells} at {at}, oracle {campaign.oracle.kind}, "
-            f"trainer {campaign.trainer.kind}\nread it, change what you know better, then\n"
+            f"trainer {campaign.trainer.kind}\nread it, change it where needed, then\n"
             f"  mlip-autopipec run {escape(str(path))} --dry-run\n  mlip-autopipec run {escape(str(path))}"
         )
     if as_json:

@@ -71,7 +71,7 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
         run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
     found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
     if found is None:
-        raise MLIPError(f"the campaign died before its first assessment; see {folder / 'campaign.log'}")
+        raise MLIPError(f"the campaign failed before its first assessment; see {folder / 'campaign.log'}")
     document = OTFDocument.model_validate(found["output"])
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
@@ -167,7 +167,9 @@ def log_to(file: Path) -> None:
             if record.name.startswith("mlip_autopipec"):
                 console.print(message.splitlines()[0], markup=False)
             elif "failed with exception" in message:
-                console.print(f"a job died: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False)
+                console.print(
+                    f"a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False
+                )
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)

@@ -37,11 +37,9 @@ def submit(
         int | None, typer.Option(help="Against other campaigns on this LaunchPad; higher first.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Take up a campaign of this name that broke off or failed.")
+        bool, typer.Option("--resume", help="Continue a campaign of this name that was interrupted or failed.")
     ] = False,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="Go on with a campaign of this name beyond its end.")
-    ] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Continue a campaign of this name that has ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -82,7 +80,7 @@ def submit(
             if name in Campaigns(store).names():
                 raise InvalidInputError(
                     f"the JobStore holds a campaign '{name}' already; give this one another name with --campaign, or "
-                    "go on with that one: --resume, --extend"
+                    "continue that one with --resume or --extend"
                 )
             flow = run.flow(name)
         submission = put_up(flow, _launchpad(launchpad), entries, priority=priority)

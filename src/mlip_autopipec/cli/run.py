@@ -207,7 +207,7 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
         go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
         why = "interrupted before anything was computed; start again with"
     else:
-        why = "interrupted; no label is lost. Go on with"
+        why = "interrupted; all labels are kept. Continue with"
     console.print(f"[yellow]{why}[/] {escape(go_on)}")
     return {
         "status": "INTERRUPTED",
@@ -244,7 +244,7 @@ def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OT
         ]
         raise InvalidInputError(
             f"trainer.basis: {', '.join(changed)}; the campaign's potential keeps its basis when it is fine-tuned. "
-            "Change it back, or begin a campaign of another name with these labels: `mlip-autopipec export` writes "
+            "Change it back, or start a campaign of another name with these labels: `mlip-autopipec export` writes "
             "them, start_from: {labels: .../dataset/train.extxyz} reads them"
         )
     return maker

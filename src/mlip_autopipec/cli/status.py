@@ -184,7 +184,7 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
         running = None if folder is None else is_held(folder)
         if running is False:
             doing = f"interrupted while {progress.doing}" if progress.doing else "interrupted"
-            note = "no process runs it; `mlip-autopipec resume` with its run file goes on"
+            note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
         return Shown(progress, note="" if running else "if nothing runs, resume it")
     head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)

@@ -221,7 +221,7 @@ class Cutting:
         if contact := shortest_contact(core, self.settings.minimum_distance_ratio):
             raise CutoutError(
                 f"within r_c of atom {self.centre} a pair {contact[0]}-{contact[1]} is {contact[2]:.3f} A apart "
-                f"(allowed {contact[3]:.3f} A), and the core is not to be changed; cut out of an earlier frame"
+                f"(allowed {contact[3]:.3f} A), and the inner region must not change; cut out of an earlier frame"
             )
 
     def _families(self, way: Way) -> list[tuple[str, list[Floats]]]:

@@ -114,9 +114,9 @@ def check_settings(environment: Mapping[str, str] | None = None) -> Result:
     unknown = [name for name in given if name not in known]
     if unknown:
         told = "; ".join(f"{name}: {nearest(name, known)}" for name in unknown)
-        return yellow("settings", f"{', '.join(unknown)} is no setting", told)
+        return yellow("settings", f"{', '.join(unknown)} is not a setting", told)
     shown = ", ".join(f"{name}={environment[name]}" for name in given)
-    return green("settings", shown or f"none of {', '.join(known)} is set, defaults hold")
+    return green("settings", shown or f"none of {', '.join(known)} is set, defaults are used")
 
 
 def check_lammps_library() -> Result:
@@ -182,7 +182,7 @@ def check_oracle_programs() -> Result:
     (missing if told.startswith("vasp:") else here).append(told)
     found = f"here: {', '.join(here)}"
     if missing:
-        return yellow("oracles", found, "others, if you want them: " + "; ".join(missing))
+        return yellow("oracles", found, "others can be installed: " + "; ".join(missing))
     return green("oracles", found)
 
 
@@ -259,7 +259,7 @@ def check_store(store: JobStore, name: str = "store") -> Result:
     if whole is None or whole["output"]["payload"] != payload:
         return red(name, "a document with bulk data did not come back as it was written", remedy)
     if small is None or small["output"]["payload"] == payload:
-        return red(name, "bulk data stands in the documents instead of the store 'data'", remedy)
+        return red(name, "bulk data is in the documents instead of the store 'data'", remedy)
     if left is not None:
         return red(name, "a document that was removed is still there", remedy)
     return green(name, f"wrote and read back a document with {len(payload['text']) / 1e3:.0f} kB of bulk data")
@@ -290,7 +290,11 @@ def check_configured_store() -> Result:
         settings = JobflowSettings()
         store = settings.JOB_STORE
     except Exception as error:
-        return red(name, f"its configuration cannot be read: {_first_line(error)}", "mend it: docs/database.md has one")
+        return red(
+            name,
+            f"its configuration cannot be read: {_first_line(error)}",
+            "see docs/database.md",
+        )
     if isinstance(store.docs_store, MemoryStore) and not hasattr(store.docs_store, "path"):
         return yellow(
             name,

@@ -217,7 +217,7 @@ def check_oracle(oracle: OracleMaker, atoms: Atoms, kind: str) -> Result:
         return yellow(
             name,
             f"{told}; a force is off the derivative of the energy by {worst:.2g} eV/A",
-            "tighten its convergence (SCF, k-points): a potential learns either",
+            "tighten its convergence (SCF, k-points): inconsistent forces spoil the potential",
         )
     return green(name, f"{told}, the derivative of the energy to {worst:.0e} eV/A")
 

@@ -98,7 +98,7 @@ def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
         raise InvalidInputError(
             f"the structure {atoms.get_chemical_formula()}: {contact[0]}-{contact[1]} are {contact[2]:.3f} A apart; "
             f"below {contact[3]:.3f} A nothing is labelled (OracleMaker.minimum_distance_ratio "
-            f"{minimum_distance_ratio}); relax it, or lower the ratio if such pairs are what it is about"
+            f"{minimum_distance_ratio}); relax it, or lower the ratio if such short distances are intended"
         )
 
 
@@ -106,7 +106,7 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
     if labels and all(Provenance.of(atoms).split is not Split.TRAIN for atoms in labels):
         raise InvalidInputError(
             f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
-            f"{sorted({str(Provenance.of(a).split) for a in labels})}; 'train' is what a potential learns from"
+            f"{sorted({str(Provenance.of(a).split) for a in labels})}; use 'train' for labels to train on"
         )
     for i, atoms in enumerate(labels):
         if atoms.calc is None or "energy" not in atoms.calc.results or "forces" not in atoms.calc.results:

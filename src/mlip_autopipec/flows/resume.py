@@ -42,7 +42,7 @@ def recorded_maker(campaign_id: str, store: JobStore) -> LoopParts:
 
     maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
     if not isinstance(maker, LoopParts):
-        raise MLIPError(f"campaign '{campaign_id}' was recorded with a {type(maker).__name__}; no OTFMaker")
+        raise MLIPError(f"campaign '{campaign_id}' was run with a {type(maker).__name__}, not with an OTFMaker")
     return maker
 
 
@@ -131,8 +131,8 @@ def extend(
             all_conditions.append(condition)
     if unknown := sorted(set(elements_of(frames)) - set(task.elements)):
         raise InvalidInputError(
-            f"the new structures hold {unknown}, which campaign '{campaign_id}' ({'-'.join(task.elements)}) has no "
-            "basis for; begin a new campaign with them, whose labels of common structures are found by their keys"
+            f"the new structures contain {unknown}, but campaign '{campaign_id}' ({'-'.join(task.elements)}) has "
+            "no basis functions for them; start a new campaign, which reuses the labels of common structures"
         )
     check_campaign(using, frames, all_conditions, [], None)
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
@@ -155,9 +155,9 @@ def extend(
     )
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
-        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
+        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new to do")
     if status is not LoopStatus.LEARNING:
-        raise InvalidInputError(f"the stop rule {using.stop_rule} leaves no room: {why}; give a maker with a wider one")
+        raise InvalidInputError(f"the stop rule {using.stop_rule} ends the campaign at once: {why}; raise its limits")
     return _flow(using, state, None, record)
 
 
@@ -193,7 +193,7 @@ def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, r
     if len(labels) != task.n_given_labels or bool(given) is not task.given_potential:
         raise MLIPError(
             f"campaign '{task.campaign_id}' broke off while its input was being stored ({len(labels)} of "
-            f"{task.n_given_labels} labels are there); start it again under another campaign_id; nothing is computed yet"
+            f"{task.n_given_labels} labels are stored); nothing is computed yet, start again with another campaign_id"
         )
     done: CycleResults | None = None
     if reuse_results:

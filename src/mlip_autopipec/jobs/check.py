@@ -136,7 +136,7 @@ def _least_known(
         if len(made) == n_labels:
             break
     if not made:
-        raise MLIPError(f"nothing to check the potential with could be cut out of halt-free MD: {reason}")
+        raise MLIPError(f"no cut-out for the check could be made from MD without halts: {reason}")
     return made
 
 

@@ -127,7 +127,7 @@ class OracleMaker(Maker):
             Number of the first structure of a part; None for all structures.
         """
         if source is None:
-            raise MLIPError(f"there is nothing to label in cycle {cycle}: the job that was to choose died")
+            raise MLIPError(f"there is nothing to label in cycle {cycle}: the selection job failed")
         if isinstance(source, str):
             source = load_source(source)
         choices = _choices(source)

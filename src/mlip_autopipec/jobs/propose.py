@@ -188,7 +188,7 @@ class SelectMaker(Maker):
         n_max = self.n_max if budget is None else min(self.n_max, budget)
         pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
         if not pool:
-            raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
+            raise MLIPError(f"no candidates to select from in cycle {cycle}: every propose job failed")
         halted, required = what_halted(pool)
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
@@ -235,7 +235,7 @@ class SelectMaker(Maker):
         )
         for choice in selected:
             for unseen in choice.unseen[:1]:
-                logger.info("candidate %d is chosen for what gamma cannot know: %s", choice.index, unseen)
+                logger.info("candidate %d is selected for unseen elements: %s", choice.index, unseen)
         return [(c.index, c.gamma) for c in selected]
 
 

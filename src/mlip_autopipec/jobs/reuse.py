@@ -191,4 +191,4 @@ def _beat(claims: Collection[dict[str, Any]], key: str, owner: str, ended: threa
         try:
             claims.update_one({"_id": key, "owner": owner}, {"$inc": {"beat": 1}})
         except PyMongoError as error:  # a label is not lost because the server was away
-            logger.warning("no sign of life could be given: %s", error)
+            logger.warning("the claim could not be renewed: %s", error)

@@ -87,7 +87,7 @@ class TrainMaker(Maker):
         """
         earlier = False
         if batch is None:
-            raise TrainingError(f"there are no labels of cycle {cycle}: the job that was to make them died")
+            raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         if isinstance(batch, str):
             earlier, batch = True, load_document(LabelBatch, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
@@ -216,7 +216,10 @@ def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:
         first, other = known[0].computed_with, label.computed_with
         if first is not None and other is not None and (differences := first.conflicts(other)):
             logger.warning(
-                "label %s was computed otherwise than %s: %s", label.uuid, known[0].uuid, "; ".join(differences)
+                "label %s was computed with other settings than %s: %s",
+                label.uuid,
+                known[0].uuid,
+                "; ".join(differences),
             )
 
 

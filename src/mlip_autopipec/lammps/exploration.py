@@ -123,7 +123,7 @@ def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, st
     unseen = [] if coverage is None else coverage.unseen(atoms)
     if not unseen:
         return None
-    logger.warning("MD is not begun: %s%s", unseen[0], f", and {len(unseen) - 1} more" if len(unseen) > 1 else "")
+    logger.warning("MD is not started: %s%s", unseen[0], f", and {len(unseen) - 1} more" if len(unseen) > 1 else "")
     atoms.arrays["gamma"] = compute_gamma(potential, atoms)
     halt = HaltStructure(atoms, step, HaltReason.UNSEEN, math.inf, unseen[0].atom)
     return ExplorationResult(WalkStatus.HALTED, step, atoms, halt, engine="none")

@@ -166,7 +166,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     """
     before = state_of(walker)
     if (before, event) not in TRANSITIONS:
-        raise MLIPError(f"walker {walker.index} is {before}; '{event}' cannot happen to it")
+        raise MLIPError(f"walker {walker.index} is {before}; the event '{event}' is invalid in this state")
     after = TRANSITIONS[before, event]
     if event is Event.BEGUN_ANEW:
         return _begun_anew(walker, seed)

@@ -68,8 +68,8 @@ def extract_label(document: Any) -> ExtractedLabel:
     known = "Known are the documents of ASE calculators, VASP and CP2K; see docs/oracles.md"
     for name in names:
         if name in _NOT_PROVEN:
-            raise LabelError(f"no label is read off a {name}: {_NOT_PROVEN[name]}. {known}")
+            raise LabelError(f"no label can be made from a {name}: {_NOT_PROVEN[name]}. {known}")
     raise LabelError(
-        f"no label can be read off a {type(document).__name__}: its units and kind of energy are not known here. "
+        f"no label can be made from a {type(document).__name__}: its units and kind of energy are not known here. "
         f"{known}"
     )

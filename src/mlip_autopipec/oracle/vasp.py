@@ -231,7 +231,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     Raises
     ------
     LabelError
-        If the run did not converge, was computed with other settings than asked for, or lacks what a label needs.
+        If the run did not converge, was computed with other settings than requested, or lacks what a label needs.
     """
     where, calculation = document.dir_name, (document.calcs_reversed or [None])[0]
     steps = None if calculation is None else calculation.output.ionic_steps
@@ -239,7 +239,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
         raise LabelError(f"the VASP document in {where} holds no ionic step; keep store_trajectory at NO")
     last = steps[-1]
     if not last.electronic_steps:
-        raise LabelError(f"VASP in {where} made no electronic step: its forces are not DFT's (ML_LMLFF?)")
+        raise LabelError(f"VASP in {where} made no electronic step, so its forces are not from DFT; is ML_LMLFF set?")
     incar, parameters = calculation.input.incar or {}, calculation.input.parameters or {}
     reason = unconverged(
         where, {**parameters, **incar}, [step.e_fr_energy for step in last.electronic_steps], parameters.get("NELM")
@@ -252,8 +252,8 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
         raise LabelError(f"VASP in {where} ended as '{state}', not successful: {'; '.join(map(str, errors))}")
     if changed := changed_settings(document):
         raise LabelError(
-            f"VASP in {where} ran with other settings than asked for: {'; '.join(changed)}. Labels of mixed settings "
-            "spoil a dataset; set the key yourself for all labels, or leave out the custodian handler that changed it"
+            f"VASP in {where} ran with other settings than asked for: {'; '.join(changed)}. All labels need the "
+            "same settings; set the key yourself for all labels, or leave out the custodian handler that changed it"
         )
     # forces are the derivative of the free energy, not of the energy for sigma -> 0 that
     # document.output.energy holds; the sites were sorted, so the structure is the document's own
@@ -261,7 +261,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     if not np.isfinite(last.e_fr_energy) or not np.isfinite(output.forces).all():  # emmet calls that successful
         raise LabelError(
             f"VASP in {where} ended with an energy of {last.e_fr_energy} eV and forces that are "
-            f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its electrons diverged. Look at "
+            f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its SCF diverged. Read "
             "OSZICAR; another ALGO or mixing may help, or the structure is unphysical"
         )
     label = labelled(output.structure, last.e_fr_energy, output.forces, output.stress, "free_energy")

@@ -57,7 +57,7 @@ class RunFileText:
                 "`mlip-autopipec init` writes one to begin with"
             )
         if twice := list(_twice(self._root, ())):
-            raise self.error([(loc, "is there twice; YAML would silently take the last one") for loc in twice])
+            raise self.error([(loc, "is given twice; YAML would use the last one without a message") for loc in twice])
 
     def line(self, loc: Loc) -> tuple[int, Loc]:
         """

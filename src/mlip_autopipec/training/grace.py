@@ -278,7 +278,7 @@ def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_siz
         fail("gracemaker did not train: its metrics show no iteration", path, log, advice)
     first, last = points[0].total, points[-1].total
     if fine_tune and "Loaded checkpoint from start/checkpoint" not in log:
-        fail("gracemaker started from nothing instead of continuing", path, log, advice)
+        fail("gracemaker started from scratch instead of continuing", path, log, advice)
     if last > first * (1 + LOSS_DIGITS) if fine_tune else last >= first:
         more = "raise fine_tune_maxiter" if fine_tune else "raise maxiter"
         fail(f"the loss of gracemaker went from {first:g} to {last:g}", path, log, more)
@@ -330,7 +330,7 @@ def read_state(potential: ACEPotential) -> dict[str, str]:
     """
     if not potential.is_grace:
         raise InvalidInputError(
-            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or start from nothing"
+            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or train from scratch"
         )
     _, found, text = potential.yaml.partition(f"\n{STATE}:")
     state = yaml.safe_load(f"{STATE}:{text}")[STATE] if found else {}

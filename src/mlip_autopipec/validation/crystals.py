@@ -128,7 +128,7 @@ def find_crystal(atoms: Atoms, max_atoms: int, symprec: float) -> Crystal:
     if not with_open_vacuum(primitive, VACUUM_A).pbc.all():
         raise PropertyError(
             f"{formula} holds a layer of at least {VACUUM_A:g} A without atoms; a surface, wire, molecule or lone atom "
-            "has no volume of its own"
+            "has no bulk volume"
         )
     if len(primitive) > max_atoms:
         raise PropertyError(too_large)

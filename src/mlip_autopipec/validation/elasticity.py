@@ -219,7 +219,7 @@ def _inverse(hessian: Floats) -> Floats:
     if (values[internal] < _SOFT * values.max()).any():
         raise PropertyError(
             f"the crystal is not stable: a mode at q = 0 has a force constant of {values[internal].min():.4f} eV/A^2, "
-            "so its atoms would not relax but leave",
+            "so its atoms do not relax to a minimum",
             "give a stable crystal, or set PropertyGate.relaxed_ions to false to compare constants of clamped ions",
         )
     inside = vectors[:, internal]

@@ -94,7 +94,7 @@ def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
             advice = "check trainable_parameters and kappa: no trainable coefficient lowers the loss"
         fail(f"pacemaker did not train: its log has no iteration{said}", path, log, advice)
     if fine_tune and _FROM_NOTHING in log:
-        fail("pacemaker started from nothing instead of continuing", path, log)
+        fail("pacemaker started from scratch instead of continuing", path, log)
     if fine_tune and fit.last_loss > fit.first_loss * (1 + LOSS_DIGITS):
         problem = f"the fine-tune raised the loss from {fit.first_loss:g} to {fit.last_loss:g}"
         fail(problem, path, log, "raise fine_tune_maxiter or fit from nothing (fine_tune=False)")

@@ -233,7 +233,7 @@ class PacemakerTrainer(ACETrainer):
             fail(f"pacemaker wrote no {OUTPUT}", folder / LOG, log)
         # pacemaker keeps there what it was about to fit
         if not coefficients_differ(folder / OUTPUT, folder / "target_potential.yaml"):
-            fail("pacemaker moved no coefficient", folder / LOG, log, "check trainable_parameters and kappa")
+            fail("pacemaker changed no coefficient", folder / LOG, log, "check trainable_parameters and kappa")
         info = pd.read_pickle(folder / "fitting_data_info.pckl.gzip", compression="gzip")  # noqa: S301 made by this run
         if dropped := sorted(set(train["name"]) - set(info["name"])):
             # they would be missing from what the potential knows, and halt the MD again and again
