@@ -62,7 +62,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert (few.threshold, few.spearman, few.why) == (None, None, "4 labels, at least 5 are needed")
     hopeless = calibrate(law(10, prefactor=100.0), wished_error=0.01)
     assert hopeless.threshold is None
-    assert hopeless.why == "errors exceed 0.01 eV/A at every gamma that was met"
+    assert hopeless.why == "errors exceed 0.01 eV/A at every gamma of the labels"
     fine = calibrate(law(10, prefactor=1e-3), wished_error=5.0)
     assert fine.beyond
     assert fine.threshold == pytest.approx(max(g.max() for g, _ in law(10)))

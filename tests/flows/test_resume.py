@@ -214,7 +214,7 @@ def test_what_the_user_gave_is_not_used_twice(run, monkeypatch, events, n, with_
     flow = two_walkers(events).make(COPPER, 300, campaign_id="c", labels=labelled(4), initial_potential=potential)
     run(flow, store, monkeypatch, n, "after")
     if n < 1 + with_potential:
-        with pytest.raises(Exception, match=r"broke off while its input was being stored"):
+        with pytest.raises(Exception, match=r"was interrupted while its input was being stored"):
             OTFMaker.resume("c", store)
         return
     before = [label.uuid for label in read_labels("c", store=store) if label.origin == "given"]

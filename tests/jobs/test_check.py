@@ -73,7 +73,13 @@ def test_a_bad_potential_learns_and_all_walkers_begin_anew(run_loop, stored_docu
     assert potentials[1].new_before is not None
     assert potentials[1].new_before.forces_rmse_meV_A == pytest.approx(checks[0].errors.forces_rmse_meV_A)
     lines = {document.cycle: document.line() for document in stored_documents(OTFDocument)}
-    assert ["even when learnt: try a larger basis" in lines[c] for c in range(5)] == [False, False, True, False, True]
+    assert ["even after training on it: try a larger basis" in lines[c] for c in range(5)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     walks = stored_documents(WalkDocument)
     seeds = {(walk.walker, walk.cycle): walk.seed for walk in walks}
     assert sorted(seeds) == [(w, c) for w in (0, 1) for c in (0, 2, 4)]

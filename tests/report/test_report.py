@@ -318,7 +318,7 @@ def test_a_campaign_without_a_potential_says_why(tmp_path: Path):
     assert plots(page).keys() == {"origins"}, "what is drawn is what there is: labels that failed"
     text = Outline(page).text
     assert "ORACLE_FAILING" in text
-    assert "There is no potential. The campaign stands at ORACLE_FAILING" in text
+    assert "There is no potential. The status of the campaign is ORACLE_FAILING" in text
     assert "No MD has been run: there is no potential yet to run it with." in text
     assert "failed: LabelError: the stand-in oracle was told to fail here" in text or "told to fail here" in text
     assert "error unknown no potential" in text

@@ -50,7 +50,7 @@ def build_active_set(
     Return ``potential`` with the active set of ``frames``: all atoms of all of them.
 
     pacemaker's ``pace_activeset`` by default leaves out the atoms with the largest force
-    errors, just those that were bought last; here none is left out.
+    errors, which are usually those of the newest labels; here none is left out.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEP
     """
     Return ``potential`` with the active set that it would have if it were trained on ``frames`` as well.
 
-    Its functions stay as they are, so that gamma tells what would still be new after these labels.
+    Its functions stay as they are, so that gamma is that of a training set with these labels.
     """
     potential = complete_active_set(potential)
     inverse = {element: np.asarray(matrix) for element, matrix in potential.active_set_inverse.items()}

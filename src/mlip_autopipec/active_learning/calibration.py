@@ -3,7 +3,7 @@ Calibration of gamma: extrapolation grades of new labels against their true forc
 
 Every new label is a test of the potential that asked for it, before it is trained on: each of its
 atoms gives a pair of gamma and force error. Pairs of all cycles together tell whether the two go
-together, and which threshold of gamma would have kept the errors within a wished one.
+together, and which threshold of gamma keeps the errors within a wished limit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GradedErrors:
     energy_error
         Potential minus label in eV/atom.
     in_core
-        A pair is inside the core repulsion, where gamma says nothing: MD halts there for that.
+        A pair is inside the core repulsion, where gamma is not defined; MD halts there for another reason.
     """
 
     gamma: NDArray[np.float64]
@@ -108,8 +108,8 @@ class Calibration(MSONable):
     quantile
         Share of the atoms whose error has to be within the wished one.
     beyond
-        True if no error was large enough to tell: the threshold is then the largest gamma that was
-        met, and the true one is higher.
+        True if no error was large enough: the threshold is then the largest gamma of the labels,
+        and the true one is higher.
     why
         Why there is no threshold.
     """
@@ -178,7 +178,7 @@ def calibrate(
         drawn = [logs[k] for k in rng.integers(len(logs), size=len(logs))]
         some_gamma, some_error = (np.concatenate(x) for x in zip(*drawn, strict=True))
         crossing, _ = _crossing(some_gamma, some_error, np.log(wished_error), quantile)
-        # none at all is below whatever was met
+        # no threshold means one below all labels
         samples.append(-np.inf if crossing is None else crossing)
     low, high = np.exp(np.quantile(samples, (0.05, 0.95), method="nearest"))
     return Calibration(
@@ -192,7 +192,7 @@ def calibrate(
         threshold_high=None if found is None else float(high),
         quantile=quantile,
         beyond=beyond,
-        why=f"errors exceed {wished_error:g} eV/A at every gamma that was met" if found is None else None,
+        why=f"errors exceed {wished_error:g} eV/A at every gamma of the labels" if found is None else None,
     )
 
 

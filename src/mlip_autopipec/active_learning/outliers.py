@@ -115,7 +115,7 @@ class LabelQuarantine(MSONable):
             The labels that the potential was trained on; dimers, of little weight, are left out.
         earlier
             What :func:`~mlip_autopipec.active_learning.calibration.grade_errors` gave for labels of earlier
-            cycles: honest errors, where those on ``others`` are errors of a fit.
+            cycles: errors of prediction, while those on ``others`` are errors of the fit.
         graded
             What it gives for ``new``, where that is known already.
 

@@ -68,7 +68,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:
-    """Say before labels are bought that what is to be trained with them cannot be."""
+    """Warn before labels are computed that the trainer cannot run."""
     from importlib.util import find_spec
 
     from mlip_autopipec.doctor.machine import check_pacemaker

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What a command ends with, for scripts; :data:`MEANING` says it in words."""
+    """Exit codes of the commands, for scripts; :data:`MEANING` describes them."""
 
     CONVERGED = 0
     """Converged; of other commands: done."""
     FAILED = 1
-    """Refused input, a step that died, an oracle that fails too often."""
+    """Invalid input, a failed step, or too many failed labels."""
     USAGE = 2
     """An unknown option, a missing argument."""
     NOT_CONVERGED = 3
@@ -43,7 +43,7 @@ CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode
 
 
 def exit_code(status: LoopStatus | str) -> ExitCode:
-    """Return the exit code of a campaign that stands like this."""
+    """Return the exit code of a campaign with this status."""
     from mlip_autopipec.schemas.loop import LoopStatus
 
     return {

@@ -97,7 +97,7 @@ def submit(
 def mend(
     launchpad: LaunchPadFile = None,
     older_than: Annotated[
-        float, typer.Option(help="Leave alone what was written in the last so many seconds.", min=0)
+        float, typer.Option(help="Ignore documents written in the last so many seconds.", min=0)
     ] = 3600.0,
     as_json: AsJson = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""``status``: where campaigns stand, from a folder's store or from the database."""
+"""``status``: progress of campaigns, from a folder's store or from the database."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """
-    Tell where campaigns stand.
+    Show the progress of campaigns.
 
     The database is the JobStore that jobflow is configured for (JOBFLOW_CONFIG_FILE). Of one campaign the exit code is
     that of run: 0 converged, 3 budget spent, 4 stalled, 1 failed; 5 while it runs. A table of all ends with 0.

@@ -353,7 +353,7 @@ def evaluate(calculator: ACECalculator | GRACEFSCalculator, atoms: Atoms) -> dic
 
 
 def _labelled(atoms: Atoms, source: Atoms, source_index: NDArray[np.int_], core: NDArray[np.bool_]) -> Atoms:
-    """Give the cell what the large one knows of each atom, and where it came from."""
+    """Copy the arrays of the large cell for each atom, and its provenance."""
     like = bare_copy(source)[source_index]
     like.cell, like.pbc, like.positions = atoms.cell, True, atoms.positions
     like.info = {"centre": 0}

@@ -43,7 +43,7 @@ class CutoutSettings(MSONable):
     composition_tolerance
         Accepted change of the fraction of any element, against the surroundings.
     oxidation_states
-        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: guessed for
+        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: estimated for
         compounds of elements that differ in electronegativity. {}: nothing has to add up.
     minimum_distance_ratio
         No pair of the boundary region is closer than this times the sum of the covalent radii.

@@ -93,7 +93,7 @@ class Campaigns:
 
     def list(self, elements: Sequence[str] | None = None) -> List[OTFDocument]:
         """
-        Return where each campaign stands, the latest last.
+        Return the status of each campaign, the latest last.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Campaigns:
         return [document for _, document in sorted(map(self._newest, self._names(criteria)), key=itemgetter(0))]
 
     def status(self, campaign_id: str) -> OTFDocument:
-        """Return where a campaign stands: its last assessment; of cycle 0 without a potential before there is one."""
+        """Return the status of a campaign: its last assessment; of cycle 0 without a potential before there is one."""
         if campaign_id not in self.names():
             raise self._unknown(campaign_id)
         return self._newest(campaign_id)[1]
@@ -371,7 +371,7 @@ class Campaigns:
         return MLIPError(f"no campaign '{campaign_id}' is in {title_of(self.store)}; there are {self.names()}")
 
     def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
-        """Where a campaign stands and when that was stored."""
+        """Status of a campaign and when it was stored."""
         of_loop = {"output.kind": "loop", "output.campaign_id": campaign_id}
         last = self.store.query_one(of_loop, ["output.cycle"], sort={"output.cycle": -1})
         if last is not None:

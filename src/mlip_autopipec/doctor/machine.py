@@ -326,5 +326,5 @@ def check_launchpad() -> Result:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the begin of what an error says, without the topology that pymongo adds."""
+    """Return the first line of an error, without the topology that pymongo adds."""
     return (str(error).strip().splitlines() or [""])[0].split(", Topology Description")[0][:300]

@@ -92,7 +92,7 @@ def check_campaign(
 
 
 def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
-    """Refuse a structure that no label would be bought for: its walker could never leave its first frame."""
+    """Refuse a structure that is never labelled: its walker could never leave its first frame."""
     contact = shortest_contact(atoms, minimum_distance_ratio)
     if contact is not None:
         raise InvalidInputError(

@@ -82,7 +82,7 @@ class OTFMaker(LoopParts):
     --------
     >>> from ase.build import bulk
     >>> from mlip_autopipec.jobs.static import EMTStaticMaker
-    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # a toy, to try the loop with
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # fast, to try the loop
     >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
     >>> flow.name
     'on-the-fly learning'
@@ -136,7 +136,7 @@ class OTFMaker(LoopParts):
 
     @staticmethod
     def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> Flow:
-        """Make the flow that takes up a campaign that broke off: :func:`mlip_autopipec.flows.resume.resume`."""
+        """Make the flow that resumes an interrupted campaign: :func:`mlip_autopipec.flows.resume.resume`."""
         from mlip_autopipec.flows import resume
 
         return resume.resume(campaign_id, store, maker)
@@ -171,7 +171,7 @@ class OTFMaker(LoopParts):
         labels, initial_potential
             As for :meth:`make`.
         done
-            What is in the store already of a first cycle that broke off.
+            Stored documents of an interrupted first cycle.
         """
         done = done or CycleResults()
         record = self.recording(document)
@@ -273,7 +273,7 @@ class OTFMaker(LoopParts):
         walkers
             Numbers of the walkers that were run.
         walks
-            What became of them, or the uuids of walks that were done before; None where the job died.
+            Results of MD, or uuids of walks that were done before; None where the job failed.
         potential
             Of this cycle, or its uuid; None where none came out.
         batch

@@ -50,7 +50,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     """
     Make the flow that takes a campaign up again after its last complete cycle.
 
-    Of a cycle that broke off, labels are found by their keys, and a potential and walks that were stored are
+    Of an interrupted cycle, labels are found by their keys, and a potential and walks that were stored are
     used as they are.
 
     Parameters
@@ -60,7 +60,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     store
         Its JobStore.
     maker
-        To go on with instead of the recorded one, for instance with settings of the oracle mended.
+        To use instead of the stored one, for instance with corrected settings of the oracle.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, r
     given = [d for d in _read(PotentialDocument, store, criteria, payload=True) if not d.trainer]
     if len(labels) != task.n_given_labels or bool(given) is not task.given_potential:
         raise MLIPError(
-            f"campaign '{task.campaign_id}' broke off while its input was being stored ({len(labels)} of "
+            f"campaign '{task.campaign_id}' was interrupted while its input was being stored ({len(labels)} of "
             f"{task.n_given_labels} labels are stored); nothing is computed yet, start again with another campaign_id"
         )
     done: CycleResults | None = None
@@ -224,7 +224,7 @@ def _last_state(campaign_id: str, store: JobStore) -> tuple[LoopState | None, Lo
 def _stored_results(
     campaign_id: str, cycle: int, store: JobStore, walkers: Sequence[WalkerState], previous: str | None
 ) -> CycleResults:
-    """Return what can be used as it is of a cycle that broke off; ``previous`` is the potential before it."""
+    """Return the documents of an interrupted cycle that can be used; ``previous`` is the potential before it."""
     criteria = {"output.campaign_id": campaign_id, "output.cycle": cycle}
     batches = [batch for batch in _read(LabelBatch, store, criteria) if not batch.oracle_failing]
     trained = [p for p in _read(PotentialDocument, store, criteria) if p.trainer and p.parent_id == previous]

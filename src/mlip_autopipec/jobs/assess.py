@@ -1,4 +1,4 @@
-"""Assess: what the walkers' fates mean for the loop, and the document of a cycle."""
+"""Assess: update the walkers by their results, judge the loop, and make the document of a cycle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def update_state(
     state
         Before the cycle.
     walks
-        One result for each of ``walkers``; None where the MD job died.
+        One result for each of ``walkers``; None where the MD job failed.
     walkers
         Numbers of the walkers that were run.
     potential, batch
@@ -101,7 +101,7 @@ def judge_cycle(
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
-        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
+        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} failed; see the log of its job for the reason"
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
     if labelled and graded and {one.label_id for one in aside} >= {one.label_id for one in graded}:

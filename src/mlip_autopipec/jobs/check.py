@@ -80,7 +80,7 @@ def propose_check(
     property_gate
         Properties that are to be compared: its cells follow.
     budget
-        Labels that may still be bought, if that is limited. A property whose cells are too many is left out.
+        Labels that may still be computed, if that is limited. A property whose cells are too many is left out.
     """
     rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]

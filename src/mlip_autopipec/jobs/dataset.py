@@ -140,7 +140,7 @@ def in_batch(batch: LabelBatch) -> dict[str, Any]:
     """
     Return the query for the labels of one batch, failed ones among them.
 
-    A cycle that broke off and was done again has further labels, perhaps of other settings, which are not of the batch.
+    A cycle that was interrupted and repeated has further labels, perhaps of other settings, which are not of the batch.
     """
     of_cycle = {"output.campaign_id": batch.campaign_id, "output.cycle": batch.cycle}
     return {"output.kind": "label", **({"uuid": {"$in": batch.label_ids}} if batch.label_ids else of_cycle)}
@@ -201,7 +201,7 @@ def import_labels(labels: str, campaign_id: str, part: int = 0, after: object = 
 @loop_job()
 def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument:
     """
-    Store the potential a user brought along; which elements met is known from the labels given with it.
+    Store a potential given by the user; its coverage is known from the labels given with it.
 
     Parameters
     ----------

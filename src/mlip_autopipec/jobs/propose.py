@@ -152,7 +152,7 @@ class SelectMaker(Maker):
     name
         Name of the job.
     n_max
-        Most labels bought per cycle. A small number costs a few more cycles and saves labels; where many
+        Most labels per cycle. A small number costs a few more cycles and saves labels; where many
         walkers halt at once, one for each of them spares cycles.
     gamma_min
         Candidates whose grade is below this, given those already chosen, are not labelled.
@@ -177,13 +177,13 @@ class SelectMaker(Maker):
         Parameters
         ----------
         proposals
-            The proposals of this cycle; None where a job died, which does without that walker.
+            The proposals of this cycle; None where a job failed, whose walker is left out.
         potential_id
             uuid of the potential whose active set is enlarged.
         campaign_id, cycle
             Of the loop.
         budget
-            Labels that may still be bought, if that is limited.
+            Labels that may still be computed, if that is limited.
         """
         n_max = self.n_max if budget is None else min(self.n_max, budget)
         pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
@@ -192,7 +192,7 @@ class SelectMaker(Maker):
         halted, required = what_halted(pool)
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
-        if not chosen:  # nothing new by gamma, after an explosion for instance: learn the halted frames
+        if not chosen:  # no candidate above gamma_min, after an explosion for instance: label the halted frames
             chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
         choices = [
             Choice(source_id=pool[k][0].uuid, source_index=pool[k][1], walker=pool[k][0].walker, gamma=gamma)

@@ -166,7 +166,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
         if (sign := (other["owner"], other["beat"])) != seen:
             seen, since = sign, time.monotonic()
         if _is_dead(other) or time.monotonic() - since > DEAD_S:
-            logger.warning("taking over label %s... from a process that is gone: %s", key[:8], other)
+            logger.warning("taking over label %s... from a process that has ended: %s", key[:8], other)
             gone = {"_id": key, "owner": other["owner"], "beat": other["beat"]}
             patiently(lambda: claims.delete_one(gone))  # noqa: B023  # done at once
         else:
@@ -174,7 +174,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
 
 
 def _is_dead(claim: dict[str, Any]) -> bool:
-    """Tell whether the process of a claim was one of this machine and is gone."""
+    """Return whether the process of a claim was one of this machine and has ended."""
     if claim["host"] != socket.gethostname():
         return False
     try:

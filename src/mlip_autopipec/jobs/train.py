@@ -44,7 +44,7 @@ class TrainMaker(Maker):
         How to fit: :class:`~mlip_autopipec.training.linear.LinearACETrainer` or
         :class:`~mlip_autopipec.training.pacemaker.trainer.PacemakerTrainer`.
     quarantine
-        Judges the new labels before they are trained on; None trusts all.
+        Flags outliers among new labels before they are trained on; None flags none.
     """
 
     name: str = "train"
@@ -68,7 +68,7 @@ class TrainMaker(Maker):
         Parameters
         ----------
         batch
-            What became of this cycle's labels, or the user's own; None when their job died. The uuid of an
+            What became of this cycle's labels, or the user's own; None when their job failed. The uuid of an
             earlier batch: its labels of a check, and outliers accepted since, are new to the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
@@ -78,7 +78,7 @@ class TrainMaker(Maker):
         initial_potential
             The potential to continue from, or its uuid.
         fine_tune
-            Continue with few iterations, and prove that the new labels were learnt.
+            Continue with few iterations, and require a lower error of the new labels.
 
         Returns
         -------
@@ -93,7 +93,7 @@ class TrainMaker(Maker):
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
-        # what a check was made with is learnt as soon as there is anything to learn
+        # labels of a check are trained on in the next training
         train = [label for label in labels if label.split in ("train", CHECK)]
         test = [label for label in labels if label.split == "test"]
         warn_of_mixed_settings([*train, *test])
@@ -109,7 +109,7 @@ class TrainMaker(Maker):
                 return False
             if label.uuid in let_in:
                 return label.uuid in just_let_in
-            # the others of an earlier batch were learnt, unless it was a check's
+            # the others of an earlier batch were trained on, unless they are of a check
             return label.cycle == batch.cycle and not (earlier and just_let_in)
 
         old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
@@ -155,7 +155,7 @@ class TrainMaker(Maker):
         campaign_id: str,
         cycle: int,
     ) -> tuple[list[LabelDocument], list[GradedLabel], list[QuarantinedLabel]]:
-        """Measure the potential on new labels; return those that are trusted, all measurements, and the others."""
+        """Measure the potential on new labels; return the accepted ones, all measurements, and the outliers."""
         if potential is None or not new or not potential.active_set_inverse:
             return list(new), [], []
         frames = [label.to_atoms() for label in new]

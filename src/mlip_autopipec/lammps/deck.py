@@ -109,7 +109,7 @@ def render(
     Raises
     ------
     InvalidInputError
-        If the template cannot be rendered, or lacks what is read back; says what.
+        If the template cannot be rendered, or lacks something that is read back; the message names it.
     """
     what = f"the LAMMPS template {TEMPLATE}" if settings.template is None else "MDSettings.template"
     values = _variables(elements, condition, settings, engine, start_step) | {
@@ -162,7 +162,7 @@ def shipped_path() -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """Split LAMMPS input into commands: continued lines joined, comments and white space gone."""
+    """Split LAMMPS input into commands: continued lines joined, without comments and white space."""
     joined = re.sub(r"&[ \t]*\n[ \t]*", "", text)
     return [stripped for line in joined.splitlines() if (stripped := line.strip()) and not stripped.startswith("#")]
 

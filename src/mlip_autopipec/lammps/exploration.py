@@ -70,7 +70,7 @@ def run_exploration(
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
         where it has that style (it cannot run GRACE-FS), else the library.
     coverage
-        Which elements met in the training set: a structure to start from that holds others halts at once.
+        Pairs and triplets of elements in the training set: a start structure with others halts at once.
     directory
         Where the run folder is made.
 

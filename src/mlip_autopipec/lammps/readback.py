@@ -93,7 +93,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
     """
     Read the steps and structures of a text dump, in the structure's own orientation.
 
-    A last frame that is cut off, as LAMMPS leaves it when it dies, is left out.
+    A last frame that is cut off, as LAMMPS leaves it when it is killed, is left out.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
             try:
                 raw = next(raws, None)
             except Exception as error:
-                if _is_cut_off(path, n_read):  # the frame LAMMPS was writing when it died
+                if _is_cut_off(path, n_read):  # the frame LAMMPS was writing when it was killed
                     return
                 raise ExplorationError(
                     f"frame {n_read + 1} of {path} cannot be read: {type(error).__name__}: {error}; it is no dump of "
@@ -135,7 +135,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
 
 
 def _is_cut_off(path: Path, n_read: int) -> bool:
-    """Tell whether the frame after so many is the last of a dump and has fewer lines than it says."""
+    """Return whether the frame after so many is the last of a dump and has fewer lines than its header says."""
     frames = path.read_text(errors="replace").split("ITEM: TIMESTEP\n")[1:]
     if len(frames) != n_read + 1:
         return len(frames) == n_read  # not even the heading of a further frame

@@ -61,7 +61,7 @@ class HaltVerdict(StrEnum):
     EXPLOSION = "explosion"
     """The frame is invalid: the last valid one is labelled, and MD resumes from it."""
     REPEAT = "repeat"
-    """The halted frame has been learnt before: an error, which ends the loop."""
+    """The halted frame was trained on before: an error, which ends the loop."""
 
 
 _VERDICTS = {
@@ -143,7 +143,7 @@ class MDSettings(MSONable):
         target, at least 5000 K.
     volume_limit_A3
         Above this volume in A^3 the run counts as exploded: gamma is low in a gas, so a cell that evaporates would
-        pass for a clean run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
+        count as a completed run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
     wall_time_s
         Wall time in s after which a run writes a restart file and ends, for a further job to go
         on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at

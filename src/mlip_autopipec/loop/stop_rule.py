@@ -32,9 +32,9 @@ class StopRule(MSONable):
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
     n_check_labels
-        When all walkers have completed, so many frames of their MD are labelled and the potential is compared with
-        them before it is trained on them. If it is worse than the limits below, they are learnt and all walkers begin
-        again with new seeds. 0: no check.
+        When all walkers have completed, so many frames of their MD are labelled, and the potential is compared with
+        them before it is trained on them. If it is worse than the limits below, it is trained on them and all walkers
+        restart with new seeds. 0: no check.
     max_relative_force_error, force_error_floor_meV_A
         The root mean square force error may be this share of the root mean square force of these labels, and at least
         this many meV/A.
@@ -69,7 +69,7 @@ class StopRule(MSONable):
             raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
 
     def labels_left(self, state: LoopState) -> int | None:
-        """Return how many labels may still be bought; None for no limit."""
+        """Return how many labels may still be computed; None for no limit."""
         return None if self.max_labels is None else self.max_labels - state.n_labels
 
     def needs_check(self, state: LoopState) -> bool:
@@ -90,7 +90,7 @@ class StopRule(MSONable):
         if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
             found = state.check.describe()
             if state.check.beyond_budget:
-                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {completed}; {found}"
+                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {completed}; {found}"
             return LoopStatus.STALLED, (
                 f"the oracle does not give what the potential is to be compared with: {found}. Mend "
                 "that, or ask for other properties; OTFMaker.extend goes on"
@@ -108,7 +108,7 @@ class StopRule(MSONable):
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
         if self.max_labels is not None and state.n_labels >= self.max_labels:
-            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {left}"
+            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {left}"
         if self.max_hours is not None and state.hours >= self.max_hours:
             return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
         return LoopStatus.LEARNING, left

@@ -37,7 +37,7 @@ class State(StrEnum):
     HALTED = "HALTED"
     """In unknown territory; labelled and trained on, it goes on from there."""
     CRASHED = "CRASHED"
-    """The process of its MD died; it is run again from where it stood before."""
+    """The process of its MD failed; MD is run again from its last state."""
     TIMED_OUT = "TIMED_OUT"
     """The wall time was over; it goes on from its restart file."""
     NOT_RUN = "NOT_RUN"
@@ -60,7 +60,7 @@ class Event(StrEnum):
     EXPLOSION = "explosion"
     """MD halted on an explosion."""
     CRASHED = "crashed"
-    """The process of MD died."""
+    """The process of MD failed."""
     TIMED_OUT = "timed_out"
     """The wall time of MD was over, and no job went on with it."""
     NOT_RUN = "not_run"
@@ -136,7 +136,7 @@ def state_of(walker: WalkerState) -> State:
 
 
 def event_of(walk: WalkDocument | None) -> Event:
-    """Return what a walk is to its walker; None is a job that died."""
+    """Return the event that a walk is for its walker; None is a job that failed."""
     if walk is None:
         return Event.CRASHED
     if walk.status == "HALTED":
@@ -176,7 +176,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
         update |= {"n_repeats": 0, "n_explosions": 0, "verdict": None, "reason": walker.reason}
         if before is after:
             update["status"] = walker.status
-    elif event is Event.CRASHED:  # nothing was learnt: it is run again from where it stood
+    elif event is Event.CRASHED:  # no new label: it is run again from its last state
         update |= {"verdict": None, "gamma_max": None, "n_repeats": walker.n_repeats + 1}
     elif event is Event.NOT_RUN:
         update |= {"verdict": None, "gamma_max": None, "reason": None}
@@ -228,7 +228,7 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
     walker
         Before it.
     walk
-        The result; None where the job died.
+        The result; None where the job failed.
     n_learnt
         Number of atoms of the label of its halted frame, if that was labelled and trained on in this cycle: of a large
         cell the surroundings of some atoms are learnt at a time.

@@ -1,7 +1,7 @@
 """One uniform label from the task document of any code.
 
 The documents are not uniform: which energy, which unit and sign of the stress and which order
-of the sites differs from code to code. What is not known here is refused, never guessed.
+of the sites differs from code to code. Unknown documents are refused.
 """
 
 from __future__ import annotations

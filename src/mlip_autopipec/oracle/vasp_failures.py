@@ -62,7 +62,7 @@ def unconverged(
     if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7 and not added:
         return (
             f"VASP in {where} did not converge: it stopped after {len(energies_eV)} of NELM = {nelm} electronic steps "
-            f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it told to stop (STOPCAR, wall "
+            f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it stopped (STOPCAR, wall "
             "time)?"
         )
     return None

@@ -29,7 +29,7 @@ class Look:
 @dataclass(frozen=True)
 class FitLoss:
     """
-    Where a fit stands.
+    Progress of a fit.
 
     Parameters
     ----------

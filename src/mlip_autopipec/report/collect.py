@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Limits:
     """
-    How much of a long campaign goes into the page; what is left out is told there.
+    How much of a long campaign goes into the page; the page says what is left out.
 
     Parameters
     ----------

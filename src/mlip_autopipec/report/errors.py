@@ -238,4 +238,4 @@ def _chosen(frames: Sequence[Atoms], n: int, seed: int) -> list[Atoms]:
 
 
 def _no_potential(data: CampaignData) -> str:
-    return f"There is no potential. The campaign stands at {data.status.status}: {data.status.why}."
+    return f"There is no potential. The status of the campaign is {data.status.status}: {data.status.why}."

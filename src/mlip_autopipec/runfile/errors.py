@@ -127,7 +127,7 @@ class RunFileText:
         except InvalidInputError as error:
             culprit = _CULPRIT.match(str(error))
             inner = (*loc, culprit[1]) if culprit else loc
-            # a default that does not suit stands in no line; the section does
+            # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
 
 

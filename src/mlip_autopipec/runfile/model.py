@@ -1,4 +1,4 @@
-"""The run file: one YAML that says everything about a campaign, checked before anything is computed."""
+"""The run file: one YAML file that describes a whole campaign, checked before anything is computed."""
 
 from __future__ import annotations
 

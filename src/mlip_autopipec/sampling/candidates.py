@@ -145,7 +145,7 @@ class CandidateGenerator(MSONable):
             calculator, velocities and constraints; ``info["origin"]`` tells how each was made.
             A halted frame that is too close for a label (:data:`~mlip_autopipec.structures.distances.LABEL_RATIO`) is
             left out. If it is too close to be varied, variants are made from the last dumped frame that is not; without
-            such a frame, those variants of the halted frame are returned that heal the contact, perhaps fewer.
+            such a frame, those variants of the halted frame are returned that remove the contact, perhaps fewer.
 
         Raises
         ------
@@ -280,7 +280,7 @@ class CandidateGenerator(MSONable):
                 return candidate
             if contact is not None:
                 reason = f"{contact[0]}-{contact[1]} {contact[2]:.3f} A apart, allowed {contact[3]:.3f} A"
-                # towards the base, if that is sound; a broken one needs large moves to heal
+                # towards the base, if that is valid; else large moves are needed to separate its atoms
                 size *= _SHRINK if healthy else 1.0
             else:
                 reason = "it equals one there is"

@@ -67,17 +67,17 @@ class StructureGenerator(MSONable):
     minimum_distance_ratio
         No pair closer than this times the sum of the covalent radii.
     cover_pairs
-        Add structures in which each pair of elements that never meets is neighbours.
+        Add structures in which each missing pair of elements is neighbours.
     n_pair_structures
         So many for each missing pair.
     pair_cutoff
-        Distance in Angstrom up to which two atoms meet.
+        Distance in Angstrom up to which two atoms are neighbours.
     isolated_atoms
         Add each element as a single atom in a box. Their energies become the reference energies
         of the potential; they are not trained on.
     dimers
         Add dimers of each pair of elements. Where the structures hold no short distances, by small
-        ``rattle_amplitudes``, they replace the steep core repulsion there by something learnt; trainers
+        ``rattle_amplitudes``, they add data at short range, where there would be the core repulsion only; trainers
         give them little weight. None adds none.
     """
 

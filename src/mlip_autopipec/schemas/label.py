@@ -119,7 +119,7 @@ class LabelDocument(Document):
 
     @classmethod
     def referring_to(cls, original: LabelDocument, **fields: object) -> LabelDocument:
-        """Make a document that stands for a label which is there already."""
+        """Make a document that refers to an existing label."""
         small = original.model_dump(include=set(_OF_THE_CALCULATION - _LARGE))
         return cls.model_validate({**small, **fields, "state": "successful", "reused_from": original.uuid})
 
@@ -144,7 +144,7 @@ class LabelDocument(Document):
         return atoms
 
 
-#: Fields of a label that belong to the calculation, not to who asked for it; the second those that grow with the atoms.
+#: Fields of a label that belong to the calculation, not to its request; the second those that grow with the atoms.
 _OF_THE_CALCULATION = frozenset(
     "key oracle computed_with corrections directory formula n_atoms energy_eV energy_kind max_force_eV_A "
     "forces_eV_A stress_eV_A3 magmoms_muB atoms".split()

@@ -13,7 +13,7 @@ from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocum
 
 
 class LoopStatus(StrEnum):
-    """Where a loop stands, or how it ended."""
+    """Status of a loop."""
 
     LEARNING = "LEARNING"
     """The next cycle follows."""
@@ -28,7 +28,7 @@ class LoopStatus(StrEnum):
     ORACLE_FAILING = "ORACLE_FAILING"
     """Too many labels failed."""
     FAILED = "FAILED"
-    """A step of the last cycle died; its folder and log tell why. All labels are kept."""
+    """A step of the last cycle failed; its folder and log have the reason. All labels are kept."""
     PAUSED = "PAUSED"
     """This process cannot nest further cycles; everything is kept and can be continued."""
 
@@ -76,7 +76,7 @@ class WalkerState(BaseModel):
         return self.status == "HALTED" and self.walk_id is not None and self.reason not in ("crashed", "timed_out")
 
     def describe(self) -> str:
-        """Tell in a few words where this walker stands."""
+        """Return the state of this walker as a short text."""
         where = f"w{self.index} {self.condition.temperature_K:g} K"
         if self.status == "HALTED":
             grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
@@ -94,7 +94,7 @@ class CheckResult(Document):
         None, description="Of the potential on labels from halt-free MD; None if none were asked for."
     )
     forces_rms_meV_A: float | None = Field(None, description="Root mean square force component of these labels, meV/A.")
-    limit_meV_A: float | None = Field(None, description="What the root mean square force error may be, meV/A.")
+    limit_meV_A: float | None = Field(None, description="Limit of the root mean square force error, meV/A.")
     properties: list[dict[str, Any]] = Field(
         default_factory=list,
         description="Properties of crystals by oracle and potential, with error, limit and state: those of "
@@ -105,12 +105,12 @@ class CheckResult(Document):
 
     @property
     def teaches(self) -> bool:
-        """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
+        """Whether an error is above its limit; else a failed check failed because labels were missing."""
         too_large = self.errors is not None and self.errors.forces_rmse_meV_A > (self.limit_meV_A or 0.0)
         return too_large or any(p["state"] == "failed" for p in self.properties)
 
     def describe(self) -> str:
-        """Tell the result in a few words."""
+        """Return the result as a short text."""
         told = []
         if self.errors is not None:
             told.append(
@@ -140,7 +140,7 @@ class CheckDocument(CheckResult, WithPayload):
 
 
 class LoopState(BaseModel):
-    """What one cycle hands to the next: small, and no larger after 300 cycles than after one."""
+    """State that one cycle gives to the next; its size does not grow with the cycles."""
 
     campaign_id: str
     seed: int
@@ -161,7 +161,7 @@ class LoopState(BaseModel):
 
 
 class CycleResults(BaseModel):
-    """What the store holds of a cycle that broke off: uuids of documents."""
+    """Stored documents of an interrupted cycle: their uuids."""
 
     potential_id: str | None = None
     batch_id: str | None = None
@@ -171,7 +171,7 @@ class CycleResults(BaseModel):
 
 class OTFDocument(Document):
     """
-    Where a campaign stands after a cycle; the last one is the output of the Flow.
+    Status of a campaign after a cycle; the last one is the output of the Flow.
 
     The final document carries the potential with its files, the earlier ones only its id.
     """
@@ -187,7 +187,7 @@ class OTFDocument(Document):
     n_halts: int = Field(0, description="Halts so far.")
     hours: float = Field(0.0, description="Wall time that was worked since the campaign was made or extended, h.")
     hours_before: float = Field(0.0, description="That before it was last resumed, up to the last complete cycle, h.")
-    clock_started: str | None = Field(None, description="When it was last resumed (UTC); None if it never broke off.")
+    clock_started: str | None = Field(None, description="When it was last resumed (UTC); None if never interrupted.")
     check: CheckResult | None = Field(None, description="The last check on labels from halt-free MD.")
     untrained_batch_id: str | None = Field(
         None,
@@ -235,6 +235,6 @@ class OTFDocument(Document):
             parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")
             limit = self._limit_that_failed()
             if limit is not None and after > limit:  # further labels of the kind will not help
-                parts.append(f"above the check's limit {limit:.1f} even when learnt: try a larger basis")
+                parts.append(f"above the check's limit {limit:.1f} even after training on it: try a larger basis")
         parts.append(f"{sum(self.seconds.values()):.1f} s")
         return "  | ".join(parts)

@@ -41,7 +41,7 @@ class GradedLabel(BaseModel):
     gamma_max: float = Field(description="Largest grade of its atoms.")
     force_error_max_eV_A: float = Field(description="Largest length of the error of a force, eV/A.")
     energy_error_eV_atom: float = Field(description="Potential minus label, eV/atom.")
-    in_core: bool = Field(description="Whether a pair is inside the core, where the grade says nothing.")
+    in_core: bool = Field(description="Whether a pair is inside the core, where the grade is not meaningful.")
 
     @classmethod
     def of(cls, label_id: str, graded: GradedErrors) -> GradedLabel:
@@ -67,7 +67,7 @@ class QuarantinedLabel(BaseModel):
     """A label that is not trained on until the user lets it in."""
 
     label_id: str = Field(description="uuid of the label.")
-    reasons: list[str] = Field(description="Why it is not trusted, in words.")
+    reasons: list[str] = Field(description="Why it is flagged.")
 
 
 class Loss(BaseModel):
@@ -88,7 +88,7 @@ class FitRecord(BaseModel):
     """How an iterative fit went."""
 
     n_iterations: int = Field(description="Iterations of the optimiser, over all steps of a ladder.")
-    converged: bool | None = Field(description="Whether the optimiser said so; running out of iterations is usual.")
+    converged: bool | None = Field(description="Whether the optimiser converged; ending at maxiter is usual.")
     message: str = Field(description="Why the optimiser stopped, in its own words.")
     device: str = Field(description="cpu, or the GPU.")
     start: Loss = Field(description="Before the first iteration.")
@@ -227,7 +227,7 @@ class PotentialDocument(WithPayload):
         return {"train": self.train, "test": self.test, "new_before": self.new_before, "new_after": self.new_after}
 
     def known_surroundings(self) -> Coverage | None:
-        """Return which elements met which in the training set; None if that is not known."""
+        """Return the pairs and triplets of elements in the training set; None if not known."""
         from mlip_autopipec.active_learning.coverage import Coverage
 
         return None if self.coverage is None else Coverage.from_dict(self.coverage)

@@ -1,4 +1,4 @@
-"""Dimers of every pair of elements: what a first potential learns of short distances."""
+"""Dimers of every pair of elements: data of a first potential at short distances."""
 
 from __future__ import annotations
 

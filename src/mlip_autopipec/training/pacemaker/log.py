@@ -43,7 +43,7 @@ _ADVICE = {
 
 
 class LoggedFit(NamedTuple):
-    """What the log alone tells; a loss that is not there is NaN."""
+    """Results that are read from the log; a missing loss is NaN."""
 
     n_iterations: int
     first_loss: float
