@@ -1,4 +1,4 @@
-"""``init``: a run file to begin with."""
+"""``init``: write a first run file."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def init(
     """
     Write a run file with a comment for every setting.
 
-    Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change what you
-    know better. A file that exists is never overwritten.
+    Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change them
+    where needed. An existing file is never overwritten.
 
     For instance:
 

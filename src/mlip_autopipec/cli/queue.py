@@ -54,7 +54,7 @@ def submit(
         mlip-autopipec submit Cu.yaml --workers workers.yaml --priority 10
         mlip-autopipec submit Cu.yaml --resume
 
-    Then qlaunch or rlaunch as usual (docs/fireworks.md); status tells how far it is.
+    Then qlaunch or rlaunch as usual (docs/fireworks.md); status shows its progress.
     """
     with told(as_json):
         from mlip_autopipec.cli.run import maker_if_changed
@@ -102,7 +102,7 @@ def mend(
     as_json: AsJson = False,
 ) -> None:
     """
-    Put right what a worker leaves that is killed in the middle of writing to the LaunchPad.
+    Repair a LaunchPad after a worker was killed while writing to it.
 
     Safe at any time, for instance every hour by cron, beside "lpad detect_lostruns --rerun --refresh".
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
 Folder = Annotated[
-    Path | None, typer.Option(help="Where everything of the campaign is. Default: runs/NAME.", metavar="DIR")
+    Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")
 ]
 
 
@@ -39,7 +39,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder if it exists.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would run, how many labels at most, at what cost."),
+        typer.Option("--dry-run", help="Print what would run, the limit of labels, and their cost."),
     ] = False,
     measure: Annotated[
         bool | None,
@@ -54,7 +54,7 @@ def run(
     Run a campaign on this machine, without a database server.
 
     Prints one line per cycle, then a summary. The folder holds report.html, potential/, dataset.extxyz,
-    result.json, campaign.log and the store of all documents. Ctrl-C is safe: resume goes on.
+    result.json, campaign.log and the store of all documents. After Ctrl-C, resume continues.
 
     For instance:
 
@@ -83,10 +83,10 @@ def run(
 @app.command()
 def resume(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False) -> None:
     """
-    Go on with a campaign that was killed, interrupted, or ended because a step failed.
+    Continue a campaign that was killed or interrupted, or whose step failed.
 
-    Nothing that was computed is computed again. Settings changed in the run file since then apply
-    from now on. Exit codes as for run.
+    Stored results are not computed again. Settings that were changed in the run file apply from now
+    on. Exit codes as for run.
 
     For instance:
 
@@ -106,10 +106,10 @@ def resume(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
 @app.command()
 def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False) -> None:
     """
-    Go on with a campaign that has ended.
+    Continue a campaign that has ended.
 
-    Write further conditions or structures into its run file, new structures after the old ones, or a
-    wider stop rule, or longer MD. Exit codes as for run.
+    First change its run file: further conditions, structures (after the old ones), larger limits of
+    the stop rule, or longer MD. Exit codes as for run.
 
     For instance, after adding "- {temperature_K: 1200}" to the conditions in Cu.yaml:
 
@@ -196,7 +196,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> dict[str, Any]:
-    """Say how to go on after Ctrl-C."""
+    """Return how to continue after Ctrl-C."""
     where = "" if folder is None else f" --folder {folder}"
     go_on = f"mlip-autopipec resume {run_file}{where}"
     try:

@@ -41,7 +41,7 @@ def status(
     ] = None,
     campaign: Annotated[str | None, typer.Option(help="One campaign of the database, with its walkers.")] = None,
     elements: Annotated[
-        list[str] | None, typer.Option("--element", "-e", help="Only campaigns that know this element.")
+        list[str] | None, typer.Option("--element", "-e", help="Only campaigns with this element.")
     ] = None,
     watch: Annotated[
         float | None, typer.Option(help="Print again every so many seconds, until the campaign has ended.", min=0.1)
@@ -91,7 +91,7 @@ def status(
 
 
 def _database() -> JobStore:
-    """Return the configured JobStore; where there is none, say which folders could have been meant."""
+    """Return the configured JobStore; without one, the error lists folders of runs."""
     try:
         return configured_store()
     except MLIPError as error:
@@ -100,7 +100,7 @@ def _database() -> JobStore:
             raise
         named = ", ".join(f"`mlip-autopipec status {folder}`" for folder in here[:5])
         raise MLIPError(
-            f"of which campaign? Here {'is' if len(here) == 1 else 'are'} {named}. A database: {error}"
+            f"name a campaign. Here {'is' if len(here) == 1 else 'are'} {named}. For a database: {error}"
         ) from error
 
 
@@ -118,7 +118,7 @@ def _watched(campaigns: Campaigns, campaign: str, seconds: float, folder: Path |
 
 
 def _summary(document: OTFDocument) -> dict[str, Any]:
-    """Return what a script wants to know of a campaign."""
+    """Return the status of a campaign for scripts."""
     words = {"campaign_id", "status", "why", "elements", "hours"}
     counts = {"n_cycles", "n_halts", "n_labels", "n_new_labels", "n_reused_labels", "n_failed_labels"}
     errors = {"train", "test", "new_before", "new_after"}
