@@ -1,4 +1,4 @@
-"""Exceptions that a user meets. Every message names the culprit, its value and what to do."""
+"""Exceptions of this package. Every message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class InvalidInputError(MLIPError, ValueError):
 
 
 class LabelError(MLIPError):
-    """An oracle calculation from which no trustworthy label can be made."""
+    """An oracle calculation from which no label can be made."""
 
 
 class TrainingError(MLIPError):

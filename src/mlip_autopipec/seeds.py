@@ -12,7 +12,7 @@ class SeedPurpose(StrEnum):
     FIRST_DATASET = "first_dataset"
     """Structures of the first dataset."""
     WALKER = "walker"
-    """Velocities and thermostat of a walker: its number, how often it was begun anew."""
+    """Velocities and thermostat of a walker: its number, its number of restarts."""
     CANDIDATES = "candidates"
     """Candidates around a halt: cycle, walker."""
     CUTOUTS = "cutouts"

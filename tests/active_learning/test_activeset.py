@@ -164,7 +164,7 @@ def test_active_sets_of_other_origin_can_be_completed(pure_metals: ACEPotential,
 def test_the_first_label_of_a_new_pair_does_not_end_the_loop(pure_metals: ACEPotential) -> None:
     """One impurity cannot span the functions of the pair: an error for a first dataset, not later."""
     frames = [*PURE, impurity()]
-    with pytest.raises(TrainingError, match="too alike"):
+    with pytest.raises(TrainingError, match="too similar"):
         build_active_set(pure_metals, frames)
     learnt = build_active_set(pure_metals, frames, pure_metals)
     assert compute_gamma(learnt, impurity()).max() <= 1.01

@@ -62,7 +62,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert (few.threshold, few.spearman, few.why) == (None, None, "4 labels, at least 5 are needed")
     hopeless = calibrate(law(10, prefactor=100.0), wished_error=0.01)
     assert hopeless.threshold is None
-    assert hopeless.why == "errors exceed 0.01 eV/A at every gamma that was met"
+    assert hopeless.why == "errors exceed 0.01 eV/A at every gamma of the labels"
     fine = calibrate(law(10, prefactor=1e-3), wished_error=5.0)
     assert fine.beyond
     assert fine.threshold == pytest.approx(max(g.max() for g, _ in law(10)))
@@ -72,7 +72,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert abs(unrelated.spearman) < 0.15
     same = calibrate([(np.ones(3), np.ones(3))] * 6, 0.1)
     assert same.spearman is None
-    with pytest.raises(InvalidInputError, match="no finite pairs"):
+    with pytest.raises(InvalidInputError, match="not finite pairs"):
         calibrate([(np.array([1.0, np.nan]), np.ones(2))] * 6, 0.1)
     with pytest.raises(InvalidInputError, match=r"wished_error is 0 eV/A"):
         calibrate(law(6), 0)

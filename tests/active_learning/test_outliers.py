@@ -1,4 +1,4 @@
-"""Labels that are set aside, and that healthy ones are not."""
+"""Outliers are flagged, and correct labels are not."""
 
 from __future__ import annotations
 

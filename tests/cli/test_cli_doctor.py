@@ -95,7 +95,7 @@ def test_a_trainer_that_does_not_train_is_found(potential):
         def fit(self, task):
             return task.start, "converged after 0 iterations"
 
-    is_red(science.check_fine_tune(potential, Lazy(), "linear"), "moved no coefficient")
+    is_red(science.check_fine_tune(potential, Lazy(), "linear"), "changed no coefficient")
 
 
 class ShiftedEMT(EMT):

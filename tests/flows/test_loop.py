@@ -178,7 +178,7 @@ def test_a_halt_that_was_learnt_is_not_tried_again(run_loop: Run, copper: Atoms)
 def test_a_walker_that_keeps_exploding_takes_another_way(
     run_loop: Run, memory_jobstore: JobStore, copper: Atoms
 ) -> None:
-    """Once from its last sane frame, then from its start with other velocities; if nothing helps, the loop ends."""
+    """Once from its last valid frame, then from its start with other velocities; if nothing helps, the loop ends."""
     explosions = [Halt(step=100, reason="explosion")] * 9
     maker = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker(halts=explosions[:2]))
     document = run_loop(maker.make(copper, 300, campaign_id="lucky"))
@@ -196,7 +196,7 @@ def test_a_walker_that_keeps_exploding_takes_another_way(
 
 
 def test_a_few_steps_between_explosions_lead_nowhere(run_loop: Run, memory_jobstore: JobStore, copper: Atoms) -> None:
-    """What is learnt on the other way before that place is progress, though; past it, the count begins anew."""
+    """What is learnt on the other way before that place is progress, though; past it, the count starts again."""
     halts = [Halt(step=step, reason="explosion") for step in (100, 110)]
     halts += [Halt(step=40), Halt(step=60), Halt(step=130, reason="explosion")]
     maker = stand_in_loop(dynamics_maker=ScriptedDynamicsMaker(halts=halts))
@@ -209,7 +209,7 @@ def test_a_few_steps_between_explosions_lead_nowhere(run_loop: Run, memory_jobst
 
 
 def test_an_explosion_may_be_tried_again(run_loop: Run, copper: Atoms) -> None:
-    """What was learnt is the last sane frame, from which another path may lead on."""
+    """The label is of the last valid frame, from which another path may lead on."""
     dynamics = ScriptedDynamicsMaker(halts=[Halt(step=100, reason="explosion")] * 3)
     document = run_loop(stand_in_loop(dynamics_maker=dynamics).make(copper, 300))
     assert (document.status, document.n_halts) == (LoopStatus.CONVERGED, 3)

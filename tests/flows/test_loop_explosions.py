@@ -84,7 +84,7 @@ def test_a_start_that_no_label_can_be_bought_for_is_refused():
 
 
 def test_a_start_that_explodes_ends_the_loop_with_the_reason(run_loop, stored_documents):
-    """A time step far too long: there is no sane frame but the first, and no label would help."""
+    """A time step far too long: there is no valid frame but the first, and no label would help."""
     settings = MDSettings(n_steps=400, timestep_fs=80, ensemble="nve", gamma_every=2, gamma_lo=1e8, gamma_hi=1e9)
     final = run_loop(loop(settings, max_cycles=10).make(COPPER, 1500))
     assert final.status == "STALLED"
@@ -94,7 +94,7 @@ def test_a_start_that_explodes_ends_the_loop_with_the_reason(run_loop, stored_do
     assert all(walk.step < walk.halt_step for walk in walks)
     assert final.n_cycles < 10
     labels = [label for label in stored_documents(LabelDocument) if label.state == "successful"]
-    assert max(label.max_force_eV_A for label in labels) < 50, "what was labelled is sane"
+    assert max(label.max_force_eV_A for label in labels) < 50, "valid frames were labelled"
 
 
 def test_after_an_explosion_md_goes_on_from_the_last_sane_frame(run_loop, stored_documents):

@@ -1,4 +1,4 @@
-"""In the loop: labels set aside and let in again, grades beside errors, elements that never met."""
+"""In the loop: outliers flagged and accepted, grades beside errors, unseen elements."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_wrong_label_is_set_aside_until_it_is_let_in(run_loop, stored_document
     assert wrong.uuid not in {label.uuid for label in campaigns.trained_on(potentials[1].uuid)}
     assert potentials[-1].train.energy_rmse_meV_atom < 20
 
-    with pytest.raises(InvalidInputError, match="was not set aside"):
+    with pytest.raises(InvalidInputError, match="is no flagged outlier"):
         campaigns.admit("c", "unknown")
     with pytest.raises(InvalidInputError, match="nothing is left to do"):
         OTFMaker.extend("c", memory_jobstore)
@@ -81,7 +81,7 @@ def test_a_wrong_label_is_set_aside_until_it_is_let_in(run_loop, stored_document
 def test_a_cycle_of_nothing_but_wrong_labels_stalls(run_loop, memory_jobstore):
     final = run_loop(loop([Halt(step=100)], ["label c001"]).make(COPPER, 300, campaign_id="c"))
     assert (final.status, final.n_cycles) == ("STALLED", 1)
-    assert "all 4 labels of cycle 1 were set aside" in final.why
+    assert "all 4 labels of cycle 1 are flagged as outliers" in final.why
     for label in Campaigns(memory_jobstore).quarantined("c"):
         Campaigns(memory_jobstore).admit("c", label)
     extended = run_loop(OTFMaker.extend("c", memory_jobstore))
@@ -97,7 +97,7 @@ def test_all_labels_are_trusted_on_request(run_loop, stored_documents):
     assert stored_documents(PotentialDocument)[-1].train.energy_rmse_meV_atom > 100
 
 
-def test_each_new_label_tells_what_its_grade_was_worth(run_loop, stored_documents, memory_jobstore):
+def test_each_new_label_stores_its_grade_and_error(run_loop, stored_documents, memory_jobstore):
     halts = [Halt(step=100), Halt(step=200)]
     run_loop(loop(halts).make(COPPER, 300, campaign_id="c"))
     first, *others = stored_documents(PotentialDocument)
@@ -117,7 +117,7 @@ def test_each_new_label_tells_what_its_grade_was_worth(run_loop, stored_document
     assert found.spearman is not None
 
 
-def test_thresholds_follow_what_gamma_is_worth(run_loop, monkeypatch):
+def test_thresholds_follow_the_calibration_of_gamma(run_loop, monkeypatch):
     seen = []
     original = ScriptedDynamicsMaker.explore
 
@@ -151,7 +151,7 @@ def test_an_impurity_halts_before_md_and_is_labelled_first(run_loop, stored_docu
     oracle = StandInOracleMaker(physics="emt")
     given = [oracle.compute(a).atoms for a in labels]
     trained = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5)).train(given)
-    # as pace_activeset makes it, gamma is blind to what never met
+    # as pace_activeset makes it, gamma does not see unseen elements
     impure = bulk("Cu", cubic=True) * (3, 3, 3)
     impure.symbols[0] = "Au"
     maker = OTFMaker(

@@ -230,7 +230,7 @@ def test_what_the_user_gave_is_not_used_twice(run, monkeypatch, events, n, with_
     flow = two_walkers(events).make(COPPER, 300, campaign_id="c", labels=labelled(4), initial_potential=potential)
     run(flow, store, monkeypatch, n, "after")
     if n < 1 + with_potential:
-        with pytest.raises(Exception, match=r"broke off while its input was being stored"):
+        with pytest.raises(Exception, match=r"was interrupted while its input was being stored"):
             OTFMaker.resume("c", store)
         return
     before = [label.uuid for label in read_labels("c", store=store) if label.origin == "given"]
@@ -301,7 +301,7 @@ def test_extended_by_budget(run, events):
     assert run(maker.make(COPPER, [300, 600], campaign_id="c"), store).status == "MAX_ITER_REACHED"
     with pytest.raises(InvalidInputError, match="has ended: MAX_ITER_REACHED"):
         OTFMaker.resume("c", store)
-    with pytest.raises(InvalidInputError, match=r"max_cycles=1.*leaves no room"):
+    with pytest.raises(InvalidInputError, match=r"max_cycles=1.*ends the campaign at once"):
         OTFMaker.extend("c", store)
     wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0))
     final = run(OTFMaker.extend("c", store, maker=wider), store)
@@ -388,7 +388,7 @@ def test_a_check_that_was_done_twice_counts_each_frame_once(run, monkeypatch, ev
 
 
 def test_a_check_that_passed_ends_well_whatever_was_set_aside_before(run, events):
-    """Labels that an earlier training set aside are not those of the check."""
+    """Outliers that an earlier training flagged are not labels of the check."""
     store = new_store()
     maker = checked(events)
     original = TrainMaker._judged

@@ -73,7 +73,13 @@ def test_a_bad_potential_learns_and_all_walkers_begin_anew(run_loop, stored_docu
     assert potentials[1].new_before is not None
     assert potentials[1].new_before.forces_rmse_meV_A == pytest.approx(checks[0].errors.forces_rmse_meV_A)
     lines = {document.cycle: document.line() for document in stored_documents(OTFDocument)}
-    assert ["even when learnt: try a larger basis" in lines[c] for c in range(5)] == [False, False, True, False, True]
+    assert ["even after training on it: try a larger basis" in lines[c] for c in range(5)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
     walks = stored_documents(WalkDocument)
     seeds = {(walk.walker, walk.cycle): walk.seed for walk in walks}
     assert sorted(seeds) == [(w, c) for w in (0, 1) for c in (0, 2, 4)]
@@ -85,7 +91,7 @@ def test_no_labels_left_for_a_check(run_loop):
     n_first = run_loop(loop(n_check_labels=0).make(COPPER, 300, campaign_id="a")).n_labels
     final = run_loop(loop(max_labels=n_first).make(COPPER, 300, campaign_id="b"))
     assert final.status == "BUDGET_SPENT"
-    assert "ran through without a halt, unchecked" in final.why
+    assert "completed without a halt, unchecked" in final.why
     assert final.n_labels == n_first
 
 

@@ -23,7 +23,7 @@ def test_labels_of_other_settings_are_named(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING):
         warn_of_mixed_settings(labels)
     assert [record.getMessage() for record in caplog.records] == [
-        "label c was computed otherwise than a: ENCUT: 520 and 680"
+        "label c was computed with other settings than a: ENCUT: 520 and 680"
     ]
     caplog.clear()
     warn_of_mixed_settings(labels[:2])

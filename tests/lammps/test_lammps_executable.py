@@ -319,8 +319,8 @@ def test_the_wall_time_was_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "n_steps", "message"),
     [
-        ([GOOD], 20, r"ends with the look at step 10 \(is the disk full\?\)"),
-        ([], 20, "ends with no look"),
+        ([GOOD], 20, r"ends with step 10 \(is the disk full\?\)"),
+        ([], 20, "ends with no line"),
         ([GOOD, "20 300 -1 0 120 0.5 0"], 1000, "ended at step 20 of 1000 without saying why"),
     ],
 )
@@ -367,7 +367,7 @@ def test_lost_atoms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("log", ["ERROR: Unknown pair style\n", "", "ERROR: Lost atoms\n"])
 def test_crash_names_the_folder_and_ends_with_the_log(tmp_path: Path, log: str) -> None:
-    (tmp_path / deck.LOG).write_text(log)  # without one sane frame lost atoms are a crash as well
+    (tmp_path / deck.LOG).write_text(log)  # without one valid frame lost atoms are a crash as well
     with pytest.raises(ExplorationError, match=rf"code 1 in {re.escape(str(tmp_path))}(?s:.*){log.strip()}$"):
         read(tmp_path, exit_code=1)
 

@@ -227,7 +227,7 @@ def test_a_cell_that_evaporates_is_an_explosion(copper_potential: ACEPotential, 
 
 
 def test_a_jump_of_gamma_is_an_explosion(copper_potential: ACEPotential, tmp_path: Path) -> None:
-    """The frame beyond gamma_explosion is past use; the one before it, below gamma_hi, is labelled and resumed."""
+    """The frame beyond gamma_explosion is invalid; the one before it, below gamma_hi, is labelled and resumed."""
     settings = MDSettings(n_steps=4000, gamma_lo=0.9, gamma_hi=1.6, gamma_explosion=1.6, gamma_every=5)
     condition = Condition(300.0, temperature_end_K=6000.0)
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)

@@ -324,7 +324,7 @@ def test_a_failed_campaign_is_not_completed(
     fizzled = {f.name: f for f in workflow.fws if f.state == "FIZZLED"}
     assert fizzled.keys() == {"train c001", "assess c001"}
     trace = fizzled["assess c001"].launches[-1].action.stored_data["_exception"]["_stacktrace"]
-    assert "ended FAILED: step 'train' of cycle 1 died" in trace
+    assert "ended FAILED: step 'train' of cycle 1 failed" in trace
     failed = configured.final(flow)
     assert (failed.status, failed.cycle) == ("FAILED", 1)
     assert failed.potential is not None

@@ -318,7 +318,7 @@ def _structure(atoms: Atoms) -> object:
 def test_units_of_cp2k_are_those_it_printed(tmp_path: Path) -> None:
     """Narrow; numbers of real runs are checked in tests/dft."""
     document = cp2k_document(tmp_path)
-    with pytest.raises(LabelError, match=r"cp2k\.out is gone"):
+    with pytest.raises(LabelError, match=r"cp2k\.out is missing"):
         extract_label(document)
     printed = " ATOMIC FORCES in [a.u.]\n STRESS| Analytical stress tensor [GPa]\n"
     for other, match in ((printed.replace("a.u.", "eV/A"), "forces in 'eV/A'"), (printed.replace("GPa", "bar"), "bar")):

@@ -31,7 +31,7 @@ def test_there_is_no_oracle_by_default():
 @pytest.mark.parametrize(
     ("maker", "elements", "said"),
     [
-        (EMTStaticMaker(), ["Cu", "O"], "not for O: its H, C, N and O are toys"),
+        (EMTStaticMaker(), ["Cu", "O"], "not for O: its H, C, N and O parameters are for tests only"),
         (CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMT"), ["Si"], "not for Si"),
         (LennardJonesStaticMaker(), ["Ar"], "lacks sigma, epsilon; ASE's default of 1"),
         (CalculatorStaticMaker(calculator_class="ase.calculators.morse.MorsePotential"), [], "lacks epsilon, r0, rho0"),

@@ -200,7 +200,7 @@ def test_labels_with_where_they_came_from(page: str, data: CampaignData):
         assert f"{atoms.info['cycle']} {origin} {atoms.info['walker']} {atoms.info['gamma']:.3g} Cu32 32" in text
 
 
-def test_what_gamma_was_worth(page: str, campaigns: Campaigns, data: CampaignData):
+def test_calibration_of_gamma(page: str, campaigns: Campaigns, data: CampaignData):
     expected = campaigns.calibration(data.status.campaign_id)
     assert expected.n_labels >= 5
     text = Outline(page).text
@@ -318,7 +318,7 @@ def test_a_campaign_without_a_potential_says_why(tmp_path: Path):
     assert plots(page).keys() == {"origins"}, "what is drawn is what there is: labels that failed"
     text = Outline(page).text
     assert "ORACLE_FAILING" in text
-    assert "There is no potential. The campaign stands at ORACLE_FAILING" in text
+    assert "There is no potential. The status of the campaign is ORACLE_FAILING" in text
     assert "No MD has been run: there is no potential yet to run it with." in text
     assert "failed: LabelError: the stand-in oracle was told to fail here" in text or "told to fail here" in text
     assert "error unknown no potential" in text
@@ -361,14 +361,14 @@ def test_labels_that_were_set_aside(tmp_path: Path):
     page = render(collect(found, "c", Limits()), Limits())
     text = Outline(page).text
     assert f"1 Cu32 {'; '.join(reasons)} {label_id}" in text
-    assert "train set aside" in text, "in the table of all labels"
-    (apart,) = [t for t in plots(page)["parity_energy"][0]["data"] if t.get("name") == "set aside"]
+    assert "train flagged outlier" in text, "in the table of all labels"
+    (apart,) = [t for t in plots(page)["parity_energy"][0]["data"] if t.get("name") == "flagged outlier"]
     assert len(apart["x"]) == 1
     assert apart["x"][0] == pytest.approx(apart["y"][0] + 1, abs=0.05), "the stand-in adds 1 eV/atom"
     found.admit("c", label_id)
-    let_in = Outline(render(collect(found, "c", Limits()), Limits())).text
-    assert f"{label_id} let in" in let_in
-    assert "set aside, let in by the user" in let_in
+    accepted = Outline(render(collect(found, "c", Limits()), Limits())).text
+    assert f"{label_id} accepted" in accepted
+    assert "accepted outlier" in accepted
 
 
 def test_any_database_will_do(database: JobStore, tmp_path: Path):

@@ -81,7 +81,7 @@ def refusal(tmp_path: Path, text: str) -> str:
         ("max_cycles: 3", "max_cycles: -3", 15, r"stop\.max_cycles: .*is -3"),
         ("name: Cu", "name: Kr, crystall: 3", 3, r"structures\.0: .*Kr.*it takes name, crystalstructure"),
         ("repeat:", "repeats:", 4, r"did you mean 'repeat'"),
-        ("stop: {", "stop: {max_cycles: 4, ", 15, r"stop\.max_cycles: is there twice"),
+        ("stop: {", "stop: {max_cycles: 4, ", 15, r"stop\.max_cycles: is given twice"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_what_is_allowed(tmp_path, old, new, line, told):

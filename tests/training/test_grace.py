@@ -312,9 +312,9 @@ def spoil_rising(folder: Path) -> None:
     [
         (lambda folder: (folder / "train_metrics.yaml").unlink(), False, "cannot be read"),
         (spoil_no_iteration, False, "did not train"),
-        (spoil_nan, False, "not a number(.|\n)*absurd labels"),
+        (spoil_nan, False, "not a number(.|\n)*wrong labels"),
         (spoil_rising, False, "went from(.|\n)*raise maxiter"),
-        (lambda folder: None, True, "started from nothing"),
+        (lambda folder: None, True, "started from scratch"),
         (lambda folder: (folder / "FS_model.yaml").unlink(), False, "wrote no"),
     ],
 )

@@ -5,7 +5,7 @@ set A is the m rows of largest ``|det A|``, and gamma = ``max_j |(b A^-1)_j|``: 
 ``|det A|`` would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
 gamma <= 1 inside, > 1 outside of what the active set spans.
 
-A function that is zero in the whole training set, as those of a pair of elements that never met,
+A function that is zero in the whole training set, as those of an unseen pair of elements,
 gets a row of its own (:data:`NEVER_SEEN`), so that gamma is huge as soon as it is not zero. pyace cuts
 such functions away, and its gamma is 0 there.
 """
@@ -50,7 +50,7 @@ def build_active_set(
     Return ``potential`` with the active set of ``frames``: all atoms of all of them.
 
     pacemaker's ``pace_activeset`` by default leaves out the atoms with the largest force
-    errors, just those that were bought last; here none is left out.
+    errors, which are usually those of the newest labels; here none is left out.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def build_active_set(
     frames
         The training set.
     present
-        A potential whose active set is enlarged instead of choosing all rows anew, where that is
+        A potential whose active set is enlarged instead of choosing all rows again, where that is
         possible: if its rows are among those of ``frames``, that is if only function
         coefficients were trained since. So gamma stays comparable from one potential to the next.
         With one, environments that are too alike are no error: a first label of a new pair of elements
@@ -86,7 +86,7 @@ def build_active_set(
             active = _most_volume(_with_never_seen(rows, everywhere=present is not None), start)
         except ValueError as error:
             raise TrainingError(
-                f"no active set for {element}: {error}. The environments are too alike; add structures "
+                f"no active set for {element}: {error}. The environments are too similar; add structures "
                 "with larger displacements, strains and volumes, or lower number_of_functions_per_element"
             ) from error
         inverse[element] = _invert(active)
@@ -127,7 +127,7 @@ def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEP
     """
     Return ``potential`` with the active set that it would have if it were trained on ``frames`` as well.
 
-    Its functions stay as they are, so that gamma tells what would still be new after these labels.
+    Its functions stay as they are, so that gamma is that of a training set with these labels.
     """
     potential = complete_active_set(potential)
     inverse = {element: np.asarray(matrix) for element, matrix in potential.active_set_inverse.items()}
@@ -172,7 +172,7 @@ def select_active_set(
     Choose the candidates that enlarge the active set most (D-optimality, MaxVol).
 
     The most informative candidate is taken, the active set is updated with all its atoms by
-    MaxVol, the grades of the others are computed anew, and so on: what resembles a chosen
+    MaxVol, the grades of the others are computed again, and so on: what resembles a chosen
     candidate falls below ``gamma_min`` and is never labelled. The same input gives the same
     choice; of equals the one listed first is taken.
 
@@ -193,7 +193,7 @@ def select_active_set(
         Of the training set. Candidates with surroundings that it does not hold come before all
         that are not required.
     labelled
-        Structures that have a label already, whether it is trained on or set aside: what is nearly
+        Structures that have a label already, whether it is trained on or a flagged outlier: what is nearly
         the same as one of them, or as one chosen, is never chosen, required or not.
 
     Returns

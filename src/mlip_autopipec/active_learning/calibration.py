@@ -1,9 +1,9 @@
 """
-Gamma against the true error: what an extrapolation grade has been worth so far.
+Calibration of gamma: extrapolation grades of new labels against their true force errors.
 
 Every new label is a test of the potential that asked for it, before it is trained on: each of its
 atoms gives a pair of gamma and force error. Pairs of all cycles together tell whether the two go
-together, and which threshold of gamma would have kept the errors within a wished one.
+together, and which threshold of gamma keeps the errors within a wished limit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class GradedErrors:
     energy_error
         Potential minus label in eV/atom.
     in_core
-        A pair is inside the core repulsion, where gamma says nothing: MD halts there for that.
+        A pair is inside the core repulsion, where gamma is not defined; MD halts there for another reason.
     """
 
     gamma: NDArray[np.float64]
@@ -90,7 +90,7 @@ def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
 @dataclass(frozen=True)
 class Calibration(MSONable):
     """
-    What gamma has been worth.
+    Calibration of gamma by the labels so far.
 
     Parameters
     ----------
@@ -109,8 +109,8 @@ class Calibration(MSONable):
     quantile
         Share of the atoms whose error has to be within the wished one.
     beyond
-        True if no error was large enough to tell: the threshold is then the largest gamma that was
-        met, and the true one is higher.
+        True if no error was large enough: the threshold is then the largest gamma of the labels,
+        and the true one is higher.
     why
         Why there is no threshold.
     """
@@ -179,7 +179,7 @@ def calibrate(
         drawn = [logs[k] for k in rng.integers(len(logs), size=len(logs))]
         some_gamma, some_error = (np.concatenate(x) for x in zip(*drawn, strict=True))
         crossing, _ = _crossing(some_gamma, some_error, np.log(wished_error), quantile)
-        # none at all is below whatever was met
+        # no threshold means one below all labels
         samples.append(-np.inf if crossing is None else crossing)
     low, high = np.exp(np.quantile(samples, (0.05, 0.95), method="nearest"))
     return Calibration(
@@ -193,14 +193,14 @@ def calibrate(
         threshold_high=None if found is None else float(high),
         quantile=quantile,
         beyond=beyond,
-        why=f"errors exceed {wished_error:g} eV/A at every gamma that was met" if found is None else None,
+        why=f"errors exceed {wished_error:g} eV/A at every gamma of the labels" if found is None else None,
     )
 
 
 @dataclass
 class ThresholdAdapter(MSONable):
     """
-    Adapts the threshold at which MD halts to what gamma has been worth.
+    Adapts the threshold at which MD halts to the calibration of gamma.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ class ThresholdAdapter(MSONable):
     max_change: float = 1.5
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         low, high = self.bounds
         if not 1 < low <= high:
             raise InvalidInputError(
@@ -265,7 +265,9 @@ def _logarithms(
     gamma, error = (pair.gamma, pair.force_error) if isinstance(pair, GradedErrors) else pair
     gamma, error = np.atleast_1d(np.asarray(gamma, float)), np.atleast_1d(np.asarray(error, float))
     if gamma.shape != error.shape or not (np.isfinite(gamma).all() and np.isfinite(error).all()):
-        raise InvalidInputError(f"grades of shape {gamma.shape} and errors of shape {error.shape} are no finite pairs")
+        raise InvalidInputError(
+            f"grades of shape {gamma.shape} and errors of shape {error.shape} are not finite pairs of equal shape"
+        )
     return np.log(np.maximum(gamma, _LEAST_GAMMA)), np.log(np.maximum(error, _LEAST_ERROR))
 
 

@@ -1,10 +1,10 @@
-"""Which elements met which in a training set: what gamma is blind to.
+"""Coverage: pairs and triplets of elements that are neighbours in a training set.
 
-The basis functions of a pair of elements that never meets are zero in the whole training set, so
-that they span nothing that an atom could extrapolate from: an active set whose null space is cut
+The basis functions of an unseen pair of elements are zero in the whole training set, so that gamma
+does not see them: an active set whose null space is cut
 away, as ``pace_activeset`` makes it, reads gamma = 0 for a nickel atom in copper after training on
 pure copper and pure nickel. The active sets of :mod:`mlip_autopipec.active_learning.activeset` do see it; the
-table says in words what it was, needs no potential, and holds for active sets of other origin.
+table names the unseen elements, needs no potential, and also works with other active sets.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Coverage:
         """Return the coverage of both sets of structures together."""
         if other.cutoff != self.cutoff:
             raise InvalidInputError(
-                f"a coverage within {self.cutoff} A cannot be merged with one within {other.cutoff} A; count anew"
+                f"a coverage within {self.cutoff} A cannot be merged with one within {other.cutoff} A; use one cutoff"
             )
         return self._from_counts(self.cutoff, self._counts() + other._counts())
 
@@ -120,7 +120,7 @@ class Coverage:
         atoms
             Any structure.
         triplets
-            Look at pairs of neighbours as well.
+            Compare pairs of neighbours as well.
 
         Returns
         -------
@@ -133,7 +133,7 @@ class Coverage:
         found = [
             Unseen(int(index), kind[0], kind[1:])
             for kind in unknown
-            # what follows from something simpler is not said twice
+            # a triplet that follows from an unseen pair is not listed again
             if not any(simpler in unknown for simpler in _simpler(kind))
             for index in np.flatnonzero(kinds[kind])
         ]

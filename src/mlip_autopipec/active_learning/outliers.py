@@ -1,5 +1,5 @@
 """
-Labels that are not to be trusted: set aside with a reason, before anything is trained on them.
+Outliers among new labels: they are flagged with a reason before training.
 
 A potential knows the environments it was trained on. Where gamma is low and the label is nevertheless
 far from the prediction, farther than the potential ever was from labels, something is wrong with the
@@ -85,7 +85,7 @@ class LabelQuarantine(MSONable):
     min_labels: int = 10
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name in ("n_sigma", "n_largest", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError(f"LabelQuarantine.{name} is {value}; it has to be positive")
@@ -103,7 +103,7 @@ class LabelQuarantine(MSONable):
         graded: Sequence[GradedErrors] | None = None,
     ) -> list[SetAside]:
         """
-        Find the new labels that are to be set aside.
+        Find the outliers among the new labels.
 
         Parameters
         ----------
@@ -116,7 +116,7 @@ class LabelQuarantine(MSONable):
             The labels that the potential was trained on; dimers, of little weight, are left out.
         earlier
             What :func:`~mlip_autopipec.active_learning.calibration.grade_errors` gave for labels of earlier
-            cycles: honest errors, where those on ``others`` are errors of a fit.
+            cycles: errors of prediction, while those on ``others`` are errors of the fit.
         graded
             What it gives for ``new``, where that is known already.
 

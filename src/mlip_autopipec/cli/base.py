@@ -27,7 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, a
 
 _CODES = "\n".join(f"- {code.value}: {meaning}" for code, meaning in MEANING.items())
 
-#: Order of the commands in --help: as one meets them.
+#: Order of the commands in --help: in the order of use.
 ORDER = "init doctor run resume extend status report export submit mend schema".split()
 
 

@@ -1,4 +1,4 @@
-"""What in a run file is allowed and hardly meant; told before a campaign, never refused."""
+"""Warnings about unusual but valid values in a run file, printed before a campaign."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONG_STEP = 3.0
 
 def cautions(campaign: RunFile) -> list[str]:
     """
-    Look at temperatures, time step, cutoff and cells as a colleague would.
+    Check temperatures, time step, cutoff and cells for unusual values.
 
     Parameters
     ----------
@@ -62,13 +62,13 @@ def cautions(campaign: RunFile) -> list[str]:
         if atoms.pbc.all() and width < cutoff:
             told.append(
                 f"structures: {atoms.get_chemical_formula()} is {width:.1f} A wide, less than the cutoff of {cutoff:g} "
-                "A: atoms meet their own images, a larger repeat shows more"
+                "A: atoms interact with their own images; use a larger repeat"
             )
     return told
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:
-    """Say before labels are bought that what is to be trained with them cannot be."""
+    """Warn before labels are computed that the trainer cannot run."""
     from importlib.util import find_spec
 
     from mlip_autopipec.doctor.machine import check_pacemaker

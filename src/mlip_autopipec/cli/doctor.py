@@ -18,16 +18,16 @@ def doctor(
     run_file: Annotated[
         Path | None, typer.Argument(help="A run file whose oracle is tried instead of EMT.", metavar="RUN.yaml")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Look only; compute nothing.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check the installation only; compute nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """
-    Look at programs, packages, licences, stores and settings, and test in under a minute that the science is right.
+    Check programs, packages, licences, stores and settings, and test gamma, forces and fits in under a minute.
 
     The self-test: gamma is positive and the same in LAMMPS and in pyace, forces are the derivative of the energy, a
-    fine-tune really continues, the oracle really runs, the store gives back what it was given. Green works, yellow is
-    to be known or missing for some uses, red has to be mended; each comes with what to do. Exit code 0 if none is red,
-    else 1.
+    fine-tune continues, the oracle runs, documents of the store can be read back. Green is working, yellow is a note or
+    an optional part that is missing, red has to be corrected; yellow and red lines say what to do. Exit code 0 if none
+    is red, else 1.
 
     For instance:
 

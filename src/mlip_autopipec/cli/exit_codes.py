@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What a command ends with, for scripts; :data:`MEANING` says it in words."""
+    """Exit codes of the commands, for scripts; :data:`MEANING` describes them."""
 
     CONVERGED = 0
     """Converged; of other commands: done."""
     FAILED = 1
-    """Refused input, a step that died, an oracle that fails too often."""
+    """Invalid input, a failed step, or too many failed labels."""
     USAGE = 2
     """An unknown option, a missing argument."""
     NOT_CONVERGED = 3
@@ -23,27 +23,27 @@ class ExitCode(IntEnum):
     STALLED = 4
     """The same halt again and again; the potential is kept."""
     UNFINISHED = 5
-    """Paused, or still running; resume goes on."""
+    """Paused, or still running; resume continues."""
     INTERRUPTED = 130
-    """By Ctrl-C, SIGTERM or a closed terminal; resume goes on."""
+    """By Ctrl-C, SIGTERM or a closed terminal; resume continues."""
 
 
 #: What each code means. Commands that run no campaign end with 0, 1 or 2.
 MEANING: dict[ExitCode, str] = {
     ExitCode.CONVERGED: "converged; of other commands: done",
-    ExitCode.FAILED: "failed: refused input, a step that died, an oracle that fails too often",
+    ExitCode.FAILED: "failed: invalid input, a failed step, or too many failed labels",
     ExitCode.USAGE: "bad usage: an unknown option, a missing argument",
     ExitCode.NOT_CONVERGED: "budget spent (cycles, labels or hours) before it converged; the potential is kept",
-    ExitCode.STALLED: "stalled: the same halt again and again; the potential is kept",
-    ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume goes on",
-    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal; resume goes on",
+    ExitCode.STALLED: "stalled: repeated halts without progress; the potential is kept",
+    ExitCode.UNFINISHED: "not finished: paused, or (status) still running; resume continues",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C, SIGTERM or a closed terminal; resume continues",
 }
 
 CONVERGED, FAILED, NOT_CONVERGED = ExitCode.CONVERGED, ExitCode.FAILED, ExitCode.NOT_CONVERGED
 
 
 def exit_code(status: LoopStatus | str) -> ExitCode:
-    """Return the exit code of a campaign that stands like this."""
+    """Return the exit code of a campaign with this status."""
     from mlip_autopipec.schemas.loop import LoopStatus
 
     return {

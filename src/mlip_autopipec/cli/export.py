@@ -1,4 +1,4 @@
-"""``export``: a potential as others take it."""
+"""``export``: a folder to share, with potential, examples and dataset."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """
-    Write the last potential of a campaign as others take it, into a new folder.
+    Write the last potential of a campaign, with examples and dataset, into a new folder.
 
     The potential as .yaml, .yace and .asi, a LAMMPS input and an ASE example that run, all labels as extended XYZ for
     MACE, NequIP, pacemaker and ASE, all settings, what to cite, and a README. Nothing is overwritten.

@@ -1,4 +1,4 @@
-"""The folder of a campaign on this machine: who runs in it, and when it may be deleted."""
+"""The folder of a campaign on this machine: which process runs in it, and when it may be deleted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def held(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise MLIPError(
                 f"'{short(folder)}' is run by {file.read().strip() or 'another process'} at present; "
-                f"`mlip-autopipec status {short(folder)}` tells how far it is"
+                f"`mlip-autopipec status {short(folder)}` shows its progress"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")

@@ -1,4 +1,4 @@
-"""``init``: a run file to begin with."""
+"""``init``: write a first run file."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def init(
     """
     Write a run file with a comment for every setting.
 
-    Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change what you
-    know better. A file that exists is never overwritten.
+    Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change them
+    where needed. An existing file is never overwritten.
 
     For instance:
 
@@ -88,7 +88,7 @@ def init(
         shown_cells = ", ".join(f"{one.get_chemical_formula()}" for one in atoms)
         console.print(
             f"[green]{escape(str(path))}[/]: {shown_cells} at {at}, oracle {campaign.oracle.kind}, "
-            f"trainer {campaign.trainer.kind}\nread it, change what you know better, then\n"
+            f"trainer {campaign.trainer.kind}\nread it, change it where needed, then\n"
             f"  mlip-autopipec run {escape(str(path))} --dry-run\n  mlip-autopipec run {escape(str(path))}"
         )
     if as_json:

@@ -186,7 +186,9 @@ def log_to(file: Path) -> None:
             if record.name.startswith("mlip_autopipec"):
                 console.print(message.splitlines()[0], markup=False)
             elif "failed with exception" in message:
-                console.print(f"a job died: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False)
+                console.print(
+                    f"a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False
+                )
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)

@@ -155,7 +155,7 @@ def _strained(campaign: RunFile, pressure_GPa: float | None) -> list[str]:
     kind = campaign.oracle.kind
     told = (
         f"by {kind} the structure is under {pressure_GPa:.1f} GPa as it is given, and MD at constant volume stays "
-        f"there; if that is not meant give it the lattice constant of {kind}, or take dynamics.ensemble: npt"
+        f"there; if this is not intended, give the lattice constant of {kind}, or set dynamics.ensemble: npt"
     )
     return [told]
 

@@ -37,11 +37,9 @@ def submit(
         int | None, typer.Option(help="Against other campaigns on this LaunchPad; higher first.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Take up a campaign of this name that broke off or failed.")
+        bool, typer.Option("--resume", help="Continue a campaign of this name that was interrupted or failed.")
     ] = False,
-    extend: Annotated[
-        bool, typer.Option("--extend", help="Go on with a campaign of this name beyond its end.")
-    ] = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Continue a campaign of this name that has ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -56,7 +54,7 @@ def submit(
         mlip-autopipec submit Cu.yaml --workers workers.yaml --priority 10
         mlip-autopipec submit Cu.yaml --resume
 
-    Then qlaunch or rlaunch as usual (docs/fireworks.md); status tells how far it is.
+    Then qlaunch or rlaunch as usual (docs/fireworks.md); status shows its progress.
     """
     with told(as_json):
         from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
@@ -84,7 +82,7 @@ def submit(
             if name in Campaigns(store).names():
                 raise InvalidInputError(
                     f"the JobStore holds a campaign '{name}' already; give this one another name with --campaign, or "
-                    "go on with that one: --resume, --extend"
+                    "continue that one with --resume or --extend"
                 )
             flow = run.flow(name)
         submission = put_up(flow, _launchpad(launchpad), entries, priority=priority)
@@ -101,12 +99,12 @@ def submit(
 def mend(
     launchpad: LaunchPadFile = None,
     older_than: Annotated[
-        float, typer.Option(help="Leave alone what was written in the last so many seconds.", min=0)
+        float, typer.Option(help="Ignore documents written in the last so many seconds.", min=0)
     ] = 3600.0,
     as_json: AsJson = False,
 ) -> None:
     """
-    Put right what a worker leaves that is killed in the middle of writing to the LaunchPad.
+    Repair a LaunchPad after a worker was killed while writing to it.
 
     Safe at any time, for instance every hour by cron, beside "lpad detect_lostruns --rerun --refresh".
 

@@ -32,7 +32,7 @@ def report(
     """
     Write one self-contained HTML file about a campaign, also while it runs.
 
-    How far MD got before each halt, gamma on the way, errors, labels and why each was bought, what gamma was worth, the
+    How far MD got before each halt, gamma on the way, errors, why each label was computed, calibration of gamma, the
     halted structures, and what is needed to repeat it. It works offline, and an older file is replaced.
     """
     with told(as_json):

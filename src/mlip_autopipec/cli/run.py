@@ -28,9 +28,7 @@ RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.
 NewOracle = Annotated[
     bool, typer.Option("--new-oracle", help="Go on with another oracle: labels of both are trained on together.")
 ]
-Folder = Annotated[
-    Path | None, typer.Option(help="Where everything of the campaign is. Default: runs/NAME.", metavar="DIR")
-]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")]
 
 
 @app.command()
@@ -40,7 +38,7 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the campaign that is in the folder.")] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what would run, how many labels at most, at what cost."),
+        typer.Option("--dry-run", help="Print what would run, the limit of labels, and their cost."),
     ] = False,
     measure: Annotated[
         bool | None,
@@ -55,7 +53,7 @@ def run(
     Run a campaign on this machine, without a database server.
 
     Prints one line per cycle, then a summary. The folder holds report.html, potential/, dataset.extxyz,
-    result.json, campaign.log and the store of all documents. Ctrl-C is safe: resume goes on.
+    result.json, campaign.log and the store of all documents. After Ctrl-C, resume continues.
 
     For instance:
 
@@ -89,7 +87,7 @@ def resume(
     run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
 ) -> None:
     """
-    Go on with a campaign that was killed, interrupted, or ended because a step failed.
+    Continue a campaign that was killed or interrupted, or whose step failed.
 
     Nothing that was computed is computed again. A campaign whose loop has ended, but not its validation or its results,
     is finished. Changed settings of MD, selection, training and stopping apply from now on and are named; other
@@ -122,10 +120,10 @@ def extend(
     run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
 ) -> None:
     """
-    Go on with a campaign that has ended.
+    Continue a campaign that has ended.
 
-    Write further conditions or structures into its run file, new structures after the old ones, or a
-    wider stop rule, or longer MD. Exit codes as for run.
+    First change its run file: further conditions, structures (after the old ones), larger limits of
+    the stop rule, or longer MD. Exit codes as for run.
 
     For instance, after adding "- {temperature_K: 1200}" to the conditions in Cu.yaml:
 
@@ -217,7 +215,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> dict[str, Any]:
-    """Say how to go on after Ctrl-C."""
+    """Return how to continue after Ctrl-C."""
     where = "" if folder is None else f" --folder {folder}"
     go_on = f"mlip-autopipec resume {run_file}{where}"
     try:
@@ -226,9 +224,9 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
         campaign_in(target)
     except MLIPError:
         go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
-        why = "interrupted before anything was computed; begin anew with"
+        why = "interrupted before anything was computed; start again with"
     else:
-        why = "interrupted; no label is lost. Go on with"
+        why = "interrupted; all labels are kept. Continue with"
     console.print(f"[yellow]{why}[/] {escape(go_on)}")
     return {
         "status": "INTERRUPTED",

@@ -1,4 +1,4 @@
-"""``schema``: what a run file may hold, for editors."""
+"""``schema``: JSON schema of run files, for editors."""
 
 from __future__ import annotations
 

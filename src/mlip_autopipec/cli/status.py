@@ -1,4 +1,4 @@
-"""``status``: where campaigns stand, from a folder's store or from the database."""
+"""``status``: progress of campaigns, from a folder's store or from the database."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def status(
     ] = None,
     campaign: Annotated[str | None, typer.Option(help="One campaign of the database, with its walkers.")] = None,
     elements: Annotated[
-        list[str] | None, typer.Option("--element", "-e", help="Only campaigns that know this element.")
+        list[str] | None, typer.Option("--element", "-e", help="Only campaigns with this element.")
     ] = None,
     watch: Annotated[
-        float | None, typer.Option(help="Look again every so many seconds, until it has ended.", min=0.1)
+        float | None, typer.Option(help="Print again every so many seconds, until the campaign has ended.", min=0.1)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """
-    Tell where campaigns stand.
+    Show the progress of campaigns.
 
     The database is the JobStore that jobflow is configured for (JOBFLOW_CONFIG_FILE). Of one campaign the exit code is
     that of run: 0 converged, 3 budget spent, 4 stalled, 1 failed; 5 while it runs. A table of all ends with 0.
@@ -91,7 +91,7 @@ def status(
 
 
 def _database() -> JobStore:
-    """Return the configured JobStore; where there is none, say which folders could have been meant."""
+    """Return the configured JobStore; without one, the error lists folders of runs."""
     try:
         return configured_store()
     except MLIPError as error:
@@ -100,7 +100,7 @@ def _database() -> JobStore:
             raise
         named = ", ".join(f"`mlip-autopipec status {folder}`" for folder in here[:5])
         raise MLIPError(
-            f"of which campaign? Here {'is' if len(here) == 1 else 'are'} {named}. A database: {error}"
+            f"name a campaign. Here {'is' if len(here) == 1 else 'are'} {named}. For a database: {error}"
         ) from error
 
 
@@ -118,7 +118,7 @@ def _watched(campaigns: Campaigns, campaign: str, seconds: float, folder: Path |
 
 
 def _summary(document: OTFDocument) -> dict[str, Any]:
-    """Return what a script wants to know of a campaign."""
+    """Return the status of a campaign for scripts."""
     words = {"campaign_id", "status", "why", "elements", "hours"}
     counts = {"n_cycles", "n_halts", "n_labels", "n_new_labels", "n_reused_labels", "n_failed_labels"}
     errors = {"train", "test", "new_before", "new_after"}
@@ -184,7 +184,7 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
         running = None if folder is None else is_held(folder)
         if running is False:
             doing = f"interrupted while {progress.doing}" if progress.doing else "interrupted"
-            note = "no process runs it; `mlip-autopipec resume` with its run file goes on"
+            note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
         return Shown(progress, note="" if running else "if nothing runs, resume it")
     head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)

@@ -1,4 +1,4 @@
-"""Close a piece of a structure in a periodic box: choose its atoms, mend its composition, relax its seam."""
+"""Put a piece of a structure into a periodic box: choose atoms, correct composition, relax the boundary region."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: In the seam no pair is closer than this times its usual distance (the median of nearest neighbours).
+#: In the boundary region no pair is closer than this times its usual distance (the median of nearest neighbours).
 SEAM_RATIO = 0.8
 #: So far (Angstrom) beyond the box atoms are taken to fill it.
 _BEYOND = 0.7
@@ -61,7 +61,7 @@ class Closed:
 
 def usual_distances(around: Surroundings, ratio: float) -> Floats:
     """
-    Closest that pairs may come in a seam, in Angstrom, by atomic numbers.
+    Shortest distances allowed in a boundary region, in Angstrom, by atomic numbers.
 
     ``SEAM_RATIO`` times the median distance of an atom from its nearest neighbour of the other
     element, and at least ``ratio`` times the sum of the covalent radii.
@@ -96,7 +96,7 @@ def close(
     Fill a box with the surroundings of a centre, outward from it.
 
     Atoms are taken in the order of their distance from the centre, an atom only if it is not too close to one that
-    was taken, in the box or in one of its images: of two atoms that collide in the seam the farther one gives way, and
+    was taken, in the box or in one of its images: of two overlapping atoms the farther one is removed, and
     where the faces match every site is filled once. The core is taken as it is.
 
     Parameters
@@ -164,7 +164,7 @@ def close(
 
 
 def without(closed: Closed, which: NDArray[np.int_]) -> Closed:
-    """Remove atoms of the seam."""
+    """Remove atoms of the boundary region."""
     keep = np.ones(len(closed.atoms), dtype=bool)
     keep[which] = False
     return Closed(closed.atoms[keep], closed.places[keep], closed.core[keep], closed.n_removed + len(which))
@@ -195,12 +195,12 @@ def balanced(
     closed: Closed, around: Surroundings, charges: Mapping[str, float], allowed: tuple[float, float]
 ) -> Closed:
     """
-    Take out the farthest ions of the seam that are in surplus, until the total charge is within ``allowed``.
+    Remove the farthest surplus ions of the boundary region, until the total charge is within ``allowed``.
 
     Returns
     -------
     Closed
-        Unchanged if the charge cannot be reached by taking out ions of the seam.
+        Unchanged if the charge cannot be reached by removing ions of the boundary region.
     """
     ions = np.array([charges.get(chemical_symbols[z], 0.0) for z in closed.atoms.numbers])
     outward = np.argsort(-around.distances[closed.places], kind="stable")

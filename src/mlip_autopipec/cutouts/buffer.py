@@ -85,7 +85,7 @@ def buffer_convergence(
     Compare the force on the centre of ever larger cut-outs with that in the large cell.
 
     A cut-out is labelled with the forces that it has itself, so a force that is not converged does no harm
-    to the fit; it says how far the label is one of the large cell.
+    to the fit; it shows how close the label is to one of the large cell.
 
     Parameters
     ----------

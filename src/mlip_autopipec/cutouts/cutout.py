@@ -3,9 +3,9 @@ Cut-outs: the environments of highest gamma of a large cell, each in a small per
 
 DFT cannot take a halted cell of thousands of atoms. What is new in it is the surroundings of a few atoms; each is
 closed in a box of about 2 r_c: its centre then sees, within the cutoff r_c, just what it saw in the large cell, so that
-energy and gamma of the centre are the same to rounding. The label is that of the small cell itself, so nothing in it is
-wrong; only the atoms near its faces are not those of the large cell. They are made as inconspicuous as possible: where
-there is a lattice the box is commensurate with it, atoms that collide give way, and what is not core relaxes.
+energy and gamma of the centre are the same to rounding. The label is that of the small cell itself, so it is
+exact; only the atoms near its faces are not those of the large cell. Their gamma is kept low: where there is a lattice
+the box is commensurate with it, atoms that overlap are removed, and the boundary region is relaxed.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class CutoutGenerator(CutoutSettings):
                 made.append(self.cut(atoms, potential, index, seed, grades))
             except CutoutError as error:
                 failed[index] = error
-            else:  # what looks the same elsewhere is known as soon as this one is labelled
+            else:  # equivalent surroundings elsewhere are known as soon as this one is labelled
                 enlarged = enlarge_active_set(enlarged, [made[-1].atoms])
                 remaining = np.minimum(remaining, evaluate(grading_calculator(enlarged), atoms)["gamma"])
             remaining[_distances(atoms, index) < separation] = -np.inf
@@ -108,8 +108,8 @@ class CutoutGenerator(CutoutSettings):
         """
         Cut out the surroundings of one atom.
 
-        Families of boxes are tried in turn: commensurate with the lattice, with what there is of one, of free shape.
-        Of each the boxes whose seam shows no new gamma come first, small ones of small forces before others, then those
+        Families of boxes are tried in turn: commensurate with the lattice, with some of its directions, of free shape.
+        Boxes without new gamma in the boundary region come first, small ones of small forces before others, then those
         of least new gamma; the first that passes all checks is returned.
 
         Raises

@@ -221,7 +221,7 @@ class Cutting:
         if contact := shortest_contact(core, self.settings.minimum_distance_ratio):
             raise CutoutError(
                 f"within r_c of atom {self.centre} a pair {contact[0]}-{contact[1]} is {contact[2]:.3f} A apart "
-                f"(allowed {contact[3]:.3f} A), and the core is not to be changed; cut out of an earlier frame"
+                f"(allowed {contact[3]:.3f} A), and the inner region must not change; cut out of an earlier frame"
             )
 
     def _families(self, way: Way) -> list[tuple[str, list[Floats]]]:
@@ -305,7 +305,7 @@ class Cutting:
             problems.append(f"an atom outside of the centre has gamma {new:.3f}, more than the centre's {before:.3f}")
         if seam_force > max(self.largest_force, settings.max_seam_force):
             problems.append(
-                f"a force in the seam is {seam_force:.2f} eV/A, around the centre in the large cell at most "
+                f"a force in the boundary region is {seam_force:.2f} eV/A, around the centre in the large cell at most "
                 f"{self.largest_force:.2f}"
             )
         if contact := shortest_contact(atoms, settings.minimum_distance_ratio):
@@ -353,7 +353,7 @@ def evaluate(calculator: ACECalculator | GRACEFSCalculator, atoms: Atoms) -> dic
 
 
 def _labelled(atoms: Atoms, source: Atoms, source_index: NDArray[np.int_], core: NDArray[np.bool_]) -> Atoms:
-    """Give the cell what the large one knows of each atom, and where it came from."""
+    """Copy the arrays of the large cell for each atom, and its provenance."""
     like = bare_copy(source)[source_index]
     like.cell, like.pbc, like.positions = atoms.cell, True, atoms.positions
     like.info = {"centre": 0}

@@ -82,7 +82,7 @@ def ways(opened: Atoms, centre: int, core: float, reach: float) -> list[Way]:
         intervals = [whole + np.array([-1e-6, 1e-6])]
         for depth in _CUTS:
             cut = np.clip(whole, -(core + depth), core + depth)
-            # a surface just below the cut is kept rather than made anew
+            # a surface just below the cut is kept rather than made again
             cut = np.where(np.abs(whole) < core + max(_CUTS), intervals[0], cut)
             if not any(np.allclose(cut, other) for other in intervals):
                 intervals.append(cut)

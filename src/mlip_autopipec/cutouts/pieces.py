@@ -3,7 +3,7 @@ Pieces of a structure that is too large to be labelled whole, before there is an
 
 The first dataset of a grain boundary of thousands of atoms is made of small periodic cells cut out of it: around
 one of its most common atoms, then around those whose neighbourhoods differ most from what the pieces have. There is no
-potential to relax their seams, so atoms that are close there are pushed apart
+potential to relax their boundary regions, so atoms that are close there are pushed apart
 (:mod:`~mlip_autopipec.cutouts.cutout` does better as soon as there is one).
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: In a seam atoms are pushed apart up to this times their usual distance, in so many steps.
+#: In a boundary region atoms are pushed apart up to this times their usual distance, in so many steps.
 _APART, _PUSHES = 0.95, 60
 #: Neighbourhoods are compared within this (Angstrom), by distances smeared by a Gaussian of this width.
 _COMPARED, _SMEARED = 5.0, 0.3
@@ -72,7 +72,7 @@ def cut_pieces(
     rng
         Of the boxes' orientations.
     minimum_distance_ratio
-        No pair of a seam is closer than this times the sum of the covalent radii.
+        No pair of a boundary region is closer than this times the sum of the covalent radii.
 
     Returns
     -------
@@ -192,7 +192,7 @@ def _resembles(closed: Closed, box: Floats, kept: Kept) -> bool:
 
 
 def _pushed_apart(closed: Closed, wanted: Floats) -> Floats:
-    """Return positions (Angstrom) in which atoms of the seam keep the wanted distances, as far as there is room."""
+    """Return positions (Angstrom) in which atoms of the boundary region keep the wanted distances, where possible."""
     atoms = closed.atoms.copy()
     mobile = ~closed.core
     for _ in range(_PUSHES):

@@ -1,4 +1,4 @@
-"""What a cut-out may look like."""
+"""Settings of cut-outs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @dataclass
 class CutoutSettings(MSONable):
     """
-    What a cut-out may look like, and how much is tried for it.
+    Limits on cut-outs, and on the search for them.
 
     Parameters
     ----------
@@ -26,26 +26,27 @@ class CutoutSettings(MSONable):
     max_centres
         Most cut-outs of one frame.
     gamma_min
-        Atoms below this grade are not worth a cut-out.
+        No cut-outs are made of atoms below this grade.
     core_ratio
         Radius of the untouched core in units of the cutoff r_c; at least 1. The force on the
         centre is that of the large cell from 2 on.
     relax_steps, relax_fmax
-        Most FIRE steps, and the largest force (eV/A) at which the relaxation of the seam ends.
+        Most FIRE steps, and the largest force (eV/A) at which the relaxation of the boundary region ends.
     max_seam_ratio
         Accepted gamma of atoms other than the centre, in units of the centre's; what they had in the large cell, and
         ``gamma_min``, are always accepted.
     max_seam_force
-        Accepted force (eV/A) in the seam; where the centre and its neighbours feel more in the large cell, as much.
+        Accepted force (eV/A) in the boundary region; more where the centre and its neighbours have larger forces in
+        the large cell.
     density_range
         Accepted density, relative to the surroundings.
     composition_tolerance
         Accepted change of the fraction of any element, against the surroundings.
     oxidation_states
-        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: guessed for
+        Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: estimated for
         compounds of elements that differ in electronegativity. {}: nothing has to add up.
     minimum_distance_ratio
-        No pair of the seam is closer than this times the sum of the covalent radii.
+        No pair of the boundary region is closer than this times the sum of the covalent radii.
     vacuum
         Vacuum (Angstrom) in a cut-out of a surface; at least the cutoff is taken.
     max_relaxed
@@ -71,7 +72,7 @@ class CutoutSettings(MSONable):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name, least in (("max_atoms", 2), ("max_centres", 1), ("core_ratio", 1), ("max_relaxed", 1)):
             if not (value := getattr(self, name)) >= least:
                 raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be at least {least}")

@@ -1,1 +1,1 @@
-"""Ask the database: what campaigns there are, how they stand, what they learnt and from where."""
+"""Queries of the database: campaigns, their progress, labels, potentials and provenance."""

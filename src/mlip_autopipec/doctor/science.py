@@ -175,7 +175,7 @@ def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str) -> 
         return red(name, f"the basis changed from {potential.n_functions} to {result.potential.n_functions}", remedy)
     told = f"new labels {before.forces_rmse_meV_A:.0f} -> {after.forces_rmse_meV_A:.0f} meV/A"
     if not after.forces_rmse_meV_A < before.forces_rmse_meV_A:
-        return red(name, f"{told}: not learnt", remedy)
+        return red(name, f"{told}: the fine-tune did not lower the error", remedy)
     return green(name, f"{told}, coefficients moved by {100 * moved:.2g} %")
 
 
@@ -217,7 +217,7 @@ def check_oracle(oracle: OracleMaker, atoms: Atoms, kind: str) -> Result:
         return yellow(
             name,
             f"{told}; a force is off the derivative of the energy by {worst:.2g} eV/A",
-            "tighten its convergence (SCF, k-points): a potential learns either",
+            "tighten its convergence (SCF, k-points): inconsistent forces spoil the potential",
         )
     return green(name, f"{told}, the derivative of the energy to {worst:.0e} eV/A")
 

@@ -67,7 +67,7 @@ def write_export(folder: Path, campaigns: Campaigns, campaign_id: str) -> list[P
         raise InvalidInputError(f"'{folder}' is there already, and nothing is overwritten; name another folder")
     status, final = campaigns.status(campaign_id), campaigns.potential(campaign_id)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # all of it or nothing: an export that broke off would look like one
+    # written as a whole or not at all: an incomplete export could be mistaken for a complete one
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write(part, campaigns, status, final)

@@ -44,7 +44,7 @@ def write_dataset(
     trained_on
         ``label_id`` of those the potential was trained on.
     set_aside
-        Of those that are not trusted.
+        Of flagged outliers.
 
     Returns
     -------
@@ -56,8 +56,8 @@ def write_dataset(
         "test": "held out of the first dataset, never trained on",
         "check": "from halt-free MD, to check the potential with; not trained on",
         "isolated_atoms": "energies of isolated atoms",
-        "set_aside": "not trusted: off what the potential knows, or of another magnetic state; not trained on",
-        "not_trained_on": "bought after the last training",
+        "set_aside": "flagged outliers: a large error where gamma is low, or another magnetic state; not trained on",
+        "not_trained_on": "computed after the last training",
     }
     parts: dict[str, list[Atoms]] = {name: [] for name in words}
     for atoms in labels:

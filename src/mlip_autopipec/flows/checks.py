@@ -43,7 +43,7 @@ def check_campaign(
     ------
     InvalidInputError
         For structures MD cannot run in, labels without energy or forces, elements the initial
-        potential lacks, and parameters of the makers that cannot be meant.
+        potential lacks, and invalid parameters of the makers.
     """
     if not frames:
         raise InvalidInputError("structures is empty; give at least one structure")
@@ -61,7 +61,7 @@ def check_campaign(
     if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
         raise InvalidInputError(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
-            f"{maker.dynamics_maker.settings.gamma_hi}: what halts MD would not be worth a label; lower gamma_min"
+            f"{maker.dynamics_maker.settings.gamma_hi}: frames that halt MD would not be labelled; lower gamma_min"
         )
     made, labelled = maker.propose_maker.generator.minimum_distance_ratio, maker.oracle_maker.minimum_distance_ratio
     if made < labelled:
@@ -96,13 +96,13 @@ def check_campaign(
 
 
 def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
-    """Refuse a structure that no label would be bought for: its walker could never leave its first frame."""
+    """Refuse a structure that is never labelled: its walker could never leave its first frame."""
     contact = shortest_contact(atoms, minimum_distance_ratio)
     if contact is not None:
         raise InvalidInputError(
             f"the structure {atoms.get_chemical_formula()}: {contact[0]}-{contact[1]} are {contact[2]:.3f} A apart; "
             f"below {contact[3]:.3f} A nothing is labelled (OracleMaker.minimum_distance_ratio "
-            f"{minimum_distance_ratio}); relax it, or lower the ratio if such pairs are what it is about"
+            f"{minimum_distance_ratio}); relax it, or lower the ratio if such short distances are intended"
         )
 
 
@@ -110,7 +110,7 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
     if labels and all(Provenance.of(atoms).split is not Split.TRAIN for atoms in labels):
         raise InvalidInputError(
             f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
-            f"{sorted({str(Provenance.of(a).split) for a in labels})}; 'train' is what a potential learns from"
+            f"{sorted({str(Provenance.of(a).split) for a in labels})}; use 'train' for labels to train on"
         )
     for i, atoms in enumerate(labels):
         if initial_potential is not None:

@@ -50,7 +50,7 @@ def first_potential(
         source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:
-        # active sets of other origin may be blind to what their training set never had
+        # other active sets may not see elements that are missing in their training set
         complete = complete_active_set(initial_potential)
         potential = PotentialDocument.from_potential(complete).model_dump(mode="json")
         given = named(import_potential(potential, campaign, last.output), "import potential")
@@ -120,7 +120,7 @@ def cycle_jobs(
     state
         After the cycle before.
     done
-        What is in the store already of a cycle that broke off.
+        Stored documents of an interrupted cycle.
     record
         The job that stores the structures of new walkers.
     """
@@ -133,7 +133,7 @@ def cycle_jobs(
     if maker.stop_rule.needs_check(state):
         return _check_jobs(maker, state)
     if not any(w.is_due for w in state.walkers) and state.untrained_batch_id is None:
-        # a stop rule of one's own asks for more than one clean run of each
+        # a custom stop rule may require more than one completed run of each
         state = state.model_copy(update={"walkers": begun_anew(state.walkers, state.seed)})
     running = [w for w in state.walkers if w.is_due]
     jobs: list[Job] = []
@@ -181,7 +181,7 @@ def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> 
 
 
 def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
-    """Make the jobs that compare the potential with labels from MD that ran through."""
+    """Make the jobs that compare the potential with labels from MD without halts."""
     campaign, cycle, potential_id = state.campaign_id, state.cycle, state.potential_id
     assert potential_id is not None
     rule = maker.stop_rule

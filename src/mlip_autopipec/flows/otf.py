@@ -52,7 +52,7 @@ class OTFMaker(LoopParts):
     MD explores with the current potential; where the extrapolation grade gamma says that an
     atom is in unknown territory it halts; the region is sampled, the most informative
     structures are labelled, the potential is fine-tuned, and MD resumes where it halted. The
-    loop ends when every walker runs through.
+    loop ends when every walker completes without a halt.
 
     Parameters
     ----------
@@ -71,10 +71,10 @@ class OTFMaker(LoopParts):
     stop_rule
         When the loop ends.
     threshold_adapter
-        Adapts the thresholds of gamma to what gamma has been worth so far; None keeps those of the MD settings.
+        Adapts the thresholds of gamma to its calibration by the labels so far; None keeps those of the MD settings.
     ladder
         Whether the conditions are rungs of a ladder: each structure is explored at the next one only
-        when it has run through at the one before. Otherwise at all of them from the beginning.
+        when it has completed the one before without a halt. Otherwise at all of them from the beginning.
     seed
         Everything random is derived from it.
 
@@ -82,7 +82,7 @@ class OTFMaker(LoopParts):
     --------
     >>> from ase.build import bulk
     >>> from mlip_autopipec.jobs.static import EMTStaticMaker
-    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # a toy, to try the loop with
+    >>> maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))  # fast, to try the loop
     >>> flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), [300, 1000])
     >>> flow.name
     'on-the-fly learning'
@@ -137,7 +137,7 @@ class OTFMaker(LoopParts):
 
     @staticmethod
     def resume(campaign_id: str, store: JobStore, maker: OTFMaker | None = None) -> Flow:
-        """Make the flow that takes up a campaign that broke off: :func:`mlip_autopipec.flows.resume.resume`."""
+        """Make the flow that resumes an interrupted campaign: :func:`mlip_autopipec.flows.resume.resume`."""
         from mlip_autopipec.flows import resume
 
         return resume.resume(campaign_id, store, maker)
@@ -172,7 +172,7 @@ class OTFMaker(LoopParts):
         labels, initial_potential
             As for :meth:`make`.
         done
-            What is in the store already of a first cycle that broke off.
+            Stored documents of an interrupted first cycle.
         """
         done = done or CycleResults()
         record = self.recording(document)
@@ -274,7 +274,7 @@ class OTFMaker(LoopParts):
         walkers
             Numbers of the walkers that were run.
         walks
-            What became of them, or the uuids of walks that were done before; None where the job died.
+            Results of MD, or uuids of walks that were done before; None where the job failed.
         potential
             Of this cycle, or its uuid; None where none came out.
         batch

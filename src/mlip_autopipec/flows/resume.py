@@ -42,7 +42,7 @@ def recorded_maker(campaign_id: str, store: JobStore) -> LoopParts:
 
     maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
     if not isinstance(maker, LoopParts):
-        raise MLIPError(f"campaign '{campaign_id}' was recorded with a {type(maker).__name__}; no OTFMaker")
+        raise MLIPError(f"campaign '{campaign_id}' was run with a {type(maker).__name__}, not with an OTFMaker")
     return maker
 
 
@@ -50,7 +50,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     """
     Make the flow that takes a campaign up again after its last complete cycle.
 
-    Of a cycle that broke off, labels are found by their keys, and a potential and walks that were stored are
+    Of an interrupted cycle, labels are found by their keys, and a potential and walks that were stored are
     used as they are.
 
     Parameters
@@ -60,7 +60,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     store
         Its JobStore.
     maker
-        To go on with instead of the recorded one, for instance with settings of the oracle mended.
+        To use instead of the stored one, for instance with corrected settings of the oracle.
 
     Raises
     ------
@@ -111,8 +111,8 @@ def extend(
     """
     Make the flow that continues a campaign beyond what it was asked for.
 
-    Labels that were let in (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are learnt first, and walkers
-    that had run through begin anew.
+    Accepted outliers (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are trained on first, and completed
+    walkers restart with a new seed.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def extend(
         the campaign's elements.
     maker
         To go on with instead of the recorded one: ``recorded_maker`` with another stop rule, or with longer MD, for
-        which walkers that have run through go on.
+        which completed walkers go on.
 
     Raises
     ------
@@ -144,8 +144,8 @@ def extend(
             all_conditions.append(condition)
     if unknown := sorted(set(elements_of(frames)) - set(task.elements)):
         raise InvalidInputError(
-            f"the new structures hold {unknown}, which campaign '{campaign_id}' ({'-'.join(task.elements)}) has no "
-            "basis for; begin a new campaign with them, whose labels of common structures are found by their keys"
+            f"the new structures contain {unknown}, but campaign '{campaign_id}' ({'-'.join(task.elements)}) has "
+            "no basis functions for them; start a new campaign, which reuses the labels of common structures"
         )
     check_campaign(using, frames, all_conditions, [], None)
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
@@ -155,7 +155,7 @@ def extend(
     if using.ladder:
         walkers = as_ladders(walkers)
     untrained = _batch_let_in(campaign_id, store, state)
-    if untrained is not None:  # what has run through did so without these labels
+    if untrained is not None:  # completed walkers ran with a potential without these labels
         done = {w.index for w in walkers if w.status == "CONVERGED"}
         again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
         walkers = [again.get(w.index, w) for w in walkers]
@@ -168,9 +168,9 @@ def extend(
     )
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
-        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new")
+        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new to do")
     if status is not LoopStatus.LEARNING:
-        raise InvalidInputError(f"the stop rule {using.stop_rule} leaves no room: {why}; give a maker with a wider one")
+        raise InvalidInputError(f"the stop rule {using.stop_rule} ends the campaign at once: {why}; raise its limits")
     return _flow(using, state, None, record)
 
 
@@ -181,7 +181,7 @@ def _flow(maker: LoopParts, state: LoopState, done: CycleResults | None, record:
 
 
 def _batch_let_in(campaign_id: str, store: JobStore, state: LoopState) -> str | None:
-    """Return the uuid of the batch of a label that was let in and is not learnt yet."""
+    """Return the uuid of the batch of an accepted outlier that is not trained on yet."""
     found = _read(PotentialDocument, store, {"output.campaign_id": campaign_id, "uuid": state.potential_id})
     waiting = read_admitted(campaign_id, store) - set(found[-1].let_in if found else [])
     if not waiting:
@@ -205,8 +205,8 @@ def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, r
     given = [d for d in _read(PotentialDocument, store, criteria, payload=True) if not d.trainer]
     if len(labels) != task.n_given_labels or bool(given) is not task.given_potential:
         raise MLIPError(
-            f"campaign '{task.campaign_id}' broke off while its input was being stored ({len(labels)} of "
-            f"{task.n_given_labels} labels are there); make it anew under another campaign_id, nothing was computed yet"
+            f"campaign '{task.campaign_id}' was interrupted while its input was being stored ({len(labels)} of "
+            f"{task.n_given_labels} labels are stored); nothing is computed yet, start again with another campaign_id"
         )
     done: CycleResults | None = None
     if reuse_results:
@@ -237,7 +237,7 @@ def _last_state(campaign_id: str, store: JobStore) -> tuple[LoopState | None, Lo
 def _stored_results(
     campaign_id: str, cycle: int, store: JobStore, walkers: Sequence[WalkerState], previous: str | None
 ) -> CycleResults:
-    """Return what can be used as it is of a cycle that broke off; ``previous`` is the potential before it."""
+    """Return the documents of an interrupted cycle that can be used; ``previous`` is the potential before it."""
     criteria = {"output.campaign_id": campaign_id, "output.cycle": cycle}
     batches = [batch for batch in _read(LabelBatch, store, criteria) if not batch.oracle_failing]
     trained = [p for p in _read(PotentialDocument, store, criteria) if p.trainer and p.parent_id == previous]

@@ -22,7 +22,7 @@ def assign_workers(flow: Flow, workers: Mapping[str, Mapping[str, Any]]) -> None
     """
     Tell the manager of a campaign's jobs where each of them is to run, in all cycles.
 
-    Jobs appended later inherit what is said here by their names. What an entry may hold is the
+    Jobs appended later inherit these entries by their names. What an entry may hold is the
     manager's business: FireWorks takes entries of a Firework's spec (``_category``, ``_fworker``,
     ``_priority``, ``_queueadapter``), jobflow-remote ``worker``, ``resources`` and ``exec_config``.
 

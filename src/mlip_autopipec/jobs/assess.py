@@ -1,4 +1,4 @@
-"""Assess: what the walkers' fates mean for the loop, and the document of a cycle."""
+"""Assess: update the walkers by their results, judge the loop, and make the document of a cycle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def update_state(
     state
         Before the cycle.
     walks
-        One result for each of ``walkers``; None where the MD job died.
+        One result for each of ``walkers``; None where the MD job failed.
     walkers
         Numbers of the walkers that were run.
     potential, batch
@@ -101,15 +101,15 @@ def judge_cycle(
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
-        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} died; its job's log tells why"
-    # what an earlier training set aside says nothing of this cycle's labels; graded are all new ones of a training
+        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} failed; see the log of its job for the reason"
+    # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
     if labelled and graded and {one.label_id for one in aside} >= {one.label_id for one in graded}:
         first_label = aside[0]
         return LoopStatus.STALLED, (
-            f"all {len(aside)} labels of cycle {state.cycle} were set aside, the first ({first_label.label_id}) "
-            f"because {first_label.reasons[0]}. Look at the oracle; good labels are let in with Campaigns.admit, and "
-            "OTFMaker.extend goes on"
+            f"all {len(aside)} labels of cycle {state.cycle} are flagged as outliers, the first "
+            f"({first_label.label_id}) because {first_label.reasons[0]}. Check the oracle. "
+            "Accept correct labels with Campaigns.admit, then continue with OTFMaker.extend"
         )
     status, why = rule.judge(state)
     if status is LoopStatus.LEARNING and not can_nest_further():

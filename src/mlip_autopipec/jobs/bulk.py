@@ -42,7 +42,7 @@ def patiently(operation: Callable[[], T]) -> T:
         except ConnectionFailure as error:
             if time.monotonic() > until:
                 raise
-            logger.warning("the database is away, trying again: %s", error)
+            logger.warning("no connection to the database, trying again: %s", error)
             time.sleep(PAUSE_S)
 
 

@@ -63,12 +63,12 @@ def propose_check(
     budget: int | None = None,
 ) -> ProposalDocument:
     """
-    Take frames from MD that ran through without a halt; of those too large to be labelled, what is known least.
+    Take frames from MD that completed without a halt; of frames too large for a label, cut-outs of highest gamma.
 
     Parameters
     ----------
     walk_ids
-        uuids of the walks that ran through.
+        uuids of the walks that completed without a halt.
     campaign_id, cycle
         Of the loop.
     n_labels
@@ -84,7 +84,7 @@ def propose_check(
     property_gate
         Properties that are to be compared: its cells follow.
     budget
-        Labels that may still be bought, if that is limited. A property whose cells are too many is left out.
+        Labels that may still be computed, if that is limited. A property whose cells are too many is left out.
     """
     rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
@@ -141,7 +141,7 @@ def _least_known(
         if len(made) == n_labels:
             break
     if not made:
-        raise MLIPError(f"nothing to check the potential with could be cut out of halt-free MD: {reason}")
+        raise MLIPError(f"no cut-out for the check could be made from MD without halts: {reason}")
     return made
 
 

@@ -37,7 +37,7 @@ def read_labels(
     """
     Read the successful labels of a campaign, in the order in which they were asked for.
 
-    Labels that were set aside by trainings before ``last_cycle`` and not let in since are left out.
+    Outliers that were flagged by trainings before ``last_cycle`` and not accepted since are left out.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def _hours_since(when: str) -> float:
 
 def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict[int, int]:
     """
-    Return the walkers whose halted frame is among the labels of a batch and not among those set aside.
+    Return the walkers whose halted frame is among the labels of a batch and not flagged as an outlier.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def in_batch(batch: LabelBatch) -> dict[str, Any]:
     """
     Return the query for the labels of one batch, failed ones among them.
 
-    A cycle that broke off and was done again has further labels, perhaps of other settings, which are not of the batch.
+    A cycle that was interrupted and repeated has further labels, perhaps of other settings, which are not of the batch.
     """
     of_cycle = {"output.campaign_id": batch.campaign_id, "output.cycle": batch.cycle}
     return {"output.kind": "label", **({"uuid": {"$in": batch.label_ids}} if batch.label_ids else of_cycle)}
@@ -210,7 +210,7 @@ def import_labels(labels: str, campaign_id: str, part: int = 0, after: object = 
 @loop_job()
 def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument:
     """
-    Store the potential a user brought along; which elements met is known from the labels given with it.
+    Store a potential given by the user; its coverage is known from the labels given with it.
 
     Parameters
     ----------

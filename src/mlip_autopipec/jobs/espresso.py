@@ -64,7 +64,7 @@ class EspressoStaticMaker(AseStaticMaker):
         folder = self.pseudo_dir or settings.ESPRESSO_PSEUDO_DIR
         if folder is None:
             raise InvalidInputError(
-                "EspressoStaticMaker knows no folder of pseudopotentials; give pseudo_dir, or set "
+                "EspressoStaticMaker has no folder of pseudopotentials; give pseudo_dir, or set "
                 "MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR on the worker"
             )
         for element, file in self.pseudopotentials.items():

@@ -56,7 +56,7 @@ class LammpsDynamicsMaker(Maker):
     engine: Engine = "auto"
 
     def check(self, elements: Sequence[str], conditions: Sequence[Condition]) -> None:
-        """Refuse settings that cannot be meant, and a template that could not be read back."""
+        """Refuse invalid settings, and a template whose output cannot be read."""
         self.settings.check()
         for condition in conditions:
             check_template(elements, condition, self.settings, self.engine)

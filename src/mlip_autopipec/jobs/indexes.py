@@ -25,7 +25,7 @@ INDEXES: tuple[tuple[str, ...], ...] = (
     ("output.campaign_id", "completed_at"),  # whether a campaign has news for the summaries
     ("output.kind", "output.campaign_id"),  # names of campaigns
     ("output.key",),  # whether a label was computed before, by any campaign
-    ("output.reused_from",),  # who used a label again
+    ("output.reused_from",),  # labels that reuse another
     ("output.source_id",),  # which labels a proposal led to
     ("output.elements",),  # campaigns and potentials of some elements
 )

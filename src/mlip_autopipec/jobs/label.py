@@ -42,7 +42,7 @@ LABELS_PER_JOB = 64
 _REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
 
 
-#: There is no oracle by default: a toy that labels in silence would make a potential of nothing.
+#: There is no default oracle: labels of a test oracle would give a meaningless potential without a message.
 NO_ORACLE = (
     "OracleMaker.static_maker is missing, and there is no default: give what computes the labels, for instance "
     "vasp_static_maker(), GFNxTBStaticMaker(), or EMTStaticMaker() to try the loop on Al, Cu, Ag, Au, Ni, Pd or Pt"
@@ -127,14 +127,14 @@ class OracleMaker(Maker):
         Parameters
         ----------
         source
-            A proposal, all of which is labelled, or a selection, or its uuid; None when its job died.
+            A proposal, all of which is labelled, or a selection, or its uuid; None when its job failed.
         campaign_id, cycle
             Of the loop.
         begin
             Number of the first structure of a part; None for all structures.
         """
         if source is None:
-            raise MLIPError(f"there is nothing to label in cycle {cycle}: the job that was to choose died")
+            raise MLIPError(f"there is nothing to label in cycle {cycle}: the selection job failed")
         if isinstance(source, str):
             source = load_source(source)
         choices = _choices(source)
@@ -335,7 +335,7 @@ class OracleMaker(Maker):
         Parameters
         ----------
         labels
-            One for each that was asked for; a job that died leaves None.
+            One for each structure; None for a job that failed.
         campaign_id, cycle
             Of the loop.
         required
@@ -348,7 +348,7 @@ class OracleMaker(Maker):
         for index, label in enumerate(labels, begin):
             reason = None
             if label is None:
-                reason = "the job died; see its folder and its manager's log"
+                reason = "the job failed; see its folder and the log of its manager"
             elif label.state == "failed":
                 reason = label.reason or "unknown"
             if reason is not None:
@@ -383,7 +383,7 @@ class OracleMaker(Maker):
         for begin, part in zip(range(0, n_asked, LABELS_PER_JOB), parts, strict=True):
             if part is None:
                 lost = range(begin, min(begin + LABELS_PER_JOB, n_asked))
-                failed += [FailedLabel(index=index, reason="the job that was to ask for it died") for index in lost]
+                failed += [FailedLabel(index=index, reason="the job that requests it failed") for index in lost]
             else:
                 failed += part.failed
         counted = [part for part in parts if part is not None]

@@ -1,4 +1,4 @@
-"""Labels that were set aside: kept, never trained on, until the user lets them in."""
+"""Flagged outliers: labels that are stored, but not trained on until the user accepts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def read_quarantined(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
     """
-    Return the labels of a campaign that were ever set aside, with the reasons; those let in since are among them.
+    Return all labels of a campaign that were ever flagged as outliers, with the reasons; accepted ones are included.
 
     Parameters
     ----------
@@ -36,14 +36,14 @@ def read_quarantined(campaign_id: str, store: JobStore, before_cycle: int | None
 
 
 def read_admitted(campaign_id: str, store: JobStore) -> set[str]:
-    """Return the labels of a campaign that the user has let in."""
+    """Return the flagged labels of a campaign that the user has accepted."""
     criteria = {"output.kind": "admission", "output.campaign_id": campaign_id}
     return {doc["output"]["label_id"] for doc in store.query(criteria, ["output.label_id"])}
 
 
 def admit(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> None:
     """
-    Let a label in that was set aside: the next training learns it.
+    Accept a flagged label: the next training uses it.
 
     Parameters
     ----------
@@ -59,12 +59,12 @@ def admit(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> No
     Raises
     ------
     InvalidInputError
-        It was not set aside.
+        It is not a flagged outlier.
     """
     quarantined = read_quarantined(campaign_id, store)
     if label_id not in quarantined:
         raise InvalidInputError(
-            f"label '{label_id}' of campaign '{campaign_id}' was not set aside; set aside are {sorted(quarantined)}"
+            f"label '{label_id}' of campaign '{campaign_id}' is no flagged outlier; flagged are {sorted(quarantined)}"
         )
     document = AdmissionDocument(uuid=str(uuid4()), campaign_id=campaign_id, label_id=label_id, why=why)
     stored = {

@@ -1,4 +1,4 @@
-"""Propose and select: candidates around each halt, and the few that are worth a label."""
+"""Propose and select: make candidates around each halt, and choose those to label."""
 
 from __future__ import annotations
 
@@ -152,10 +152,10 @@ class SelectMaker(Maker):
     name
         Name of the job.
     n_max
-        Most labels bought per cycle. A small number costs a few more cycles and saves labels; where many
+        Most labels per cycle. A small number costs a few more cycles and saves labels; where many
         walkers halt at once, one for each of them spares cycles.
     gamma_min
-        Candidates below this grade, given those already chosen, are not worth a label.
+        Candidates whose grade is below this, given those already chosen, are not labelled.
     """
 
     name: str = "select"
@@ -177,22 +177,22 @@ class SelectMaker(Maker):
         Parameters
         ----------
         proposals
-            The proposals of this cycle; None where a job died, which does without that walker.
+            The proposals of this cycle; None where a job failed, whose walker is left out.
         potential_id
             uuid of the potential whose active set is enlarged.
         campaign_id, cycle
             Of the loop.
         budget
-            Labels that may still be bought, if that is limited.
+            Labels that may still be computed, if that is limited.
         """
         n_max = self.n_max if budget is None else min(self.n_max, budget)
         pool = [(p, i, atoms) for p in proposals if p is not None for i, atoms in enumerate(p.candidates())]
         if not pool:
-            raise MLIPError(f"there is nothing to select from in cycle {cycle}: every job that was to propose died")
+            raise MLIPError(f"no candidates to select from in cycle {cycle}: every propose job failed")
         halted, required = what_halted(pool)
         potential = load_document(PotentialDocument, potential_id)
         chosen = self.choose(potential, [atoms for *_, atoms in pool], halted, required, n_max)
-        if not chosen:  # nothing new by gamma, after an explosion for instance: learn the halted frames
+        if not chosen:  # no candidate above gamma_min, after an explosion for instance: label the halted frames
             chosen = [(k, None) for k in halted[:n_max]] or [(0, None)]
         choices = [
             Choice(source_id=pool[k][0].uuid, source_index=pool[k][1], walker=pool[k][0].walker, gamma=gamma)
@@ -235,7 +235,7 @@ class SelectMaker(Maker):
         )
         for choice in selected:
             for unseen in choice.unseen[:1]:
-                logger.info("candidate %d is chosen for what gamma cannot know: %s", choice.index, unseen)
+                logger.info("candidate %d is selected for unseen elements: %s", choice.index, unseen)
         return [(c.index, c.gamma) for c in selected]
 
 
@@ -243,7 +243,7 @@ def is_required(walk: WalkDocument) -> bool:
     """
     Tell whether the halted frame has to be labelled, whatever its grade and that of its surroundings.
 
-    A pair inside the core has no grade of its own; the last sane frame before an explosion has a low one; and where
+    A pair inside the core has no grade of its own; the last valid frame before an explosion has a low one; and where
     MD halted at its first step, what was chosen before did not cover the frame.
     """
     hidden = walk.reason == HaltReason.CORE_REPULSION or walk.verdict is HaltVerdict.EXPLOSION

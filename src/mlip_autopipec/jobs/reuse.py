@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: Collection of the claims, beside the documents of the JobStore.
 CLAIMS = "mlip_autopipec_claims"
-#: Seconds between two signs of life of a claim, between two looks at another's, and without a sign until it is dead.
+#: Seconds between two signs of life of a claim, between two queries of another's, and until it counts as dead.
 BEAT_S, LOOK_S, DEAD_S = 20.0, 1.0, 120.0
 
 
@@ -154,7 +154,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
         except DuplicateKeyError:
             other = patiently(lambda: claims.find_one({"_id": key}))
         if other is not None and other["owner"] == owner:
-            # whoever held the claim before may have stored the label between our look and our claim
+            # the previous holder of the claim may have stored the label between our query and our claim
             if key not in find_labels([key]):
                 return owner
             patiently(lambda: claims.delete_one({"_id": key, "owner": owner}))
@@ -166,7 +166,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
         if (sign := (other["owner"], other["beat"])) != seen:
             seen, since = sign, time.monotonic()
         if _is_dead(other) or time.monotonic() - since > DEAD_S:
-            logger.warning("taking over label %s... from a process that is gone: %s", key[:8], other)
+            logger.warning("taking over label %s... from a process that has ended: %s", key[:8], other)
             gone = {"_id": key, "owner": other["owner"], "beat": other["beat"]}
             patiently(lambda: claims.delete_one(gone))  # noqa: B023  # done at once
         else:
@@ -174,7 +174,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
 
 
 def _is_dead(claim: dict[str, Any]) -> bool:
-    """Tell whether the process of a claim was one of this machine and is gone."""
+    """Return whether the process of a claim was one of this machine and has ended."""
     if claim["host"] != socket.gethostname():
         return False
     try:
@@ -191,4 +191,4 @@ def _beat(claims: Collection[dict[str, Any]], key: str, owner: str, ended: threa
         try:
             claims.update_one({"_id": key, "owner": owner}, {"$inc": {"beat": 1}})
         except PyMongoError as error:  # a label is not lost because the server was away
-            logger.warning("no sign of life could be given: %s", error)
+            logger.warning("the claim could not be renewed: %s", error)

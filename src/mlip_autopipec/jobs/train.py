@@ -44,7 +44,7 @@ class TrainMaker(Maker):
         How to fit: :class:`~mlip_autopipec.training.linear.LinearACETrainer` or
         :class:`~mlip_autopipec.training.pacemaker.trainer.PacemakerTrainer`.
     quarantine
-        Judges the new labels before they are trained on; None trusts all.
+        Flags outliers among new labels before they are trained on; None flags none.
     """
 
     name: str = "train"
@@ -79,7 +79,7 @@ class TrainMaker(Maker):
         initial_potential
             The potential to continue from, or its uuid.
         fine_tune
-            Continue with few iterations, and prove that the new labels were learnt.
+            Continue with few iterations, and require a lower error of the new labels.
 
         Returns
         -------
@@ -88,13 +88,13 @@ class TrainMaker(Maker):
         """
         earlier = False
         if batch is None:
-            raise TrainingError(f"there are no labels of cycle {cycle}: the job that was to make them died")
+            raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         if isinstance(batch, str):
             earlier, batch = True, load_document(LabelBatch, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
-        # what a check was made with is learnt as soon as there is anything to learn
+        # labels of a check are trained on in the next training
         train = [label for label in labels if label.split in ("train", CHECK)]
         test = [label for label in labels if label.split == "test"]
         warn_of_mixed_settings([*train, *test])
@@ -110,13 +110,13 @@ class TrainMaker(Maker):
                 return False
             if label.uuid in let_in:
                 return label.uuid in just_let_in
-            # the others of an earlier batch were learnt, unless it was a check's
+            # the others of an earlier batch were trained on, unless they are of a check
             return label.cycle == batch.cycle and not (earlier and just_let_in)
 
         old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
         trusted, graded, aside = self._judged(start, old, new, just_let_in, campaign_id, cycle)
         if initial_potential is not None and new and not trusted:
-            logger.warning("nothing is trained in cycle %d: all its labels are set aside", cycle)
+            logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
             unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
             measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
             return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
@@ -160,7 +160,7 @@ class TrainMaker(Maker):
         campaign_id: str,
         cycle: int,
     ) -> tuple[list[LabelDocument], list[GradedLabel], list[QuarantinedLabel]]:
-        """Measure the potential on new labels; return those that are trusted, all measurements, and the others."""
+        """Measure the potential on new labels; return the accepted ones, all measurements, and the outliers."""
         if potential is None or not new or not potential.active_set_inverse:
             return list(new), [], []
         frames = [label.to_atoms() for label in new]
@@ -178,7 +178,7 @@ class TrainMaker(Maker):
         if 2 * len(checked & set(reasons)) >= len(checked):  # not some labels are wrong, the potential is
             reasons = {i: why for i, why in reasons.items() if i not in checked}
         for i, why in reasons.items():
-            logger.warning("label %s is set aside and not trained on: %s", new[i].uuid, "; ".join(why))
+            logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
         aside = [QuarantinedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
 
@@ -187,7 +187,7 @@ def read_graded(
     campaign_id: str, before_cycle: int | None = None, store: JobStore | None = None
 ) -> dict[str, GradedLabel]:
     """
-    Return what the grades of a campaign's labels were worth, by the uuid of the label.
+    Return grade and force error of a campaign's labels before they were trained on, by the uuid of the label.
 
     Parameters
     ----------
@@ -209,7 +209,7 @@ def read_graded(
 
 
 def _let_in(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
-    """Return which of the labels had been set aside before and were let in."""
+    """Return which of the labels are accepted outliers."""
     ever = read_quarantined(campaign_id, current_store(), cycle)
     return {label.uuid for label in labels if label.uuid in ever}
 
@@ -221,7 +221,10 @@ def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:
         first, other = known[0].computed_with, label.computed_with
         if first is not None and other is not None and (differences := first.conflicts(other)):
             logger.warning(
-                "label %s was computed otherwise than %s: %s", label.uuid, known[0].uuid, "; ".join(differences)
+                "label %s was computed with other settings than %s: %s",
+                label.uuid,
+                known[0].uuid,
+                "; ".join(differences),
             )
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 class ACEForces:
     """
-    Evaluate a potential on a neighbour list that is kept until told otherwise.
+    Evaluate a potential on a neighbour list that is kept until it is replaced.
 
     Parameters
     ----------

@@ -26,7 +26,7 @@ INPUT, LOG, SCREEN = "in.lammps", "log.lammps", "screen.log"
 STRUCTURE, START_RESTART = "structure.data", "start.restart"
 TRACE, FRAMES, LOOKS, FIRST = "trace.dat", "frames.dump", "look.*.dump", "first.dump"
 FINAL, RESTART = "final.dump", "final.restart"
-#: Last line of a deck that ran to its end, halted or not.
+#: Last line in the log of an input script that LAMMPS executed to its end, halted or not.
 END = "EXPLORATION_END"
 
 #: Columns of the trace file. ``stop`` is 0, or the sum of the :data:`STOP` that apply.
@@ -58,10 +58,10 @@ NEEDED: dict[str, dict[str, str]] = {
         r"^pair_style\s+pace/extrapolation\b": "pair_style pace/extrapolation: ACE with gamma",
         r"^fix\s+\S+\s+all\s+pair\s.*\bgamma\s+1\b": "fix ... pair ... gamma 1: gamma of every atom",
         rf"^fix\s.*\sprint\s.*\bfile\s+{re.escape(TRACE)}\b.*\"{' '.join(TRACE_COLUMNS)}\"": (
-            f'fix ... print ... file {TRACE} ... title "{" ".join(TRACE_COLUMNS)}": the numbers of each look'
+            f'fix ... print ... file {TRACE} ... title "{" ".join(TRACE_COLUMNS)}": the numbers of each grading step'
         ),
         rf"^dump\s.*\s{re.escape(LOOKS)}\s+{_FRAME} f_grade\[1\]": (
-            f"dump ... {LOOKS} {_FRAME} f_grade[1]: the last looks, where a halt takes its frame from"
+            f"dump ... {LOOKS} {_FRAME} f_grade[1]: the last grading steps, from which a halt takes its frame"
         ),
         rf"^dump\s.*\s{re.escape(FIRST)}\s+{_FRAME} fx fy fz f_grade\[1\]": (
             f"dump ... {FIRST} {_FRAME} fx fy fz f_grade[1]: the first frame, checked against pyace"
@@ -113,7 +113,7 @@ def render(
     Raises
     ------
     InvalidInputError
-        If the template cannot be rendered, or lacks what is read back; says what.
+        If the template cannot be rendered, or lacks something that is read back; the message names it.
     """
     what = f"the LAMMPS template {TEMPLATE}" if settings.template is None else "MDSettings.template"
     values = _variables(elements, condition, settings, engine, start_step) | {
@@ -167,7 +167,7 @@ def shipped_path() -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """Split LAMMPS input into commands: continued lines joined, comments and white space gone."""
+    """Split LAMMPS input into commands: continued lines joined, without comments and white space."""
     joined = re.sub(r"&[ \t]*\n[ \t]*", "", text)
     return [stripped for line in joined.splitlines() if (stripped := line.strip()) and not stripped.startswith("#")]
 

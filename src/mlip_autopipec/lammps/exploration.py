@@ -70,14 +70,14 @@ def run_exploration(
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
         where it has that style (it cannot run GRACE-FS), else the library.
     coverage
-        Which elements met in the training set: a structure to start from that holds others halts at once.
+        Pairs and triplets of elements in the training set: a start structure with others halts at once.
     directory
         Where the run folder is made.
 
     Raises
     ------
     InvalidInputError
-        Before anything is run, for input that cannot be meant.
+        For invalid input, before anything is run.
     ExplorationError
         If the MD process crashed, its LAMMPS computes something else than pyace, or the wall time
         was over before the first step; the message names the folder and ends with the log.
@@ -119,11 +119,11 @@ def run_exploration(
 
 
 def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, step: int) -> ExplorationResult | None:
-    """Return the halt at the first frame if elements meet in it that never met in the training set."""
+    """Return the halt at the first frame if it has pairs or triplets of elements missing in the training set."""
     unseen = [] if coverage is None else coverage.unseen(atoms)
     if not unseen:
         return None
-    logger.warning("MD is not begun: %s%s", unseen[0], f", and {len(unseen) - 1} more" if len(unseen) > 1 else "")
+    logger.warning("MD is not started: %s%s", unseen[0], f", and {len(unseen) - 1} more" if len(unseen) > 1 else "")
     atoms.arrays["gamma"] = compute_gamma(potential, atoms)
     halt = HaltStructure(atoms, step, HaltReason.UNSEEN, math.inf, unseen[0].atom)
     return ExplorationResult(WalkStatus.HALTED, step, atoms, halt, engine="none")

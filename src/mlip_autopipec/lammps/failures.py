@@ -1,10 +1,10 @@
-"""How a process of LAMMPS ended, by its exit code and by what it said; for both engines."""
+"""How a process of LAMMPS ended, by its exit code and its messages; for both engines."""
 
 from __future__ import annotations
 
 from mlip_autopipec.errors import ExplorationError, RestartFileError
 
-#: What LAMMPS says when atoms fly away or collapse, or the cell does: physics (a halt), not a crash.
+#: LAMMPS' messages when atoms or the cell fly apart or collapse: an explosion (a halt), not a crash.
 EXPLODED = (
     "Lost atoms",
     "Non-numeric",
@@ -19,7 +19,7 @@ EXPLODED = (
     "have moved too far apart",
     "tilted box too far",
 )
-#: What LAMMPS says when its ``timer timeout`` ended the run.
+#: LAMMPS' message when its ``timer timeout`` ended the run.
 TIME_OVER = "Wall time limit reached"
 _KILLERS = {
     9: "by the batch queue, or out of memory",
@@ -31,7 +31,7 @@ RETRY = "nothing is lost, run it again"
 
 
 def is_exploded(text: str) -> bool:
-    """Tell whether LAMMPS says that atoms flew away or collapsed."""
+    """Return whether LAMMPS reports that atoms flew apart or collapsed."""
     return any(words in text for words in EXPLODED)
 
 

@@ -81,7 +81,7 @@ def read_looks(path: Path) -> Iterator[Look]:
             if len(words) != len(deck.TRACE_COLUMNS) or not line.endswith("\n") or words[0] == deck.TRACE_COLUMNS[0]:
                 continue
             step = int(words[0])
-            if step > last:  # the first step may be written by both runs of the deck
+            if step > last:  # the first step may be written by both runs of the input script
                 temperature, energy, pressure, volume, gamma, stop = map(float, words[1:])
                 pressure /= LAMMPS_BAR * units.GPa
                 gamma = gamma if math.isfinite(energy + pressure + gamma) else math.inf
@@ -93,7 +93,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
     """
     Read the steps and structures of a text dump, in the structure's own orientation.
 
-    A last frame that is cut off, as LAMMPS leaves it when it dies, is left out.
+    A last frame that is cut off, as LAMMPS leaves it when it is killed, is left out.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
             try:
                 raw = next(raws, None)
             except Exception as error:
-                if _is_cut_off(path, n_read):  # the frame LAMMPS was writing when it died
+                if _is_cut_off(path, n_read):  # the frame LAMMPS was writing when it was killed
                     return
                 raise ExplorationError(
                     f"frame {n_read + 1} of {path} cannot be read: {type(error).__name__}: {error}; it is no dump of "
@@ -200,7 +200,7 @@ def read_result(
     Raises
     ------
     ExplorationError
-        If LAMMPS crashed, already its first frame was not sane, or it stopped early without saying why
+        If LAMMPS crashed, its first frame was already invalid, or it stopped early without saying why
         (a full disk, for one).
     """
     kept = _kept_looks(folder, frame)
@@ -248,7 +248,7 @@ def read_result(
             gamma_max = last.gamma_max
             index = 0 if present is None else int(np.argmax(present.arrays["gamma"]))
         is_usable = reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION)
-        halted = present if is_usable else sane  # else go back to the last frame that was in order
+        halted = present if is_usable else sane  # else go back to the last valid frame
         if halted is None:
             raise ExplorationError(
                 f"MD was not finite, too hot or too large ({reason}) at its very first step; check the structure"
@@ -278,7 +278,7 @@ def _judge_end(
     """Say why an input that ran to its end did so; files that a full disk cut short must not pass for a run."""
     last_look = step - step % settings.gamma_every
     if last_look >= start_step and (last is None or last.step != last_look):
-        at = "no look" if last is None else f"the look at step {last.step}"
+        at = "no line" if last is None else f"step {last.step}"
         what = f"LAMMPS ended at step {step}, but {deck.TRACE} ends with {at} (is the disk full?) in {folder}"
         raise crash(what, log)
     if last is not None and last.step == step and last.reason is not None:

@@ -24,7 +24,7 @@ TOLERANCE = 1e-6
 SMALLEST_SCALE = {"gamma": 0.1, "force": 0.1, "energy": 0.1, "pressure": 0.1}
 UNITS = {"gamma": "", "force": " eV/A", "energy": " eV/atom", "pressure": " GPa"}
 ADVICE = (
-    "this LAMMPS cannot be trusted with this potential: update its package ML-PACE (lammps-user-pace 2023.11.25 or "
+    "this LAMMPS gives wrong values for this potential: update its package ML-PACE (lammps-user-pace 2023.11.25 or "
     "newer; that of autumn 2023 gave gamma = 0), or use engine='library'"
 )
 

@@ -35,7 +35,7 @@ class HaltReason(StrEnum):
     GAMMA = "gamma"
     """An atom's gamma reached the upper threshold."""
     UNSEEN = "unseen"
-    """Elements meet that never met in the training set: as good as an infinite gamma, and MD is not begun."""
+    """A pair or triplet of elements is missing in the training set: counts as infinite gamma, and MD does not start."""
     CORE_REPULSION = "core_repulsion"
     """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
@@ -59,9 +59,9 @@ class HaltVerdict(StrEnum):
     SHORT_CONTACT = "short_contact"
     """So it is, though gamma does not ask for it: the core hides it."""
     EXPLOSION = "explosion"
-    """The frame is past use: the last sane one is labelled, and MD goes on from that."""
+    """The frame is invalid: the last valid one is labelled, and MD resumes from it."""
     REPEAT = "repeat"
-    """The halted frame has been learnt before: an error, which ends the loop."""
+    """The halted frame was trained on before: an error, which ends the loop."""
 
 
 _VERDICTS = {
@@ -132,10 +132,10 @@ class MDSettings(MSONable):
     gamma_lo, gamma_hi
         Frames above ``gamma_lo`` are kept as candidates; above ``gamma_hi`` MD halts.
     gamma_explosion
-        A grade beyond this one, with a sane frame before it, counts as an explosion. None: none does, since gamma is
+        A grade beyond this one, with a valid frame before it, counts as an explosion. None: none does, since gamma is
         huge where two elements meet for the first time, in frames that are as good as any other.
     gamma_every
-        Steps between two looks at gamma.
+        MD steps between two evaluations of gamma.
     max_frames
         Most frames kept between the thresholds; beyond it every second one is dropped.
     temperature_limit_K
@@ -143,7 +143,7 @@ class MDSettings(MSONable):
         target, at least 5000 K.
     volume_limit_A3
         Above this volume in A^3 the run counts as exploded: gamma is low in a gas, so a cell that evaporates would
-        pass for a clean run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
+        count as a completed run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
     wall_time_s
         Wall time in s after which a run writes a restart file and ends, for a further job to go
         on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at
@@ -169,7 +169,7 @@ class MDSettings(MSONable):
     barostat: Barostat = "isotropic"
 
     def check(self) -> None:
-        """Refuse values that cannot be meant, naming the field and the value."""
+        """Refuse invalid values, naming the field and the value."""
         for name in (
             "n_steps",
             "timestep_fs",
@@ -231,7 +231,7 @@ class HaltStructure:
     ----------
     atoms
         The halted frame with velocities and, as array ``gamma``, the grade of every atom.
-        After an explosion the last sane frame.
+        After an explosion the last valid frame.
     step
         MD step at which MD halted.
     reason
@@ -262,7 +262,7 @@ class ExplorationResult:
         MD step of ``final``, counted over all resumptions: where to resume. After an explosion
         it is earlier than the halt.
     final
-        Last sane frame with velocities.
+        Last valid frame with velocities.
     halt
         Set when halted.
     frames
@@ -275,7 +275,7 @@ class ExplorationResult:
     engine
         The engine that ran.
     restart_file
-        LAMMPS restart file of the final state; None where ``final`` is an earlier, sane frame.
+        LAMMPS restart file of the final state; None where ``final`` is an earlier, valid frame.
     """
 
     status: WalkStatus

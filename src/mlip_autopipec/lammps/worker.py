@@ -119,7 +119,7 @@ class LibraryRun:
 
     def run_more(self, n_steps: int) -> None:
         """
-        Go on where the last run ended, without setting up anew.
+        Continue where the last run ended, without a new setup.
 
         LAMMPS is asked for as many steps as there are to the next look, and looked at then: inside
         of a step velocities would be those of the half step.
@@ -280,7 +280,7 @@ class LibraryRun:
             self.forces.evaluate(positions, with_gamma=True)
             final = self.snapshot(self.forces.gamma)
             self.command(f"write_restart {deck.RESTART}")
-        elif self.last_sane is not None:  # the frame itself is past use: go back to the last one in order
+        elif self.last_sane is not None:  # the frame is invalid: go back to the last valid one
             final, resume_step = self.last_sane, self.last_sane_step
         else:
             raise ExplorationError(

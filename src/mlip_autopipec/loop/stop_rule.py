@@ -59,7 +59,7 @@ class StopRule(MSONable):
     accuracy: AccuracyTargets | None = None
 
     def check(self) -> None:
-        """Refuse values that cannot be meant."""
+        """Refuse invalid values."""
         if self.max_cycles < 0:
             raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
         if self.max_labels is not None and self.max_labels < 1:
@@ -76,24 +76,24 @@ class StopRule(MSONable):
             raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
 
     def labels_left(self, state: LoopState) -> int | None:
-        """Return how many labels may still be bought; None for no limit."""
+        """Return how many labels may still be computed; None for no limit."""
         return None if self.max_labels is None else self.max_labels - state.n_labels
 
     def needs_check(self, state: LoopState) -> bool:
-        """Whether the potential is to be compared with labels from MD that ran through."""
-        ran_through = all(w.status == "CONVERGED" for w in state.walkers)
+        """Whether the potential is to be compared with labels from MD without halts."""
+        completed = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
         asked = self.n_check_labels > 0 or self.property_gate is not None
-        return asked and ran_through and not checked
+        return asked and completed and not checked
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
         """Decide whether the loop goes on, and say why."""
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
-        ran_through = f"all {len(state.walkers)} walkers ran through without a halt"
+        completed = f"all {len(state.walkers)} walkers completed without a halt"
         passed = state.check is None or state.check.passed
         if not open_walkers and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
-            return LoopStatus.CONVERGED, ran_through + checked
+            return LoopStatus.CONVERGED, completed + checked
         if state.check is not None and state.check.is_still and not open_walkers:
             return LoopStatus.STALLED, (
                 f"the atoms hardly move in MD (root mean square force {state.check.forces_rms_meV_A:.2g} meV/A), so "
@@ -102,7 +102,7 @@ class StopRule(MSONable):
         if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
             found = state.check.describe()
             if state.check.beyond_budget:
-                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {ran_through}; {found}"
+                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {completed}; {found}"
             return LoopStatus.STALLED, (
                 f"the oracle does not give what the potential is to be compared with: {found}. Mend "
                 "that, or ask for other properties; OTFMaker.extend goes on"
@@ -116,11 +116,11 @@ class StopRule(MSONable):
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
-        left = f"{len(open_walkers)} walkers have not run through" if open_walkers else f"{ran_through}, unchecked"
+        left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
         if self.max_labels is not None and state.n_labels >= self.max_labels:
-            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels bought, {left}"
+            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {left}"
         if self.max_hours is not None and state.hours >= self.max_hours:
             return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
         return LoopStatus.LEARNING, left

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
-#: After so many explosions in a row, not counting the first, a walker begins anew.
+#: After so many explosions in a row, not counting the first, a walker restarts with a new seed.
 _EXPLOSIONS = 1
 
 
@@ -37,7 +37,7 @@ class State(StrEnum):
     HALTED = "HALTED"
     """In unknown territory; labelled and trained on, it goes on from there."""
     CRASHED = "CRASHED"
-    """The process of its MD died; it is run again from where it stood before."""
+    """The process of its MD failed; MD is run again from its last state."""
     TIMED_OUT = "TIMED_OUT"
     """The wall time was over; it goes on from its restart file."""
     NOT_RUN = "NOT_RUN"
@@ -54,13 +54,13 @@ class Event(StrEnum):
     COMPLETED = "completed"
     """MD did all its steps."""
     NOVELTY = "novelty"
-    """MD halted on gamma, or on elements that never met."""
+    """MD halted on gamma, or on unseen elements."""
     SHORT_CONTACT = "short_contact"
     """MD halted on a pair in the repulsive core."""
     EXPLOSION = "explosion"
     """MD halted on an explosion."""
     CRASHED = "crashed"
-    """The process of MD died."""
+    """The process of MD failed."""
     TIMED_OUT = "timed_out"
     """The wall time of MD was over, and no job went on with it."""
     NOT_RUN = "not_run"
@@ -68,7 +68,7 @@ class Event(StrEnum):
     BEGUN_ANEW = "begun_anew"
     """It has to take another way, with other velocities: a check failed, or it kept exploding."""
     EXTENDED = "extended"
-    """The campaign was extended: halts without progress are counted anew."""
+    """The campaign was extended: the count of halts without progress starts again at zero."""
     LENGTHENED = "lengthened"
     """The campaign was extended by longer MD."""
 
@@ -136,7 +136,7 @@ def state_of(walker: WalkerState) -> State:
 
 
 def event_of(walk: WalkDocument | None) -> Event:
-    """Return what a walk is to its walker; None is a job that died."""
+    """Return the event that a walk is for its walker; None is a job that failed."""
     if walk is None:
         return Event.CRASHED
     if walk.status == "HALTED":
@@ -166,17 +166,17 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     """
     before = state_of(walker)
     if (before, event) not in TRANSITIONS:
-        raise MLIPError(f"walker {walker.index} is {before}; '{event}' cannot happen to it")
+        raise MLIPError(f"walker {walker.index} is {before}; the event '{event}' is invalid in this state")
     after = TRANSITIONS[before, event]
     if event is Event.BEGUN_ANEW:
         return _begun_anew(walker, seed)
     update: dict[str, Any] = {"status": str(after), **_STORED.get(after, {})}
     if event in (Event.EXTENDED, Event.LENGTHENED):
-        # its verdict was about the halts that are counted anew
+        # its verdict was about halts that no longer count
         update |= {"n_repeats": 0, "n_explosions": 0, "verdict": None, "reason": walker.reason}
         if before is after:
             update["status"] = walker.status
-    elif event is Event.CRASHED:  # nothing was learnt: it is run again from where it stood
+    elif event is Event.CRASHED:  # no new label: it is run again from its last state
         update |= {"verdict": None, "gamma_max": None, "n_repeats": walker.n_repeats + 1}
     elif event is Event.NOT_RUN:
         update |= {"verdict": None, "gamma_max": None, "reason": None}
@@ -228,7 +228,7 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
     walker
         Before it.
     walk
-        The result; None where the job died.
+        The result; None where the job failed.
     n_learnt
         Number of atoms of the label of its halted frame, if that was labelled and trained on in this cycle: of a large
         cell the surroundings of some atoms are learnt at a time.
@@ -261,7 +261,7 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
 
 
 def given_another_way(walker: WalkerState, seed: int) -> WalkerState:
-    """Let a walker begin anew that explodes again and again, as its last frame before leads there."""
+    """Restart a walker that explodes repeatedly with a new seed, since its last valid frame leads to the explosion."""
     if walker.verdict is not HaltVerdict.EXPLOSION or walker.n_repeats < _EXPLOSIONS:
         return walker
     anew = happened(walker, Event.BEGUN_ANEW, seed=seed)

@@ -57,7 +57,7 @@ def force_consistent_energy(
     results
         Its results; ``free_energy`` is taken where it is given.
     stated_kind
-        What the user says the energy is; None leaves it to the calculator.
+        Kind of the energy as given by the user; None takes it from the calculator.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def force_consistent_energy(
     Raises
     ------
     LabelError
-        If there is an ``energy`` only and nobody says that the forces derive from it.
+        If there is an ``energy`` only, and it is unknown whether the forces derive from it.
     """
     kind = stated_kind or FORCE_CONSISTENT.get(name)
     if results.get("free_energy") is not None:
@@ -84,7 +84,7 @@ def force_consistent_energy(
 
 def find_failure(name: str, directory: Path) -> str | None:
     """
-    Look in the output of a code for an unconverged field or an error.
+    Search the output of a code for an unconverged field or an error.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def find_failure(name: str, directory: Path) -> str | None:
     Returns
     -------
     str or None
-        What the code says, with the file; None if it says nothing, or is not one of those known here.
+        The message of the code, with the file; None without one, or if the code is not known here.
     """
     for patterns in (_UNCONVERGED, _STOPPED):
         pattern = patterns.get(name)

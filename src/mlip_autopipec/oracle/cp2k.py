@@ -75,7 +75,7 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
         raise LabelError(f"CP2K in {document.dir_name} ended as '{document.state}', not successful")
     file = Path(zpath(Path(strip_hostname(document.dir_name)) / "cp2k.out"))
     if not file.is_file():
-        raise LabelError(f"{file} is gone: the units of CP2K's forces and stress stand there, not in its document")
+        raise LabelError(f"{file} is missing; the units of CP2K's forces and stress are in this file only")
     with zopen(file, mode="rt", encoding="utf-8", errors="replace") as stream:
         printed = str(stream.read())
     settings = _settings_of(file.parent)

@@ -1,7 +1,7 @@
 """One uniform label from the task document of any code.
 
 The documents are not uniform: which energy, which unit and sign of the stress and which order
-of the sites differs from code to code. What is not known here is refused, never guessed.
+of the sites differs from code to code. Unknown documents are refused.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def extract_label(document: Any) -> ExtractedLabel:
     known = "Known are the documents of ASE calculators, VASP and CP2K; see docs/oracles.md"
     for name in names:
         if name in _NOT_PROVEN:
-            raise LabelError(f"no label is read off a {name}: {_NOT_PROVEN[name]}. {known}")
+            raise LabelError(f"no label can be made from a {name}: {_NOT_PROVEN[name]}. {known}")
     raise LabelError(
-        f"no label can be read off a {type(document).__name__}: its units and kind of energy are not known here. "
+        f"no label can be made from a {type(document).__name__}: its units and kind of energy are not known here. "
         f"{known}"
     )

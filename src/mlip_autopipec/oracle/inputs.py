@@ -85,6 +85,6 @@ def _configured(calculator_class: str, settings: Mapping[str, Any], elements: li
 
 @lru_cache(maxsize=256)
 def _sha256(path: Path, changed_ns: int) -> str:
-    del changed_ns  # a file that is written anew is read anew
+    del changed_ns  # a file that was written again is read again
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,7 +96,7 @@ def check_elements(maker: Any, elements: Sequence[str]) -> None:
     if name in _EMT and (strange := sorted(set(elements) - EMT_METALS)):
         raise InvalidInputError(
             f"the oracle EMT was made for {', '.join(sorted(EMT_METALS))} and not for {', '.join(strange)}: its H, C, "
-            "N and O are toys for tests of programs, others it lacks. Take an oracle that knows them"
+            "N and O parameters are for tests only, other elements have none. Use another oracle"
         )
     if name in _ONE_SPECIES and len(set(elements)) > 1:
         raise InvalidInputError(

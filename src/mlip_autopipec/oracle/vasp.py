@@ -186,7 +186,7 @@ def _maker(
         user_potcar_settings=potcar or {},
         user_potcar_functional=potcar_functional,
     )
-    # looking costs nothing, but a label must not wait for the next look; monitors still look every five minutes
+    # polling costs nothing, but a label must not wait for the next poll; monitors still check every five minutes
     custodian = {"polling_time_step": 1, "monitor_freq": 300}
     return MatPesGGAStaticMaker(
         name=name,
@@ -293,7 +293,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     Raises
     ------
     LabelError
-        If the run did not converge, was computed with other settings than asked for, or lacks what a label needs.
+        If the run did not converge, was computed with other settings than requested, or lacks what a label needs.
     """
     where, calculation = document.dir_name, (document.calcs_reversed or [None])[0]
     steps = None if calculation is None else calculation.output.ionic_steps
@@ -316,8 +316,8 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
         raise LabelError(f"VASP in {where} ended as '{state}', not successful: {'; '.join(map(str, errors))}")
     if changed := changed_settings(document):
         raise LabelError(
-            f"VASP in {where} ran with other settings than asked for: {'; '.join(changed)}. Labels of mixed settings "
-            "spoil a dataset; set the key yourself for all labels, or leave out the custodian handler that changed it"
+            f"VASP in {where} ran with other settings than asked for: {'; '.join(changed)}. All labels need the "
+            "same settings; set the key yourself for all labels, or leave out the custodian handler that changed it"
         )
     # forces are the derivative of the free energy, not of the energy for sigma -> 0 that
     # document.output.energy holds; the sites were sorted, so the structure is the document's own
@@ -325,7 +325,7 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     if not np.isfinite(last.e_fr_energy) or not np.isfinite(output.forces).all():  # emmet calls that successful
         raise LabelError(
             f"VASP in {where} ended with an energy of {last.e_fr_energy} eV and forces that are "
-            f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its electrons diverged. Look at "
+            f"{'finite' if np.isfinite(output.forces).all() else 'not finite'}: its SCF diverged. Read "
             "OSZICAR; another ALGO or mixing may help, or the structure is unphysical"
         )
     stress = output.stress if stress_mode(incar, parameters) == stress_mode({"ISIF": 2}) else None

@@ -62,7 +62,7 @@ def unconverged(
     if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7 and not added:
         return (
             f"VASP in {where} did not converge: it stopped after {len(energies_eV)} of NELM = {nelm} electronic steps "
-            f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it told to stop (STOPCAR, wall "
+            f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it stopped (STOPCAR, wall "
             "time)?"
         )
     return None
@@ -123,7 +123,7 @@ def _state_of(folder: Path) -> str:
     except Exception as error:
         logger.debug("%s cannot be read", found, exc_info=True)
         return f"{found} cannot be read ({type(error).__name__}: {error}); VASP did not end well"
-    return reason or f"VASP in {folder} wrote a complete vasprun.xml, but its run was refused; look there"
+    return reason or f"VASP in {folder} wrote a complete vasprun.xml, but its run was refused; read the output there"
 
 
 def _custodian(folder: Path) -> str:

@@ -8,7 +8,7 @@ def _import_pyace() -> None:
     Import pyace, if it is there, and undo what it does to the root logger.
 
     At its first import it sets the level to INFO and adds a handler: every library's messages would then be printed in
-    the script of whoever uses this package. All modules that use pyace are below this one, and find it imported.
+    the script of a user of this package. All modules that use pyace are below this one, and find it imported.
     """
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)

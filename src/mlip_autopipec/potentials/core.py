@@ -37,7 +37,7 @@ def set_core(
         Elements of the potential, in any order.
     margin
         How far below that distance (Angstrom) the core begins. Right at it, the next slightly
-        shorter pair would meet a wall of tens of eV/A that gamma does not see; in between the
+        shorter pair would feel tens of eV/A that gamma does not see; in between the
         basis extrapolates, which gamma does see.
     """
     from pyace.generalfit import setup_zbl_inner_core_repulsion

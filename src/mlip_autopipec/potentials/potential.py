@@ -1,7 +1,7 @@
 """
 An ACE potential as one value: B-basis, active set, reference energies.
 
-pyace is imported where something is evaluated: whoever only asks a database needs none.
+pyace is imported where something is evaluated: a query of a database does not need it.
 """
 
 from __future__ import annotations

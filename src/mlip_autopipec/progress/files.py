@@ -1,4 +1,4 @@
-"""Where the MD or the fit under way stands, by the last lines of the files it writes."""
+"""Progress of running MD or of a running fit, from the last lines of its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _METRICS = "metrics.txt"
 
 def read_look(job: Path) -> Look | None:
     """
-    Return the last look of the MD that runs in the folder of a job.
+    Return the last grading step of the MD that runs in the folder of a job.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def read_look(job: Path) -> Look | None:
 
 def read_fit(job: Path) -> FitLoss | None:
     """
-    Return where pacemaker's fit stands that runs in the folder of a job.
+    Return the progress of pacemaker's fit that runs in the folder of a job.
 
     Parameters
     ----------

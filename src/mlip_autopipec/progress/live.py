@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the files of MD and fit.
+#: Seconds between two readings of the files of MD and fit.
 EVERY_S = 1.0
 #: The store is read again when another job runs, and not before so many times what it took to read it.
 _RARER = 20.0

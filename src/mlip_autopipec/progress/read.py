@@ -46,7 +46,7 @@ def progress_of(
     campaign_id
         The campaign.
     cycle
-        The cycle that runs now, from who knows; None to conclude it from the documents.
+        The cycle that runs now, if known; None to conclude it from the documents.
     task
         :meth:`.Campaigns.task`, if it was read before.
 

@@ -9,7 +9,7 @@ from typing import Any
 @dataclass(frozen=True)
 class Look:
     """
-    The last look at an MD run.
+    The last grading step of an MD run.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class Look:
 @dataclass(frozen=True)
 class FitLoss:
     """
-    Where a fit stands.
+    Progress of a fit.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class WalkerProgress:
 
     @property
     def steps_done(self) -> int:
-        """Steps by the last look, else by the last document."""
+        """Steps by the last grading step, else by the last document."""
         return self.step if self.look is None else max(self.step, self.look.step)
 
 

@@ -1,4 +1,4 @@
-"""What a campaign leaves behind for people: files, a parity plot, a closing summary, a page to look at."""
+"""Results of a campaign for its user: files, a parity plot, a closing summary, an HTML page."""
 
 from mlip_autopipec.report.results import plot_parity, summary_table, write_results
 

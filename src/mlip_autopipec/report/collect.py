@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Limits:
     """
-    How much of a long campaign goes into the page; what is left out is told there.
+    How much of a long campaign goes into the page; the page says what is left out.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class Limits:
     label_rows
         Rows of the table of labels, the newest.
     halts
-        Halted structures to look at, the newest.
+        Halted structures to show, the newest.
     atoms
         Atoms of one of them, around the one of largest grade.
     """
@@ -80,7 +80,7 @@ class CampaignData:
     final
         The last one with its files; None where none could be trained.
     dataset
-        All successful labels, those set aside too, with their provenance in ``info``.
+        All successful labels, flagged outliers too, with their provenance in ``info``.
     failed
         Labels that were asked for and not obtained.
     checks
@@ -88,7 +88,7 @@ class CampaignData:
     records
         Levels of theory the labels were computed with.
     aside
-        Labels that are set aside, by uuid with the reasons; those let in since are not among them.
+        Flagged outliers, by uuid with the reasons; accepted ones are left out.
     unreadable
         What could not be read, in words.
     """

@@ -46,7 +46,7 @@ _SETS = {
     "check": ("check", VIOLET),
     "property": ("properties", TEAL),
     "dimer": ("pairs of atoms", GREY),
-    "aside": ("set aside", RED),
+    "aside": ("flagged outlier", RED),
 }
 #: Errors below this are drawn here, for logarithmic axes.
 _LEAST = 1e-3
@@ -238,4 +238,4 @@ def _chosen(frames: Sequence[Atoms], n: int, seed: int) -> list[Atoms]:
 
 
 def _no_potential(data: CampaignData) -> str:
-    return f"There is no potential. The campaign stands at {data.status.status}: {data.status.why}."
+    return f"There is no potential. The status of the campaign is {data.status.status}: {data.status.why}."

@@ -1,4 +1,4 @@
-"""Labels: where each came from, why it was bought, and what gamma was worth at it."""
+"""Labels: where each came from, why it was computed, and its gamma against its force error."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ORIGINS = {
 
 
 def by_origin(data: CampaignData) -> Panel:
-    """Show how many labels each cycle bought, by origin."""
+    """Show how many labels each cycle computed, by origin."""
     title = "Labels by cycle and origin"
     if not data.dataset and not data.failed:
         return Panel("origins", title, absence="No label has been computed yet.")
@@ -109,7 +109,7 @@ def _label_row(atoms: Atoms, ever_aside: bool, still_aside: bool) -> dict[str, A
     info, results = atoms.info, atoms.calc.results
     remarks = []
     if ever_aside:
-        remarks.append("set aside" if still_aside else "set aside, let in by the user")
+        remarks.append("flagged outlier" if still_aside else "accepted outlier")
     if "reused_from" in info:
         remarks.append("had been computed before")
     return {
@@ -144,7 +144,7 @@ def _failed_row(label: LabelDocument) -> dict[str, Any]:
 
 
 def set_aside_rows(data: CampaignData) -> list[dict[str, Any]]:
-    """Return the labels that were set aside, with their reasons."""
+    """Return the flagged outliers, with their reasons."""
     known = {a.info["label_id"]: a for a in data.dataset}
     rows: dict[str, dict[str, Any]] = {}
     for potential in data.potentials:
@@ -167,7 +167,7 @@ def worth_of_gamma(data: CampaignData) -> tuple[Panel, Calibration | None]:
     if not graded:
         why = (
             "No label of this campaign has a grade with the error of the potential before it was trained on: "
-            "either no cycle has bought labels yet, or the potentials were trained by a version that did not record it."
+            "either no cycle has computed labels yet, or a version that did not store it trained the potentials."
         )
         return Panel("worth", title, absence=why), None
     adapter = _adapter(data)
@@ -233,11 +233,11 @@ def _told(found: Calibration, data: CampaignData) -> str:
         words += f" No threshold: {found.why}."
     elif found.beyond:
         words += (
-            f" Up to the largest grade that was met, {found.threshold:.3g}, {share} of the errors stayed within "
+            f" Up to the largest grade of the labels, {found.threshold:.3g}, {share} of the errors stayed within "
             f"{found.wished_error:g} eV/Å: the threshold could be higher."
         )
     else:
-        low = "below what was met" if not found.threshold_low else f"{found.threshold_low:.3g}"
+        low = "below all labels" if not found.threshold_low else f"{found.threshold_low:.3g}"
         words += (
             f" Calibrated threshold {found.threshold:.3g} (dashed; from {low} to {found.threshold_high:.3g} in nine of "
             f"ten resamplings): up to there {share} of the errors stayed within {found.wished_error:g} eV/Å."

@@ -203,7 +203,7 @@ def _facts(data: CampaignData) -> list[tuple[str, str]]:
         ("trainer", task.trainer or "unknown"),
     ]
     if task.generation > 1:
-        facts.append(("generation", f"{task.generation}: begun anew or extended after the first"))
+        facts.append(("generation", f"{task.generation}: restarted or extended after the first"))
     if final is not None:
         functions = ", ".join(f"{element} {n}" for element, n in final.n_functions.items())
         energies = ", ".join(f"{element} {e:.6g} eV" for element, e in final.reference_energies_eV.items())

@@ -1,4 +1,4 @@
-"""Plots of the page, or the words that stand in their place; colours that can be read on light and on dark paper."""
+"""Plots of the page, or the text in their place; colours for light and dark backgrounds."""
 
 from __future__ import annotations
 

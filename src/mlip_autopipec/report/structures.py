@@ -43,7 +43,7 @@ def halts(data: CampaignData, n_atoms: int) -> Panel:
     views = {_name(w): _view(data.halted[w.uuid], w, n_atoms) for w in reversed(walks)}
     cut = [w for w in walks if w.n_atoms > n_atoms]
     n_all = sum(w.status == "HALTED" for w in data.walks)
-    note = "The ring marks the atom of largest grade. After an explosion the last sane frame is shown."
+    note = "The ring marks the atom of largest grade. After an explosion the last valid frame is shown."
     if cut:
         note += f" Of cells of more than {n_atoms} atoms the {n_atoms} nearest to it."
     if n_all > len(walks):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.walk import WalkDocument
 
 _SYMBOLS = {"CONVERGED": "circle", "HALTED": "x", "TIMED_OUT": "triangle-right", "NOT_RUN": "circle-open"}
-_ENDS = {"CONVERGED": "ran through", "HALTED": "halted", "TIMED_OUT": "wall time over", "NOT_RUN": "not run"}
+_ENDS = {"CONVERGED": "completed", "HALTED": "halted", "TIMED_OUT": "wall time over", "NOT_RUN": "not run"}
 #: More walkers than these are drawn without a legend.
 _NAMED = 12
 

@@ -1,1 +1,1 @@
-"""The run file, one YAML that says everything about a campaign: its model, its sections, and `init` that writes one."""
+"""The run file, one YAML file that describes a whole campaign: its model, its sections, and `init` that writes one."""

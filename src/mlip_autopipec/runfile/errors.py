@@ -57,7 +57,7 @@ class RunFileText:
                 "`mlip-autopipec init` writes one to begin with"
             )
         if twice := list(_twice(self._root, ())):
-            raise self.error([(loc, "is there twice; YAML would silently take the last one") for loc in twice])
+            raise self.error([(loc, "is given twice; YAML would use the last one without a message") for loc in twice])
 
     def line(self, loc: Loc) -> tuple[int, Loc]:
         """
@@ -127,7 +127,7 @@ class RunFileText:
         except InvalidInputError as error:
             culprit = _CULPRIT.match(str(error))
             inner = (*loc, culprit[1]) if culprit else loc
-            # a default that does not suit stands in no line; the section does
+            # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
 
 

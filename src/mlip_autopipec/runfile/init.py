@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 #: Depth of the Lennard-Jones potential of noble gases in eV.
 NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
 _ABOUT_ORACLE = {
-    "emt": "ASE's effective medium theory: a toy of milliseconds, to try the loop with",
+    "emt": "ASE's effective medium theory: milliseconds per label, to try the loop",
     "lennard-jones": "for noble gases",
     "gfn-xtb": "semi-empirical GFN-xTB by tblite, Gamma point only",
     "ase": "any ASE calculator",
@@ -148,9 +148,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     template = environment.from_string(files(__package__).joinpath("template.yaml.j2").read_text())
     text = template.render(
         file=file,
-        made_from=[
-            f"Made for {', '.join(dict.fromkeys(s['formula'] for s in structures))}: change whatever you know better."
-        ],
+        made_from=[f"Made for {', '.join(dict.fromkeys(s['formula'] for s in structures))}: change what does not fit."],
         name=_flow(choices.name or "-".join(dict.fromkeys(s["formula"] for s in structures))),
         structures=structures,
         temperatures=[f"{t:g}" for t in temperatures],

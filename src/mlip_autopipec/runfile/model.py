@@ -1,4 +1,4 @@
-"""The run file: one YAML that says everything about a campaign, checked before anything is computed."""
+"""The run file: one YAML file that describes a whole campaign, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -73,35 +73,38 @@ class RunFile(Strict):
     """A campaign."""
 
     name: str = Field("campaign", description="Name of the campaign; its folder is runs/<name>.")
-    seed: int = Field(0, description="Everything random is derived from it.")
-    structures: list[StructureSource] = Field(min_length=1, description="The cells MD runs in.")
+    seed: int = Field(0, description="Seed of all random numbers.")
+    structures: list[StructureSource] = Field(min_length=1, description="Cells in which MD is run.")
     conditions: list[ConditionSection] = Field(
-        min_length=1, description="Temperatures and pressures; each structure is run at each."
+        min_length=1, description="Temperatures and pressures; each structure is explored at each."
     )
-    ladder: bool = Field(False, description="Open the next condition of a structure when the one before runs through.")
+    ladder: bool = Field(
+        False, description="Explore a structure at the next condition when the one before is completed."
+    )
     oracle: OracleSection = Field(description="Who labels.")
     trainer: Annotated[LinearSection | PacemakerSection | GRACESection, Field(discriminator="kind")] = Field(
         default_factory=LinearSection,
-        description="Who fits: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS).",
+        description="Trainer: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS).",
     )
-    dynamics: DynamicsSection = Field(default_factory=DynamicsSection, description="MD, and when it halts.")
+    dynamics: DynamicsSection = Field(default_factory=DynamicsSection, description="Settings of MD and of its halts.")
     first_dataset: FirstDatasetSection = Field(
-        default_factory=FirstDatasetSection, description="What the first potential is trained on."
+        default_factory=FirstDatasetSection, description="Dataset of the first potential."
     )
-    candidates: CandidatesSection = Field(
-        default_factory=CandidatesSection, description="What is proposed around a halt."
-    )
+    candidates: CandidatesSection = Field(default_factory=CandidatesSection, description="Candidates around a halt.")
     cutouts: CutoutsSection = Field(default_factory=CutoutsSection, description="Small cells cut out of large ones.")
-    selection: SelectionSection = Field(default_factory=SelectionSection, description="What of it is labelled.")
+    selection: SelectionSection = Field(
+        default_factory=SelectionSection, description="Selection of the candidates to label."
+    )
     stop: StopSection = Field(default_factory=StopSection, description="When the campaign ends.")
     properties: PropertiesSection | None = Field(
-        None, description="Properties of the crystals that have to be the oracle's before the campaign converges."
+        None, description="Properties that have to agree with the oracle before convergence."
     )
     quarantine: QuarantineSection | None = Field(
-        default_factory=QuarantineSection, description="When a label is set aside; null trusts all."
+        default_factory=QuarantineSection,
+        description="When a label is a flagged outlier; null trains on all labels.",
     )
     thresholds: ThresholdsSection | None = Field(
-        None, description="Adapts the thresholds of gamma to what gamma has been worth; {} for the usual settings."
+        None, description="Adapts the thresholds of gamma to its calibration; {} for the default settings."
     )
     start_from: StartFrom = Field(StartFrom(), description="A potential and a dataset to start from.")
     accuracy: AccuracySection | None = Field(
@@ -136,7 +139,7 @@ class RunFile(Strict):
         return run
 
     def _check_values(self) -> None:
-        """Refuse, with their lines, values of the right type that cannot be meant."""
+        """Refuse, with their lines, invalid values of the right type."""
         with self._blamed("name"):
             folder = Path(self.name)
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
@@ -220,7 +223,7 @@ class RunFile(Strict):
         Raises
         ------
         InvalidInputError
-            Whatever cannot be meant, with file and line where one setting is the cause.
+            For invalid values, with file and line where one setting is the cause.
         """
         structures, conditions = self.load_structures(), self.load_conditions()
         with self._blamed("oracle"):

@@ -193,7 +193,7 @@ class OracleSection(Strict):
             raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
         if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
             raise InvalidInputError(
-                f"oracle.maker.calculator_class: '{name}' is no class of an ASE calculator; give one, for instance "
+                f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "
                 "ase.calculators.abinit.Abinit"
             )
 
@@ -204,7 +204,7 @@ class StartFrom(Strict):
     potential: Path | None = Field(None, description="B-basis .yaml file.")
     active_set: Path | None = Field(None, description=".asi file of the potential.")
     reference_energies: dict[str, float] = Field(
-        default_factory=dict, description="eV per atom the potential leaves out."
+        default_factory=dict, description="Energies of isolated atoms in eV, which the potential does not contain."
     )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
     energy_key: str | None = Field(

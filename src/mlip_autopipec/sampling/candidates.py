@@ -87,7 +87,7 @@ class CandidateGenerator(MSONable):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name in ("n_samples", "n_modes", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
                 raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be at least 1")
@@ -145,7 +145,7 @@ class CandidateGenerator(MSONable):
             calculator, velocities and constraints; ``info["origin"]`` tells how each was made.
             A halted frame that is too close for a label (:data:`~mlip_autopipec.structures.distances.LABEL_RATIO`) is
             left out. If it is too close to be varied, variants are made from the last dumped frame that is not; without
-            such a frame, those variants of the halted frame are returned that heal the contact, perhaps fewer.
+            such a frame, those variants of the halted frame are returned that remove the contact, perhaps fewer.
 
         Raises
         ------
@@ -160,7 +160,7 @@ class CandidateGenerator(MSONable):
         if centre is None:
             centre = int(np.argmax(atoms.arrays["gamma"])) if "gamma" in atoms.arrays else 0
         base, contact = bare_copy(atoms), self._contact(atoms)
-        # what MD reached is worth a label wherever the oracle gives one
+        # a frame of MD may be labelled wherever the oracle can compute it
         if shortest_contact(atoms, min(self.minimum_distance_ratio, LABEL_RATIO)) is None:
             chosen.append(_marked(bare_copy(atoms, keep_info=True), "halted"))
         sound = [f for f in frames if len(f) and self._contact(f) is None]
@@ -280,7 +280,7 @@ class CandidateGenerator(MSONable):
                 return candidate
             if contact is not None:
                 reason = f"{contact[0]}-{contact[1]} {contact[2]:.3f} A apart, allowed {contact[3]:.3f} A"
-                # towards the base, if that is sound; a broken one needs large moves to heal
+                # towards the base, if that is valid; else large moves are needed to separate its atoms
                 size *= _SHRINK if healthy else 1.0
             else:
                 reason = "it equals one there is"

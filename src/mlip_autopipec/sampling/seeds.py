@@ -67,17 +67,17 @@ class StructureGenerator(MSONable):
     minimum_distance_ratio
         No pair closer than this times the sum of the covalent radii.
     cover_pairs
-        Add structures in which each pair of elements that never meets is neighbours.
+        Add structures in which each missing pair of elements is neighbours.
     n_pair_structures
         So many for each missing pair.
     pair_cutoff
-        Distance in Angstrom up to which two atoms meet.
+        Distance in Angstrom up to which two atoms are neighbours.
     isolated_atoms
         Add each element as a single atom in a box. Their energies become the reference energies
         of the potential; they are not trained on.
     dimers
         Add dimers of each pair of elements. Where the structures hold no short distances, by small
-        ``rattle_amplitudes``, they replace the steep core repulsion there by something learnt; trainers
+        ``rattle_amplitudes``, they add data at short range, where there would be the core repulsion only; trainers
         give them little weight. None adds none.
     """
 
@@ -97,7 +97,7 @@ class StructureGenerator(MSONable):
     dimers: DimerGenerator | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         for name, least in (
             ("n_structures", 1),
             ("n_test", 0),
@@ -168,7 +168,7 @@ class StructureGenerator(MSONable):
         cells = [cell for parents in parents_of for cell in parents]
         made: list[Atoms] = []
         for parents in parents_of:
-            # an isolated atom has no variants, but its energy is worth having
+            # an isolated atom has no variants, but its energy is a reference energy
             count = 0 if _isolated(parents[0]) else self.n_structures - len(parents)
             varied = [parents[n % len(parents)] for n in range(count)]
             made += [*(cell.copy() for cell in parents), *self._spread_over(varied, rng, made, None)]

@@ -62,7 +62,7 @@ class LabelDocument(Document):
     )
     purpose: str | None = Field(None, description="Which point of which property it is for, with origin property.")
     key: str | None = Field(
-        None, description="Of the calculation: the same for the same structure and settings, whoever asks for it."
+        None, description="Hash of structure and oracle settings: the same key means the same calculation."
     )
     reused_from: str | None = Field(None, description="uuid of the label that was there already; None if computed.")
     walker: int | None = Field(None, description="Walker whose halt asked for this label.")
@@ -120,7 +120,7 @@ class LabelDocument(Document):
 
     @classmethod
     def referring_to(cls, original: LabelDocument, **fields: object) -> LabelDocument:
-        """Make a document that stands for a label which is there already."""
+        """Make a document that refers to an existing label."""
         small = original.model_dump(include=set(_OF_THE_CALCULATION - _LARGE))
         return cls.model_validate({**small, **fields, "state": "successful", "reused_from": original.uuid})
 
@@ -145,7 +145,7 @@ class LabelDocument(Document):
         return atoms
 
 
-#: Fields of a label that belong to the calculation, not to who asked for it; the second those that grow with the atoms.
+#: Fields of a label that belong to the calculation, not to its request; the second those that grow with the atoms.
 _OF_THE_CALCULATION = frozenset(
     "key oracle computed_with corrections directory formula n_atoms energy_eV energy_kind max_force_eV_A "
     "forces_eV_A stress_eV_A3 magmoms_muB atoms".split()
@@ -154,7 +154,7 @@ _LARGE = frozenset("computed_with forces_eV_A stress_eV_A3 magmoms_muB atoms".sp
 
 
 class AdmissionDocument(Document):
-    """A user's word that a label which was set aside is good."""
+    """The user's decision to accept a flagged outlier."""
 
     kind: Literal["admission"] = "admission"
     label_id: str = Field(description="uuid of the label.")

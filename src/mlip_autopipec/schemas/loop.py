@@ -14,12 +14,12 @@ from mlip_autopipec.validation.targets import Limits
 
 
 class LoopStatus(StrEnum):
-    """Where a loop stands, or how it ended."""
+    """Status of a loop."""
 
     LEARNING = "LEARNING"
     """The next cycle follows."""
     CONVERGED = "CONVERGED"
-    """Every walker ran through without a halt."""
+    """Every walker completed without a halt."""
     MAX_ITER_REACHED = "MAX_ITER_REACHED"
     """As many cycles as allowed; some walkers still halt."""
     BUDGET_SPENT = "BUDGET_SPENT"
@@ -29,7 +29,7 @@ class LoopStatus(StrEnum):
     ORACLE_FAILING = "ORACLE_FAILING"
     """Too many labels failed."""
     FAILED = "FAILED"
-    """A step of the last cycle died; its folder and log tell why. All labels are kept."""
+    """A step of the last cycle failed; its folder and log have the reason. All labels are kept."""
     PAUSED = "PAUSED"
     """This process cannot nest further cycles; everything is kept and can be continued."""
 
@@ -44,7 +44,7 @@ class WalkerState(BaseModel):
     start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
     start_index: int = Field(0, description="Place of the structure in that document.")
     start_volume_A3: float | None = Field(None, description="Volume of that structure, A^3.")
-    after: int | None = Field(None, description="Walker that has to run through before this one: the rung below.")
+    after: int | None = Field(None, description="Walker that has to complete before this one starts: the rung below.")
     status: Literal["WAITING", "PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field(
         "PENDING", description="As of the last cycle; WAITING for the walker named by `after`."
     )
@@ -61,9 +61,9 @@ class WalkerState(BaseModel):
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
     n_explosions: int = Field(0, description="Explosions in a row, crashes between them not counted.")
-    stuck_at: int = Field(0, description="MD step at which it kept exploding before it was begun anew.")
+    stuck_at: int = Field(0, description="MD step of the repeated explosions before it was restarted with a new seed.")
     replica: int = Field(
-        0, description="How often it was begun anew with another seed: after a failed check, or repeated explosions."
+        0, description="Number of restarts with a new seed, after a failed check or repeated explosions."
     )
 
     @property
@@ -77,7 +77,7 @@ class WalkerState(BaseModel):
         return self.status == "HALTED" and self.walk_id is not None and self.reason not in ("crashed", "timed_out")
 
     def describe(self) -> str:
-        """Tell in a few words where this walker stands."""
+        """Return the state of this walker as a short text."""
         where = f"w{self.index} {self.condition.temperature_K:g} K"
         if self.status == "HALTED":
             grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
@@ -124,7 +124,7 @@ class CheckResult(Document):
         )
 
     def describe(self) -> str:
-        """Tell the result in a few words."""
+        """Return the result as a short text."""
         told = []
         if self.errors is not None:
             told.append(
@@ -155,7 +155,7 @@ class CheckDocument(CheckResult, WithPayload):
 
 
 class LoopState(BaseModel):
-    """What one cycle hands to the next: small, and no larger after 300 cycles than after one."""
+    """State that one cycle gives to the next; its size does not grow with the cycles."""
 
     campaign_id: str
     seed: int
@@ -176,7 +176,7 @@ class LoopState(BaseModel):
 
 
 class CycleResults(BaseModel):
-    """What the store holds of a cycle that broke off: uuids of documents."""
+    """Stored documents of an interrupted cycle: their uuids."""
 
     potential_id: str | None = None
     batch_id: str | None = None
@@ -186,7 +186,7 @@ class CycleResults(BaseModel):
 
 class OTFDocument(Document):
     """
-    Where a campaign stands after a cycle; the last one is the output of the Flow.
+    Status of a campaign after a cycle; the last one is the output of the Flow.
 
     The final document carries the potential with its files, the earlier ones only its id.
     """
@@ -202,11 +202,11 @@ class OTFDocument(Document):
     n_halts: int = Field(0, description="Halts so far.")
     hours: float = Field(0.0, description="Wall time that was worked since the campaign was made or extended, h.")
     hours_before: float = Field(0.0, description="That before it was last resumed, up to the last complete cycle, h.")
-    clock_started: str | None = Field(None, description="When it was last resumed (UTC); None if it never broke off.")
+    clock_started: str | None = Field(None, description="When it was last resumed (UTC); None if never interrupted.")
     check: CheckResult | None = Field(None, description="The last check on labels from halt-free MD.")
     untrained_batch_id: str | None = Field(
         None,
-        description="uuid of a batch that holds labels which the next training is for: a failed check's, or let in.",
+        description="uuid of the batch to train on next: labels of a failed check, or accepted outliers.",
     )
     gamma_thresholds: tuple[float, float] | None = Field(
         None, description="Lower and upper threshold of gamma in the next MD, where they are adapted."
@@ -255,6 +255,6 @@ class OTFDocument(Document):
             parts.append(f"new labels {before:.1f} -> {after:.1f} meV/A")
             limit = self._limit_that_failed()
             if limit is not None and after > limit:  # further labels of the kind will not help
-                parts.append(f"above the check's limit {limit:.1f} even when learnt: try a larger basis")
+                parts.append(f"above the check's limit {limit:.1f} even after training on it: try a larger basis")
         parts.append(f"{sum(self.seconds.values()):.1f} s")
         return "  | ".join(parts)

@@ -84,13 +84,13 @@ class LinearRecord(BaseModel):
 
 
 class GradedLabel(BaseModel):
-    """What the extrapolation grade was worth at one label, by the potential before it was trained on."""
+    """Extrapolation grade and force error of one label, of the potential before it was trained on."""
 
     label_id: str = Field(description="uuid of the label.")
     gamma_max: float = Field(description="Largest grade of its atoms.")
     force_error_max_eV_A: float = Field(description="Largest length of the error of a force, eV/A.")
     energy_error_eV_atom: float = Field(description="Potential minus label, eV/atom.")
-    in_core: bool = Field(description="Whether a pair is inside the core, where the grade says nothing.")
+    in_core: bool = Field(description="Whether a pair is inside the core, where the grade is not meaningful.")
 
     @classmethod
     def of(cls, label_id: str, graded: GradedErrors) -> GradedLabel:
@@ -116,7 +116,7 @@ class QuarantinedLabel(BaseModel):
     """A label that is not trained on until the user lets it in."""
 
     label_id: str = Field(description="uuid of the label.")
-    reasons: list[str] = Field(description="Why it is not trusted, in words.")
+    reasons: list[str] = Field(description="Why it is flagged.")
 
 
 class Loss(BaseModel):
@@ -137,7 +137,7 @@ class FitRecord(BaseModel):
     """How an iterative fit went."""
 
     n_iterations: int = Field(description="Iterations of the optimiser, over all steps of a ladder.")
-    converged: bool | None = Field(description="Whether the optimiser said so; running out of iterations is usual.")
+    converged: bool | None = Field(description="Whether the optimiser converged; ending at maxiter is usual.")
     message: str = Field(description="Why the optimiser stopped, in its own words.")
     device: str = Field(description="cpu, or the GPU.")
     start: Loss = Field(description="Before the first iteration.")
@@ -219,13 +219,13 @@ class PotentialDocument(WithPayload):
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
     )
     quarantined: list[QuarantinedLabel] = Field(
-        default_factory=list, description="Labels of this cycle that were set aside and not trained on."
+        default_factory=list, description="Labels of this cycle that were flagged as outliers and not trained on."
     )
     linear: LinearRecord | None = Field(
         None, description="What a linear fit chose; `payload['left_out']` has the errors of each label left out."
     )
     let_in: list[str] = Field(
-        default_factory=list, description="uuids of labels that had been set aside, let in by the user and trained on."
+        default_factory=list, description="uuids of flagged outliers that the user accepted and that were trained on."
     )
     coverage: dict[str, Any] | None = Field(
         None,
@@ -280,7 +280,7 @@ class PotentialDocument(WithPayload):
         return {"train": self.train, "test": self.test, "new_before": self.new_before, "new_after": self.new_after}
 
     def known_surroundings(self) -> Coverage | None:
-        """Return which elements met which in the training set; None if that is not known."""
+        """Return the pairs and triplets of elements in the training set; None if not known."""
         from mlip_autopipec.active_learning.coverage import Coverage
 
         return None if self.coverage is None else Coverage.from_dict(self.coverage)

@@ -41,7 +41,7 @@ class WalkDocument(WithPayload):
     temperature_K: float = Field(0.0, description="Target temperature at the start of the whole run, K.")
     pressure_GPa: float = Field(0.0, description="Target pressure, GPa.")
     start_step: int = Field(0, description="MD step this run began at.")
-    step: int = Field(0, description="MD step of its last sane frame, counted over all resumptions: where to resume.")
+    step: int = Field(0, description="MD step of its last valid frame, counted over all resumptions: where to resume.")
     halt_step: int | None = Field(None, description="MD step at which it halted; None without a halt.")
     n_steps: int = Field(0, description="MD steps asked for.")
     timestep_fs: float = Field(0.0, description="Time step, fs.")
@@ -56,11 +56,11 @@ class WalkDocument(WithPayload):
     seconds: float = Field(0.0, description="Wall time of all of them, s.")
 
     def final_atoms(self) -> Atoms:
-        """Return the last frame with velocities (after an explosion the last sane one)."""
+        """Return the last frame with velocities (after an explosion the last valid one)."""
         return unpack_frames(self.bulk("final"))[0]
 
     def trace(self) -> dict[str, list[float]]:
-        """Return step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3 and gamma_max at each look."""
+        """Return step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max at each grading step."""
         return self.bulk("trace")
 
     def restart(self) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Dimers of every pair of elements: what a first potential learns of short distances."""
+"""Dimers of every pair of elements: data of a first potential at short distances."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DimerGenerator(MSONable):
     vacuum: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         if self.n_distances < 2:
             raise InvalidInputError(f"DimerGenerator.n_distances is {self.n_distances}; it has to be at least 2")
         if not 0.4 <= self.shortest_ratio < 1.5:

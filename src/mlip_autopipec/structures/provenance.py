@@ -54,7 +54,7 @@ _NAMES = {"purpose": "property"}
 @dataclass(frozen=True)
 class Provenance:
     """
-    What the loop knows of a structure besides its atoms.
+    Information of the loop about a structure besides its atoms.
 
     It travels in ``atoms.info`` under the names of the fields (``purpose`` as ``property``); nothing else reads or
     writes them there.

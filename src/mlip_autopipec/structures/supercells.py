@@ -80,7 +80,7 @@ def pair_coverage(structures: Iterable[Atoms], cutoff: float) -> dict[tuple[str,
     """
     Count the pairs of elements within ``cutoff`` (Angstrom), over all structures.
 
-    gamma is blind to a pair that never occurs: its basis functions are zero everywhere.
+    gamma does not see a pair that never occurs: its basis functions are zero everywhere.
 
     Returns
     -------

@@ -50,7 +50,7 @@ class Halt(MSONable):
 @dataclass
 class ScriptedDynamicsMaker(LammpsDynamicsMaker):
     """
-    Halt where the script says, then run through.
+    Halt where the script says, then complete.
 
     A walker that halted n times is at line n of its script: the loop's own count is the only
     state. Atoms move a little between two halts, the same way for the same seed and step.
@@ -70,7 +70,7 @@ class ScriptedDynamicsMaker(LammpsDynamicsMaker):
     events: str | None = None
 
     def next_halt(self, walker: WalkerState) -> Halt | None:
-        """Return the halt that comes next for this walker; None to run through."""
+        """Return the halt that comes next for this walker; None to complete without one."""
         mine = [h for h in self.halts if h.walker in (None, walker.index)]
         return mine[walker.n_halts] if walker.n_halts < len(mine) else None
 
@@ -105,7 +105,7 @@ class ScriptedDynamicsMaker(LammpsDynamicsMaker):
 @dataclass
 class PeriodicHaltsDynamicsMaker(ScriptedDynamicsMaker):
     """
-    Halt a number of times at equal distances, then run through: any number of cycles, each with progress.
+    Halt a number of times at equal distances, then complete: any number of cycles, each with progress.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class PeriodicHaltsDynamicsMaker(ScriptedDynamicsMaker):
     n_halts: int = 1
 
     def next_halt(self, walker: WalkerState) -> Halt | None:
-        """Return the halt that comes next for this walker; None to run through."""
+        """Return the halt that comes next for this walker; None to complete without one."""
         if self.settings.n_steps <= self.n_halts:
             raise InvalidInputError(
                 f"settings.n_steps is {self.settings.n_steps}; {self.n_halts} halts need more steps"

@@ -151,7 +151,7 @@ class GRACEFSTrainer(ACETrainer):
     input_sections: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Refuse invalid settings."""
         for key in self.input_sections:
             if key in _OURS:
                 raise InvalidInputError(f"input_sections holds '{key}', which belongs to the loop; use {_OURS[key]}")
@@ -198,7 +198,7 @@ class GRACEFSTrainer(ACETrainer):
         used = pd.read_pickle(results / "training_set.pkl.gz")  # noqa: S301 made by this run
         if dropped := sorted(set(train["name"]) - set(used["name"])):
             problem = f"gracemaker left out {len(dropped)} of {len(train)} labels ({', '.join(dropped[:5])})"
-            fail(problem, folder / LOG, log, "look at the fit section of input_sections")
+            fail(problem, folder / LOG, log, "check the fit section of input_sections")
         return Fit(read_gracemaker(results), log, progress)
 
     def input(self, elements: Sequence[str], has_start: bool, *, fine_tune: bool, seed: int = 0) -> dict[str, Any]:
@@ -272,13 +272,13 @@ def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_siz
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         fail(f"{results / METRICS} of gracemaker cannot be read ({error})", path, log, advice)
     if not all(math.isfinite(p.total) for p in points):
-        absurd = "look for absurd labels (huge forces, overlapping atoms)"
+        absurd = "check for wrong labels (huge forces, overlapping atoms)"
         fail("the loss of gracemaker is not a number", path, log, absurd)
     if len(points) < 2 or points[0].iteration != 0:
         fail("gracemaker did not train: its metrics show no iteration", path, log, advice)
     first, last = points[0].total, points[-1].total
     if fine_tune and "Loaded checkpoint from start/checkpoint" not in log:
-        fail("gracemaker started from nothing instead of continuing", path, log, advice)
+        fail("gracemaker started from scratch instead of continuing", path, log, advice)
     if last > first * (1 + LOSS_DIGITS) if fine_tune else last >= first:
         more = "raise fine_tune_maxiter" if fine_tune else "raise maxiter"
         fail(f"the loss of gracemaker went from {first:g} to {last:g}", path, log, more)
@@ -330,7 +330,7 @@ def read_state(potential: ACEPotential) -> dict[str, str]:
     """
     if not potential.is_grace:
         raise InvalidInputError(
-            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or start from nothing"
+            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or train from scratch"
         )
     _, found, text = potential.yaml.partition(f"\n{STATE}:")
     state = yaml.safe_load(f"{STATE}:{text}")[STATE] if found else {}

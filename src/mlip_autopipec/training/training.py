@@ -358,7 +358,7 @@ def prove_learning(result: TrainingResult) -> None:
     """
     if result.coefficients_moved is not None and not result.coefficients_moved > 1e-12:
         raise TrainingError(
-            f"the fit moved no coefficient (relative change {result.coefficients_moved:g}): nothing was "
+            f"the fit changed no coefficient (relative change {result.coefficients_moved:g}): nothing was "
             f"trained. Last lines of the log:\n{result.log[-1500:]}"
         )
     before, after = result.new_before, result.new_after

@@ -129,7 +129,7 @@ def find_crystal(atoms: Atoms, max_atoms: int, symprec: float) -> Crystal:
     if not with_open_vacuum(primitive, VACUUM_A).pbc.all():
         raise PropertyError(
             f"{formula} holds a layer of at least {VACUUM_A:g} A without atoms; a surface, wire, molecule or lone atom "
-            "has no volume of its own"
+            "has no bulk volume"
         )
     if len(primitive) > max_atoms:
         raise PropertyError(too_large)
@@ -200,7 +200,7 @@ def find_result(planned: Atoms, labelled: Sequence[Atoms]) -> Result | None:
     """
     Find the label of a structure, and return it in the order and orientation of that structure.
 
-    One label serves whoever asks for the same calculation, in whatever orientation and order of the atoms
+    One label serves all requests for the same calculation, in any orientation and order of the atoms
     (:func:`~mlip_autopipec.oracle.identity.label_key`), and some codes sort the atoms.
 
     Parameters

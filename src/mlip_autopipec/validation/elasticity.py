@@ -4,7 +4,7 @@ Elastic constants of a crystal from calculations of strained cells, none of whic
 Atoms that give way inside of a strained cell change the constants. What relaxation would give follows to first
 order from the forces in the strained cells and the force constants at q = 0 (X. Wu, D. Vanderbilt and
 D. R. Hamann, Phys. Rev. B 72, 035105 (2005), eq. 29), so that every calculation is a static one of a cell known
-beforehand, the same for whoever is compared.
+beforehand, the same for oracle and potential.
 
 Tensors are written as 6-vectors (xx, yy, zz, yz, xz, xy) with the off-diagonal components times sqrt(2), in which
 rotations are orthogonal matrices.
@@ -219,7 +219,7 @@ def _inverse(hessian: Floats) -> Floats:
     if (values[internal] < _SOFT * values.max()).any():
         raise PropertyError(
             f"the crystal is not stable: a mode at q = 0 has a force constant of {values[internal].min():.4f} eV/A^2, "
-            "so its atoms would not relax but leave",
+            "so its atoms do not relax to a minimum",
             "give a stable crystal, or set PropertyGate.relaxed_ions to false to compare constants of clamped ions",
         )
     inside = vectors[:, internal]

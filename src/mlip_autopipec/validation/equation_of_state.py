@@ -97,7 +97,7 @@ def fit_equation_of_state(structures: Sequence[Atoms], results: Sequence[Result]
         raise PropertyError(
             f"the energies are off a smooth curve by {1e3 * residual:.2f} meV/atom, while they span only "
             f"{1e3 * np.ptp(energies):.2f}",
-            "look for a magnetic or electronic transition, too few k-points, or a field that did not converge",
+            "check for a magnetic or electronic transition, too few k-points, or a field that did not converge",
         )
     return EquationOfState(
         volumes.tolist(),

@@ -133,7 +133,7 @@ class PropertyGate(Gate):
     symprec: float = 0.01
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
+        """Refuse invalid settings."""
         if isinstance(self.properties, str):
             self.properties = [self.properties]
         self.properties = list(self.properties)
@@ -308,7 +308,7 @@ class PropertyGate(Gate):
         except PropertyError as error:
             got = f"by the potential, {error}"
         curve = None
-        if kind == "eos":  # worth a look, also without a minimum
+        if kind == "eos":  # the curve is informative, also without a minimum
             energies = [result.energy / len(cell) for result, cell in zip(potential, cells, strict=True)]
             curve = {"volumes_A3": wanted.data["volumes_A3"], "energies_eV": energies}
         return compared(crystal.name, kind, wanted, got, curve)

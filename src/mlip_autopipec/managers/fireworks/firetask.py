@@ -26,7 +26,7 @@ APPENDED_BY = "appended_by"
 #: Stored in the launch of the job that ended a campaign: how.
 ENDED = "campaign_ended"
 
-#: How long a job waits to see whether a lost job it depends on is rerun, and how often it looks, in s.
+#: How long a job waits to see whether a lost job it depends on is rerun, and how often it checks, in s.
 SETTLE_S, LOOK_S = 10.0, 0.2
 
 #: A job that was lost, or cut off as the database was away, is run again by the next one, so often at most.
@@ -66,9 +66,7 @@ class CampaignFiretask(JobFiretask):
         store.connect()
         this_job = {"uuid": job.uuid, "index": job.index}
         if self._is_built_upon() and store.query_one(this_job, ["uuid"]) is not None:
-            logger.warning(
-                "%s is not run again: its document is in the store and the loop has gone on from it", job.name
-            )
+            logger.warning("%s is not run again: its document is in the store and the loop has used it", job.name)
             return FWAction()
         if not self._inputs_are_final():
             # no one learns of this, unless FireWorks has not noticed yet that this job is to be run again too
@@ -83,7 +81,7 @@ class CampaignFiretask(JobFiretask):
         if end["status"] in _NEEDS_ATTENTION:
             raise MLIPError(
                 f"campaign {end['campaign_id']} ended {end['status']}: {end['why']}. What it has is in the store; "
-                "mend the cause, then rerun the job that failed (lpad rerun_fws), or resume the campaign"
+                "correct the cause, then rerun the job that failed (lpad rerun_fws), or resume the campaign"
             )
         action.stored_data[ENDED] = end["status"]
         return action

@@ -228,7 +228,7 @@ def mend(launchpad: LaunchPad | None = None, *, older_than_s: float = 3600.0) ->
                 refresh(pad, fw_id)
                 mended.carried_on.append(fw_id)
     for firework in pad.fireworks.find({f"spec.{APPENDED_BY}": {"$exists": True}}, ["fw_id", "created_on"]):
-        # read anew: a workflow may have grown meanwhile
+        # read again: the workflow may have grown meanwhile
         fw_id = firework["fw_id"]
         old = fw_id not in known and _age_s(firework["created_on"]) >= older_than_s
         if old and pad.workflows.find_one({"nodes": fw_id}, ["nodes"]) is None:

@@ -29,7 +29,7 @@ _FROM_NOTHING = "Initial potential is NOT provided"
 _OTHER_REFERENCE = "`reference_energy` will be computed automatically"
 # what pacemaker writes when it cannot, or will not, train -> what to do about it
 _ADVICE = {
-    _FROM_NOTHING: "leave the ladder to ladder_step; with one in the input of a fine-tune pacemaker starts anew",
+    _FROM_NOTHING: "leave the ladder to ladder_step; with one in the input of a fine-tune pacemaker starts again",
     "Number of finished fit cycles": "use output_potential.yaml instead of an interim potential",
     "No new function added": "pacemaker was asked to extend a basis that is already complete (-ip); use -p instead",
     "No module named": f"install what is missing into the Python that runs pacemaker: {INSTALL_ACE}",
@@ -43,7 +43,7 @@ _ADVICE = {
 
 
 class LoggedFit(NamedTuple):
-    """What the log alone tells; a loss that is not there is NaN."""
+    """Results that are read from the log; a missing loss is NaN."""
 
     n_iterations: int
     first_loss: float
@@ -84,23 +84,23 @@ def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
     if _OTHER_REFERENCE in log:
         fail("pacemaker replaced the reference energies by its own", path, log, "give reference_energies")
     if "INIT STATS" in log and not (math.isfinite(fit.first_loss) and math.isfinite(fit.last_loss)):
-        advice = "look for absurd labels (huge forces, overlapping atoms) and for weights that are not numbers"
+        advice = "check for wrong labels (huge forces, overlapping atoms) and for weights that are not numbers"
         fail(f"the loss went from {fit.first_loss} to {fit.last_loss}", path, log, advice)
     if fit.n_iterations == 0:
         result = _RESULT.findall(log)
         said = f"; the optimiser said: {result[-1][1]}" if result else ""
         advice = ""
         if result and not any(phrase in log for phrase in _ADVICE):
-            advice = "look at trainable_parameters and kappa: nothing that may move lowers the loss"
+            advice = "check trainable_parameters and kappa: no trainable coefficient lowers the loss"
         fail(f"pacemaker did not train: its log has no iteration{said}", path, log, advice)
     if fine_tune and _FROM_NOTHING in log:
-        fail("pacemaker started from nothing instead of continuing", path, log)
+        fail("pacemaker started from scratch instead of continuing", path, log)
     if fine_tune and fit.last_loss > fit.first_loss * (1 + LOSS_DIGITS):
         problem = f"the fine-tune raised the loss from {fit.first_loss:g} to {fit.last_loss:g}"
         fail(problem, path, log, "raise fine_tune_maxiter or fit from nothing (fine_tune=False)")
     if not fine_tune and fit.last_loss >= fit.first_loss:
         problem = f"a fit from nothing left the loss at {fit.last_loss:g}, where it began"
-        fail(problem, path, log, "raise maxiter; look at trainable_parameters and kappa")
+        fail(problem, path, log, "raise maxiter; check trainable_parameters and kappa")
     return fit
 
 

@@ -61,7 +61,7 @@ class PacemakerTrainer(ACETrainer):
         Structures evaluated at once; bounds the memory, does not change the result.
     repulsion
         "auto" puts a ZBL core below the shortest distance of each pair in the training set,
-        anew in each fit; None leaves the core of the initial potential. It is put there by
+        again in each fit; None leaves the core of the initial potential. It is put there by
         this package, not by pacemaker, whose core begins right at that distance.
     core_margin
         How far below that distance (Angstrom); see :func:`~mlip_autopipec.potentials.core.set_core`.
@@ -120,7 +120,7 @@ class PacemakerTrainer(ACETrainer):
     input_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Read the input file, give the potential section its one home, and refuse what cannot be meant."""
+        """Read the input file, keep the potential section in one place, and refuse invalid settings."""
         sections = dict(self.input_sections)
         if self.input_file is not None:
             sections = merge(read_input_file(self.input_file), sections)
@@ -233,7 +233,7 @@ class PacemakerTrainer(ACETrainer):
             fail(f"pacemaker wrote no {OUTPUT}", folder / LOG, log)
         # pacemaker keeps there what it was about to fit
         if not coefficients_differ(folder / OUTPUT, folder / "target_potential.yaml"):
-            fail("pacemaker moved no coefficient", folder / LOG, log, "look at trainable_parameters and kappa")
+            fail("pacemaker changed no coefficient", folder / LOG, log, "check trainable_parameters and kappa")
         info = pd.read_pickle(folder / "fitting_data_info.pckl.gzip", compression="gzip")  # noqa: S301 made by this run
         if dropped := sorted(set(train["name"]) - set(info["name"])):
             # they would be missing from what the potential knows, and halt the MD again and again
