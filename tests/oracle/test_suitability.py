@@ -90,3 +90,11 @@ def test_a_calculator_without_forces_is_refused(monkeypatch):
     maker = CalculatorStaticMaker(calculator_class="my_calculators.Forceless")
     with pytest.raises(InvalidInputError, match="Forceless gives no forces, only energy, free_energy"):
         OracleMaker(static_maker=maker).check(["Cu"])
+
+
+def test_a_calculator_that_only_the_worker_has_is_not_refused(caplog):
+    maker = CalculatorStaticMaker(calculator_class="on_the_worker.Calculator", calculator_kwargs={"x": 1})
+    OracleMaker(static_maker=maker).check(["Cu"])
+    assert "on_the_worker.Calculator are not checked here" in caplog.text
+    with pytest.raises(InvalidInputError, match="cannot be imported"):
+        OracleMaker(static_maker=CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMTT")).check(["Cu"])

@@ -196,7 +196,9 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     for name, errors in (("training set", document.train), ("held-out set", document.test)):
         if errors is not None:
             head.add_row(
-                f"error, {name}", f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
+                f"error, {name}",
+                f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
+                + ("" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"),
             )
     walkers = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("walker", "cell", "at", "status", "step", "ps", "halts", "last halt"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+logger = logging.getLogger(__name__)
 
 #: Metals that ASE's effective medium theory was made for. It has H, C, N and O too, as toys for tests.
 EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
@@ -122,7 +126,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     Raises
     ------
     InvalidInputError
-        For a class that cannot be imported, that is no ASE calculator, or that does not know an argument.
+        For a class that does not know an argument, or cannot be imported although its package is here.
     """
     if not name:
         raise InvalidInputError(
@@ -132,6 +136,9 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     try:
         found = TypeAdapter(ImportString[Any]).validate_python(name)
     except ValidationError as error:
+        if find_spec(name.partition(".")[0]) is None:  # it is on the worker perhaps, which says so if it is not
+            logger.warning("the arguments of %s are not checked here: its package is not installed", name)
+            return
         raise InvalidInputError(f"calculator_class '{name}' cannot be imported: {error}") from error
     if not isinstance(found, type) or not issubclass(found, Calculator):
         return

@@ -85,6 +85,10 @@ def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence
     plt.close(figure)
 
 
+def _stress(errors: ErrorMetrics) -> str:
+    return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"
+
+
 def summary_table(
     document: OTFDocument,
     errors: Mapping[str, ErrorMetrics],
@@ -102,7 +106,8 @@ def summary_table(
         what = {"validation": "fresh oracle MD", "train": "training set", "test": "held-out set"}[name]
         table.add_row(
             f"error, {what}",
-            f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A ({e.n_structures} structures)",
+            f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
+            f"({e.n_structures} structures)",
         )
     if document.potential is not None:
         suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)

@@ -131,7 +131,11 @@ class CheckResult(Document):
                 f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frame(s) of halt-free MD, "
                 f"limit {self.limit_meV_A:.1f}"
             )
-            told += [one for one in self.exceeded if not one.startswith("forces")]
+            if self.energy_limit_meV_atom is not None:
+                energy, limit = self.errors.energy_rmse_meV_atom, self.energy_limit_meV_atom
+                told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
+            if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
+                told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
         told += [str(p["description"]) for p in wrong]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):
@@ -247,6 +251,7 @@ class OTFDocument(Document):
         if self.train is not None:
             parts.append(
                 f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A"
+                + ("" if self.train.stress_rmse_GPa is None else f" {self.train.stress_rmse_GPa:.2f} GPa")
             )
         if self.linear is not None:
             parts.append(self.linear.describe())
