@@ -50,6 +50,8 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/document_sizes.py --server-frames 130
 	$(BIN)/python benchmarks/md_throughput.py
 	$(BIN)/python benchmarks/grain_boundary.py
+	@if [ -d "$(DFT_DATA)" ]; then $(BIN)/python benchmarks/dft_tables.py $(DFT_DATA); \
+		else echo "benchmarks/dft_tables.py is left out: set DFT_DATA to the folder of its data sets"; fi
 	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that

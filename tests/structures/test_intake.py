@@ -241,7 +241,7 @@ def test_types_of_lammps_are_no_atomic_numbers(tmp_path):
     assert load_structure(tmp_path, "True.data", None, None).atoms.get_chemical_formula() == "AlNi3"
     taken = load_structure(tmp_path, "False.data", None, None, ["Ni", "Al"])
     assert taken.atoms.get_chemical_formula() == "AlNi3"
-    ones = re.sub(r"( [12]) +[\d.]+ # (Ni|Al)", r"\1 1.0 # \2", (tmp_path / "True.data").read_text())
+    ones = re.sub(r"(?m)^([12]) +[\d.]+ # (Ni|Al)", r"\1 1.0 # \2", (tmp_path / "True.data").read_text())
     (tmp_path / "ones.data").write_text(ones)
     with pytest.raises(InvalidInputError, match=r"its masses are \[1\.0, 1\.0\]"):
         load_structure(tmp_path, "ones.data", None, None)

@@ -40,6 +40,10 @@ class LinearACETrainer(ACETrainer):
 
     Parameters
     ----------
+    dimer_weight
+        Weight of dimers. Their energies are off by electronvolts, each worth a thousand times the error of a crystal:
+        with 1e-3 the forces in copper are 127 meV/A off instead of 3, with 1e-6 again 3, and short distances are learnt
+        as well.
     energy_meV_atom, forces_meV_A, stress_GPa
         What an error is worth: of an energy per atom, of a force component, of a stress component.
         Labels without stress are fitted to energy and forces.
@@ -58,6 +62,7 @@ class LinearACETrainer(ACETrainer):
         Worker processes that build the design matrix; None takes the cores there are, where the work is worth it.
     """
 
+    dimer_weight: float = 1e-6
     energy_weight: float | None = None
     force_weight: float | None = None
     ridge: float | None = None
