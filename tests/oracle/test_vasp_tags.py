@@ -119,6 +119,27 @@ def test_other_algorithms_are_refused(algo: str) -> None:
     assert "ALGO" in refused_tags({"ALGO": algo})[0]
 
 
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"IVDW": 11},
+        {"LUSE_VDW": True},
+        {"NUPDOWN": 2},
+        {"LHFCALC": True},
+        {"METAGGA": "R2SCAN"},
+        {"LSOL": True},
+        {"LSORBIT": True},
+        {"IDIPOL": 3, "LDIPOL": True},
+        {"ISMEAR": -5},
+        {"EDIFF": 1e-4},
+        {"SOME_NEW_TAG": 1},
+    ],
+)
+def test_a_tag_that_is_physics_is_in_the_key(tags: dict[str, Any]) -> None:
+    OracleMaker(static_maker=vasp_static_maker(tags)).check(["Cu"])
+    assert key(vasp_static_maker(tags)) != key(vasp_static_maker())
+
+
 def test_lists_of_another_number_of_species_are_refused() -> None:
     assert refused_tags({"VDW_C6": [1.0, 2.0]}, n_species=2) == []
     assert "2 values for 1 species" in refused_tags({"VDW_C6": [1.0, 2.0]}, n_species=1)[0]

@@ -29,7 +29,6 @@ from mlip_autopipec.oracle.suitability import check_arguments
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-    from numpy.typing import NDArray
     from pymatgen.core import Structure
 
 
@@ -136,8 +135,8 @@ class AseStaticMaker(AseMaker):
         return directory
 
 
-def _voigt(stress: Any, name: str) -> NDArray[np.float64] | None:
-    """Return a stress as six numbers; some calculators give 3 x 3, and one of no periodic direction None."""
+def _voigt(stress: Any, name: str) -> tuple[float, float, float, float, float, float] | None:
+    """Return a stress as six numbers; some calculators give 3 x 3."""
     if stress is None:
         return None
     given = np.array(stress, dtype=float)
@@ -145,7 +144,8 @@ def _voigt(stress: Any, name: str) -> NDArray[np.float64] | None:
         given = full_3x3_to_voigt_6_stress(given)
     if given.shape != (6,):
         raise LabelError(f"the calculator '{name}' gave a stress of shape {given.shape}; known are (6,) and (3, 3)")
-    return given
+    xx, yy, zz, yz, xz, xy = given.tolist()
+    return xx, yy, zz, yz, xz, xy
 
 
 @dataclass
