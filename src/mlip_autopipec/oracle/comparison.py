@@ -144,7 +144,8 @@ def worth_comparing(labels: Sequence[Atoms], n: int) -> list[int]:
     still = {i: bool(np.abs(labels[i].calc.results["forces"]).max() < 1e-3) for i in of_use}
     by_size = sorted(of_use, key=lambda i: (len(labels[i]) < 2, still[i], len(labels[i]), i))
     seen: set[frozenset[str]] = set()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for i in by_size:
         elements = frozenset(labels[i].get_chemical_symbols())
         (rest if elements in seen else first).append(i)
