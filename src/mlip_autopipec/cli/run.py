@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.runfile.model import RunFile
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
-Folder = Annotated[
-    Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")
-]
+Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")]
 
 
 @app.command()

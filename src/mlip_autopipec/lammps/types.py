@@ -145,8 +145,8 @@ class MDSettings(MSONable):
         Above this volume in A^3 the run counts as exploded: gamma is low in a gas, so a cell that evaporates would
         count as a completed run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
     wall_time_s
-        Wall time in s after which a run writes a restart file and ends, for a further job to go
-        on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at
+        Wall time in s after which a run writes a restart file and ends, for another job to
+        continue; set it below the limit of the batch queue. LAMMPS takes whole seconds and reads
         its clock every ``gamma_every`` steps. None: no limit.
     template
         Text of a LAMMPS input template to take the place of the package's own; see docs/lammps.md.
