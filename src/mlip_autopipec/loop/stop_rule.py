@@ -28,7 +28,7 @@ class StopRule(MSONable):
     max_labels
         Most labels, including the first dataset; None for no limit.
     max_hours
-        Wall time in hours since the campaign was recorded, looked at after each cycle; None for no limit.
+        Wall time of the campaign in hours, checked after each cycle; None for no limit.
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
     n_check_labels
@@ -36,12 +36,12 @@ class StopRule(MSONable):
         them before it is trained on them. If it is worse than the limits below, it is trained on them and all walkers
         restart with new seeds. 0: no check.
     max_relative_force_error, force_error_floor_meV_A
-        The root mean square force error may be this share of the root mean square force of these labels, and at least
-        this many meV/A.
+        Limit of the root mean square force error: this share of the root mean square force of these labels, but not
+        less than the floor in meV/A.
     property_gate
-        What is compared with the oracle's in the same check: properties of the campaign's crystals
-        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or what a
-        :class:`~mlip_autopipec.validation.criteria.CellGate` of one's own asks for.
+        Validation criterion of the same check: properties of the campaign's crystals
+        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or a subclass of
+        :class:`~mlip_autopipec.validation.criteria.CellGate`.
     """
 
     max_cycles: int = 50

@@ -22,8 +22,8 @@ class LinearACETrainer(ACETrainer):
     """
     Closed-form fit of a linear ACE (pyace's ``LinearACEFit``) to all labels.
 
-    The optimum is global, so a fine-tune forgets nothing; ``fine_tune`` keeps the basis of
-    the initial potential, with it the meaning of gamma.
+    The optimum is global, so a fine-tune gives the same result as a fit from scratch with the basis of
+    the initial potential.
 
     Parameters
     ----------
