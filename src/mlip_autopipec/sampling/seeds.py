@@ -52,8 +52,8 @@ class StructureGenerator(MSONable):
     max_atoms
         Largest supercell.
     n_pieces
-        A structure that is too large to be labelled whole is represented by at most so many cut-outs, around atoms whose
-        surroundings differ most; see :func:`~mlip_autopipec.cutouts.pieces.cut_pieces`.
+        A structure that is too large to be labelled whole is represented by at most so many cut-outs, around atoms
+        whose surroundings differ most; see :func:`~mlip_autopipec.cutouts.pieces.cut_pieces`.
     min_width
         Smallest distance of opposite cell faces in Angstrom, where possible: twice the cutoff.
     volume_window
