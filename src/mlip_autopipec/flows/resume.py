@@ -69,7 +69,7 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     """
     store.connect()
     task, state, status = recorded_task(campaign_id, store), *_last_state(campaign_id, store)
-    if state is not None and status not in (LoopStatus.LEARNING, LoopStatus.PAUSED):
+    if has_ended(campaign_id, store):
         raise InvalidInputError(
             f"campaign '{campaign_id}' has ended: {status}; to go on, extend it by conditions, structures or a "
             "stop rule that allows more"
@@ -86,6 +86,19 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
         check_campaign(maker, task.structures(), task.conditions, [], None)
         record = maker.recording(_next_generation(task))
     return _flow(using, state, done, record)
+
+
+def last_document(campaign_id: str, store: JobStore) -> OTFDocument:
+    """Return the document a campaign ended with, with its potential."""
+    documents = _read(OTFDocument, store, {"output.campaign_id": campaign_id}, payload=True)
+    return max(documents, key=lambda document: document.cycle)
+
+
+def has_ended(campaign_id: str, store: JobStore) -> bool:
+    """Tell whether the loop of a campaign has ended by its stop rule, so that there is nothing to resume of it."""
+    store.connect()
+    _, status = _last_state(campaign_id, store)
+    return status is not None and status not in (LoopStatus.LEARNING, LoopStatus.PAUSED)
 
 
 def extend(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, readback, script, startup
-from mlip_autopipec.lammps.last_step import looked_at_end
+from mlip_autopipec.lammps.last_step import graded
+from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
+    from mlip_autopipec.lammps.types import Condition, MDSettings
     from mlip_autopipec.potentials.potential import ACEPotential
 
 logger = logging.getLogger(__name__)
@@ -137,6 +138,11 @@ def run(
 ) -> ExplorationResult:
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
+    if atoms is not None and start_step % settings.gamma_every:  # LAMMPS will not look at the first step
+        first = graded(start_step, atoms, potential, condition, settings)
+        if (reason := first.reason) is not None:
+            halt = HaltStructure(atoms, start_step, reason, first.gamma_max, int(atoms.arrays["gamma"].argmax()))
+            return ExplorationResult(WalkStatus.HALTED, start_step, atoms, halt)
     folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
     text = deck.render(
         potential.elements,
@@ -160,8 +166,8 @@ def run(
         exit_code=code,
         settings=settings,
         start_step=start_step,
+        grade=lambda step, atoms: graded(step, atoms, potential, condition, settings),
     )
-    result = looked_at_end(result, potential, condition, settings)
     # the result holds what was to be kept of the dumps, and they are by far the largest files
     for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
         path.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ EXPLODED = (
     "Bond atoms missing",
     "Neighbor list overflow",
     "Too many neighbor bins",
+    "Too many atom sorting bins",
+    "Box bounds are invalid or missing",
     "Domain too large for neighbor bins",
     "box size << cutoff",
     "have moved too far apart",

@@ -1,58 +1,61 @@
-"""The last step of a run whose LAMMPS looks at every so many steps only: it is graded by pyace."""
+"""A step that the ``lmp`` command does not look at, since it is no multiple of ``gamma_every``: pyace grades it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase import units
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.lammps.types import HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps.readback import Look
 from mlip_autopipec.potentials.core import deepest_in_core
 
 if TYPE_CHECKING:
-    from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
+    from ase import Atoms
+
+    from mlip_autopipec.lammps.types import Condition, MDSettings
     from mlip_autopipec.potentials.potential import ACEPotential
 
 
-def looked_at_end(
-    result: ExplorationResult, potential: ACEPotential, condition: Condition, settings: MDSettings
-) -> ExplorationResult:
+def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Condition, settings: MDSettings) -> Look:
     """
-    Judge the last step of a run by the rules of all looks, if LAMMPS did not look at it.
+    Judge a frame by the rules of the LAMMPS input.
 
     Parameters
     ----------
-    result
-        Of a run with the ``lmp`` command, which looks at multiples of ``gamma_every``.
+    step
+        Its MD step.
+    atoms
+        With velocities; gets the array ``gamma``.
     potential, condition, settings
         It was run with.
 
     Returns
     -------
-    ExplorationResult
-        The same, or a halt at the last step.
+    Look
+        As LAMMPS writes it; the energy without reference energies.
     """
-    if result.status is not WalkStatus.CONVERGED or result.step % settings.gamma_every == 0:
-        return result
-    atoms = result.final.copy()
     gamma = compute_gamma(potential, atoms)
     atoms.arrays["gamma"] = gamma
-    worst, index = float(gamma.max()), int(np.argmax(gamma))
-    reason: HaltReason | None = None
-    if not np.isfinite(gamma).all() or not np.isfinite(atoms.get_velocities()).all():
-        reason, worst = HaltReason.NOT_FINITE, math.inf
-    elif atoms.get_temperature() > settings.hottest_allowed_K(condition) or (
-        atoms.get_volume() > settings.largest_volume_A3 or worst > settings.explosive_gamma
-    ):
-        reason = HaltReason.EXPLOSION
-    elif worst > settings.gamma_hi:
-        reason = HaltReason.GAMMA
-    elif (in_core := deepest_in_core(atoms, potential.core_radii)) is not None:
-        reason, index = HaltReason.CORE_REPULSION, in_core
-    if reason is None:
-        return replace(result, final=atoms)
-    halt = HaltStructure(atoms, result.step, reason, worst, index)
-    return replace(result, status=WalkStatus.HALTED, final=atoms, halt=halt)
+    calculator = potential.calculator()
+    calculator.calculate(atoms)
+    energy = calculator.results["energy"] - potential.reference_energy(atoms)
+    stress, volume = calculator.results["stress"], float(atoms.get_volume())
+    kinetic = float(atoms.get_kinetic_energy())
+    temperature = 2 * kinetic / (3 * max(len(atoms) - 1, 1) * units.kB)
+    pressure = (2 * kinetic / (3 * volume) - float(np.mean(stress[:3]))) / units.GPa
+    worst = float(gamma.max())
+    stop = 0
+    if not np.isfinite([energy, temperature, pressure, worst]).all():
+        stop, worst = deck.STOP["not_finite"], math.inf
+    else:
+        if temperature > settings.hottest_allowed_K(condition) or volume > settings.largest_volume_A3:
+            stop += deck.STOP["explosion"]
+        if worst > settings.gamma_hi:
+            stop += deck.STOP["gamma"]
+        if deepest_in_core(atoms, potential.core_radii) is not None:
+            stop += deck.STOP["core_repulsion"]
+    return Look(step, temperature, energy, pressure, volume, worst, stop)

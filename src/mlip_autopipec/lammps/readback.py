@@ -20,7 +20,7 @@ from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStruc
 from mlip_autopipec.potentials.potential import reference_energy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from ase import Atoms
@@ -128,6 +128,8 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
             if raw is None:
                 return
             n_read += 1
+            if _is_cut_off(path, n_read - 1):  # perhaps in the middle of its last number
+                return
             step = int(raw.info["timestep"])
             if (n_atoms is None or len(raw) == n_atoms) and step > last:
                 yield step, _to_atoms(raw, frame)
@@ -136,7 +138,10 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
 
 def _is_cut_off(path: Path, n_read: int) -> bool:
     """Return whether the frame after so many is the last of a dump and has fewer lines than its header says."""
-    frames = path.read_text(errors="replace").split("ITEM: TIMESTEP\n")[1:]
+    text = path.read_text(errors="replace")
+    if text.endswith("\n") and text.count("ITEM: TIMESTEP\n") > n_read + 1:
+        return False
+    frames = text.split("ITEM: TIMESTEP\n")[1:]
     if len(frames) != n_read + 1:
         return len(frames) == n_read  # not even the heading of a further frame
     lines = frames[-1].splitlines(keepends=True)
@@ -170,6 +175,7 @@ def read_result(
     exit_code: int,
     settings: MDSettings,
     start_step: int = 0,
+    grade: Callable[[int, Atoms], Look] | None = None,
 ) -> ExplorationResult:
     """
     Judge a finished LAMMPS process by its files.
@@ -188,6 +194,8 @@ def read_result(
         Where the run ends, how often it looks, how many frames between the thresholds are kept.
     start_step
         Where it began.
+    grade
+        Judges the last frame where LAMMPS did not, since its step is no multiple of ``gamma_every``.
 
     Raises
     ------
@@ -217,6 +225,12 @@ def read_result(
     if finished and end is not None:
         final, step = finals[0], int(end[1])
         status, reason = _judge_end(step, last, settings, start_step, log, folder)
+        if status is WalkStatus.CONVERGED and grade is not None and step % settings.gamma_every:
+            last = grade(step, final)
+            kept[step], reason = final, last.reason
+            trace.add(
+                step, last.temperature_K, last.energy_eV + shift, last.pressure_GPa, last.volume_A3, last.gamma_max
+            )
     elif last is not None and sane is not None and is_exploded(log):
         final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
@@ -38,11 +41,42 @@ class ValidationSettings:
     timestep_fs: float | None = None
 
 
+@dataclass(frozen=True)
+class MDState:
+    """
+    A frame of the oracle's MD, from which it can go on to the last bit.
+
+    Parameters
+    ----------
+    frame
+        With velocities and, in an attached calculator, energy (eV), forces (eV/A) and, if the oracle gives it, stress
+        (eV/A^3).
+    random
+        State of the random numbers, as JSON.
+    """
+
+    frame: Atoms
+    random: str
+
+
 def oracle_md_frames(
     atoms: Atoms, calculator: Calculator, temperature_K: float, settings: ValidationSettings, seed: int
 ) -> list[Atoms]:
+    """Run Langevin MD with the oracle and return labelled frames; parameters as for :func:`oracle_md_states`."""
+    return [state.frame for state in oracle_md_states(atoms, calculator, temperature_K, settings, seed)]
+
+
+def oracle_md_states(
+    atoms: Atoms,
+    calculator: Calculator,
+    temperature_K: float,
+    settings: ValidationSettings,
+    seed: int,
+    start: MDState | None = None,
+    n_done: int = 0,
+) -> Iterator[MDState]:
     """
-    Run Langevin MD with the oracle and return labelled frames.
+    Run Langevin MD with the oracle, frame by frame.
 
     Parameters
     ----------
@@ -56,23 +90,30 @@ def oracle_md_frames(
         How many frames, how far apart.
     seed
         Of velocities and thermostat.
+    start, n_done
+        Go on from this state, after so many frames.
     """
     if settings.timestep_fs is None:
-        raise InvalidInputError("oracle_md_frames needs a time step; give settings.timestep_fs")
+        raise InvalidInputError("MD of the oracle needs a time step; give settings.timestep_fs")
     if settings.n_frames < 1 or settings.interval_steps < 1:
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)
-    moving = atoms.copy()
+    moving = (atoms if start is None else start.frame).copy()
     moving.calc = calculator
-    MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
+    if start is None:
+        MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
+    else:
+        rng.bit_generator.state = json.loads(start.random)
     step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
     dynamics = Langevin(moving, step, temperature_K=temperature_K, friction=friction, rng=rng, fixcm=False)
-    frames = []
-    for _ in range(settings.n_frames):
+    has_stress = "stress" in calculator.implemented_properties and moving.cell.rank == 3
+    for _ in range(settings.n_frames - n_done):
         dynamics.run(settings.interval_steps)
-        forces, energy = moving.get_forces(), moving.get_potential_energy()
+        forces, energy = moving.get_forces(apply_constraint=False), moving.get_potential_energy()
         free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
+        results = {"energy": energy if free is None else free, "forces": forces}
+        if has_stress:
+            results["stress"] = moving.get_stress()
         frame = moving.copy()
-        frame.calc = SinglePointCalculator(frame, energy=energy if free is None else free, forces=forces)
-        frames.append(frame)
-    return frames
+        frame.calc = SinglePointCalculator(frame, **results)
+        yield MDState(frame, json.dumps(rng.bit_generator.state))

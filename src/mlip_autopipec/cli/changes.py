@@ -1,0 +1,125 @@
+"""What a run file asks for that the campaign was not begun with: applied and named, or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import console
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobflow import JobStore
+
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.runfile.model import RunFile
+
+_NO_KEYS = ("@module", "@class", "@version", "name")
+
+
+def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, more: bool) -> None:
+    """
+    Refuse a run file whose structures, conditions or seed are not those the campaign was begun with.
+
+    Parameters
+    ----------
+    campaign
+        The run file.
+    campaign_id, store
+        The campaign that goes on.
+    more
+        Whether there may be further structures and conditions, for `extend`.
+
+    Raises
+    ------
+    InvalidInputError
+        Names what changed and what to do.
+    """
+    from mlip_autopipec.jobs.dataset import recorded_task
+    from mlip_autopipec.oracle.identity import canonical_form
+
+    task = recorded_task(campaign_id, store)
+    remedy = "put them back as they were" if more else "put them back, or use `mlip-autopipec extend` for further ones"
+    old, new = task.structures(), campaign.load_structures()
+    wrong = [
+        f"structures[{k}], {atoms.get_chemical_formula()}, is gone" for k, atoms in enumerate(old) if k >= len(new)
+    ]
+    wrong += [
+        f"structures[{k}] is another {mine.get_chemical_formula()} than the {was.get_chemical_formula()} it was"
+        for k, (was, mine) in enumerate(zip(old, new, strict=False))
+        if canonical_form(mine) != canonical_form(was)
+    ]
+    if len(new) > len(old) and not more:
+        wrong.append(f"{len(new) - len(old)} structures are new")
+    asked = campaign.load_conditions()
+    gone = [c for c in task.conditions if c not in asked]
+    wrong += [f"the condition {c.temperature_K:g} K is missing or changed" for c in gone]
+    if not more:
+        wrong += [f"the condition {c.temperature_K:g} K is new" for c in asked if c not in task.conditions]
+    if wrong:
+        raise InvalidInputError(f"{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}")
+    if campaign.seed != task.seed:
+        raise InvalidInputError(
+            f"seed is {campaign.seed}, and the campaign '{campaign_id}' was begun with {task.seed}; put it back: "
+            "another seed is another campaign"
+        )
+
+
+def maker_if_changed(
+    campaign: RunFile, campaign_id: str, store: JobStore, *, new_oracle: bool = False
+) -> OTFMaker | None:
+    """
+    Return the maker of the run file, if it is not the one the campaign was last run with, and print what changed.
+
+    Parameters
+    ----------
+    campaign, campaign_id, store
+        As for :func:`check_unchanged`.
+    new_oracle
+        Whether another oracle may go on with the campaign.
+
+    Raises
+    ------
+    InvalidInputError
+        It asks for another basis, which a linear fit would silently not give it; or for another oracle.
+    """
+    from mlip_autopipec.flows.resume import recorded_maker
+    from mlip_autopipec.jobs.dataset import recorded_task
+
+    maker, recorded = campaign.maker(), recorded_maker(campaign_id, store)
+    # as this version would record it: modules may have moved, and fields come to be, since
+    before, now = json.loads(recorded.to_json()), json.loads(maker.to_json())
+    if now == before:
+        return None
+    (structure, *_) = recorded_task(campaign_id, store).structures()
+    conflicts = recorded.oracle_maker.asked(structure).conflicts(maker.oracle_maker.asked(structure))
+    if conflicts and not new_oracle:
+        raise InvalidInputError(
+            f"oracle: {'; '.join(conflicts)}. Labels of two levels of theory do not go together: put it back, begin a "
+            "campaign of another name, or say --new-oracle if that is what you want"
+        )
+    old, new = before["train_maker"]["trainer"], now["train_maker"]["trainer"]
+    is_fitted = store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}, ["uuid"]) is not None
+    if campaign.trainer.kind == "linear" and is_fitted and old.get("basis") != new["basis"]:
+        changed = [f"{key} {a} -> {b}" for key, a, b in _differences(old.get("basis"), new["basis"], "")]
+        raise InvalidInputError(
+            f"trainer.basis: {', '.join(changed)}; the campaign's potential keeps its basis when it is fine-tuned. "
+            "Change it back, or begin a campaign of another name with these labels: `mlip-autopipec export` writes "
+            "them, start_from: {labels: .../dataset/train.extxyz} reads them"
+        )
+    for key, was, is_now in _differences(before, now, ""):
+        console.print(f"[yellow]note:[/] {escape(f'{key} is {is_now} from now on, before it was {was}')}")
+    return maker
+
+
+def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """Find the settings that differ, each with its dotted name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now} - set(_NO_KEYS)):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield name, before, now
