@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).parents[2]
 TUTORIALS = ROOT / "tutorials"
 EXECUTED = ROOT / "docs" / "_build" / "notebooks"
-#: Where Sphinx finds them; made anew by each build, not in the repository.
+#: Where Sphinx finds them; made again by each build, not in the repository.
 PAGES = ROOT / "docs" / "notebooks"
 #: Of one cell.
 TIMEOUT_S = 600

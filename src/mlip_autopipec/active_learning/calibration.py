@@ -205,11 +205,11 @@ class ThresholdAdapter(MSONable):
     Parameters
     ----------
     wished_error
-        Largest force error in eV/A that the atoms of MD are to have.
+        Wished limit of the force error of atoms in MD, in eV/A.
     quantile
         See :func:`calibrate`.
     bounds
-        Smallest and largest upper threshold that is ever used.
+        Smallest and largest upper threshold.
     max_change
         Largest factor by which a threshold changes from one cycle to the next.
     """

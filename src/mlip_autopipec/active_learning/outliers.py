@@ -57,23 +57,23 @@ class SetAside:
 @dataclass
 class LabelQuarantine(MSONable):
     """
-    Judges new labels by the potential before it is trained on them, and by the other labels.
+    Flags outliers among new labels, by the potential before it is trained on them and by the other labels.
 
     Parameters
     ----------
     gamma_max
-        The potential is held to know an atom if its grade and those of its neighbours are at most this.
+        Only atoms are judged whose grade, and those of their neighbours, are at most this.
     n_sigma
-        A label is an outlier if it is off by so many robust standard deviations (1.4826 times the
-        median absolute deviation) of the potential's errors on the other labels, ...
+        A label is an outlier only if its error is larger than this many robust standard deviations (1.4826 times the
+        median absolute deviation) of the potential's errors on the other labels.
     n_largest
-        ... by so many times the largest of those errors ...
+        The error must also be larger than this many times the largest of those errors.
     energy_floor_eV_atom, force_floor_eV_A
-        ... and by at least this.
+        The error must also be at least this large.
     moment_floor_muB
-        Moments of an element differ from those of other labels if they do by at least this.
+        A label is also an outlier if magnetic moments of an element differ by at least this from those of all others.
     min_labels
-        With fewer other labels nothing is judged.
+        With fewer other labels no label is flagged.
     """
 
     gamma_max: float = 1.5

@@ -98,7 +98,7 @@ def _final(store: JobStore, flow: Flow | None, folder: Path) -> OTFDocument:
         return last_document(campaign_in(folder)[1], store)
     found = store.query_one({"uuid": flow.output.uuid}, ["output"], sort={"index": -1}, load=True)
     if found is None:
-        raise MLIPError(f"the campaign died before its first assessment; see {folder / 'campaign.log'}")
+        raise MLIPError(f"the campaign failed before its first assessment; see {folder / 'campaign.log'}")
     return OTFDocument.model_validate(found["output"])
 
 

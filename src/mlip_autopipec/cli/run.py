@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
 NewOracle = Annotated[
-    bool, typer.Option("--new-oracle", help="Go on with another oracle: labels of both are trained on together.")
+    bool, typer.Option("--new-oracle", help="Continue with another oracle; the potential is trained on labels of both.")
 ]
 Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")]
 
@@ -89,9 +89,9 @@ def resume(
     """
     Continue a campaign that was killed or interrupted, or whose step failed.
 
-    Nothing that was computed is computed again. A campaign whose loop has ended, but not its validation or its results,
-    is finished. Changed settings of MD, selection, training and stopping apply from now on and are named; other
-    structures, conditions or seeds are refused, and so is another oracle unless --new-oracle says that it is meant.
+    Stored results are not computed again. If the loop has ended, missing validation and results are completed. Changed
+    settings of MD, selection, training and stopping apply from now on and are printed. Other structures, conditions or
+    seeds are refused; another oracle needs --new-oracle.
     Exit codes as for run.
 
     For instance:

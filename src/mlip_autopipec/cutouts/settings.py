@@ -28,13 +28,13 @@ class CutoutSettings(MSONable):
     gamma_min
         No cut-outs are made of atoms below this grade.
     core_ratio
-        Radius of the untouched core in units of the cutoff r_c; at least 1. The force on the
+        Radius of the inner region in units of the cutoff r_c; at least 1. The force on the
         centre is that of the large cell from 2 on.
     relax_steps, relax_fmax
         Most FIRE steps, and the largest force (eV/A) at which the relaxation of the boundary region ends.
     max_seam_ratio
-        Accepted gamma of atoms other than the centre, in units of the centre's; what they had in the large cell, and
-        ``gamma_min``, are always accepted.
+        Accepted gamma of atoms other than the centre, in units of the centre's; values that they had in the large
+        cell, and values up to ``gamma_min``, are always accepted.
     max_seam_force
         Accepted force (eV/A) in the boundary region; more where the centre and its neighbours have larger forces in
         the large cell.
@@ -44,13 +44,13 @@ class CutoutSettings(MSONable):
         Accepted change of the fraction of any element, against the surroundings.
     oxidation_states
         Charges (e) of elements that have to add up, as in {"Mg": 2, "O": -2}. None: estimated for
-        compounds of elements that differ in electronegativity. {}: nothing has to add up.
+        compounds of elements that differ in electronegativity. {}: no charge balance.
     minimum_distance_ratio
         No pair of the boundary region is closer than this times the sum of the covalent radii.
     vacuum
         Vacuum (Angstrom) in a cut-out of a surface; at least the cutoff is taken.
     max_relaxed
-        Boxes that are relaxed and checked before a centre is given up.
+        Most boxes that are relaxed and checked for one centre.
     seed
         Default of the seed of :meth:`CutoutGenerator.generate` and :meth:`CutoutGenerator.cut`.
     """

@@ -49,10 +49,9 @@ class OTFMaker(LoopParts):
     """
     Learn an ACE potential on the fly.
 
-    MD explores with the current potential; where the extrapolation grade gamma says that an
-    atom is in unknown territory it halts; the region is sampled, the most informative
-    structures are labelled, the potential is fine-tuned, and MD resumes where it halted. The
-    loop ends when every walker completes without a halt.
+    MD explores with the present potential and halts where the extrapolation grade gamma of an atom is too high. The
+    most informative structures around the halt are labelled, the potential is fine-tuned, and MD resumes where it
+    halted. The loop ends when every walker completes without a halt and the check has passed.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ class OTFMaker(LoopParts):
     dynamics_maker
         MD of one walker.
     propose_maker, select_maker
-        Candidates around a halt, and the choice among those of all halts.
+        Candidates around a halt, and the selection among the candidates of all halts.
     oracle_maker
         Labels.
     train_maker
@@ -73,10 +72,10 @@ class OTFMaker(LoopParts):
     threshold_adapter
         Adapts the thresholds of gamma to its calibration by the labels so far; None keeps those of the MD settings.
     ladder
-        Whether the conditions are rungs of a ladder: each structure is explored at the next one only
-        when it has completed the one before without a halt. Otherwise at all of them from the beginning.
+        Whether conditions are explored one after the other: a structure starts at the next one when it has completed
+        the one before without a halt. Otherwise it is explored at all conditions from the beginning.
     seed
-        Everything random is derived from it.
+        Seed of all random numbers.
 
     Examples
     --------
@@ -103,10 +102,10 @@ class OTFMaker(LoopParts):
         Parameters
         ----------
         structures
-            The cells MD runs in.
+            Cells in which MD is run.
         conditions
             Temperatures in K, or conditions with pressures and ramps. Each structure is run
-            at each condition: one walker each, explored side by side, trained jointly.
+            at each condition: one walker each; all walkers use one potential.
         labels
             A dataset to start from instead of generating one: structures whose attached
             calculator holds energy (eV), forces (eV/A) and, if known, stress (eV/A^3).

@@ -99,7 +99,7 @@ def hours_worked(campaign_id: str, before: float = 0.0, since: str | None = None
         Hours worked before it was last resumed. The time it lay still does not count.
     since
         When it was last resumed (UTC, ISO format); None: since it was last recorded, which is when it was made, begun
-        anew or extended.
+        again or extended.
     """
     if since is not None:
         return before + _hours_since(since)

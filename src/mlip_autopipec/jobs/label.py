@@ -66,7 +66,7 @@ class OracleMaker(Maker):
         :func:`~mlip_autopipec.oracle.vasp.isolated_atom_maker`. By default ``static_maker``.
     max_failed_fraction
         If more than this share of a cycle's labels fails, the oracle counts as failing and the
-        loop ends, saying so.
+        loop ends as ORACLE_FAILING.
     minimum_distance_ratio
         Structures with a pair closer than this times its covalent radii are not computed.
     reuse_labels
@@ -86,7 +86,7 @@ class OracleMaker(Maker):
 
     def check(self, elements: Sequence[str] = ()) -> None:
         """
-        Refuse what cannot label.
+        Refuse makers that cannot compute labels.
 
         Parameters
         ----------

@@ -145,15 +145,15 @@ class ProposeMaker(Maker):
 @dataclass
 class SelectMaker(Maker):
     """
-    Choose what to label: one D-optimal choice over the candidates of all halts.
+    Select the structures to label: one D-optimal selection among the candidates of all halts.
 
     Parameters
     ----------
     name
         Name of the job.
     n_max
-        Most labels per cycle. A small number costs a few more cycles and saves labels; where many
-        walkers halt at once, one for each of them spares cycles.
+        Most labels per cycle. A small number needs fewer labels and a few more cycles; where many
+        walkers halt at once, one label for each of them needs fewer cycles.
     gamma_min
         Candidates whose grade is below this, given those already chosen, are not labelled.
     """

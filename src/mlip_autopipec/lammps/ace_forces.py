@@ -2,7 +2,7 @@
 
 pyace's Python neighbour list costs twice as much as evaluating the potential. Here LAMMPS keeps
 the list (with its skin), pyace is told about it when LAMMPS rebuilds it, and in between only
-the coordinates change hands. Between two looks at gamma the recursive evaluator of the
+the coordinates change hands. Between two evaluations of gamma the recursive evaluator of the
 ``.yace`` form is used, which is the fastest one pyace has.
 """
 

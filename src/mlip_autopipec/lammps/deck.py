@@ -37,8 +37,8 @@ STOP = {"not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
 #: Skin of the neighbour list in Angstrom. With forces from pyace each pair beyond the cutoff
 #: costs more, a rebuild less.
 SKIN_A = {"executable": 1.0, "library": 0.7}
-#: Files of the last looks that are kept: the present one, the one before, and one more because
-#: LAMMPS counts a look twice when it writes it again at the start of a run.
+#: Files of the last grading steps that are kept: the present one, the one before, and one more because
+#: LAMMPS counts a step twice when it writes it again at the start of a run.
 KEPT_LOOKS = 3
 #: Frames between the thresholds that LAMMPS may write for each one that is kept, so that a
 #: long run cannot fill the disk.

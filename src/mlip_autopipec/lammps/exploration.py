@@ -151,7 +151,7 @@ def _check_input(
     condition.check()
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set, so MD could never halt; give its .asi file")
-    # a walk that halted at its very last step is resumed there, to look at that frame once more
+    # a walk that halted at its very last step is resumed there, to grade that frame once more
     potential.active_set_matrices()
     if not 0 <= start_step <= settings.n_steps:
         raise InvalidInputError(f"start_step is {start_step}, outside of 0 to n_steps = {settings.n_steps}")

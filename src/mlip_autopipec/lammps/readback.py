@@ -137,7 +137,7 @@ def read_dump(path: Path, frame: Frame, n_atoms: int | None = None) -> Iterator[
 
 
 def _is_cut_off(path: Path, n_read: int) -> bool:
-    """Tell whether the frame after so many is the last of a dump and has fewer lines than it says."""
+    """Return whether the frame after so many is the last of a dump and has fewer lines than its header says."""
     text = path.read_text(errors="replace")
     if text.endswith("\n") and text.count("ITEM: TIMESTEP\n") > n_read + 1:
         return False

@@ -27,7 +27,7 @@ class Trace:
     def joined(
         cls, earlier: Mapping[str, Sequence[float]], later: Mapping[str, Sequence[float]]
     ) -> dict[str, list[float]]:
-        """Columns of two runs one after the other; the first look of the later one repeats the last of the earlier."""
+        """Columns of two runs one after the other; the first line of the later one repeats the last of the earlier."""
         if not earlier or not later:  # an engine of one's own need not keep any
             return {name: list(column) for name, column in (earlier or later).items()}
         known = set(earlier["step"])

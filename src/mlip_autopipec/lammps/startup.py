@@ -66,7 +66,7 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential, *, fo
         return True  # nothing to compare with; the run itself ends as not finite
     n, volume = len(atoms), atoms.get_volume()
     pairs = {"force": (atoms.arrays["forces"], results["forces"])} if forces_too else {}
-    # gamma, energy and pressure are taken at the looks; a run that starts between two has none of its first frame
+    # gamma, energy and pressure are taken at grading steps; a run that starts between two has none of its first frame
     look = next(iter(readback.read_looks(folder / deck.TRACE)), None)
     if look is not None and look.step == step:
         kinetic, virial = 2 * atoms.get_kinetic_energy(), -volume * results["stress"][:3].sum()

@@ -26,7 +26,7 @@ class WalkStatus(StrEnum):
     HALTED = "HALTED"
     """It stopped for a :class:`HaltReason`; the frame is kept."""
     TIMED_OUT = "TIMED_OUT"
-    """The wall time was over; a further run goes on from its restart file."""
+    """The wall time was over; another run continues from its restart file."""
 
 
 class HaltReason(StrEnum):
@@ -43,7 +43,7 @@ class HaltReason(StrEnum):
     LOST_ATOMS = "lost_atoms"
     """LAMMPS lost atoms: they moved too far between two neighbour lists."""
     NOT_FINITE = "not_finite"
-    """An energy, a temperature or a position is no number any more."""
+    """An energy, a temperature or a position is not finite."""
 
     @property
     def verdict(self) -> HaltVerdict:
@@ -52,12 +52,12 @@ class HaltReason(StrEnum):
 
 
 class HaltVerdict(StrEnum):
-    """What a halt is taken for, which decides what is labelled and where MD goes on."""
+    """Class of a halt. It decides which frame is labelled and where MD resumes."""
 
     NOVELTY = "novelty"
-    """The halted frame is labelled, with its surroundings; MD goes on from it."""
+    """The halted frame is sampled and labelled; MD resumes from it."""
     SHORT_CONTACT = "short_contact"
-    """So it is, though gamma does not ask for it: the core hides it."""
+    """The same for any gamma, since gamma does not see the core."""
     EXPLOSION = "explosion"
     """The frame is invalid: the last valid one is labelled, and MD resumes from it."""
     REPEAT = "repeat"
@@ -106,7 +106,7 @@ class Condition(MSONable):
         return self.temperature_K + (end - self.temperature_K) * fraction
 
 
-#: No solid grows so much, to its melt included, before it evaporates.
+#: Larger than the expansion of any solid, including melting, before it evaporates.
 MAX_EXPANSION = 1.5
 
 
@@ -124,16 +124,16 @@ class MDSettings(MSONable):
     ensemble
         ``nve``, ``nvt`` or ``npt`` (Nose-Hoover).
     barostat
-        What ``npt`` changes of the cell: ``isotropic`` scales it, right for cubic crystals, melts and glasses;
-        ``anisotropic`` lets the three axes relax each for itself, for orthorhombic, tetragonal and hexagonal cells;
+        Changes of the cell by ``npt``: ``isotropic`` scales it, for cubic crystals, melts and glasses;
+        ``anisotropic`` changes the three axes independently, for orthorhombic, tetragonal and hexagonal cells;
         ``triclinic`` the angles too.
     thermostat_damping_fs, barostat_damping_fs
         Damping times in fs.
     gamma_lo, gamma_hi
         Frames above ``gamma_lo`` are kept as candidates; above ``gamma_hi`` MD halts.
     gamma_explosion
-        A grade beyond this one, with a valid frame before it, counts as an explosion. None: none does, since gamma is
-        huge where two elements meet for the first time, in frames that are as good as any other.
+        A grade beyond this one, with a valid frame before it, counts as an explosion. None: no limit, since gamma is
+        also very large in valid frames with unseen pairs of elements.
     gamma_every
         MD steps between two evaluations of gamma.
     max_frames
@@ -145,11 +145,11 @@ class MDSettings(MSONable):
         Above this volume in A^3 the run counts as exploded: gamma is low in a gas, so a cell that evaporates would
         count as a completed run. None: :data:`MAX_EXPANSION` times that of the structure the whole run began with.
     wall_time_s
-        Wall time in s after which a run writes a restart file and ends, for a further job to go
-        on; set it below the limit of the batch queue. LAMMPS takes whole seconds and looks at
+        Wall time in s after which a run writes a restart file and ends, for another job to
+        continue; set it below the limit of the batch queue. LAMMPS takes whole seconds and reads
         its clock every ``gamma_every`` steps. None: no limit.
     template
-        Text of a LAMMPS input template to take the place of the package's own; see docs/lammps.md.
+        Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
 
     n_steps: int = 10_000

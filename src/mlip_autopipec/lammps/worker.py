@@ -63,8 +63,8 @@ class LibraryRun:
     started
         Value of ``time.monotonic()`` the wall time counts from.
     trace_file
-        Where each look is written as it is taken, in the form of the executable engine's trace, for people to follow
-        the run; nothing of the loop reads it. None: nowhere.
+        File to which each grading step is written at once, in the format of the executable engine's trace, for the
+        live view only. None: no file.
     """
 
     def __init__(
@@ -121,8 +121,8 @@ class LibraryRun:
         """
         Continue where the last run ended, without a new setup.
 
-        LAMMPS is asked for as many steps as there are to the next look, and looked at then: inside
-        of a step velocities would be those of the half step.
+        LAMMPS runs to the next grading step, and its state is read then: within a step velocities
+        would be those of the half step.
         """
         self.end += n_steps
         every = self.settings.gamma_every
@@ -137,7 +137,7 @@ class LibraryRun:
         return limit is not None and time.monotonic() - self._started > limit
 
     def _guarded(self, line: str) -> None:
-        """Let LAMMPS run some steps and look at the result; errors of the callback come out here."""
+        """Let LAMMPS run some steps and read the result; errors of the callback are raised here."""
         try:
             self.command(line)
             if self.error is None and self.halted is None and self._graded_step == self.step:

@@ -29,7 +29,7 @@ class StopRule(MSONable):
     max_labels
         Most labels, including the first dataset; None for no limit.
     max_hours
-        Wall time in hours since the campaign was recorded, looked at after each cycle; None for no limit.
+        Wall time of the campaign in hours, checked after each cycle; None for no limit.
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
     n_check_labels
@@ -43,9 +43,9 @@ class StopRule(MSONable):
     accuracy
         What the errors of energies, forces and stresses on these labels may be.
     property_gate
-        What is compared with the oracle's in the same check: properties of the campaign's crystals
-        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or what a
-        :class:`~mlip_autopipec.validation.criteria.CellGate` of one's own asks for.
+        Validation criterion of the same check: properties of the campaign's crystals
+        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or a subclass of
+        :class:`~mlip_autopipec.validation.criteria.CellGate`.
     """
 
     max_cycles: int = 50

@@ -43,20 +43,19 @@ class CandidateGenerator(MSONable):
     volume_range
         Volumes are scaled by 1 +- this.
     shear_strain
-        Largest component of the volume-conserving strain that goes with the scaling. It is
-        what makes cells of one atom differ, which no displacement can.
+        Largest component of the volume-conserving strain that goes with the scaling. Cells of
+        one atom differ by it only, since displacements do not change them.
     shares
-        Relative share of each origin of what remains beside the halted frame. A share that
-        cannot be used (no calculator, no dumped frames, one atom) goes to the others, that of
-        ``thermal`` to ``displacement``: it takes the potential's normal modes.
+        Relative share of each origin among the candidates besides the halted frame. A share that
+        cannot be used (no calculator, no dumped frames, one atom) goes to the others; that of
+        ``thermal``, which needs the normal modes of the potential, goes to ``displacement``.
     max_thermal_ratio
-        Farthest that an atom moves along all modes together, in mean distances of its element's
-        atoms to their nearest neighbours; the amplitude is that of the walker's temperature
-        where this is less.
+        Largest displacement of an atom along all modes, in units of the mean nearest-neighbour distance
+        of its element. The amplitude is that of the walker's temperature where this is smaller.
     n_modes
         Number of softest modes to combine.
     max_mode_displacement
-        Farthest that an atom moves along the softest, in Angstrom.
+        Largest displacement of an atom along the softest modes, in Angstrom.
     omega_floor_THz
         Modes below this frequency get the amplitude of this one.
     hessian_displacement

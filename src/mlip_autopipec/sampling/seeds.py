@@ -44,19 +44,18 @@ class StructureGenerator(MSONable):
     Parameters
     ----------
     n_structures
-        Structures made of each structure of the user, the undistorted supercell among them.
-        As a rule, all together should hold at least four atoms of each element per basis
-        function.
+        Structures made from each given structure, including the undistorted supercell. All
+        together should have at least four atoms of each element per basis function.
     n_test
         Further structures of the same kind, over all together: the held-out set. Shorter
         distances than in the training structures are avoided.
     max_atoms
         Largest supercell.
     n_pieces
-        A structure that is too large to be labelled whole is represented by at most so many pieces, cut out where its
-        neighbourhoods differ most; see :func:`~mlip_autopipec.cutouts.pieces.cut_pieces`.
+        A structure that is too large to be labelled whole is represented by at most so many cut-outs, around atoms
+        whose surroundings differ most; see :func:`~mlip_autopipec.cutouts.pieces.cut_pieces`.
     min_width
-        Wanted distance of opposite cell faces in Angstrom: twice the cutoff of the potential.
+        Smallest distance of opposite cell faces in Angstrom, where possible: twice the cutoff.
     volume_window
         Smallest and largest volume relative to the user's structure.
     strain
@@ -69,7 +68,7 @@ class StructureGenerator(MSONable):
     cover_pairs
         Add structures in which each missing pair of elements is neighbours.
     n_pair_structures
-        So many for each missing pair.
+        Number of structures for each missing pair.
     pair_cutoff
         Distance in Angstrom up to which two atoms are neighbours.
     isolated_atoms

@@ -116,9 +116,9 @@ class GRACEFSTrainer(ACETrainer):
     Parameters
     ----------
     basis
-        Size and shape of a potential that is trained from nothing.
+        Size and shape of a potential that is trained from scratch.
     maxiter, fine_tune_maxiter
-        Most iterations of a fit from nothing, and of a fine-tune.
+        Most iterations of a fit from scratch, and of a fine-tune.
     energy_weight, force_weight
         Weights in the loss, of the mean square error of energies per atom (eV^2) and of force
         components (eV^2/A^2).
@@ -127,12 +127,12 @@ class GRACEFSTrainer(ACETrainer):
     batch_size
         Structures evaluated at once; bounds the memory, does not change the result.
     jit_compile
-        Let XLA compile the model: a minute or more before the first iteration, worth it on a GPU.
+        Let XLA compile the model: a minute or more before the first iteration, useful on a GPU.
     command
         Command that starts gracemaker; by default the script beside the running Python, else
         the one on PATH.
     timeout
-        Seconds after which the fit is ended with an error; None waits for ever.
+        Seconds after which the fit is ended with an error; None: no limit.
     input_sections
         Sections of gracemaker's ``input.yaml`` that are merged over the ones written here, such as
         ``{"fit": {"loss": {"l2_reg": 1e-6}}}``. Data, potential, cutoff and seed are refused.

@@ -197,14 +197,14 @@ class ACETrainer(MSONable, ABC):
     Parameters
     ----------
     basis
-        Size and shape of a potential that is trained from nothing.
+        Size and shape of a potential that is trained from scratch.
     reference_energies
         Energies of isolated atoms in eV, of the same energy kind as the labels. Without
         them a least-squares fit of the first labels to the composition is used, and kept in
         all fine-tunes.
     dimer_weight
-        Weight of dimers in the loss, relative to 1 of all others. Their energies are electronvolts away
-        from the material's, and a small basis follows them at its expense: with weight 1 the
+        Weight of dimers in the loss, relative to 1 of all others. Their energies differ by electronvolts
+        from the material's, and a small basis fits them at its expense: with weight 1 the
         energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
     """
 
@@ -240,9 +240,9 @@ class ACETrainer(MSONable, ABC):
         initial_potential
             The potential to continue from.
         fine_tune
-            Continue from ``initial_potential`` with few iterations, else fit afresh.
+            Continue from ``initial_potential`` with few iterations, else fit from scratch.
         new_labels
-            Labels bought in this cycle; trained on as well.
+            Labels of this cycle; trained on as well.
         test_labels
             Held-out labels, never trained on.
         elements

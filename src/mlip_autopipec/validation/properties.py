@@ -87,8 +87,8 @@ class PropertyGate(Gate):
     properties
         Any of ``eos``, ``elastic`` and ``phonons``.
     volume_tolerance, bulk_modulus_tolerance
-        Largest relative deviation of the equilibrium volume (0.01 is 0.3 % of a lattice parameter, less than what
-        functionals differ by) and of the bulk modulus.
+        Largest relative deviation of the equilibrium volume (0.01 is 0.3 % of a lattice parameter, less than the
+        difference between functionals) and of the bulk modulus.
     elastic_tolerance
         Largest deviation of an elastic constant, relative to the oracle's largest.
     frequency_tolerance
@@ -106,7 +106,7 @@ class PropertyGate(Gate):
         Of an atom, in Angstrom, for force constants.
     min_width
         Cells are repeated to be at least this wide, in Angstrom. For oracles that sample no k-points (tblite, CP2K as
-        a rule): as wide as the cells of the first dataset, or their primitive cells would be another material's. 0
+        a rule): as wide as the cells of the first dataset, since primitive cells would be wrong without k-points. 0
         takes primitive cells.
     max_atoms
         Of any cell: largest primitive cell, largest repeated one, largest supercell for phonons.

@@ -73,7 +73,7 @@ def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
     Caught are: no iteration (``maxiter: 0``, ``--dry-run``, nothing trainable, a first line search
     that fails, a potential that counts as finished, a basis that cannot grow), a loss that is not
     a number, a loss that did not fall, other reference energies than ours, and for a fine-tune a
-    start from nothing.
+    start from scratch.
 
     Raises
     ------
@@ -97,9 +97,9 @@ def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
         fail("pacemaker started from scratch instead of continuing", path, log)
     if fine_tune and fit.last_loss > fit.first_loss * (1 + LOSS_DIGITS):
         problem = f"the fine-tune raised the loss from {fit.first_loss:g} to {fit.last_loss:g}"
-        fail(problem, path, log, "raise fine_tune_maxiter or fit from nothing (fine_tune=False)")
+        fail(problem, path, log, "raise fine_tune_maxiter or fit from scratch (fine_tune=False)")
     if not fine_tune and fit.last_loss >= fit.first_loss:
-        problem = f"a fit from nothing left the loss at {fit.last_loss:g}, where it began"
+        problem = f"a fit from scratch left the loss at {fit.last_loss:g}, where it began"
         fail(problem, path, log, "raise maxiter; check trainable_parameters and kappa")
     return fit
 

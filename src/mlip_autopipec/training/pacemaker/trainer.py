@@ -39,7 +39,7 @@ class PacemakerTrainer(ACETrainer):
     """
     Fit by pacemaker's gradient optimiser (TensorFlow), in a process of its own.
 
-    A first fit starts from nothing; a fine-tune continues from the coefficients of the
+    A first fit starts from scratch; a fine-tune continues from the coefficients of the
     initial potential on *all* labels, old and new, with fewer iterations. An initial
     potential without ``fine_tune`` gives its basis only: all coefficients are reset. A GPU is
     used where TensorFlow sees one.
@@ -50,7 +50,7 @@ class PacemakerTrainer(ACETrainer):
         As in :class:`ACETrainer`; by default with two densities, and of the size
         :class:`~mlip_autopipec.potentials.basis.BasisSettings` takes from pacemaker's template.
     maxiter, fine_tune_maxiter
-        Most iterations of a fit from nothing, and of a fine-tune.
+        Most iterations of a fit from scratch, and of a fine-tune.
     kappa
         Share of the forces in the loss (0 to 1); energies have the rest.
     L1_coeffs, L2_coeffs
@@ -66,18 +66,18 @@ class PacemakerTrainer(ACETrainer):
     core_margin
         How far below that distance (Angstrom); see :func:`~mlip_autopipec.potentials.core.set_core`.
     new_label_weight
-        Weight of the labels bought last, relative to 1 of all others, in a fine-tune and in a
-        refit beside it. The default is 1, by measurement: with 3 and 10 the new labels are learnt a
-        little better, but the held-out ones get worse at once (silicon, DFT: 22.6, 26.7, 36.7
+        Weight of the newest labels, relative to 1 of all others, in a fine-tune and in a
+        refit beside it. The default is 1, by measurement: with 3 and 10 the errors of the new labels are
+        slightly lower, but those of the held-out ones are higher (silicon, DFT: 22.6, 26.7, 36.7
         meV/A on the test set; copper: 16.7, 18.0, 22.6). The large errors of new labels dominate a
-        squared loss by themselves.
+        squared loss without a weight.
     refit_every
         In every so many cycles a fit from reset coefficients, with ``maxiter`` iterations, is
         made beside the fine-tune, on the same labels; the potential with the lower loss on
         the test set (without one, on the training set) is kept. A fine-tune stays in the
         basin of the first, small dataset. None never refits.
     ladder_step, ladder_type
-        Let a fit from nothing add this many functions at a time: a number, a fraction of the
+        Let a fit from scratch add this many functions at a time: a number, a fraction of the
         present basis, or both as a list; by "body_order" or "power_order". None fits all
         functions at once. Never used in a fine-tune.
     min_relative_loss_change
@@ -87,12 +87,12 @@ class PacemakerTrainer(ACETrainer):
         Command that starts pacemaker; by default the script beside the running Python, else
         the one on PATH.
     timeout
-        Seconds after which the fit is ended with an error; None waits for ever.
+        Seconds after which the fit is ended with an error; None: no limit.
     input_sections
         Sections of a pacemaker ``input.yaml`` that are merged over the ones written here, key
         by key, e.g. ``{"fit": {"loss": {"kappa": 0.5}}}``. A ``potential`` section becomes
         ``basis.potential_section``, a ``weighting`` may stand at the top or under ``fit``;
-        ``fit.maxiter`` and a ladder hold for fits from nothing only. Keys that belong to the
+        ``fit.maxiter`` and a ladder hold for fits from scratch only. Keys that belong to the
         loop (data files, seed, reference energies) are refused.
     input_file
         The user's own ``input.yaml``, read once, when the trainer is made: its sections come
