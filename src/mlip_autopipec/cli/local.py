@@ -137,6 +137,7 @@ def check_validation(campaign: RunFile) -> None:
 
 def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], conditions: Sequence[Condition]) -> list[Atoms]:
     """Frames of the oracle's own MD, where the run file asks for them."""
+    from mlip_autopipec.flows.checks import as_frames
     from mlip_autopipec.validation.oracle_md import oracle_md_frames
 
     settings = campaign.validation_settings()
@@ -146,7 +147,7 @@ def _validation_frames(campaign: RunFile, structures: Sequence[Atoms], condition
     console.print("validating on MD of the oracle itself ...")
     return [
         frame
-        for i, atoms in enumerate(structures)
+        for i, atoms in enumerate(as_frames(structures))
         for j, condition in enumerate(conditions)
         for frame in oracle_md_frames(
             atoms,

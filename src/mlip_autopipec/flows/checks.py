@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,12 +11,16 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.frozen import constrained_atoms, frozen_atoms
+from mlip_autopipec.structures.frozen import freeze as freeze_atoms
+from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, shape_of
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.potentials.potential import ACEPotential
+
+logger = logging.getLogger(__name__)
 
 
 def check_campaign(
@@ -68,6 +75,8 @@ def check_campaign(
     maker.oracle_maker.check(elements_of([*frames, *labels]))
     for atoms in frames:
         check_structure(atoms)
+        for condition in conditions:
+            check_ensemble(atoms, condition, maker.dynamics_maker.settings)
         _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
@@ -129,10 +138,56 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
     return sorted({s for a in frames for s in a.get_chemical_symbols()})
 
 
-def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
-    """Turn what a user gives as structures into a list of ASE structures, in right-handed cells as pyace wants them."""
+def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freeze: bool = False) -> list[Atoms]:
+    """
+    Turn what a user gives as structures into a list of ASE structures that MD and ACE take.
+
+    Cells are right-handed and periodic in all directions, with vacuum where the structure is not periodic.
+
+    Parameters
+    ----------
+    structures
+        Any of ASE and pymatgen, of any periodicity.
+    freeze
+        Whether atoms that constraints hold are frozen; otherwise constraints are left out, and a line says so.
+    """
     items = [structures] if isinstance(structures, (Atoms, Structure)) else list(structures)
-    return [right_handed(s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False)) for s in items]
+    frames = [s if isinstance(s, Atoms) else AseAtomsAdaptor.get_atoms(s, msonable=False) for s in items]
+    return [right_handed(_boxed(_held(atoms, freeze))) for atoms in frames]
+
+
+def _held(atoms: Atoms, freeze: bool) -> Atoms:
+    """Turn constraints into frozen atoms, or leave them out and say so."""
+    if not atoms.constraints:
+        return atoms
+    if freeze:
+        return freeze_atoms(atoms, constrained_atoms(atoms))
+    logger.warning(
+        "the constraints of %s are ignored: all atoms but those in its array 'frozen' move; ask for frozen atoms if "
+        "they are to rest",
+        atoms.get_chemical_formula(),
+    )
+    return freeze_atoms(atoms, frozen_atoms(atoms))
+
+
+def _boxed(atoms: Atoms) -> Atoms:
+    """Give a structure a cell with vacuum where it is not periodic, and say so."""
+    made = boxed(atoms)
+    if made is not atoms:
+        open_along = [axis + 1 for axis in range(3) if not atoms.pbc[axis]]
+        logger.info(
+            "%s (%s) is not periodic along cell vector %s: its MD cell has %g A of vacuum or more there",
+            atoms.get_chemical_formula(),
+            shape_of(atoms),
+            " and ".join(map(str, open_along)),
+            BOX_VACUUM_A,
+        )
+    return made
+
+
+def as_labels(labels: Sequence[Atoms]) -> list[Atoms]:
+    """Put labels of any periodicity into cells with vacuum, as the programs that fit want them."""
+    return [boxed(atoms) for atoms in labels]
 
 
 def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:

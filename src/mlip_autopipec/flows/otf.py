@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import assessment, judge_cycle, update_state
@@ -96,6 +96,7 @@ class OTFMaker(LoopParts):
         labels: Sequence[Atoms] = (),
         initial_potential: ACEPotential | None = None,
         campaign_id: str | None = None,
+        freeze: bool = False,
     ) -> Flow:
         """
         Make the flow of one campaign.
@@ -103,7 +104,7 @@ class OTFMaker(LoopParts):
         Parameters
         ----------
         structures
-            The cells MD runs in.
+            The cells MD runs in: bulk, slabs, wires, clusters, molecules. Vacuum is added where they are not periodic.
         conditions
             Temperatures in K, or conditions with pressures and ramps. Each structure is run
             at each condition: one walker each, explored side by side, trained jointly.
@@ -115,13 +116,16 @@ class OTFMaker(LoopParts):
             dataset is labelled and the potential fine-tuned on it.
         campaign_id
             Identifier of the campaign in the database; made up if not given.
+        freeze
+            Whether atoms that the structures' constraints (``FixAtoms``) hold are frozen in MD. Otherwise all atoms
+            move but those that an array ``frozen`` of the structure marks. Labels hold the forces of all atoms.
 
         Returns
         -------
         Flow
             Its output is an :class:`~mlip_autopipec.schemas.loop.OTFDocument`.
         """
-        frames = as_frames(structures)
+        frames, labels = as_frames(structures, freeze), as_labels(labels)
         walker_conditions = as_conditions(conditions)
         check_campaign(self, frames, walker_conditions, labels, initial_potential)
         document = CampaignDocument.of(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, readback, script, startup
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import looked_at_end
 from mlip_autopipec.settings import get_settings
 
@@ -138,6 +139,7 @@ def run(
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
     folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    cell = MDCell.of(atoms, potential.cutoff)
     text = deck.render(
         potential.elements,
         condition,
@@ -145,6 +147,8 @@ def run(
         engine="executable",
         start_step=start_step,
         from_restart=restart_file is not None,
+        cutoff_A=potential.cutoff,
+        cell=cell,
     )
     frame = script.Frame.of(atoms, potential.elements)
     try:
@@ -161,7 +165,7 @@ def run(
         settings=settings,
         start_step=start_step,
     )
-    result = looked_at_end(result, potential, condition, settings)
+    result = looked_at_end(result, potential, condition, settings, cell)
     # the result holds what was to be kept of the dumps, and they are by far the largest files
     for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
         path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, failures, script
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run(
         start_step=start_step,
         from_restart=restart_file is not None,
         cutoff_A=potential.cutoff,
+        cell=MDCell.of(atoms, potential.cutoff),
     )
     task = {
         "atoms": None if atoms is None else pack_frames([atoms]),

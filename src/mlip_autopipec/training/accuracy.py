@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlip_autopipec.structures.periodicity import boxed
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -73,7 +75,7 @@ def predict(
     which = [slice(None) if some is None else some for some in measured or [None] * len(labels)]
     energies, forces = [], []
     for atoms, some in zip(labels, which, strict=True):
-        calculator.calculate(atoms)
+        calculator.calculate(boxed(atoms))
         energies.append(calculator.results["energy"] / len(atoms))
         forces.append(calculator.results["forces"][some].ravel())
     return Predictions(

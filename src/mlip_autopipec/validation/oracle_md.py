@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.frozen import frozen_atoms
+from mlip_autopipec.structures.periodicity import boxed
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -47,7 +50,7 @@ def oracle_md_frames(
     Parameters
     ----------
     atoms
-        Structure to start from.
+        Structure to start from; vacuum is added where it is not periodic, and its frozen atoms rest.
     calculator
         The oracle.
     temperature_K
@@ -62,7 +65,8 @@ def oracle_md_frames(
     if settings.n_frames < 1 or settings.interval_steps < 1:
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)
-    moving = atoms.copy()
+    moving = boxed(atoms).copy()
+    moving.set_constraint(FixAtoms(frozen_atoms(atoms)) if len(frozen_atoms(atoms)) else None)
     moving.calc = calculator
     MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
     step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
@@ -70,9 +74,11 @@ def oracle_md_frames(
     frames = []
     for _ in range(settings.n_frames):
         dynamics.run(settings.interval_steps)
-        forces, energy = moving.get_forces(), moving.get_potential_energy()
+        # the frames are to be compared with a potential: forces without what holds the frozen atoms
+        forces, energy = moving.get_forces(apply_constraint=False), moving.get_potential_energy()
         free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
         frame = moving.copy()
+        frame.set_constraint()
         frame.calc = SinglePointCalculator(frame, energy=energy if free is None else free, forces=forces)
         frames.append(frame)
     return frames
