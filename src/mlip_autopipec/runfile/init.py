@@ -23,6 +23,7 @@ from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ _ABOUT_TRAINER = {
     "linear": "a linear ACE in closed form, in seconds; the optimum is global.",
     "pacemaker": "a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
     "grace": "GRACE-FS by gracemaker; MD runs in the library engine.",
+}
+#: What is told of a structure with vacuum.
+_ABOUT_SHAPE = {
+    Shape.SLAB: "a slab: strained and repeated in its plane alone, and its vacuum is kept (15 A or more where it is not "
+    "periodic)",
+    Shape.WIRE: "a wire: strained and repeated along its axis alone, and its vacuum is kept (15 A or more where it is "
+    "not periodic)",
+    Shape.CLUSTER: "a cluster or molecule: in a cell with 15 A of vacuum or more where it is not periodic; no barostat, "
+    "no repetition",
 }
 #: Basis functions per element for one, two, and more elements: enough to begin with on a laptop.
 _FUNCTIONS = (60, 80, 100)
@@ -254,7 +264,7 @@ def usual_timestep_fs(lightest: str) -> float:
 
 
 def _described(source: Source, max_atoms: int) -> dict[str, Any]:
-    atoms = source.atoms
+    atoms, shape = source.atoms, shape_of(source.atoms)
     repeat = widest_repetitions(atoms, max_atoms)
     return {
         "bulk": source.key == "bulk",
@@ -264,6 +274,7 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),
         "width": cell_width(atoms.repeat(repeat).cell.array),
+        "shape": "" if shape is Shape.BULK else _ABOUT_SHAPE[shape],
     }
 
 

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
 from jobflow import Maker
@@ -26,6 +27,7 @@ from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
+from mlip_autopipec.structures.frozen import constrained_atoms, freeze
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
@@ -101,6 +103,12 @@ else:
     ValidationSection = section(ValidationSettings)
 
 
+class FrozenBelow(Strict):
+    """Atoms below a plane."""
+
+    below_A: float = Field(description="Atoms with a smaller Cartesian z than this, in A, are frozen.")
+
+
 class StructureSource(Strict):
     """One structure MD runs in."""
 
@@ -116,6 +124,11 @@ class StructureSource(Strict):
         None, description="Id in the Materials Project, e.g. mp-30; its key is read from MP_API_KEY or PMG_MAPI_KEY."
     )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
+    frozen: Literal["from_structure"] | list[int] | FrozenBelow | None = Field(
+        None,
+        description="Atoms that rest in MD: from_structure (those that the file fixes in all directions), a list of "
+        "indices from 0 on, counted after the repetition, or {below_A: z}. By default all atoms move.",
+    )
 
     _loaded: Atoms | None = None
 
@@ -128,8 +141,31 @@ class StructureSource(Strict):
     def load(self, folder: Path) -> Atoms:
         """Read, build or fetch the structure."""
         if self._loaded is None:
-            self._loaded = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+            atoms = load_structure(folder, self.file, self.bulk, self.materials_project).repeat(self.repeat)
+            self._loaded = self._frozen(atoms)
         return self._loaded.copy()
+
+    def _frozen(self, atoms: Atoms) -> Atoms:
+        """Mark the atoms that rest in MD."""
+        if self.frozen is None:
+            return atoms
+        if self.frozen == "from_structure":
+            held = constrained_atoms(atoms)
+            if not len(held):
+                raise InvalidInputError(
+                    f"structures.frozen is from_structure, but {self.file or self.bulk or self.materials_project} fixes "
+                    "no atom; give indices, or {below_A: z}"
+                )
+        elif isinstance(self.frozen, FrozenBelow):
+            held = np.flatnonzero(atoms.positions[:, 2] < self.frozen.below_A)
+            if not len(held):
+                raise InvalidInputError(
+                    f"structures.frozen.below_A is {self.frozen.below_A}, but the lowest atom of "
+                    f"{atoms.get_chemical_formula()} is at z = {atoms.positions[:, 2].min():.3f} A; give a larger value"
+                )
+        else:
+            held = np.array(self.frozen, dtype=np.intp)
+        return freeze(atoms, held)
 
 
 _OF_ORACLE = parameter_descriptions(OracleMaker)

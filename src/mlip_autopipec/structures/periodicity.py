@@ -158,4 +158,4 @@ def check_cell(atoms: Atoms) -> None:
 
 def lone_atoms(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
     """Return the indices of atoms that have no other atom within a distance in Angstrom."""
-    return np.setdiff1d(np.arange(len(atoms)), neighbours("i", atoms, distance_A)[0])
+    return np.setdiff1d(np.arange(len(atoms)), neighbours("ij", atoms, distance_A)[0])
