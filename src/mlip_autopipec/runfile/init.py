@@ -50,12 +50,9 @@ _ABOUT_TRAINER = {
 }
 #: What is told of a structure with vacuum.
 _ABOUT_SHAPE = {
-    Shape.SLAB: "a slab: strained and repeated in its plane alone, and its vacuum is kept (15 A or more where it is not "
-    "periodic)",
-    Shape.WIRE: "a wire: strained and repeated along its axis alone, and its vacuum is kept (15 A or more where it is "
-    "not periodic)",
-    Shape.CLUSTER: "a cluster or molecule: in a cell with 15 A of vacuum or more where it is not periodic; no barostat, "
-    "no repetition",
+    Shape.SLAB: "a slab: strained and repeated in its plane alone; its vacuum is kept, 15 A where it is not periodic",
+    Shape.WIRE: "a wire: strained and repeated along its axis alone; its vacuum is kept, 15 A where it is not periodic",
+    Shape.CLUSTER: "a cluster or molecule: never repeated, no barostat; 15 A of vacuum where it is not periodic",
 }
 #: Basis functions per element for one, two, and more elements: enough to begin with on a laptop.
 _FUNCTIONS = (60, 80, 100)
@@ -216,7 +213,9 @@ def _oracle(elements: Sequence[str], asked: str | None) -> tuple[str, str]:
 
 
 def _barostat(atoms: Atoms) -> Barostat:
-    """Return the barostat that lets a cell relax without breaking its symmetry."""
+    """Return the barostat that lets a cell relax without breaking its symmetry; clusters take none."""
+    if shape_of(atoms) is Shape.CLUSTER:
+        return "isotropic"
     a, b, c, *angles = atoms.cell.cellpar()
     if not np.allclose(angles[:2], 90, atol=0.1) or not np.isclose(angles[2], (60, 90, 120), atol=0.1).any():
         # the primitive cells of cubic crystals

@@ -152,9 +152,9 @@ class StructureSource(Strict):
         if self.frozen == "from_structure":
             held = constrained_atoms(atoms)
             if not len(held):
+                source = self.file or self.bulk or self.materials_project
                 raise InvalidInputError(
-                    f"structures.frozen is from_structure, but {self.file or self.bulk or self.materials_project} fixes "
-                    "no atom; give indices, or {below_A: z}"
+                    f"structures.frozen is from_structure, but {source} fixes no atom in all directions; give indices, or {below_A: z}"
                 )
         elif isinstance(self.frozen, FrozenBelow):
             held = np.flatnonzero(atoms.positions[:, 2] < self.frozen.below_A)
