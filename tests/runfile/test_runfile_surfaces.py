@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ase.build import bulk, fcc111, molecule
@@ -18,6 +17,9 @@ from mlip_autopipec.runfile.sources import named_source
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, shape_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEXT = """
 name: surface
@@ -42,7 +44,10 @@ def run_file(folder: Path, frozen: str, file: str = "POSCAR") -> RunFile:
 def test_frozen_atoms_reach_the_campaign(tmp_path: Path, frozen: str) -> None:
     flow = run_file(tmp_path, frozen).flow()
     document = next(
-        value for job in flow.jobs for value in job.function_kwargs.values() if isinstance(value, CampaignDocument)
+        value
+        for job in flow.jobs
+        for value in (*job.function_args, *job.function_kwargs.values())
+        if isinstance(value, CampaignDocument)
     )
     (atoms,) = document.structures()
     assert frozen_atoms(atoms).tolist() == [0, 1, 2, 3, 12, 13, 14, 15]
@@ -69,7 +74,7 @@ def test_init_recognises_slabs_and_molecules(tmp_path: Path) -> None:
         oracle = "emt" if name == "slab" else "vasp"
         write_run_file(path, [source], Choices(name=name, oracle=oracle))
         assert words in path.read_text()
-        assert "barostat" not in path.read_text() or name == "slab"
+        assert "barostat:" not in path.read_text() or name == "slab"
         (loaded,) = RunFile.load(path).load_structures()
         assert shape_of(loaded) is (Shape.SLAB if name == "slab" else Shape.CLUSTER)
         if name == "slab":

@@ -154,7 +154,8 @@ class StructureSource(Strict):
             if not len(held):
                 source = self.file or self.bulk or self.materials_project
                 raise InvalidInputError(
-                    f"structures.frozen is from_structure, but {source} fixes no atom in all directions; give indices, or {below_A: z}"
+                    f"structures.frozen is from_structure, but {source} fixes no atom in all directions; "
+                    "give indices, or {below_A: z}"
                 )
         elif isinstance(self.frozen, FrozenBelow):
             held = np.flatnonzero(atoms.positions[:, 2] < self.frozen.below_A)
