@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.potentials.core import deepest_in_core
 from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
-    from mlip_autopipec.lammps.cell import MDCell
     from mlip_autopipec.lammps.types import Condition, ExplorationResult, MDSettings
     from mlip_autopipec.potentials.potential import ACEPotential
 
 
 def looked_at_end(
-    result: ExplorationResult, potential: ACEPotential, condition: Condition, settings: MDSettings, cell: MDCell
+    result: ExplorationResult,
+    potential: ACEPotential,
+    condition: Condition,
+    settings: MDSettings,
+    cell: MDCell | None = None,
 ) -> ExplorationResult:
     """
     Judge the last step of a run by the rules of all looks, if LAMMPS did not look at it.
@@ -39,7 +43,7 @@ def looked_at_end(
     """
     if result.status is not WalkStatus.CONVERGED or result.step % settings.gamma_every == 0:
         return result
-    atoms = result.final.copy()
+    cell, atoms = cell or MDCell(), result.final.copy()
     gamma = compute_gamma(potential, atoms)
     atoms.arrays["gamma"] = gamma
     worst, index = float(gamma.max()), int(np.argmax(gamma))

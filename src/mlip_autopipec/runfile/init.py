@@ -143,6 +143,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     lightest = min(elements, key=_mass)
     structures = [_described(source, choices.max_atoms) for source in sources]
     functions = _FUNCTIONS[min(len(elements), 3) - 1]
+    functions = min(functions, _most_functions(sources, structures, elements))
     n_structures = _enough_structures(sources, structures, elements, functions)
     distance = min(nearest_neighbour(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
@@ -277,17 +278,27 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
     }
 
 
+def _rarest(sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str]) -> int:
+    """Return how many atoms of the rarest element one structure of each source has together."""
+    return min(
+        sum(
+            source.atoms.get_chemical_symbols().count(element) * math.prod(one["repeat"])
+            for source, one in zip(sources, described, strict=True)
+        )
+        for element in elements
+    )
+
+
+def _most_functions(sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str]) -> int:
+    """Return so many basis functions that 40 small molecules hold two atoms of each element for each, at least 15."""
+    return max(15, 40 * _rarest(sources, described, elements) // 2)
+
+
 def _enough_structures(
     sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str], functions: int
 ) -> int:
     """Return so many of each structure that each element has four atoms per basis function, 12 to 40."""
-    needed = 12
-    for element in elements:
-        atoms = sum(
-            source.atoms.get_chemical_symbols().count(element) * math.prod(one["repeat"])
-            for source, one in zip(sources, described, strict=True)
-        )
-        needed = max(needed, math.ceil(4 * functions / atoms))
+    needed = max(12, math.ceil(4 * functions / _rarest(sources, described, elements)))
     return min(needed, 40)
 
 
