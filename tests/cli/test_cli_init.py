@@ -130,13 +130,13 @@ def test_what_is_there_is_never_overwritten(tmp_cwd):
         ("-e Cu --trainer linea", "did you mean 'linear'"),
         ("-e Cu -T -5", "temperature_K is -5"),
         ("no.cif", "no.cif"),
-        ("molecule.xyz", "periodic"),
+        ("line.xyz", "missing"),
         ("-e Cu -o no/such/folder.yaml", "cannot be written"),
         ("-e Si --oracle ase --calculator os.system", "os.system"),
     ],
 )
 def test_what_cannot_be_meant_leaves_no_file(tmp_cwd, arguments, told):
-    ase.io.write("molecule.xyz", Atoms("CO", positions=np.eye(3)[:2]))
+    ase.io.write("line.xyz", Atoms("CO", positions=np.eye(3)[:2], pbc=(True, False, False)))
     result = init(*arguments.split())
     assert result.exit_code == FAILED
     assert told in result.output

@@ -32,6 +32,7 @@ def cautions(campaign: RunFile) -> list[str]:
     from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
     from mlip_autopipec.runfile.init import usual_timestep_fs
     from mlip_autopipec.runfile.sources import nearest_neighbour
+    from mlip_autopipec.structures.periodicity import boxed, goes_on_along
     from mlip_autopipec.structures.supercells import cell_width
 
     structures = campaign.load_structures()
@@ -58,8 +59,8 @@ def cautions(campaign: RunFile) -> list[str]:
     if cutoff < closest:
         told.append(f"trainer.basis.cutoff is {cutoff:g} A, and nearest neighbours are {closest:.2f} A apart")
     for atoms in structures:
-        width = cell_width(atoms.cell.array)
-        if atoms.pbc.all() and width < cutoff:
+        width = cell_width(boxed(atoms).cell.array, goes_on_along(atoms))  # infinite for a cluster
+        if width < cutoff:
             told.append(
                 f"structures: {atoms.get_chemical_formula()} is {width:.1f} A wide, less than the cutoff of {cutoff:g} "
                 "A: atoms interact with their own images; use a larger repeat"

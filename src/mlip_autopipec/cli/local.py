@@ -165,11 +165,12 @@ def _validation_frames(
 ) -> list[Atoms]:
     """Return frames of the oracle's own MD, those that are in the store already among them."""
     from mlip_autopipec.database.validation import stored_md
+    from mlip_autopipec.flows.checks import as_frames
 
     calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
     console.print("validating on MD of the oracle itself ...")
     frames: list[Atoms] = []
-    for i, atoms in enumerate(structures):
+    for i, atoms in enumerate(as_frames(structures)):
         asked = campaign.maker().oracle_maker.key_of(atoms)
         for j, condition in enumerate(conditions):
             seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j)

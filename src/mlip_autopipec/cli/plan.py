@@ -14,6 +14,7 @@ from ase import units
 
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     measure
         Whether to compute one label for its time; None does so for oracles of seconds.
     """
-    structures, conditions = campaign.load_structures(), campaign.load_conditions()
+    structures, conditions = [boxed(atoms) for atoms in campaign.load_structures()], campaign.load_conditions()
     campaign.flow()
     labels, maker = campaign.load_labels(), campaign.maker()
     limit = maker.propose_maker.cutouts.max_atoms
@@ -168,7 +169,11 @@ def _measured_label(campaign: RunFile, atoms: Atoms) -> tuple[float, float | Non
         label = oracle.compute(atoms).atoms
         seconds = time.perf_counter() - started
     results = {} if label.calc is None else label.calc.results
-    if Provenance.of(atoms).origin != Origin.SEED_IDEAL or not atoms.pbc.all() or results.get("stress") is None:
+    if (
+        Provenance.of(atoms).origin != Origin.SEED_IDEAL
+        or not goes_on_along(atoms).all()
+        or results.get("stress") is None
+    ):
         return seconds, None
     return seconds, float(-np.mean(label.get_stress(voigt=False).diagonal()) / units.GPa)
 

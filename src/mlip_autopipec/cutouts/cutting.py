@@ -15,6 +15,7 @@ from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_ope
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Origin, mark
 
 if TYPE_CHECKING:
@@ -343,11 +344,8 @@ def grading_calculator(potential: ACEPotential) -> ACECalculator | GRACEFSCalcul
 
 def evaluate(calculator: ACECalculator | GRACEFSCalculator, atoms: Atoms) -> dict[str, Floats]:
     """Evaluate a potential's calculator: gamma, energies (eV) and forces (eV/A) of all atoms."""
-    if atoms.pbc.any() and not atoms.pbc.all():  # which pyace does not take; vacuum comes to the same
-        atoms = atoms.copy()
-        for axis in np.flatnonzero(~atoms.pbc):
-            atoms.center(vacuum=calculator.cutoff, axis=int(axis))
-        atoms.pbc = True
+    if atoms.pbc.any():  # pyace takes all or no periodic directions
+        atoms = boxed(atoms, 2 * calculator.cutoff)
     calculator.calculate(atoms)
     return {name: np.array(calculator.results[name]) for name in ("gamma", "energies", "forces")}
 

@@ -11,6 +11,7 @@ from ase import Atoms
 from scipy.spatial import cKDTree
 
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.periodicity import gathered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,18 +102,7 @@ def with_open_vacuum(atoms: Atoms, gap: float) -> Atoms:
     """
     copy = bare_copy(atoms)
     copy.cell = atoms.cell.complete()
-    heights = 1 / np.linalg.norm(np.linalg.inv(copy.cell.array), axis=0)
-    for axis in np.flatnonzero(atoms.pbc):
-        scaled = np.linalg.solve(copy.cell.array.T, copy.positions.T)[axis] % 1.0
-        ordered = np.sort(scaled)
-        gaps = np.diff(np.append(ordered, ordered[0] + 1.0))
-        widest = int(np.argmax(gaps))
-        if gaps[widest] * heights[axis] < gap:
-            continue
-        first = ordered[(widest + 1) % len(ordered)]
-        whole = np.linalg.solve(copy.cell.array.T, copy.positions.T)[axis]
-        copy.positions += np.outer(((scaled - first + 1e-12) % 1.0) + first - whole, copy.cell.array[axis])
-        copy.pbc[axis] = False
+    copy.positions, copy.pbc = gathered(atoms, gap)
     return copy
 
 

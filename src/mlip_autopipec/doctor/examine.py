@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.doctor import machine
 from mlip_autopipec.doctor.result import Light, Result, looked_at, red
 from mlip_autopipec.errors import INSTALL_ACE
+from mlip_autopipec.structures.periodicity import boxed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
     atoms, kind = science.copper(0.05, seed=2, repeat=1), "emt"
     if campaign is not None:
         oracle, kind = campaign.maker().oracle_maker, campaign.oracle.kind
-        atoms = min(campaign.load_structures(), key=len)
+        atoms = boxed(min(campaign.load_structures(), key=len))
         atoms.rattle(0.03, seed=2)
     yield looked_at(f"oracle, {kind}", science.check_oracle, oracle, atoms, kind)
     yield looked_at("forces of the potential", science.check_forces, potential)

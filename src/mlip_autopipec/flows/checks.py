@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ase import Atoms
 from pymatgen.core import IMolecule, IStructure
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
-from mlip_autopipec.structures.intake import take_in
+from mlip_autopipec.structures.frozen import FROZEN
+from mlip_autopipec.structures.frozen import freeze as freeze_atoms
+from mlip_autopipec.structures.intake import FIXED, take_in
+from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, shape_of
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -72,6 +77,8 @@ def check_campaign(
     maker.oracle_maker.check(elements_of([*frames, *labels]))
     for atoms in frames:
         check_structure(atoms)
+        for condition in conditions:
+            check_ensemble(atoms, condition, maker.dynamics_maker.settings)
         _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
@@ -122,9 +129,18 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
     return sorted({s for a in frames for s in a.get_chemical_symbols()})
 
 
-def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> list[Atoms]:
+def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freeze: bool = False) -> list[Atoms]:
     """
-    Turn what a user gives as structures into a list of ASE structures, by :func:`.intake.take_in`.
+    Turn what a user gives as structures into ASE structures that MD and ACE take, by :func:`.intake.take_in`.
+
+    Cells are right-handed and periodic in all directions, with vacuum where the structure is not periodic.
+
+    Parameters
+    ----------
+    structures
+        Any of ASE and pymatgen, of any periodicity.
+    freeze
+        Whether atoms that the structure fixes are frozen in MD.
 
     Raises
     ------
@@ -135,7 +151,7 @@ def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms]) -> li
     taken = [take_in(given, f"structures[{i}] ({_formula(given)})") for i, given in enumerate(items)]
     for remark in (remark for one in taken for remark in one.remarks):
         logger.warning("%s", remark)
-    return [one.atoms for one in taken]
+    return [_boxed(_held(one.atoms, freeze)) for one in taken]
 
 
 def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
@@ -151,11 +167,34 @@ def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
     if taken is not labels:  # those of a run file were taken in, and talked of, when it was read
         for remark in taken.remarks:
             logger.warning("%s", remark)
-    return taken
+    boxes = [boxed(atoms) for atoms in taken]
+    return taken if all(a is b for a, b in zip(boxes, taken, strict=True)) else GivenLabels(boxes, taken.remarks)
 
 
 def _formula(given: Structure | Atoms) -> str:
     return given.get_chemical_formula() if isinstance(given, Atoms) else str(getattr(given, "formula", given))
+
+
+def _held(atoms: Atoms, freeze: bool) -> Atoms:
+    """Freeze the atoms that the structure fixes, if that is asked for."""
+    if not freeze or FIXED not in atoms.arrays or FROZEN in atoms.arrays:
+        return atoms
+    return freeze_atoms(atoms, np.flatnonzero(atoms.arrays[FIXED]))
+
+
+def _boxed(atoms: Atoms) -> Atoms:
+    """Give a structure a cell with vacuum where it is not periodic, and say so."""
+    made = boxed(atoms)
+    if made is not atoms:
+        open_along = [axis + 1 for axis in range(3) if not atoms.pbc[axis]]
+        logger.info(
+            "%s (%s) is not periodic along cell vector %s: its MD cell has %g A of vacuum or more there",
+            atoms.get_chemical_formula(),
+            shape_of(atoms),
+            " and ".join(map(str, open_along)),
+            BOX_VACUUM_A,
+        )
+    return made
 
 
 def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:

@@ -95,6 +95,7 @@ class OTFMaker(LoopParts):
         labels: Sequence[Atoms] = (),
         initial_potential: ACEPotential | None = None,
         campaign_id: str | None = None,
+        freeze: bool = False,
     ) -> Flow:
         """
         Make the flow of one campaign.
@@ -102,7 +103,7 @@ class OTFMaker(LoopParts):
         Parameters
         ----------
         structures
-            Cells in which MD is run.
+            The cells MD runs in: bulk, slabs, wires, clusters, molecules. Vacuum is added where they are not periodic.
         conditions
             Temperatures in K, or conditions with pressures and ramps. Each structure is run
             at each condition: one walker each; all walkers use one potential.
@@ -114,13 +115,16 @@ class OTFMaker(LoopParts):
             dataset is labelled and the potential fine-tuned on it.
         campaign_id
             Identifier of the campaign in the database; made up if not given.
+        freeze
+            Whether atoms that the structures' constraints (``FixAtoms``) hold are frozen in MD. Otherwise all atoms
+            move but those that an array ``frozen`` of the structure marks. Labels hold the forces of all atoms.
 
         Returns
         -------
         Flow
             Its output is an :class:`~mlip_autopipec.schemas.loop.OTFDocument`.
         """
-        frames = as_frames(structures)
+        frames = as_frames(structures, freeze)
         walker_conditions = as_conditions(conditions)
         labels = as_labels(labels)
         check_campaign(self, frames, walker_conditions, labels, initial_potential)

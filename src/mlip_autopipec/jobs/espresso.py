@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ase.io.espresso import kspacing_to_grid
+
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.static import AseStaticMaker
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.periodicity import goes_on_along
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,7 +43,7 @@ class EspressoStaticMaker(AseStaticMaker):
         Namelists of ``pw.x`` and their keywords, over :data:`LABEL_INPUT`; ``system: ecutwfc`` has to be given.
     kspacing
         Largest distance of k-points in 1/A, without the factor 2 pi (0.035 is VASP's KSPACING = 0.22). The same
-        density for cells of any size and shape.
+        density for cells of any size and shape, and one k-point along vacuum.
     pseudo_dir
         Folder of the pseudopotentials; None takes ``MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR`` of the worker.
     """
@@ -86,4 +89,9 @@ class EspressoStaticMaker(AseStaticMaker):
     def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
         if missing := sorted(set(atoms.symbols) - set(self.pseudopotentials)):
             raise InvalidInputError(f"EspressoStaticMaker.pseudopotentials has no file for {missing}")
+        if self.kspacing is not None and not (goes_on := goes_on_along(atoms)).all():
+            # ASE would put two and more along vacuum, which costs and tells nothing
+            density = kspacing_to_grid(atoms, self.kspacing)
+            calculator.parameters.pop("kspacing", None)
+            calculator.parameters["kpts"] = tuple(n if on else 1 for n, on in zip(density, goes_on, strict=True))
         return super()._calculate(atoms, calculator, name)

@@ -12,6 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ END = "EXPLORATION_END"
 #: Columns of the trace file. ``stop`` is 0, or the sum of the :data:`STOP` that apply.
 TRACE_COLUMNS = ("step", "temperature", "energy", "pressure", "volume", "gamma", "stop")
 #: Why to halt, by weight: the larger one decides.
-STOP = {"not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
+STOP = {"evaporation": 16, "not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
 
 #: Skin of the neighbour list in Angstrom. With forces from pyace each pair beyond the cutoff
 #: costs more, a rebuild less.
@@ -89,6 +90,7 @@ def render(
     from_restart: bool = False,
     cutoff_A: float = 0.0,
     masses: Sequence[float] | None = None,
+    cell: MDCell | None = None,
 ) -> str:
     """
     Return the input of one exploration.
@@ -106,9 +108,11 @@ def render(
     from_restart
         Start from :data:`START_RESTART` instead of :data:`STRUCTURE`.
     cutoff_A
-        Of the potential in Angstrom; for the library engine.
+        Of the potential in Angstrom.
     masses
         Of ``elements`` in u; None for those of the elements. A restart file holds its own.
+    cell
+        Vacuum and frozen atoms; None for bulk in which all atoms move.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def render(
         If the template cannot be rendered, or lacks something that is read back; the message names it.
     """
     what = f"the LAMMPS template {TEMPLATE}" if settings.template is None else "MDSettings.template"
-    values = _variables(elements, condition, settings, engine, start_step) | {
+    values = _variables(elements, condition, settings, engine, start_step, cell or MDCell()) | {
         "masses": mass_of_elements(elements) if masses is None else list(masses),
         "from_restart": from_restart,
         "cutoff_A": cutoff_A,
@@ -173,7 +177,7 @@ def command_lines(text: str) -> list[str]:
 
 
 def _variables(
-    elements: Sequence[str], condition: Condition, settings: MDSettings, engine: str, start_step: int
+    elements: Sequence[str], condition: Condition, settings: MDSettings, engine: str, start_step: int, cell: MDCell
 ) -> dict[str, Any]:
     """Everything a template may use; docs/lammps.md lists it."""
     every, fs = settings.gamma_every, 1e-3
@@ -191,6 +195,13 @@ def _variables(
         "pressure_bar": condition.pressure_GPa * script.GPA_TO_BAR,
         "barostat": {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[settings.barostat],
         "barostat_damping_ps": settings.barostat_damping_fs * fs,
+        "barostat_words": cell.barostat(
+            settings.barostat, condition.pressure_GPa * script.GPA_TO_BAR, settings.barostat_damping_fs * fs
+        ),
+        "movers": "mobile" if cell.frozen else "all",
+        "frozen_ids": [index + 1 for index in cell.frozen],
+        "thermometer": "mobile_temp" if cell.frozen else "thermo_temp",
+        "evaporates": cell.evaporates,
         "gamma_lo": settings.gamma_lo,
         "gamma_hi": settings.gamma_hi,
         "gamma_every": every,

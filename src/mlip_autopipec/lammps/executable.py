@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
 from mlip_autopipec.lammps import deck, readback, script, startup
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
 from mlip_autopipec.settings import get_settings
@@ -140,11 +141,12 @@ def run(
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
     if atoms is not None and start_step % settings.gamma_every:  # LAMMPS will not look at the first step
-        first = graded(start_step, atoms, potential, condition, settings)
+        first = graded(start_step, atoms, potential, condition, settings, MDCell.of(atoms, potential.cutoff))
         if (reason := first.reason) is not None:
             halt = HaltStructure(atoms, start_step, reason, first.gamma_max, int(atoms.arrays["gamma"].argmax()))
             return ExplorationResult(WalkStatus.HALTED, start_step, atoms, halt)
     folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    cell = MDCell.of(atoms, potential.cutoff)
     text = deck.render(
         potential.elements,
         condition,
@@ -153,6 +155,8 @@ def run(
         start_step=start_step,
         from_restart=restart_file is not None,
         masses=mass_of_elements(potential.elements, atoms),
+        cutoff_A=potential.cutoff,
+        cell=cell,
     )
     frame = script.Frame.of(atoms, potential.elements)
     try:
@@ -168,7 +172,7 @@ def run(
         exit_code=code,
         settings=settings,
         start_step=start_step,
-        grade=lambda step, atoms: graded(step, atoms, potential, condition, settings),
+        grade=lambda step, atoms: graded(step, atoms, potential, condition, settings, cell),
     )
     # the result holds what was to be kept of the dumps, and they are by far the largest files
     for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import units
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import deck, executable, library
+from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
+from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
+from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, shape_of
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
     from mlip_autopipec.active_learning.coverage import Coverage
     from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
@@ -49,7 +53,8 @@ def run_exploration(
     Parameters
     ----------
     atoms
-        Structure to start from. Velocities are kept where it has them, else drawn from a
+        Structure to start from. Vacuum is added along directions that are not periodic. Atoms that its array
+        ``frozen`` marks do not move. Velocities are kept where it has them, else drawn from a
         Maxwell-Boltzmann distribution with ``seed``. With a ``restart_file`` it only tells how the
         cell is oriented; without one there the result is in LAMMPS' own orientation.
     potential
@@ -83,6 +88,9 @@ def run_exploration(
         was over before the first step; the message names the folder and ends with the log.
     """
     settings.check()
+    if atoms is not None:
+        check_structure(atoms)
+        atoms = boxed(atoms)
     settings = settings.begun_with(None if atoms is None else atoms.get_volume())
     if engine not in ("auto", "library", "executable"):
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
@@ -110,12 +118,22 @@ def run_exploration(
     )
     result.seconds = time.perf_counter() - started
     result.engine = engine
+    if atoms is not None and FROZEN in atoms.arrays:
+        _mark_frozen(result, frozen_atoms(atoms))
     if result.status is WalkStatus.TIMED_OUT and result.step <= start_step:
         raise ExplorationError(
             f"the wall time of {settings.wall_time_s} s was over after {result.seconds:.1f} s without one MD step from "
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def _mark_frozen(result: ExplorationResult, still: NDArray[np.intp]) -> None:
+    """Mark in all frames of a run which atoms were frozen, for the run that goes on from them."""
+    result.final = freeze(result.final, still)
+    result.frames = [freeze(frame, still) for frame in result.frames]
+    if result.halt is not None:
+        result.halt.atoms = freeze(result.halt.atoms, still)
 
 
 def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, step: int) -> ExplorationResult | None:
@@ -130,14 +148,33 @@ def _unseen(atoms: Atoms, potential: ACEPotential, coverage: Coverage | None, st
 
 
 def with_velocities(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:
-    """Return a copy that has velocities: its own, or drawn for ``temperature_K``, without net momentum."""
-    copy = atoms.copy()
+    """
+    Return a copy that has velocities: its own, or drawn for ``temperature_K``.
+
+    Those drawn have no net momentum, and no angular momentum in a cluster, unless atoms are frozen, which rest.
+    """
+    copy, still = atoms.copy(), frozen_atoms(atoms)
+    n_moving = len(copy) - len(still)
     if not copy.has("momenta") and len(copy) > 1:
         MaxwellBoltzmannDistribution(copy, temperature_K=temperature_K, rng=np.random.default_rng(seed))
-        Stationary(copy)
-        scale = temperature_K / max(copy.get_kinetic_energy() / (1.5 * (len(copy) - 1) * units.kB), 1e-12)
+        if len(still):
+            _rest(copy, still)
+        else:
+            Stationary(copy)
+            if shape_of(copy) is Shape.CLUSTER and len(copy) > 2:
+                ZeroRotation(copy)
+            n_moving -= 1
+        scale = temperature_K / max(copy.get_kinetic_energy() / (1.5 * n_moving * units.kB), 1e-12)
         copy.set_momenta(copy.get_momenta() * np.sqrt(scale))
+    elif len(still) and copy.has("momenta"):
+        _rest(copy, still)
     return copy
+
+
+def _rest(atoms: Atoms, still: NDArray[np.intp]) -> None:
+    momenta = atoms.get_momenta()
+    momenta[still] = 0.0
+    atoms.set_momenta(momenta)
 
 
 def _check_input(
@@ -160,20 +197,16 @@ def _check_input(
     if restart_file is not None and not Path(restart_file).is_file():
         raise InvalidInputError(f"restart_file '{restart_file}' does not exist")
     if atoms is not None:
-        check_structure(atoms)
+        check_ensemble(atoms, condition, settings)
         potential.check_elements(atoms)
 
 
 def check_structure(atoms: Atoms) -> None:
-    """Refuse a structure MD and ACE cannot work on: empty, not fully periodic, or with atoms on top of each other."""
+    """Refuse a structure MD cannot work on: empty, a cell vector missing, or atoms on top of each other."""
     formula = atoms.get_chemical_formula()
     if len(atoms) == 0:
         raise InvalidInputError("a structure to start MD from is empty (0 atoms)")
-    if not all(atoms.pbc) or atoms.cell.rank != 3:
-        raise InvalidInputError(
-            f"the structure {formula} has pbc = {list(map(bool, atoms.pbc))} and cell lengths {atoms.cell.lengths()}; "
-            "ACE and MD need all three directions periodic: put slabs and clusters into a cell with vacuum"
-        )
+    check_cell(atoms)
     contact = shortest_contact(atoms, MD_RATIO)
     if contact is not None:
         raise InvalidInputError(

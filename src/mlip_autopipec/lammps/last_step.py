@@ -10,8 +10,10 @@ from ase import units
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.readback import Look
 from mlip_autopipec.potentials.core import deepest_in_core
+from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -20,7 +22,14 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
 
 
-def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Condition, settings: MDSettings) -> Look:
+def graded(
+    step: int,
+    atoms: Atoms,
+    potential: ACEPotential,
+    condition: Condition,
+    settings: MDSettings,
+    cell: MDCell | None = None,
+) -> Look:
     """
     Judge a frame by the rules of the LAMMPS input.
 
@@ -30,7 +39,7 @@ def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Conditio
         Its MD step.
     atoms
         With velocities; gets the array ``gamma``.
-    potential, condition, settings
+    potential, condition, settings, cell
         It was run with.
 
     Returns
@@ -38,6 +47,7 @@ def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Conditio
     Look
         As LAMMPS writes it; the energy without reference energies.
     """
+    cell = cell or MDCell()
     gamma = compute_gamma(potential, atoms)
     atoms.arrays["gamma"] = gamma
     calculator = potential.calculator()
@@ -45,7 +55,8 @@ def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Conditio
     energy = calculator.results["energy"] - potential.reference_energy(atoms)
     stress, volume = calculator.results["stress"], float(atoms.get_volume())
     kinetic = float(atoms.get_kinetic_energy())
-    temperature = 2 * kinetic / (3 * max(len(atoms) - 1, 1) * units.kB)
+    free = len(atoms) - len(cell.frozen) if cell.frozen else len(atoms) - 1
+    temperature = 2 * kinetic / (3 * max(free, 1) * units.kB)
     pressure = (2 * kinetic / (3 * volume) - float(np.mean(stress[:3]))) / units.GPa
     worst = float(gamma.max())
     stop = 0
@@ -54,6 +65,8 @@ def graded(step: int, atoms: Atoms, potential: ACEPotential, condition: Conditio
     else:
         if temperature > settings.hottest_allowed_K(condition) or volume > settings.largest_volume_A3:
             stop += deck.STOP["explosion"]
+        if cell.evaporates and len(lone_atoms(atoms, potential.cutoff)):
+            stop += deck.STOP["evaporation"]
         if worst > settings.gamma_hi:
             stop += deck.STOP["gamma"]
         if deepest_in_core(atoms, potential.core_radii) is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, failures, script
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.intake import mass_of_elements
 
@@ -47,6 +48,7 @@ def run(
         from_restart=restart_file is not None,
         masses=mass_of_elements(potential.elements, atoms),
         cutoff_A=potential.cutoff,
+        cell=MDCell.of(atoms, potential.cutoff),
     )
     task = {
         "atoms": None if atoms is None else pack_frames([atoms]),

@@ -251,7 +251,8 @@ def read_result(
         halted = present if is_usable else sane  # else go back to the last valid frame
         if halted is None:
             raise ExplorationError(
-                f"MD was not finite, too hot or too large ({reason}) at its very first step; check the structure"
+                f"MD was not finite, too hot, too large or evaporating ({reason}) at its very first step; "
+                "check the structure"
             )
         if not is_usable:
             final, step = halted, max(sane_steps)

@@ -40,6 +40,8 @@ class HaltReason(StrEnum):
     """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
     """Too hot, too large a volume, or gamma beyond ``gamma_explosion``."""
+    EVAPORATION = "evaporation"
+    """An atom left a slab, wire or cluster: it is farther than the cutoff from all others, where gamma sees nothing."""
     LOST_ATOMS = "lost_atoms"
     """LAMMPS lost atoms: they moved too far between two neighbour lists."""
     NOT_FINITE = "not_finite"
@@ -69,6 +71,7 @@ _VERDICTS = {
     HaltReason.UNSEEN: HaltVerdict.NOVELTY,
     HaltReason.CORE_REPULSION: HaltVerdict.SHORT_CONTACT,
     HaltReason.EXPLOSION: HaltVerdict.EXPLOSION,
+    HaltReason.EVAPORATION: HaltVerdict.EXPLOSION,
     HaltReason.LOST_ATOMS: HaltVerdict.EXPLOSION,
     HaltReason.NOT_FINITE: HaltVerdict.EXPLOSION,
 }

@@ -19,12 +19,14 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import deck, script
 from mlip_autopipec.lammps.ace_forces import ACEForces
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.failures import is_exploded
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -77,6 +79,8 @@ class LibraryRun:
         trace_file: Path | None = None,
     ) -> None:
         self.settings = settings
+        self.cell = MDCell.of(atoms, potential.cutoff)
+        self.cutoff = potential.cutoff
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
         self.frame = script.Frame.of(atoms, potential.elements)
@@ -210,7 +214,7 @@ class LibraryRun:
         atoms = self.snapshot(gamma) if finite else None
         shift = 0.0 if atoms is None else reference_energy(atoms, self.reference_energies)
         self.trace.add(step, temperature, self.forces.energy + shift, pressure, volume, gamma_max)
-        reason = None
+        reason, first_gone = None, None
         if not finite:
             reason = HaltReason.NOT_FINITE
         elif (
@@ -219,6 +223,8 @@ class LibraryRun:
             or (gamma_max > self.settings.explosive_gamma and self.last_sane is not None)
         ):
             reason = HaltReason.EXPLOSION
+        elif self.cell.evaporates and atoms is not None and len(gone := lone_atoms(atoms, self.cutoff)):
+            reason, first_gone = HaltReason.EVAPORATION, int(gone[0])
         elif gamma_max > self.settings.gamma_hi:
             reason = HaltReason.GAMMA
         elif self.forces.touches_core():
@@ -226,7 +232,8 @@ class LibraryRun:
         self._write_look(step, (temperature, self.forces.energy, pressure, volume, gamma_max), reason)
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
-            self.halted = (reason, step, gamma_max, int(tags[worst]) - 1)
+            index = int(tags[worst]) - 1 if first_gone is None else first_gone
+            self.halted = (reason, step, gamma_max, index)
             return
         self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
@@ -250,7 +257,9 @@ class LibraryRun:
         mass = self.masses[lmp.numpy.extract_atom("type", nelem=n_local)]
         twice_kinetic = float((mass[:, None] * v**2).sum()) * script.ANGSTROM_PER_PS**2
         volume = float(lmp.get_thermo("vol"))
-        temperature = twice_kinetic / (3 * max(n_local - 1, 1) * units.kB)
+        # frozen atoms have no velocity; without any, the whole does not drift
+        n_moving = n_local - max(len(self.cell.frozen), 1)
+        temperature = twice_kinetic / (3 * max(n_moving, 1) * units.kB)
         pressure = (twice_kinetic + float(self.forces.virial[:3].sum())) / (3 * volume) / units.GPa
         return temperature, pressure, volume
 

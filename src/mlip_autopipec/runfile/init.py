@@ -23,6 +23,7 @@ from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ _ABOUT_TRAINER = {
     "linear": "a linear ACE in closed form, in seconds; the optimum is global.",
     "pacemaker": "a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
     "grace": "GRACE-FS by gracemaker; MD runs in the library engine.",
+}
+#: What is told of a structure with vacuum.
+_ABOUT_SHAPE = {
+    Shape.SLAB: "a slab: strained and repeated in its plane alone; its vacuum is kept, 15 A where it is not periodic",
+    Shape.WIRE: "a wire: strained and repeated along its axis alone; its vacuum is kept, 15 A where it is not periodic",
+    Shape.CLUSTER: "a cluster or molecule: never repeated, no barostat; 15 A of vacuum where it is not periodic",
 }
 #: Basis functions per element for one, two, and more elements: enough to begin with on a laptop.
 _FUNCTIONS = (60, 80, 100)
@@ -136,6 +143,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     lightest = min(elements, key=_mass)
     structures = [_described(source, choices.max_atoms) for source in sources]
     functions = _FUNCTIONS[min(len(elements), 3) - 1]
+    functions = min(functions, _most_functions(sources, structures, elements))
     n_structures = _enough_structures(sources, structures, elements, functions)
     distance = min(nearest_neighbour(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
@@ -204,7 +212,9 @@ def _oracle(elements: Sequence[str], asked: str | None) -> tuple[str, str]:
 
 
 def _barostat(atoms: Atoms) -> Barostat:
-    """Return the barostat that lets a cell relax without breaking its symmetry."""
+    """Return the barostat that lets a cell relax without breaking its symmetry; clusters take none."""
+    if shape_of(atoms) is Shape.CLUSTER:
+        return "isotropic"
     a, b, c, *angles = atoms.cell.cellpar()
     if not np.allclose(angles[:2], 90, atol=0.1) or not np.isclose(angles[2], (60, 90, 120), atol=0.1).any():
         # the primitive cells of cubic crystals
@@ -252,7 +262,7 @@ def usual_timestep_fs(lightest: str) -> float:
 
 
 def _described(source: Source, max_atoms: int) -> dict[str, Any]:
-    atoms = source.atoms
+    atoms, shape = source.atoms, shape_of(source.atoms)
     repeat = widest_repetitions(atoms, max_atoms)
     return {
         "bulk": source.key == "bulk",
@@ -262,20 +272,31 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),
         "width": cell_width(atoms.repeat(repeat).cell.array),
+        "shape": "" if shape is Shape.BULK else _ABOUT_SHAPE[shape],
     }
+
+
+def _rarest(sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str]) -> int:
+    """Return how many atoms of the rarest element one structure of each source has together."""
+    return min(
+        sum(
+            source.atoms.get_chemical_symbols().count(element) * math.prod(one["repeat"])
+            for source, one in zip(sources, described, strict=True)
+        )
+        for element in elements
+    )
+
+
+def _most_functions(sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str]) -> int:
+    """Return so many basis functions that 40 small molecules hold two atoms of each element for each, at least 15."""
+    return max(15, 40 * _rarest(sources, described, elements) // 2)
 
 
 def _enough_structures(
     sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str], functions: int
 ) -> int:
     """Return so many of each structure that each element has four atoms per basis function, 12 to 40."""
-    needed = 12
-    for element in elements:
-        atoms = sum(
-            source.atoms.get_chemical_symbols().count(element) * math.prod(one["repeat"])
-            for source, one in zip(sources, described, strict=True)
-        )
-        needed = max(needed, math.ceil(4 * functions / atoms))
+    needed = max(12, math.ceil(4 * functions / _rarest(sources, described, elements)))
     return min(needed, 40)
 
 

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
 from jobflow import Maker
@@ -26,6 +27,8 @@ from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
+from mlip_autopipec.structures.frozen import freeze
+from mlip_autopipec.structures.intake import FIXED
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
@@ -104,6 +107,12 @@ else:
     ValidationSection = section(ValidationSettings)
 
 
+class FrozenBelow(Strict):
+    """Atoms below a plane."""
+
+    below_A: float = Field(description="Atoms with a smaller Cartesian z than this, in A, are frozen.")
+
+
 class StructureSource(Strict):
     """One structure MD runs in."""
 
@@ -123,6 +132,11 @@ class StructureSource(Strict):
         description="Element of each atom type, in their order, of a LAMMPS data or dump file that does not name them.",
     )
     repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
+    frozen: Literal["from_structure"] | list[int] | FrozenBelow | None = Field(
+        None,
+        description="Atoms that rest in MD: from_structure (those that the file fixes in all directions), a list of "
+        "indices from 0 on, counted after the repetition, or {below_A: z}. By default all atoms move.",
+    )
 
     _loaded: Atoms | None = None
     _remarks: tuple[str, ...] = ()
@@ -137,13 +151,36 @@ class StructureSource(Strict):
         """Read, build or fetch the structure."""
         if self._loaded is None:
             taken = load_structure(folder, self.file, self.bulk, self.materials_project, self.elements)
-            self._loaded, self._remarks = taken.atoms.repeat(self.repeat), taken.remarks
+            self._loaded, self._remarks = self._frozen(taken.atoms.repeat(self.repeat)), taken.remarks
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
         """Return what was left out of the structure or taken over, one line each."""
         self.load(folder)
         return self._remarks
+
+    def _frozen(self, atoms: Atoms) -> Atoms:
+        """Mark the atoms that rest in MD."""
+        if self.frozen is None:
+            return atoms
+        if self.frozen == "from_structure":
+            held = np.flatnonzero(atoms.arrays.get(FIXED, np.zeros(0)))
+            if not len(held):
+                source = self.file or self.bulk or self.materials_project
+                raise InvalidInputError(
+                    f"structures.frozen is from_structure, but {source} fixes no atom in all directions; "
+                    "give indices, or {below_A: z}"
+                )
+        elif isinstance(self.frozen, FrozenBelow):
+            held = np.flatnonzero(atoms.positions[:, 2] < self.frozen.below_A)
+            if not len(held):
+                raise InvalidInputError(
+                    f"structures.frozen.below_A is {self.frozen.below_A}, but the lowest atom of "
+                    f"{atoms.get_chemical_formula()} is at z = {atoms.positions[:, 2].min():.3f} A; give a larger value"
+                )
+        else:
+            held = np.array(self.frozen, dtype=np.intp)
+        return freeze(atoms, held)
 
 
 _OF_ORACLE = parameter_descriptions(OracleMaker)

@@ -17,6 +17,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +113,7 @@ def named_source(key: str, value: str, folder: Path) -> Source:
     path = Path(value) if key == "file" else None
     atoms = load_structure(folder, path, None, value if key == "materials_project" else None).atoms
     check_structure(atoms)
+    atoms = boxed(atoms)
     return Source(key, value, atoms)
 
 
@@ -121,9 +123,11 @@ def nearest_neighbour(atoms: Atoms) -> float:
 
 
 def widest_repetitions(atoms: Atoms, max_atoms: int) -> tuple[int, int, int]:
-    """Return the repetitions of the widest roughly cubic cell of at most ``max_atoms``."""
-    cell, volume = atoms.cell.array, atoms.get_volume()
-    heights = [volume / np.linalg.norm(np.cross(cell[i - 2], cell[i - 1])) for i in range(3)]
+    """Return the repetitions of the widest roughly cubic cell of at most ``max_atoms``; none along vacuum."""
+    goes_on = goes_on_along(atoms)
+    heights = [float(h) if on else np.inf for h, on in zip(heights_of(atoms.cell.array), goes_on, strict=True)]
+    if not goes_on.any():
+        return (1, 1, 1)
     best = (1, 1, 1)
     for width in np.arange(min(heights), 50.0, 0.1):
         repeat = tuple(max(1, math.ceil(width / height - 1e-6)) for height in heights)

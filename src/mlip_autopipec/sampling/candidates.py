@@ -14,6 +14,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.sampling import modes
 from mlip_autopipec.structures.distances import LABEL_RATIO, MINIMUM_DISTANCE_RATIO, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.structures.periodicity import goes_on_along
 from mlip_autopipec.structures.provenance import mark
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class CandidateGenerator(MSONable):
         possible = {
             "thermal": has_modes,
             "displacement": len(base) > 1,
-            "volume": bool(base.pbc.any()) and self.volume_range + self.shear_strain > 0,
+            "volume": bool(goes_on_along(base).any()) and self.volume_range + self.shear_strain > 0,
             "soft_mode": has_modes,
         }
         wished = {o: self.shares.get(o, 0.0) for o in ORIGINS[1:]}

@@ -15,6 +15,7 @@ from scipy.linalg import null_space, orth
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distances import nearest_distances
+from mlip_autopipec.structures.periodicity import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -296,8 +297,9 @@ def _rigid_motions(atoms: Atoms, chosen: list[int]) -> NDArray[np.float64]:
     """Orthonormal mass-weighted translations (and rotations of a cluster), (3 n, 3 to 6)."""
     roots = np.sqrt(atoms.get_masses()[chosen])
     motions = [np.outer(roots, axis).ravel() for axis in np.eye(3)]
-    if not atoms.pbc.any():
-        arms = atoms.positions[chosen] - atoms.get_center_of_mass()
+    positions, goes_on = gathered(atoms)
+    if not goes_on.any():
+        arms = positions[chosen] - atoms.get_masses() @ positions / atoms.get_masses().sum()
         motions += [(roots[:, None] * np.cross(axis, arms)).ravel() for axis in np.eye(3)]
     # a linear molecule has two rotations, an atom none: orth drops what vanishes
     return np.asarray(orth(np.array(motions).T, rcond=1e-8))

@@ -8,6 +8,8 @@ import numpy as np
 from ase import Atoms
 from scipy.linalg import expm
 
+from mlip_autopipec.structures.periodicity import gathered
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,12 +60,22 @@ def deform(atoms: Atoms, deformation: NDArray[np.float64]) -> Atoms:
     """
     Apply x -> x F to positions and cell vectors (both rows).
 
+    Cell vectors along which there is vacuum, or no periodicity, stay as they are: strained vacuum is no other
+    structure. The atoms of a slab, wire or cluster are strained about their centre.
+
     Parameters
     ----------
     deformation
         Deformation gradient F, (3, 3).
     """
     copy = atoms.copy()
+    positions, goes_on = gathered(atoms)
+    if not goes_on.all():
+        cell, centre = atoms.cell.array.copy(), positions.mean(axis=0)
+        cell[goes_on] = cell[goes_on] @ deformation
+        copy.set_cell(cell, scale_atoms=False)
+        copy.positions = centre + (positions - centre) @ deformation
+        return copy
     copy.set_cell(copy.cell.array @ deformation, scale_atoms=False)
     # not scale_atoms, which needs three cell vectors; positions alone serve molecules as well
     copy.positions = copy.positions @ deformation

@@ -14,6 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.frozen import FROZEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +91,8 @@ def take_in(given: Any, what: str) -> TakenIn:
     if masses is not None:
         bare.set_masses(masses)
         remarks.append(f"masses of its own are used: {_isotopes(bare)}")
+    if FROZEN in atoms.arrays:  # a run file or a user's own script has said so
+        bare.set_array(FROZEN, np.asarray(atoms.arrays[FROZEN], dtype=bool))
     fixed, about = _fixed(atoms)
     remarks += about
     if fixed is not None:

@@ -14,6 +14,7 @@ from ase.build.supercells import eval_shape_deviation
 from ase.neighborlist import neighbor_list
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.periodicity import goes_on_along, heights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1.1
 
 
-def cell_width(cell: NDArray[np.float64], periodic: Sequence[bool] = (True, True, True)) -> float:
+def cell_width(cell: NDArray[np.float64], periodic: Sequence[bool] | NDArray[np.bool_] = (True, True, True)) -> float:
     """
     Shortest distance of opposite faces of a cell along periodic directions, in Angstrom.
 
@@ -43,7 +44,7 @@ def nearly_cubic_supercell(atoms: Atoms, max_atoms: int, min_width: float) -> At
     Parameters
     ----------
     atoms
-        Three periodic directions: any integer combination of the cell vectors, searched by
+        Three periodic directions without vacuum: any integer combination of the cell vectors, searched by
         ASE's ``find_optimal_cell_shape``. One or two: plain repetition along them. None:
         left as it is.
     max_atoms
@@ -53,10 +54,11 @@ def nearly_cubic_supercell(atoms: Atoms, max_atoms: int, min_width: float) -> At
         cell is taken.
     """
     largest = max_atoms // len(atoms)
-    if largest < 2 or not atoms.pbc.any() or cell_width(atoms.cell.complete().array, atoms.pbc) >= min_width:
+    goes_on = goes_on_along(atoms)
+    if largest < 2 or not goes_on.any() or cell_width(atoms.cell.complete().array, goes_on) >= min_width:
         return atoms.copy()
-    if not atoms.pbc.all():
-        return _repeat_along_periodic(atoms, largest, min_width)
+    if not goes_on.all():
+        return _repeat_along_periodic(atoms, goes_on, largest, min_width)
     cell = atoms.cell.array
     # no cell is wider than the cube of its volume
     smallest = math.ceil(min_width**3 / atoms.get_volume() * (1 - 1e-9))
@@ -151,8 +153,9 @@ def _plant(
     cell: Atoms, host: str, guest: str, cutoff: float, fraction: float, rng: np.random.Generator
 ) -> Atoms | None:
     made = cell.copy()
-    if len(made) == 1 and made.pbc.any():
-        made = made.repeat([2 if p else 1 for p in made.pbc])
+    goes_on = goes_on_along(made)
+    if len(made) == 1 and goes_on.any():
+        made = made.repeat([2 if p else 1 for p in goes_on])
     symbols = np.array(made.get_chemical_symbols(), dtype=object)
     i, j, d = neighbor_list("ijd", made, cutoff)
     usable = (symbols[i] == host) & (i != j)
@@ -183,12 +186,10 @@ def _best_shape(cell: NDArray[np.float64], size: int) -> NDArray[np.int_] | None
     return None
 
 
-def _repeat_along_periodic(atoms: Atoms, largest: int, min_width: float) -> Atoms:
-    """Repeat the narrowest periodic direction again and again, while that is allowed."""
-    cell, counts = atoms.cell.complete().array, np.ones(3, dtype=int)
-    volume = abs(np.linalg.det(cell))
-    heights = np.array([volume / np.linalg.norm(np.cross(cell[i - 2], cell[i - 1])) for i in range(3)])
-    heights[~atoms.pbc] = np.inf
+def _repeat_along_periodic(atoms: Atoms, goes_on: NDArray[np.bool_], largest: int, min_width: float) -> Atoms:
+    """Repeat the narrowest direction without vacuum again and again, while that is allowed."""
+    heights, counts = heights_of(atoms.cell.complete().array), np.ones(3, dtype=int)
+    heights[~goes_on] = np.inf
     while (heights * counts).min() < min_width:
         axis = int(np.argmin(heights * counts))
         if counts.prod() // counts[axis] * (counts[axis] + 1) > largest:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
@@ -93,7 +94,7 @@ def predict(
     energies, forces = [], []
     stress_label, stress_potential = [], []
     for atoms, some in zip(labels, which, strict=True):
-        calculator.calculate(atoms)
+        calculator.calculate(boxed(atoms))
         energies.append(calculator.results["energy"] / len(atoms))
         forces.append(calculator.results["forces"][some].ravel())
         stress, predicted = label_stress(atoms), calculator.results.get("stress")

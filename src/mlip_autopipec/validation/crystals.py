@@ -14,10 +14,10 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from scipy.spatial import cKDTree
 
-from mlip_autopipec.cutouts.surroundings import with_open_vacuum
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.oracle.identity import bare, canonical_form
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.periodicity import VACUUM_A, goes_on_along
 from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-#: A layer without atoms this thick (Angstrom) makes a slab, wire or molecule: layers of a crystal are nearer.
-VACUUM_A = 6.0
 #: More atoms than this without any symmetry are a glass, a liquid or a frame of MD.
 MOST_WITHOUT_SYMMETRY = 20
 #: A primitive cell was idealised, so its symmetry is exact to this (Angstrom).
@@ -126,7 +124,7 @@ def find_crystal(atoms: Atoms, max_atoms: int, symprec: float) -> Crystal:
         primitive = _to_atoms(symmetry.find_primitive())
     except ValueError as error:
         raise PropertyError(f"no primitive cell of {formula} was found: {error}") from error
-    if not with_open_vacuum(primitive, VACUUM_A).pbc.all():
+    if not goes_on_along(primitive).all():
         raise PropertyError(
             f"{formula} holds a layer of at least {VACUUM_A:g} A without atoms; a surface, wire, molecule or lone atom "
             "has no bulk volume"

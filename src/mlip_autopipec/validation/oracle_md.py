@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.periodicity import boxed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +85,7 @@ def oracle_md_states(
     Parameters
     ----------
     atoms
-        Structure to start from.
+        Structure to start from; vacuum is added where it is not periodic, and its frozen atoms rest.
     calculator
         The oracle.
     temperature_K
@@ -99,8 +102,9 @@ def oracle_md_states(
     if settings.n_frames < 1 or settings.interval_steps < 1:
         raise InvalidInputError(f"validation needs n_frames and interval_steps of at least 1, got {settings}")
     rng = np.random.default_rng(seed)
-    moving = (atoms if start is None else start.frame).copy()
-    moving.set_constraint()
+    moving = (boxed(atoms) if start is None else start.frame).copy()
+    held = frozen_atoms(moving)
+    moving.set_constraint(FixAtoms(held) if len(held) else None)
     moving.calc = calculator
     if start is None:
         MaxwellBoltzmannDistribution(moving, temperature_K=temperature_K, rng=rng)
@@ -117,5 +121,6 @@ def oracle_md_states(
         if has_stress:
             results["stress"] = moving.get_stress(apply_constraint=False)
         frame = moving.copy()
+        frame.set_constraint()
         frame.calc = SinglePointCalculator(frame, **results)
         yield MDState(frame, json.dumps(rng.bit_generator.state))

@@ -1,0 +1,68 @@
+"""Atoms that do not move in MD: marked by an array of the structure, so that every frame of a walk carries it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.constraints import FixAtoms, FixCartesian
+
+from mlip_autopipec.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+#: Array of a structure that holds whether each atom is frozen.
+FROZEN = "frozen"
+
+
+def frozen_atoms(atoms: Atoms) -> NDArray[np.intp]:
+    """Return the indices of the atoms that are marked as frozen."""
+    return np.flatnonzero(atoms.arrays[FROZEN]) if FROZEN in atoms.arrays else np.empty(0, dtype=np.intp)
+
+
+def freeze(atoms: Atoms, indices: Sequence[int] | NDArray[np.intp]) -> Atoms:
+    """
+    Return a copy in which some atoms are frozen and no constraint is left.
+
+    Raises
+    ------
+    InvalidInputError
+        If an index is none of the structure, or no atom is left to move.
+    """
+    n, chosen = len(atoms), np.asarray(indices, dtype=np.intp)
+    wrong = [int(i) for i in chosen if not 0 <= i < n]
+    if wrong:
+        raise InvalidInputError(f"frozen names the atoms {wrong}; {atoms.get_chemical_formula()} has 0 to {n - 1}")
+    if len(set(chosen.tolist())) == n:
+        raise InvalidInputError(f"frozen holds all {n} atoms of {atoms.get_chemical_formula()}; leave some to move")
+    copy = atoms.copy()
+    copy.set_constraint()
+    copy.arrays.pop(FROZEN, None)
+    if len(chosen):
+        copy.set_array(FROZEN, np.isin(np.arange(n), chosen))
+    return copy
+
+
+def constrained_atoms(atoms: Atoms) -> NDArray[np.intp]:
+    """
+    Return the indices of the atoms that constraints of ASE hold in all directions.
+
+    Raises
+    ------
+    InvalidInputError
+        For constraints that hold an atom in some directions only, or something else than atoms.
+    """
+    held: list[int] = []
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))):
+            held += [int(i) for i in constraint.index]
+        else:
+            raise InvalidInputError(
+                f"{atoms.get_chemical_formula()} has the constraint {constraint}; MD freezes whole atoms only "
+                "(FixAtoms): replace it, or do not ask for atoms frozen from the structure"
+            )
+    return np.unique(np.array(held, dtype=np.intp))

@@ -1,0 +1,161 @@
+"""Bulk, slab, wire or cluster: along which cell vectors a structure repeats, and along which there is vacuum."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.distances import neighbours
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+#: A layer without atoms this thick (Angstrom) is vacuum; layered crystals have gaps of 3 to 4.
+VACUUM_A = 6.0
+#: Least vacuum (Angstrom) along a direction that is not periodic: cutoffs are 5 to 8, the neighbour list adds 1, and
+#: atoms that move outward need the rest.
+BOX_VACUUM_A = 15.0
+
+
+class Direction(StrEnum):
+    """What a structure is along one cell vector."""
+
+    BULK = "bulk"
+    """It repeats, and its images touch."""
+    VACUUM = "vacuum"
+    """It repeats on paper, with a layer of vacuum between the images."""
+    OPEN = "open"
+    """It does not repeat."""
+
+
+class Shape(StrEnum):
+    """What a structure is, by the number of directions in which it goes on."""
+
+    CLUSTER = "cluster"
+    WIRE = "wire"
+    SLAB = "slab"
+    BULK = "bulk"
+
+
+def gathered(atoms: Atoms, gap_A: float = VACUUM_A) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """
+    Wrap atoms such that no layer of vacuum lies between two of them.
+
+    Parameters
+    ----------
+    atoms
+        Any structure.
+    gap_A
+        Thinnest layer without atoms, parallel to two cell vectors, that counts as vacuum, in Angstrom.
+
+    Returns
+    -------
+    tuple
+        Positions in Angstrom, (n, 3), and along which cell vectors the structure goes on, (3,).
+    """
+    cell = atoms.cell.complete().array
+    positions, goes_on = atoms.positions.copy(), np.array(atoms.pbc, dtype=bool)
+    heights = heights_of(cell)
+    for axis in np.flatnonzero(atoms.pbc):
+        if not len(atoms):
+            continue
+        whole = np.linalg.solve(cell.T, positions.T)[axis]
+        scaled = whole % 1.0
+        ordered = np.sort(scaled)
+        gaps = np.diff(np.append(ordered, ordered[0] + 1.0))
+        widest = int(np.argmax(gaps))
+        if gaps[widest] * heights[axis] < gap_A:
+            continue
+        first = ordered[(widest + 1) % len(ordered)]
+        positions += np.outer(((scaled - first + 1e-12) % 1.0) + first - whole, cell[axis])
+        goes_on[axis] = False
+    return positions, goes_on
+
+
+def heights_of(cell: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the distances of opposite faces of a cell in Angstrom, (3,)."""
+    return np.asarray(1 / np.linalg.norm(np.linalg.inv(cell), axis=0))
+
+
+def goes_on_along(atoms: Atoms, gap_A: float = VACUUM_A) -> NDArray[np.bool_]:
+    """Tell along which cell vectors a structure is periodic without a layer of vacuum, (3,)."""
+    return gathered(atoms, gap_A)[1]
+
+
+def directions(atoms: Atoms, gap_A: float = VACUUM_A) -> tuple[Direction, ...]:
+    """Return what a structure is along each of its three cell vectors."""
+    return tuple(
+        Direction.OPEN if not periodic else Direction.BULK if on else Direction.VACUUM
+        for periodic, on in zip(atoms.pbc, goes_on_along(atoms, gap_A), strict=True)
+    )
+
+
+def shape_of(atoms: Atoms, gap_A: float = VACUUM_A) -> Shape:
+    """Tell a bulk structure, a slab, a wire and a cluster (or molecule) apart."""
+    return list(Shape)[int(goes_on_along(atoms, gap_A).sum())]
+
+
+def boxed(atoms: Atoms, vacuum_A: float = BOX_VACUUM_A) -> Atoms:
+    """
+    Return a structure in a cell that is periodic in all directions, as LAMMPS and ACE want it.
+
+    Parameters
+    ----------
+    atoms
+        Any periodicity, with or without a cell. What is periodic in all directions is returned as it is.
+    vacuum_A
+        Along each direction that is not periodic the cell is made so high that at least so much vacuum, in Angstrom,
+        lies between two images. A cell that is higher keeps its height.
+
+    Returns
+    -------
+    ase.Atoms
+        Energy and forces of an attached calculator are kept, its stress is not: it is that of another cell.
+
+    Raises
+    ------
+    InvalidInputError
+        If a direction is periodic and has no cell vector.
+    """
+    check_cell(atoms)
+    if atoms.pbc.all():
+        return atoms
+    copy, results = atoms.copy(), {} if atoms.calc is None else dict(atoms.calc.results)
+    cell = atoms.cell.complete().array
+    for axis in np.flatnonzero(~atoms.pbc):
+        others = cell[axis - 2], cell[axis - 1]
+        normal = np.cross(*others) / np.linalg.norm(np.cross(*others))
+        along = copy.positions @ normal
+        thickness = float(np.ptp(along)) if len(copy) else 0.0
+        if abs(cell[axis] @ normal) < thickness + vacuum_A:
+            cell[axis] = np.sign(cell[axis] @ normal) * normal * (thickness + vacuum_A)
+            # in the middle, so that no atom is torn off by wrapping
+            copy.positions += normal * (0.5 * (thickness + vacuum_A) * np.sign(cell[axis] @ normal) - along.mean())
+    copy.set_cell(cell)
+    copy.pbc = True
+    if results:
+        kept = {name: value for name, value in results.items() if name != "stress"}
+        copy.calc = SinglePointCalculator(copy, **kept)
+    return copy
+
+
+def check_cell(atoms: Atoms) -> None:
+    """Refuse a structure that is periodic along a cell vector it does not have."""
+    lengths = atoms.cell.lengths()
+    missing = [axis for axis in range(3) if atoms.pbc[axis] and lengths[axis] == 0]
+    if missing or (atoms.pbc.any() and atoms.cell.complete().volume < 1e-6):
+        raise InvalidInputError(
+            f"the structure {atoms.get_chemical_formula()} has pbc = {list(map(bool, atoms.pbc))} and cell lengths "
+            f"{lengths.tolist()} A: it is periodic along a cell vector that is missing or lies in the plane of the "
+            "others; give that vector, or set pbc to False there (vacuum is then added)"
+        )
+
+
+def lone_atoms(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
+    """Return the indices of atoms that have no other atom within a distance in Angstrom."""
+    return np.setdiff1d(np.arange(len(atoms)), neighbours("ij", atoms, distance_A)[0])

@@ -1,0 +1,102 @@
+"""Run files of surfaces and clusters: frozen atoms, what init writes, and the k-points along vacuum."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ase.build import bulk, fcc111, molecule
+from ase.constraints import FixAtoms
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
+from mlip_autopipec.jobs.static import AseStaticMaker
+from mlip_autopipec.runfile.init import Choices, write_run_file
+from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.runfile.sources import named_source
+from mlip_autopipec.schemas.campaign import CampaignDocument
+from mlip_autopipec.structures.frozen import frozen_atoms
+from mlip_autopipec.structures.periodicity import Shape, boxed, shape_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEXT = """
+name: surface
+structures:
+  - {{file: {file}, repeat: [2, 1, 1], frozen: {frozen}}}
+conditions: [{{temperature_K: 300}}]
+oracle: {{kind: emt}}
+"""
+
+
+def run_file(folder: Path, frozen: str, file: str = "POSCAR") -> RunFile:
+    atoms = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 3))
+    atoms.write(folder / "POSCAR", format="vasp")
+    atoms.set_constraint()
+    atoms.write(folder / "free.xyz", format="extxyz")
+    (folder / "run.yaml").write_text(TEXT.format(file=file, frozen=frozen))
+    return RunFile.load(folder / "run.yaml")
+
+
+@pytest.mark.parametrize("frozen", ["from_structure", "[0, 1, 2, 3, 12, 13, 14, 15]", "{below_A: 9.0}"])
+def test_frozen_atoms_reach_the_campaign(tmp_path: Path, frozen: str) -> None:
+    flow = run_file(tmp_path, frozen).flow()
+    document = next(
+        value
+        for job in flow.jobs
+        for value in (*job.function_args, *job.function_kwargs.values())
+        if isinstance(value, CampaignDocument)
+    )
+    (atoms,) = document.structures()
+    assert frozen_atoms(atoms).tolist() == [0, 1, 2, 3, 12, 13, 14, 15]
+    assert not atoms.constraints
+
+
+@pytest.mark.parametrize(
+    ("frozen", "words"),
+    [("from_structure", "fixes no atom"), ("{below_A: 1.0}", r"lowest atom of Cu24 is at z = 8\.000"), ("[77]", "77")],
+)
+def test_frozen_that_names_no_atom_is_refused(tmp_path: Path, frozen: str, words: str) -> None:
+    with pytest.raises(InvalidInputError, match=words):
+        run_file(tmp_path, frozen, "free.xyz").load_structures()
+
+
+def test_init_recognises_slabs_and_molecules(tmp_path: Path) -> None:
+    for name, atoms, words in (
+        ("slab", fcc111("Cu", (2, 2, 3), vacuum=8.0), "a slab"),
+        ("water", molecule("H2O"), "a cluster or molecule"),
+    ):
+        atoms.write(tmp_path / f"{name}.xyz", format="extxyz")
+        source = named_source("file", f"{name}.xyz", tmp_path)
+        path = tmp_path / f"{name}.yaml"
+        oracle = "emt" if name == "slab" else "vasp"
+        write_run_file(path, [source], Choices(name=name, oracle=oracle))
+        assert words in path.read_text()
+        assert "barostat:" not in path.read_text() or name == "slab"
+        (loaded,) = RunFile.load(path).load_structures()
+        assert shape_of(loaded) is (Shape.SLAB if name == "slab" else Shape.CLUSTER)
+        if name == "slab":
+            assert loaded.cell.lengths()[2] == pytest.approx(atoms.cell.lengths()[2]), "not repeated across"
+            assert len(loaded) > len(atoms)
+
+
+def test_espresso_takes_one_k_point_along_vacuum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(self: Any, atoms: Any, calculator: Any, name: str) -> Path:
+        seen.append(dict(calculator.parameters))
+        return tmp_path
+
+    monkeypatch.setattr(AseStaticMaker, "_calculate", look)
+    (tmp_path / "Cu.upf").write_text("")
+    maker = EspressoStaticMaker(
+        pseudopotentials={"Cu": "Cu.upf"}, input_data={"system": {"ecutwfc": 30.0}}, pseudo_dir=str(tmp_path)
+    )
+    slab = boxed(fcc111("Cu", (2, 2, 3), vacuum=8.0))
+    for atoms in (slab, bulk("Cu")):
+        maker._calculate(atoms, maker._get_calculator(), "espresso")
+    assert seen[0]["kpts"] == (7, 7, 1)
+    assert "kspacing" not in seen[0]
+    assert seen[1]["kspacing"] == maker.kspacing, "bulk as ever"
