@@ -102,7 +102,7 @@ class AseStaticMaker(AseMaker):
                 energy=results.get("energy", energy),
                 energy_per_atom=results.get("energy", energy) / len(atoms),
                 forces=results["forces"].tolist(),
-                stress=None if stress is None else convert_stress_from_voigt_to_symm(stress.tolist()),
+                stress=None if stress is None else convert_stress_from_voigt_to_symm(stress),
                 n_steps=1,
                 elapsed_time=time.perf_counter() - started,
             ),
