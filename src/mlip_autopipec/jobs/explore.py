@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: A walk of at least so many looks is cold that never reached this share of its temperature.
+_LOOKS, _WARM = 5, 0.3
+
 
 @dataclass
 class LammpsDynamicsMaker(Maker):
@@ -147,6 +150,10 @@ class LammpsDynamicsMaker(Maker):
                 logger.warning("going on without the state of the thermostat, from positions and velocities: %s", error)
                 result = self.explore(at, potential, atoms, None)
         document = _filled(document, result)
+        if (
+            told := never_warm(result.trace.get("temperature_K", []), walker.condition, self.settings.ensemble)
+        ) is not None:
+            logger.warning("walk of walker %d: %s", walker.index, told)
         if part > 1 and earlier is not None:
             document = _joined(earlier, document, self.settings.max_frames)
         # a walk that ends here unfinished is taken up again in the next cycle
@@ -172,6 +179,33 @@ class LammpsDynamicsMaker(Maker):
             engine=self.engine,
             coverage=potential.known_surroundings(),
         )
+
+
+def never_warm(temperatures_K: Sequence[float], condition: Condition, ensemble: str) -> str | None:
+    """
+    Tell whether a walk never came near the temperature it was to be at: then it explored nothing.
+
+    Parameters
+    ----------
+    temperatures_K
+        Of its looks, in K.
+    condition
+        What was asked for.
+    ensemble
+        Without a thermostat (``nve``) nothing keeps a temperature.
+
+    Returns
+    -------
+    str or None
+        What to say, or None.
+    """
+    asked = min(condition.temperature_K, condition.temperature_at(1.0))
+    if ensemble == "nve" or len(temperatures_K) < _LOOKS or max(temperatures_K) > _WARM * asked:
+        return None
+    return (
+        f"it was never above {max(temperatures_K):.3g} K, and {asked:g} K were asked for, so it proves nothing; see "
+        "whether the thermostat (dynamics.thermostat_damping_fs, template) acts and atoms are free to move"
+    )
 
 
 def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
