@@ -24,7 +24,6 @@ from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
-from mlip_autopipec.structures.intake import take_in
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -135,7 +134,8 @@ class LammpsDynamicsMaker(Maker):
         elif restart_file is None:
             start = load_document(CampaignDocument, walker.start_id or "") if start is None else start
             # campaigns of version 0.1.0 hold velocities that came with a structure; a walk begins with its own
-            atoms = take_in(start.structures()[walker.start_index], f"structures[{walker.start_index}]").atoms
+            atoms = start.structures()[walker.start_index]
+            atoms.arrays.pop("momenta", None)
         at = walker if part == 1 or earlier is None else walker.model_copy(update={"step": earlier.step})
         with tempfile.TemporaryDirectory() as folder:
             if earlier is not None and (restart := earlier.restart()) is not None:
