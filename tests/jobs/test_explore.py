@@ -16,7 +16,7 @@ from mlip_autopipec.errors import ExecutableError, ExplorationError, RestartFile
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.dataset import import_potential
-from mlip_autopipec.jobs.explore import LammpsDynamicsMaker, _filled
+from mlip_autopipec.jobs.explore import LammpsDynamicsMaker, _filled, never_warm
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.records import COLUMNS, FrameRecord, Trace
@@ -311,3 +311,37 @@ def test_what_parts_leave_is_bounded() -> None:
         frame.info["step"] = step
     assert [f.info["step"] for f in FrameRecord.joined(frames[:5], frames[4:], 5)] == [0, 2, 4, 6, 8]
     assert FrameRecord.joined(frames, [], 0) == []
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "ensemble", "told"),
+    [
+        ([1e-7] * 10, "nvt", True),
+        ([1e-7] * 10, "nve", False),
+        ([1e-7] * 3, "nvt", False),
+        ([250.0, *[700.0] * 9], "nvt", False),
+    ],
+)
+def test_a_walk_that_stays_cold_proves_nothing(temperatures, ensemble, told):
+    said = never_warm(temperatures, Condition(1200), ensemble)
+    assert (said is not None and "1200 K were asked for" in said) == told
+
+
+def test_a_walk_begins_with_velocities_of_its_own_temperature(copper_potential, monkeypatch):
+    """Campaigns of version 0.1.0 stored the velocities that a structure came with."""
+    frozen = bulk("Cu", cubic=True) * (2, 2, 2)
+    frozen.set_momenta(np.zeros((32, 3)))
+    seen = []
+    monkeypatch.setattr("mlip_autopipec.jobs.explore.current_uuid", lambda: "walk")
+
+    class Looking(LammpsDynamicsMaker):
+        def explore(self, walker, potential, atoms, restart_file):
+            seen.append(atoms)
+            raise KeyboardInterrupt
+
+    start = CampaignDocument.of([frozen], [Condition(300)], "c")
+    walker = WalkerState(index=0, formula="Cu32", condition=Condition(300), seed=1)
+    potential = PotentialDocument.from_potential(copper_potential)
+    with pytest.raises(KeyboardInterrupt):
+        Looking.make.original(Looking(), walker, potential, "c", 0, start)
+    assert not seen[0].has("momenta")

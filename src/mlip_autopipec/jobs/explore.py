@@ -24,7 +24,6 @@ from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
-from mlip_autopipec.structures.intake import take_in
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: A walk of at least so many looks is cold that never reached this share of its temperature.
+_LOOKS, _WARM = 5, 0.3
 
 
 @dataclass
@@ -132,7 +134,8 @@ class LammpsDynamicsMaker(Maker):
         elif restart_file is None:
             start = load_document(CampaignDocument, walker.start_id or "") if start is None else start
             # campaigns of version 0.1.0 hold velocities that came with a structure; a walk begins with its own
-            atoms = take_in(start.structures()[walker.start_index], f"structures[{walker.start_index}]").atoms
+            atoms = start.structures()[walker.start_index]
+            atoms.arrays.pop("momenta", None)
         at = walker if part == 1 or earlier is None else walker.model_copy(update={"step": earlier.step})
         with tempfile.TemporaryDirectory() as folder:
             if earlier is not None and (restart := earlier.restart()) is not None:
@@ -147,6 +150,10 @@ class LammpsDynamicsMaker(Maker):
                 logger.warning("going on without the state of the thermostat, from positions and velocities: %s", error)
                 result = self.explore(at, potential, atoms, None)
         document = _filled(document, result)
+        if (
+            told := never_warm(result.trace.get("temperature_K", []), walker.condition, self.settings.ensemble)
+        ) is not None:
+            logger.warning("walk of walker %d: %s", walker.index, told)
         if part > 1 and earlier is not None:
             document = _joined(earlier, document, self.settings.max_frames)
         # a walk that ends here unfinished is taken up again in the next cycle
@@ -172,6 +179,33 @@ class LammpsDynamicsMaker(Maker):
             engine=self.engine,
             coverage=potential.known_surroundings(),
         )
+
+
+def never_warm(temperatures_K: Sequence[float], condition: Condition, ensemble: str) -> str | None:
+    """
+    Tell whether a walk never came near the temperature it was to be at: then it explored nothing.
+
+    Parameters
+    ----------
+    temperatures_K
+        Of its looks, in K.
+    condition
+        What was asked for.
+    ensemble
+        Without a thermostat (``nve``) nothing keeps a temperature.
+
+    Returns
+    -------
+    str or None
+        What to say, or None.
+    """
+    asked = min(condition.temperature_K, condition.temperature_at(1.0))
+    if ensemble == "nve" or len(temperatures_K) < _LOOKS or max(temperatures_K) > _WARM * asked:
+        return None
+    return (
+        f"it was never above {max(temperatures_K):.3g} K, and {asked:g} K were asked for, so it proves nothing; see "
+        "whether the thermostat (dynamics.thermostat_damping_fs, template) acts and atoms are free to move"
+    )
 
 
 def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
