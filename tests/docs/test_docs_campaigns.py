@@ -36,6 +36,6 @@ def test_every_python_block_of_the_page_runs(memory_jobstore, tmp_cwd, events):
 
 def test_numbers_of_the_page_are_those_of_the_code():
     text = PAGE.read_text()
-    assert f"signs of life every {reuse.BEAT_S:.0f} s" in text
+    assert f"claim every {reuse.BEAT_S:.0f} s" in text
     assert reuse.DEAD_S == 120
     assert "after two minutes without" in text

@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
 
 #: What each code means. Commands that run no campaign end with 0, 1 or 2.
 MEANING: dict[ExitCode, str] = {
-    ExitCode.CONVERGED: "converged; of other commands: done",
+    ExitCode.CONVERGED: "converged; for other commands: done",
     ExitCode.FAILED: "failed: invalid input, a failed step, or too many failed labels",
     ExitCode.USAGE: "bad usage: an unknown option, a missing argument",
     ExitCode.NOT_CONVERGED: "budget spent (cycles, labels or hours) before it converged; the potential is kept",
