@@ -46,8 +46,6 @@ CHECK = "check"
 _TRIED = 4
 #: Why a cell of a property was not labelled.
 _TOO_DEAR = "not asked for: StopRule.max_labels leaves fewer labels than this property takes; raise it"
-#: Frames of MD with smaller forces (meV/A, root mean square) are no test; at 1 K copper has about 10.
-_STILL_meV_A = 1.0
 #: Two atoms at most this far apart are the same one.
 _SAME_PLACE_A = 0.01
 
@@ -232,8 +230,7 @@ def measure(
             relative=relative_limit,
             forces_floor_meV_A=floor_meV_A,
         )
-        limit = max(floor_meV_A, relative_limit * forces)
-        if forces < _STILL_meV_A:
+        if forces < STILL_MEV_A:
             logger.warning(
                 "the check of cycle %d proves nothing: its %d frame(s) of MD have forces of %.2g meV/A (root mean "
                 "square). See whether MD moves the atoms; a cell of one atom has no forces, repeat it",
