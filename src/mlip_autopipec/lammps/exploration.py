@@ -162,7 +162,9 @@ def with_velocities(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:
         else:
             Stationary(copy)
             if shape_of(copy) is Shape.CLUSTER and len(copy) > 2:
+                copy.pbc = False  # ASE warns of periodic cells; the cluster is whole in its own
                 ZeroRotation(copy)
+                copy.pbc = atoms.pbc
             n_moving -= 1
         scale = temperature_K / max(copy.get_kinetic_energy() / (1.5 * n_moving * units.kB), 1e-12)
         copy.set_momenta(copy.get_momenta() * np.sqrt(scale))
