@@ -116,6 +116,12 @@ def test_velocities_of_a_cluster_do_not_turn_it() -> None:
     assert np.abs(atoms.get_angular_momentum()).max() < 1e-9
     assert np.abs(atoms.get_momenta().sum(axis=0)).max() < 1e-9
     assert atoms.get_temperature() * 13 / 12 == pytest.approx(300.0)
+    torn = boxed(Icosahedron("Cu", 2))
+    whole = torn.positions.copy()
+    torn.positions += torn.cell.lengths() / 2
+    torn.wrap()
+    moving = with_velocities(torn, 300.0, seed=4)
+    assert np.abs(np.cross(whole - whole.mean(axis=0), moving.get_momenta()).sum(axis=0)).max() < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
 from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
-from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, shape_of
+from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, gathered, shape_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -162,7 +162,9 @@ def with_velocities(atoms: Atoms, temperature_K: float, seed: int) -> Atoms:
         else:
             Stationary(copy)
             if shape_of(copy) is Shape.CLUSTER and len(copy) > 2:
+                copy.positions, copy.pbc = gathered(atoms)  # whole, and not periodic, where it lies across a face
                 ZeroRotation(copy)
+                copy.positions, copy.pbc = atoms.positions, atoms.pbc
             n_moving -= 1
         scale = temperature_K / max(copy.get_kinetic_energy() / (1.5 * n_moving * units.kB), 1e-12)
         copy.set_momenta(copy.get_momenta() * np.sqrt(scale))
