@@ -114,6 +114,7 @@ def release(labels: Sequence[LabelDocument]) -> None:
     Forget the claims on labels that are stored, of the jobs that made these labels.
 
     A claim on the same key by another job stays: it is of another campaign, which computes that label at this moment.
+    The claim of the job that a label refers to goes too: its label is stored, and it may have died before this call.
 
     Parameters
     ----------
@@ -121,9 +122,15 @@ def release(labels: Sequence[LabelDocument]) -> None:
         Whatever came of the jobs, failed labels among them.
     """
     claims = _collection()
-    mine = [{"_id": label.key, "job": label.uuid} for label in labels if label.key is not None]
-    if claims is not None and mine:
-        patiently(lambda: claims.delete_many({"$or": mine}))
+    stored = [
+        {"_id": label.key, "job": job}
+        for label in labels
+        if label.key is not None
+        for job in (label.uuid, label.reused_from)
+        if job is not None
+    ]
+    if claims is not None and stored:
+        patiently(lambda: claims.delete_many({"$or": stored}))
 
 
 def _collection() -> Collection[dict[str, Any]] | None:
