@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import threading
-from contextlib import suppress
 from datetime import UTC, datetime
-from uuid import uuid4
 
 import pytest
-from jobflow import JobStore
-from maggma.stores import MemoryStore, MongoURIStore
+from maggma.stores import MemoryStore
 from monty.json import MontyDecoder
-from pymongo import MongoClient
 
 from mlip_autopipec.database.disk import SQLiteStore, open_store
-from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.indexes import reserve_name
 
 DOCUMENTS = [
     {"uuid": "a", "index": 1, "output": {"kind": "label", "campaign_id": "x", "energy": -1.5, "key": "k1"}},
@@ -114,40 +106,3 @@ def test_several_processes_write_at_once(tmp_path):
     store = open_store(tmp_path)
     found = {doc["uuid"]: doc["output"]["payload"]["x"] for doc in store.query({}, ["output"], load=True)}
     assert found == {f"{name}{i}": i for name in "pq" for i in range(30)}
-
-
-def test_a_name_is_reserved_for_one_of_those_who_ask_at_once(tmp_path):
-    ask = (
-        "import sys; from mlip_autopipec.database.disk import open_store;"
-        "print(open_store(sys.argv[1]).docs_store.reserve('c/0', sys.argv[2]))"
-    )
-    command = [sys.executable, "-W", "ignore", "-c", ask, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(k)], stdout=subprocess.PIPE, text=True) for k in range(3)]
-    holders = {process.communicate()[0].strip() for process in processes}
-    assert len(holders) == 1
-    store = open_store(tmp_path)
-    reserve_name(store, "c", 0, holders.pop())  # a job that runs again
-    with pytest.raises(InvalidInputError, match="campaign_id 'c' was taken at this moment"):
-        reserve_name(store, "c", 0, "another")
-
-
-@pytest.mark.skipif("MLIP_AUTOPIPEC_TEST_MONGO_URI" not in os.environ, reason="no MongoDB server: use .ci/run")
-def test_a_server_reserves_a_name_for_one():
-    uri = os.environ["MLIP_AUTOPIPEC_TEST_MONGO_URI"]
-    name = f"mlip_autopipec_test_{uuid4().hex[:8]}"
-    store = JobStore(MongoURIStore(uri, "documents", database=name))
-    store.connect()
-    won = []
-
-    def reserve(owner):
-        with suppress(InvalidInputError):
-            reserve_name(store, "c", 0, owner)
-            won.append(owner)
-
-    threads = [threading.Thread(target=reserve, args=(str(k),)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    MongoClient(uri).drop_database(name)

@@ -282,11 +282,11 @@ def test_bad_settings_are_refused(copper_potential: ACEPotential, tmp_path: Path
 
 def test_bad_structures_are_refused(copper_potential: ACEPotential, tmp_path: Path) -> None:
     slab, empty, close = bulk("Cu", cubic=True), bulk("Cu")[:0], bulk("Cu", cubic=True)
-    slab.pbc = (True, True, False)
+    slab.cell[2] = 0
     close.positions[1] = close.positions[0] + 0.3
     for atoms, message in [
         (bulk("NaCl", "rocksalt", a=5.6), r"\['Cl', 'Na'\]"),
-        (slab, "pbc"),
+        (slab, "missing"),
         (empty, "empty"),
         (close, "apart"),
     ]:
@@ -328,7 +328,7 @@ def test_a_barostat_of_ones_own_template_feels_the_present_virial(
     copper_potential: ACEPotential, tmp_path: Path
 ) -> None:
     text = deck.shipped_template()
-    nvt = next(line for line in text.splitlines() if line.startswith("fix             md all nvt"))
+    nvt = next(line for line in text.splitlines() if line.startswith("fix             md {{ movers }} nvt"))
     own = text.replace(nvt, nvt.replace("nvt", "npt") + " iso 0 0 {{ barostat_damping_ps }}")
     run = {"n_steps": 60, "gamma_every": 20, "barostat_damping_fs": 200.0, **WIDE}
     by_template = explore(triclinic(), copper_potential, tmp_path, ensemble="nvt", template=own, **run)

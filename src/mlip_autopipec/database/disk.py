@@ -128,14 +128,15 @@ class SQLiteStore(MemoryStore):
         with self._open() as connection:
             connection.executemany("DELETE FROM documents WHERE id = ?", found)
 
-    def reserve(self, name: str, owner: str) -> str:
-        """Reserve a name for an owner unless another one has it; return who has it."""
+    def reserve(self, name: str, holder: str, dead: str | None = None) -> str:
+        """Reserve a name for a holder unless another one has it, other than one that died; return who has it."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, owner TEXT NOT NULL)")
-            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, owner))
-            (holder,) = connection.execute("SELECT owner FROM names WHERE name = ?", (name,)).fetchone()
-        return str(holder)
+            connection.execute("CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, holder TEXT NOT NULL)")
+            connection.execute("UPDATE names SET holder = ? WHERE name = ? AND holder = ?", (holder, name, dead))
+            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, holder))
+            (found,) = connection.execute("SELECT holder FROM names WHERE name = ?", (name,)).fetchone()
+        return str(found)
 
     def ensure_index(self, key: str, unique: bool | None = False) -> bool:
         """Tell whether there is an index; those there are were made with the file."""

@@ -11,7 +11,6 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
@@ -24,7 +23,8 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
-from mlip_autopipec.jobs.indexes import create_indexes, reserve_name
+from mlip_autopipec.jobs.indexes import create_indexes
+from mlip_autopipec.jobs.names import reserve_name
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
@@ -226,13 +226,6 @@ class OTFMaker(LoopParts):
             The store holds another campaign of this name.
         """
         create_indexes(current_store())
-        criteria = {"output.kind": "campaign", "output.campaign_id": document.campaign_id}
-        for other in current_store().query({**criteria, "uuid": {"$ne": current_uuid()}}, ["output.generation"]):
-            if other["output"]["generation"] >= document.generation:
-                raise InvalidInputError(
-                    f"campaign_id '{document.campaign_id}' is taken in {current_store()}; choose another, or continue "
-                    "that campaign with OTFMaker.resume or OTFMaker.extend"
-                )
         reserve_name(current_store(), document.campaign_id, document.generation, current_uuid())
         return document.model_copy(
             update={

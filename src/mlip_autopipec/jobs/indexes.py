@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from maggma.stores import MemoryStore, MongoStore
-from pymongo.errors import DuplicateKeyError, OperationFailure
-
-from mlip_autopipec.errors import InvalidInputError
+from pymongo.errors import OperationFailure
 
 if TYPE_CHECKING:
     from jobflow import JobStore
     from maggma.core import Store
-    from pymongo.collection import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -29,46 +24,8 @@ INDEXES: tuple[tuple[str, ...], ...] = (
     ("output.source_id",),  # which labels a proposal led to
     ("output.elements",),  # campaigns and potentials of some elements
 )
-#: Collection of the names of campaigns.
-NAMES = "mlip_autopipec_names"
 #: The field by which jobflow asks its additional stores for bulk data.
 BLOB_KEY = "blob_uuid"
-
-
-def reserve_name(store: JobStore, campaign_id: str, generation: int, owner: str) -> None:
-    """
-    Reserve the name of a campaign, which is looked for before, but stored only when the job has ended.
-
-    Parameters
-    ----------
-    store
-        A connected JobStore; one that several processes can write to reserves, in one step, for one of them.
-    campaign_id, generation
-        What is reserved.
-    owner
-        uuid of the job; the same one may reserve again, as it does when a manager reruns it.
-
-    Raises
-    ------
-    InvalidInputError
-        Another job has it.
-    """
-    name = f"{campaign_id}/{generation}"
-    documents = store.docs_store
-    if isinstance(documents, MongoStore) and not isinstance(documents, MemoryStore):
-        names: Collection[dict[str, Any]] = documents._collection.database[NAMES]
-        with suppress(DuplicateKeyError):
-            names.insert_one({"_id": name, "owner": owner})
-        found = names.find_one({"_id": name})
-        holder = owner if found is None else found["owner"]
-    elif hasattr(documents, "reserve"):  # the store of a laptop
-        holder = documents.reserve(name, owner)
-    else:  # of one process
-        return
-    if holder != owner:
-        raise InvalidInputError(
-            f"campaign_id '{campaign_id}' was taken at this moment by another campaign in {store}; choose another"
-        )
 
 
 def create_indexes(store: JobStore) -> bool:

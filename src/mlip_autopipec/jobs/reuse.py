@@ -172,7 +172,7 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
             continue
         if (sign := (other["owner"], other["beat"])) != seen:
             seen, since = sign, time.monotonic()
-        if _is_dead(other) or time.monotonic() - since > DEAD_S:
+        if has_ended(other["host"], other["pid"]) or time.monotonic() - since > DEAD_S:
             logger.warning("taking over label %s... from a process that has ended: %s", key[:8], other)
             gone = {"_id": key, "owner": other["owner"], "beat": other["beat"]}
             patiently(lambda: claims.delete_one(gone))  # noqa: B023  # done at once
@@ -180,12 +180,12 @@ def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
             time.sleep(LOOK_S)
 
 
-def _is_dead(claim: dict[str, Any]) -> bool:
-    """Return whether the process of a claim was one of this machine and has ended."""
-    if claim["host"] != socket.gethostname():
+def has_ended(host: str, pid: int) -> bool:
+    """Return whether a process was one of this machine and has ended."""
+    if host != socket.gethostname():
         return False
     try:
-        os.kill(claim["pid"], 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return True
     except PermissionError:
