@@ -225,9 +225,10 @@ def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OT
     Raises
     ------
     InvalidInputError
-        It asks for another basis, which a linear fit would silently not give it.
+        It asks for another basis, which the fit would silently not give it.
     """
     from mlip_autopipec.jobs.dataset import recorded_task
+    from mlip_autopipec.kinds import TRAINERS
 
     maker = campaign.maker()
     before = json.loads(recorded_task(campaign_id, store).payload["maker"])
@@ -236,7 +237,7 @@ def maker_if_changed(campaign: RunFile, campaign_id: str, store: JobStore) -> OT
         return None
     old, new = before["train_maker"]["trainer"], now["train_maker"]["trainer"]
     is_fitted = store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}, ["uuid"]) is not None
-    if campaign.trainer.kind == "linear" and is_fitted and old["basis"] != new["basis"]:
+    if TRAINERS[campaign.trainer.kind].keeps_basis and is_fitted and old["basis"] != new["basis"]:
         changed = [
             f"{key} {old['basis'].get(key)} -> {value}"
             for key, value in new["basis"].items()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.kinds import TrainerKind
+from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
-from mlip_autopipec.training.training import ACETrainer, FitTask
+from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -101,3 +103,17 @@ def _bare(atoms: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.calc = None
     return copy
+
+
+KIND = TrainerKind(
+    trainer=LinearACETrainer,
+    basis=BasisSettings,
+    short="seconds",
+    about="a linear ACE in closed form, in seconds; the optimum is global.",
+    template=BASIS_TEMPLATE,
+    default_cutoff_A=LINEAR_CUTOFF,
+    gamma_hi=5.0,
+    ionic_radial_basis="ChebExpCos",
+    keeps_basis=True,
+    self_test=LinearACETrainer,
+)

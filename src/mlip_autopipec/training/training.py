@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
+#: What ``init`` writes of a basis of :class:`~mlip_autopipec.potentials.basis.BasisSettings`, and of a gradient fit.
+BASIS_TEMPLATE = """\
+  basis:
+    number_of_functions_per_element: {{ functions }}   # larger is more accurate and slower, and needs more labels
+    cutoff: {{ cutoff }}                   # {{ about_cutoff }}
+{% if radial_basis %}
+    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+{% endif %}
+"""
+ITERATIONS_TEMPLATE = """\
+  maxiter: 300                    # iterations of the first fit
+  fine_tune_maxiter: 100          # and of each fine-tune
+"""
 
 
 class LossPoint(NamedTuple):
