@@ -84,7 +84,7 @@ class EspressoStaticMaker(AseStaticMaker):
 
     def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
         if missing := sorted(set(atoms.symbols) - set(self.pseudopotentials)):
-            raise InvalidInputError(f"EspressoStaticMaker.pseudopotentials has no file for {missing}")
+            raise InvalidInputError.of("EspressoStaticMaker.pseudopotentials", f"has no file for {missing}")
         return super()._calculate(atoms, calculator, name)
 
 

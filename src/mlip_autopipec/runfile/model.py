@@ -58,7 +58,7 @@ from mlip_autopipec.validation.properties import PropertyGate
 
 T = TypeVar("T")
 
-#: Sections by the class whose name their errors begin with.
+#: Sections by the class that refuses their values; see InvalidInputError.field.
 SECTIONS = {
     "StopRule": "stop",
     "MDSettings": "dynamics",
@@ -136,7 +136,7 @@ class RunFile(Strict):
         with self._blamed("name"):
             folder = Path(self.name)
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
-                raise InvalidInputError(f"name is '{self.name}'; it has to name a folder below runs/")
+                raise InvalidInputError.of("name", f"is '{self.name}'; it has to name a folder below runs/")
         for i, condition in enumerate(self.load_conditions()):
             with self._blamed("conditions", i):
                 condition.check()
@@ -232,7 +232,7 @@ class RunFile(Strict):
                 structures, conditions, labels=labels, initial_potential=potential, campaign_id=campaign_id
             )
         except InvalidInputError as error:
-            section = SECTIONS.get(str(error).partition(".")[0])
+            section = SECTIONS.get((error.field or "").partition(".")[0])
             if section is None or self._text is None:
                 raise
             with self._text.blamed(section):
