@@ -31,14 +31,13 @@ from mlip_autopipec.training.training import (
     Fit,
     FitTask,
     Refit,
+    TrainingInput,
     TrainingResult,
     prove_learning,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from ase import Atoms
 
     from mlip_autopipec.training.accuracy import ErrorMetrics
 
@@ -156,32 +155,13 @@ class PacemakerTrainer(ACETrainer):
         if self.ladder_type not in _LADDER_TYPES:
             raise InvalidInputError(f"ladder_type is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}")
 
-    def train(
-        self,
-        labels: Sequence[Atoms],
-        initial_potential: ACEPotential | None = None,
-        fine_tune: bool = False,
-        *,
-        new_labels: Sequence[Atoms] = (),
-        test_labels: Sequence[Atoms] = (),
-        elements: Sequence[str] | None = None,
-        directory: str | Path = ".",
-        seed: int = 0,
-        cycle: int = 0,
-    ) -> TrainingResult:
+    def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
-        options: dict[str, Any] = {
-            "new_labels": new_labels,
-            "test_labels": test_labels,
-            "elements": elements,
-            "directory": directory,
-            "seed": seed,
-        }
-        tuned = super().train(labels, initial_potential, fine_tune, **options)
-        if not (fine_tune and self.refit_is_due(cycle)):
+        tuned = super().train_on(given)
+        if not (given.fine_tune and self.refit_is_due(given.cycle)):
             return tuned
         try:
-            refitted = super().train(labels, initial_potential, False, **options)
+            refitted = super().train_on(replace(given, fine_tune=False))
             prove_learning(refitted)
         except Exception as error:  # whatever it was: the fine-tuned potential is good
             return self._judge(tuned, None, f"{type(error).__name__}: {error}")
