@@ -192,3 +192,15 @@ def test_every_field_of_the_schema_says_what_it_is():
         if not field.get("description") and "$ref" not in field
     ]
     assert not silent
+
+
+def test_the_line_of_a_refused_setting_follows_from_its_field_and_not_from_the_message(tmp_path, monkeypatch):
+    def refuse(self):
+        raise InvalidInputError.of("StopRule.max_labels", "= 3 does not suit; something else is wrong")
+
+    monkeypatch.setattr("mlip_autopipec.loop.stop_rule.StopRule.check", refuse)
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("stop: {max_cycles: 3}", "stop:\n  max_cycles: 2\n  max_labels: 3"))
+    number = path.read_text().splitlines().index("  max_labels: 3") + 1
+    with pytest.raises(InvalidInputError, match=rf"line {number}, stop\.max_labels: StopRule\.max_labels = 3 does not"):
+        RunFile.load(path)
