@@ -188,7 +188,7 @@ def test_forces_on_the_centre_stay_near_those_of_the_large_cell(copper_potential
 def test_cutouts_travel_as_frames_and_have_variants(copper_cutouts, copper_potential):
     cutout = copper_cutouts[2][0]
     (back,) = unpack_frames(pack_frames([cutout.atoms]))
-    assert back.info == {"origin": "cutout", "centre": cutout.centre}
+    assert back.info == {"origin": "cutout", "split": "train", "centre": cutout.centre}
     assert (back.arrays["source_index"] == cutout.source_index).all()
     assert (back.arrays["core"] == cutout.core).all()
     calculator = copper_potential.calculator()
