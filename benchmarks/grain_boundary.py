@@ -18,7 +18,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,14 +40,23 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.cutouts.buffer import buffer_convergence
+from mlip_autopipec.cutouts.boxes import shortest_translation
+from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator
+from mlip_autopipec.cutouts.cutting import evaluate, grading_calculator
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.structures.distances import minimum_distances
+from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase.calculators.calculator import Calculator
+    from numpy.typing import NDArray
+
     from mlip_autopipec.potentials.potential import ACEPotential
 
 RUN_FILE = Path(__file__).with_suffix(".yaml")
@@ -215,6 +224,119 @@ def buffers(potential: ACEPotential, atoms: Atoms) -> Table:
             change = f"{1e3 * point.change:.1f} of {1e3 * np.linalg.norm(point.reference):.0f}"
             table.add_row(name, f"{ratio:g}", f"{point.width:.1f}", str(point.n_atoms), point.box, change)
     return table
+
+
+@dataclass(frozen=True)
+class BufferPoint:
+    """
+    The force on the centre of a cut-out of one size.
+
+    Parameters
+    ----------
+    core_radius
+        Radius (Angstrom) within which the cut-out is as the large cell.
+    width
+        Distance (Angstrom) of the centre from its nearest periodic image.
+    n_atoms
+        Size of the cut-out.
+    force
+        Force on the centre in eV/A, (3,).
+    reference
+        The same in the large cell.
+    box
+        How the box was chosen; see :class:`~mlip_autopipec.cutouts.cutting.Cutout`.
+    problems
+        Checks that the cut-out fails; it is measured nevertheless.
+    """
+
+    core_radius: float
+    width: float
+    n_atoms: int
+    force: NDArray[np.float64]
+    reference: NDArray[np.float64]
+    box: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def change(self) -> float:
+        """Length of the difference of the two forces, in eV/A."""
+        return float(np.linalg.norm(self.force - self.reference))
+
+    def __repr__(self) -> str:
+        """One line for a log."""
+        return (
+            f"<core {self.core_radius:.2f} A, width {self.width:.2f} A, {self.n_atoms} atoms, {self.box} box: force on "
+            f"the centre differs by {self.change:.2e} of {np.linalg.norm(self.reference):.3f} eV/A>"
+        )
+
+
+def buffer_convergence(
+    atoms: Atoms,
+    potential: ACEPotential,
+    centre: int,
+    calculator: Calculator | None = None,
+    *,
+    ratios: Sequence[float] = BUFFERS,
+    reference: NDArray[np.float64] | None = None,
+    generator: CutoutGenerator | None = None,
+    max_atoms: int = 1500,
+) -> list[BufferPoint]:
+    """
+    Compare the force on the centre of ever larger cut-outs with that in the large cell.
+
+    A cut-out is labelled with the forces that it has itself, so a force that is not converged does no harm
+    to the fit; it shows how close the label is to one of the large cell.
+
+    Parameters
+    ----------
+    atoms
+        The large cell.
+    potential
+        Makes the cut-outs.
+    centre
+        Index of the atom.
+    calculator
+        Supplies the forces (eV/A): any ASE calculator. The potential's by default.
+    ratios
+        Radii of the core in units of the cutoff of the potential.
+    reference
+        Force on the centre in the large cell, (3,), where the calculator cannot take that.
+    generator
+        Settings of the cut-outs, its core and limit of size apart.
+    max_atoms
+        No cut-out is larger.
+
+    Returns
+    -------
+    list of BufferPoint
+        One for each ratio.
+
+    Raises
+    ------
+    CutoutError
+        If a cut-out cannot be made at all; those that fail a check are measured.
+    """
+    calculator = potential.calculator() if calculator is None else calculator
+    if reference is None:
+        large = bare_copy(atoms)
+        large.calc = calculator
+        reference = raw_forces(large)[centre]
+    gamma = evaluate(grading_calculator(potential), atoms)["gamma"]
+    points = []
+    for ratio in ratios:
+        settings = replace(generator or CutoutGenerator(), core_ratio=float(ratio), max_atoms=max_atoms)
+        try:
+            cutout = settings.cut(atoms, potential, centre, gamma=gamma)
+        except CutoutError as error:
+            if error.best is None:
+                raise
+            cutout = error.best
+        cell = bare_copy(cutout.atoms)
+        cell.calc = calculator
+        force = raw_forces(cell)[cutout.centre]
+        width, core = shortest_translation(cell.cell.array), ratio * potential.cutoff
+        points.append(BufferPoint(core, width, len(cell), force, reference, cutout.box, cutout.problems))
+    return points
 
 
 if __name__ == "__main__":

@@ -14,7 +14,32 @@ class MLIPError(RuntimeError):
 
 
 class InvalidInputError(MLIPError, ValueError):
-    """Input refused before anything is computed; names the field and the value."""
+    """
+    Input refused before anything is computed; names the field and the value.
+
+    Attributes
+    ----------
+    field
+        What is refused, as ``class.field`` where it is a setting; None where it is not one setting.
+    """
+
+    field: str | None = None
+
+    @classmethod
+    def of(cls, field: str, what: str) -> InvalidInputError:
+        """
+        Make the error of one setting.
+
+        Parameters
+        ----------
+        field
+            Which, e.g. ``StopRule.max_cycles``.
+        what
+            What its value is and what to do; goes on where ``field`` ends.
+        """
+        error = cls(f"{field} {what}")
+        error.field = field
+        return error
 
 
 class LabelError(MLIPError):

@@ -51,7 +51,6 @@ MOVED = {
     "ace.vibrations": "validation.vibrations",
     "firetask": "managers.fireworks.firetask",
     "generate.boxes": "cutouts.boxes",
-    "generate.buffer": "cutouts.buffer",
     "generate.candidates": "sampling.candidates",
     "generate.cutout": "cutouts.cutout",
     "generate.cutting": "cutouts.cutting",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -29,3 +32,12 @@ def get_settings() -> MLIPAutopipecSettings:
     Jobs may run in another environment than the one that imported the package, so nothing keeps a copy.
     """
     return MLIPAutopipecSettings()
+
+
+def on_path(command: str) -> bool:
+    """Tell whether the program that a command begins with is on PATH."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return False
+    return bool(words) and shutil.which(words[0]) is not None

@@ -35,21 +35,19 @@ def test_an_impurity_is_unseen_from_both_sides() -> None:
 
 
 def test_an_unknown_element_is_named_once_and_its_neighbours_too() -> None:
-    unseen = Coverage.of([COPPER], 3.0).unseen(with_symbols(COPPER, Au=[5]), triplets=True)
+    unseen = Coverage.of([COPPER], 3.0).unseen(with_symbols(COPPER, Au=[5]))
     assert [u for u in unseen if u.atom == 5] == [Unseen(5, "Au")]
     assert {u.neighbours for u in unseen if u.atom != 5} == {("Au",)}
 
 
-def test_triplets_are_seen_on_request() -> None:
+def test_two_neighbours_seen_apart_are_known_and_counted_together() -> None:
     """Ni and Pd each in copper, far apart, then both beside the same atoms."""
     apart = [with_symbols(COPPER, Ni=[0]), with_symbols(COPPER, Pd=[0])]
     near = with_symbols(COPPER, Ni=[0], Pd=[1])
     coverage = Coverage.of([*apart, with_symbols(NICKEL, Pd=[0])], 3.0)
     assert coverage.unseen(near) == []
-    unseen = coverage.unseen(near, triplets=True)
-    assert Unseen(0, "Ni", ("Cu", "Pd")) in unseen
-    assert {u.neighbours for u in unseen if u.element == "Cu"} == {("Ni", "Pd")}
-    assert coverage.merge(Coverage.of([near], 3.0)).unseen(near, triplets=True) == []
+    assert ("Ni", "Cu", "Pd") not in coverage.triplets
+    assert coverage.merge(Coverage.of([near], 3.0)).triplets["Ni", "Cu", "Pd"] == 1
     # two of a kind are another thing than one
     assert Coverage.of([apart[0]], 3.0).unseen(with_symbols(COPPER, Ni=[0, 1]))[0] == Unseen(0, "Ni", ("Ni",))
 

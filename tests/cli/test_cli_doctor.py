@@ -184,7 +184,7 @@ def test_a_command_that_is_no_lammps_with_ml_pace_is_found(tmp_path, monkeypatch
 
 def test_a_pacemaker_that_is_not_there_is_found(monkeypatch):
     monkeypatch.setenv(PACEMAKER, "/no/such/pacemaker")
-    result = machine.check_pacemaker()
+    result = machine.check_trainer("pacemaker")
     assert result.light is Light.YELLOW
     assert "/no/such/pacemaker" in result.found
 

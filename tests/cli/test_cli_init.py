@@ -14,8 +14,8 @@ from ase.build import bulk
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, app
+from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.runfile.model import RunFile
-from mlip_autopipec.runfile.sections import ORACLES
 from mlip_autopipec.structures.supercells import cell_width
 
 

@@ -19,7 +19,6 @@ from monty.json import MontyDecoder
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.cutouts.boundaries import balanced, close, oxidation_states, usual_distances
 from mlip_autopipec.cutouts.boxes import candidate_boxes, covering_radius, shortest_translation, volume
-from mlip_autopipec.cutouts.buffer import buffer_convergence
 from mlip_autopipec.cutouts.cutout import Cutout, CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_open_vacuum
 from mlip_autopipec.errors import InvalidInputError
@@ -446,21 +445,6 @@ def test_centres_are_chosen_greedily():
     assert choose_centres(atoms, gamma, 6.0, 1, 2.0) == [3]
     with pytest.raises(InvalidInputError, match=r"shape \(2,\)"):
         choose_centres(atoms, gamma[:2], 6.0, 1, 2.0)
-
-
-def test_forces_converge_with_the_buffer(copper_potential):
-    atoms = hot_copper(6, sigma=0.08)
-    quick = CutoutGenerator(relax_steps=3)
-    points = buffer_convergence(atoms, copper_potential, 0, ratios=(1.0, 1.5, 2.0), generator=quick)
-    changes = [p.change for p in points]
-    assert changes == sorted(changes, reverse=True)
-    assert changes[0] > 1e-4
-    assert changes[-1] < 1e-10
-    assert [p.n_atoms for p in points] == sorted(p.n_atoms for p in points)
-    assert all(p.width >= 2 * p.core_radius for p in points)
-    assert "100" not in repr(points[0])
-    by_emt = buffer_convergence(atoms, copper_potential, 0, EMT(), ratios=(1.0, 1.5), generator=quick)
-    assert by_emt[1].change < 0.1 * by_emt[0].change
 
 
 def test_settings_are_stored_and_checked(copper_potential):

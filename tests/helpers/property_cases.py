@@ -15,7 +15,7 @@ from matscipy.calculators.pair_potential import LennardJonesCut, PairPotential
 from mlip_autopipec.validation.crystals import evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ase.calculators.calculator import Calculator
 
@@ -76,3 +76,9 @@ def strained_alloy() -> Atoms:
     atoms = bulk("CuAu", "cesiumchloride", a=3.1)
     atoms.positions[1] += [0, 0, 0.1]
     return atoms
+
+
+def all_passed(comparisons: Iterable[PropertyComparison]) -> bool:
+    """Tell whether something was measured, all that can be measured was, and all of it is within its limits."""
+    relevant = [c for c in comparisons if c.state != "not_applicable"]
+    return bool(relevant) and all(c.passed for c in relevant)

@@ -192,3 +192,53 @@ def test_every_field_of_the_schema_says_what_it_is():
         if not field.get("description") and "$ref" not in field
     ]
     assert not silent
+
+
+def test_the_line_of_a_refused_setting_follows_from_its_field_and_not_from_the_message(tmp_path, monkeypatch):
+    def refuse(self):
+        raise InvalidInputError.of("StopRule.max_labels", "= 3 does not suit; something else is wrong")
+
+    monkeypatch.setattr("mlip_autopipec.loop.stop_rule.StopRule.check", refuse)
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("stop: {max_cycles: 3}", "stop:\n  max_cycles: 2\n  max_labels: 3"))
+    number = path.read_text().splitlines().index("  max_labels: 3") + 1
+    with pytest.raises(InvalidInputError, match=rf"line {number}, stop\.max_labels: StopRule\.max_labels = 3 does not"):
+        RunFile.load(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "loc", "message"),
+    [
+        (
+            "accuracy: {stress_GPa: -1.0}",
+            "accuracy.stress_GPa",
+            r"accuracy\.stress_GPa is -1\.0; it has to be positive",
+        ),
+        ("stop: {max_labels: 0}", "stop.max_labels", r"StopRule\.max_labels is 0; "),
+    ],
+)
+def test_a_refused_value_is_named_with_its_line(tmp_path, line, loc, message):
+    text = GOOD.replace("stop: {max_cycles: 3}", line)
+    number = text.splitlines().index(line) + 1
+    assert re.search(rf"line {number}, {re.escape(loc)}: {message}", refusal(tmp_path, text))
+
+
+def test_an_ensemble_that_a_structure_forbids_is_named_with_its_line(tmp_path):
+    cell = "    repeat: [2, 2, 2]\n    frozen: [0]\n"
+    text = GOOD.replace("    repeat: [2, 2, 2]\n", cell).replace("n_steps: 100", "n_steps: 100\n  ensemble: npt")
+    number = text.splitlines().index("  ensemble: npt") + 1
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(
+        InvalidInputError, match=rf"line {number}, dynamics\.ensemble: MDSettings\.ensemble is 'npt', but"
+    ):
+        RunFile.load(path).flow()
+
+
+def test_a_key_of_a_structure_that_does_not_suit_is_named_with_its_line(tmp_path):
+    text = GOOD.replace("    repeat: [2, 2, 2]\n", "    repeat: [2, 2, 2]\n    elements: [Cu]\n")
+    number = text.splitlines().index("    elements: [Cu]") + 1
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"line {number}, structures\.0\.elements: structures\.elements is"):
+        RunFile.load(path).load_structures()

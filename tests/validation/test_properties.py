@@ -14,6 +14,7 @@ from ase.calculators.emt import EMT
 from monty.json import MontyDecoder
 from paths import ROOT
 from property_cases import (
+    all_passed,
     copper,
     hexagonal_copper,
     labelled,
@@ -33,7 +34,6 @@ from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.validation.comparison import all_passed
 from mlip_autopipec.validation.properties import PropertyGate
 
 PAGE = ROOT / "docs" / "properties.md"

@@ -19,6 +19,7 @@ from matscipy.calculators.manybody.explicit_forms.stillinger_weber import (
 )
 from matscipy.elasticity import full_3x3x3x3_to_Voigt_6x6
 from property_cases import (
+    all_passed,
     copper,
     hexagonal_copper,
     magnesia,
@@ -29,12 +30,13 @@ from property_cases import (
 )
 
 from mlip_autopipec.sampling.modes import compute_hessian
-from mlip_autopipec.validation.comparison import PropertyComparison, all_passed
 from mlip_autopipec.validation.crystals import evaluate
 from mlip_autopipec.validation.properties import PropertyGate
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
+
+    from mlip_autopipec.validation.comparison import PropertyComparison
 
 ALL = ["eos", "elastic", "phonons"]
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))

@@ -166,7 +166,6 @@ def select_active_set(
     required: Sequence[int] = (),
     gamma_min: float = 2.0,
     coverage: Coverage | None = None,
-    labelled: Sequence[Atoms] = (),
 ) -> list[SelectedCandidate]:
     """
     Choose the candidates that enlarge the active set most (D-optimality, MaxVol).
@@ -192,9 +191,6 @@ def select_active_set(
     coverage
         Of the training set. Candidates with surroundings that it does not hold come before all
         that are not required.
-    labelled
-        Structures that have a label already, whether it is trained on or a flagged outlier: what is nearly
-        the same as one of them, or as one chosen, is never chosen, required or not.
 
     Returns
     -------
@@ -209,7 +205,7 @@ def select_active_set(
     rows = compute_projections(potential, candidates)
     inverse = {e: np.asarray(m) for e, m in potential.active_set_inverse.items()}
     active = {e: _invert(m) for e, m in inverse.items()}
-    known = Duplicates(potential, labelled)
+    known = Duplicates(potential)
     remaining = list(range(len(candidates)))
     chosen: list[SelectedCandidate] = []
     while remaining and len(chosen) < n_max:

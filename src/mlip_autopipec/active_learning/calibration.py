@@ -223,8 +223,8 @@ class ThresholdAdapter(MSONable):
         """Refuse invalid settings."""
         low, high = self.bounds
         if not 1 < low <= high:
-            raise InvalidInputError(
-                f"ThresholdAdapter.bounds is {self.bounds}; give two numbers above 1, smallest first"
+            raise InvalidInputError.of(
+                "ThresholdAdapter.bounds", f"is {self.bounds}; give two numbers above 1, smallest first"
             )
         if not self.wished_error > 0 or not 0 < self.quantile < 1 or not self.max_change > 1:
             raise InvalidInputError(

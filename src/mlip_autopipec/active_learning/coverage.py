@@ -111,7 +111,7 @@ class Coverage:
             )
         return self._from_counts(self.cutoff, self._counts() + other._counts())
 
-    def unseen(self, atoms: Atoms, *, triplets: bool = False) -> list[Unseen]:
+    def unseen(self, atoms: Atoms) -> list[Unseen]:
         """
         Find the atoms whose surroundings were never seen.
 
@@ -119,17 +119,15 @@ class Coverage:
         ----------
         atoms
             Any structure.
-        triplets
-            Compare pairs of neighbours as well.
 
         Returns
         -------
         list of Unseen
-            Sorted by atom; a triplet is not listed where one of its pairs is. Empty if all is known.
+            Sorted by atom; a pair is not listed where its element is. Empty if all is known.
         """
         kinds = _kinds(atoms, self.cutoff)
         known = self._counts()
-        unknown = {kind for kind in kinds if not known[kind] and (triplets or len(kind) < 3)}
+        unknown = {kind for kind in kinds if len(kind) < 3 and not known[kind]}
         found = [
             Unseen(int(index), kind[0], kind[1:])
             for kind in unknown

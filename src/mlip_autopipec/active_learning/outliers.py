@@ -88,7 +88,7 @@ class LabelQuarantine(MSONable):
         """Refuse invalid settings."""
         for name in ("n_sigma", "n_largest", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
             if not (value := getattr(self, name)) > 0:
-                raise InvalidInputError(f"LabelQuarantine.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"LabelQuarantine.{name}", f"is {value}; it has to be positive")
         if self.gamma_max < 1 or self.min_labels < 3:
             raise InvalidInputError(
                 f"LabelQuarantine: gamma_max {self.gamma_max}, min_labels {self.min_labels}; give at least 1 and 3"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
+    from mlip_autopipec.database.campaigns import Campaigns
+
 #: The option ``--json``.
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, and everything else to stderr.")]
 
@@ -138,6 +140,17 @@ def folder_of(path: Path | None) -> Path | None:
     return path
 
 
+#: The argument of commands about one run: its folder.
+RunFolder = Annotated[
+    Path | None,
+    typer.Argument(help="Folder of a run, for instance runs/copper, or its run file.", callback=folder_of),
+]
+#: The option ``--campaign`` of commands about one campaign.
+CampaignName = Annotated[
+    str | None, typer.Option(help="Instead of a folder: a campaign in the JobStore of JOBFLOW_CONFIG_FILE.")
+]
+
+
 def campaign_in(folder: Path) -> tuple[JobStore, str]:
     """Open the store of a run and return it with the name of its campaign."""
     if not (folder / "store").is_dir():
@@ -165,6 +178,36 @@ def names_in(folder: Path) -> tuple[JobStore, list[str]]:
             f"the store in '{short(folder)}' cannot be read ({type(error).__name__}: {error}); nothing in it is "
             "touched. Copy it to a safe place before anything else; --folder names another folder"
         ) from error
+
+
+def asked_for(folder: Path | None, campaign: str | None) -> tuple[Campaigns, str]:
+    """
+    Find the campaign a command is about.
+
+    Parameters
+    ----------
+    folder
+        Of a run on this machine.
+    campaign
+        Name of one in the configured JobStore; with a folder the name it is to have.
+
+    Raises
+    ------
+    MLIPError
+        Neither is given, or there is no such campaign.
+    """
+    from mlip_autopipec.database.campaigns import Campaigns
+
+    if folder is not None:
+        store, name = campaign_in(folder)
+        if campaign not in (None, name):
+            raise MLIPError(f"'{folder}' holds the campaign '{name}', not '{campaign}'; leave one of the two out")
+        return Campaigns(store), name
+    if campaign is None:
+        raise MLIPError("which campaign? Give the folder of a run, or --campaign with its name in the JobStore")
+    campaigns = Campaigns()
+    campaigns.status(campaign)  # an unknown one is told with those there are
+    return campaigns, campaign
 
 
 def configured_store() -> JobStore:

@@ -29,7 +29,7 @@ def cautions(campaign: RunFile) -> list[str]:
     """
     from pymatgen.core import Element
 
-    from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, LINEAR_CUTOFF
+    from mlip_autopipec.kinds import TRAINERS
     from mlip_autopipec.runfile.init import usual_timestep_fs
     from mlip_autopipec.runfile.sources import nearest_neighbour
     from mlip_autopipec.structures.periodicity import boxed, goes_on_along
@@ -53,8 +53,9 @@ def cautions(campaign: RunFile) -> list[str]:
     basis = campaign.trainer.basis
     if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own
         return told
-    default = LINEAR_CUTOFF if campaign.trainer.kind == "linear" else GRADIENT_CUTOFF
-    cutoff = default if basis.cutoff is None else basis.cutoff
+    cutoff = getattr(basis, "cutoff", None)
+    if cutoff is None:
+        cutoff = TRAINERS[campaign.trainer.kind].default_cutoff_A
     closest = min(map(nearest_neighbour, structures))
     if cutoff < closest:
         told.append(f"trainer.basis.cutoff is {cutoff:g} A, and nearest neighbours are {closest:.2f} A apart")
@@ -70,17 +71,9 @@ def cautions(campaign: RunFile) -> list[str]:
 
 def _missing_trainer(campaign: RunFile) -> list[str]:
     """Warn before labels are computed that the trainer cannot run."""
-    from importlib.util import find_spec
+    from mlip_autopipec.kinds import TRAINERS
 
-    from mlip_autopipec.doctor.machine import check_pacemaker
-    from mlip_autopipec.doctor.result import Light
-    from mlip_autopipec.errors import INSTALL_ACE
-
-    trainer = campaign.trainer
-    if trainer.kind == "linear" or trainer.command is not None:
+    look = TRAINERS[campaign.trainer.kind].look
+    if look is None or not (found := look(campaign.trainer)).remedy:
         return []
-    if trainer.kind == "pacemaker" and (found := check_pacemaker()).light is not Light.GREEN:
-        return [f"trainer pacemaker: {found.found}: {found.remedy}"]
-    if trainer.kind == "grace" and find_spec("tensorpotential") is None:
-        return [f"trainer grace: tensorpotential is missing: {INSTALL_ACE}"]
-    return []
+    return [f"trainer {campaign.trainer.kind}: {found.found}: {found.remedy}"]

@@ -85,10 +85,11 @@ def maker_if_changed(
     Raises
     ------
     InvalidInputError
-        It asks for another basis, which a linear fit would silently not give it; or for another oracle.
+        It asks for another basis, which the fit would silently not give it; or for another oracle.
     """
     from mlip_autopipec.flows.resume import recorded_maker
     from mlip_autopipec.jobs.dataset import recorded_task
+    from mlip_autopipec.kinds import TRAINERS
 
     maker, recorded = campaign.maker(), recorded_maker(campaign_id, store)
     # as this version would record it: modules may have moved, and fields come to be, since
@@ -104,7 +105,7 @@ def maker_if_changed(
         )
     old, new = before["train_maker"]["trainer"], now["train_maker"]["trainer"]
     is_fitted = store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}, ["uuid"]) is not None
-    if campaign.trainer.kind == "linear" and is_fitted and old.get("basis") != new["basis"]:
+    if TRAINERS[campaign.trainer.kind].keeps_basis and is_fitted and old.get("basis") != new["basis"]:
         changed = [f"{key} {a} -> {b}" for key, a, b in _differences(old.get("basis"), new["basis"], "")]
         raise InvalidInputError(
             f"trainer.basis: {', '.join(changed)}; the campaign's potential keeps its basis when it is fine-tuned. "

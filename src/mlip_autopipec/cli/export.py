@@ -7,20 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mlip_autopipec.cli.base import AsJson, app, console, folder_of, put, told
-from mlip_autopipec.cli.report import asked_for
+from mlip_autopipec.cli.base import AsJson, CampaignName, RunFolder, app, asked_for, console, put, told
 from mlip_autopipec.errors import MLIPError
 
 
 @app.command()
 def export(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of a run, for instance runs/copper, or its run file.", callback=folder_of),
-    ] = None,
-    campaign: Annotated[
-        str | None, typer.Option(help="Instead of a folder: a campaign in the JobStore of JOBFLOW_CONFIG_FILE.")
-    ] = None,
+    folder: RunFolder = None,
+    campaign: CampaignName = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder to make; default export in the folder of the run.")
     ] = None,

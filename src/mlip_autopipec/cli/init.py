@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from mlip_autopipec.cli.base import AsJson, app, console, put, told
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORACLES, TRAINERS
 
 
 @app.command()
@@ -30,12 +31,14 @@ def init(
     ] = None,
     oracle: Annotated[
         str | None,
-        typer.Option("--oracle", help="emt, lennard-jones, gfn-xtb, ase, espresso, vasp. Default: by the elements."),
+        typer.Option("--oracle", help=f"{', '.join(ORACLES.own)}. Default: by the elements."),
     ] = None,
     calculator: Annotated[
         str, typer.Option(help="For --oracle ase: the class of the calculator.")
     ] = "ase.calculators.abinit.Abinit",
-    trainer: Annotated[str, typer.Option("--trainer", help="linear, pacemaker or grace.")] = "linear",
+    trainer: Annotated[
+        str, typer.Option("--trainer", help=f"{', '.join(TRAINERS.own[:-1])} or {TRAINERS.own[-1]}.")
+    ] = "linear",
     temperature: Annotated[
         list[float] | None, typer.Option("--temperature", "-T", help="In K; more than once for more than one.")
     ] = None,

@@ -14,6 +14,7 @@ from ase import units
 
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.runfile.model import RunFile
-
-#: Oracles of which a label takes seconds: one is computed to see how many.
-CHEAP = ("emt", "lennard-jones", "gfn-xtb")
 
 #: Pressure in GPa from which on a structure is remarked on.
 _MUCH_GPA = 4.0
@@ -110,7 +108,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
     largest = max(first or [atoms for atoms in structures if len(atoms) <= limit] or labels, key=len)
-    measure = campaign.oracle.kind in CHEAP if measure is None else measure
+    measure = ORACLES[campaign.oracle.kind].cost != "hours" if measure is None else measure
     seconds, pressure = _measured_label(campaign, largest) if measure else (None, None)
     computed = most - len(labels) + n_validation
     return Plan(

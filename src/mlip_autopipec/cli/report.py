@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, folder_of, put, told
+from mlip_autopipec.cli.base import AsJson, CampaignName, RunFolder, app, asked_for, console, put, told
 from mlip_autopipec.errors import MLIPError
-
-if TYPE_CHECKING:
-    from mlip_autopipec.database.campaigns import Campaigns
 
 
 @app.command()
 def report(
-    folder: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of a run, for instance runs/copper, or its run file.", callback=folder_of),
-    ] = None,
-    campaign: Annotated[
-        str | None, typer.Option(help="Instead of a folder: a campaign in the JobStore of JOBFLOW_CONFIG_FILE.")
-    ] = None,
+    folder: RunFolder = None,
+    campaign: CampaignName = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; default report.html in the folder.")
     ] = None,
@@ -50,33 +42,3 @@ def report(
             typer.launch(path.as_uri())
     if as_json:
         put({"campaign_id": name, "report": str(path), "bytes": size})
-
-
-def asked_for(folder: Path | None, campaign: str | None) -> tuple[Campaigns, str]:
-    """
-    Find the campaign a command is about.
-
-    Parameters
-    ----------
-    folder
-        Of a run on this machine.
-    campaign
-        Name of one in the configured JobStore; with a folder the name it is to have.
-
-    Raises
-    ------
-    MLIPError
-        Neither is given, or there is no such campaign.
-    """
-    from mlip_autopipec.database.campaigns import Campaigns
-
-    if folder is not None:
-        store, name = campaign_in(folder)
-        if campaign not in (None, name):
-            raise MLIPError(f"'{folder}' holds the campaign '{name}', not '{campaign}'; leave one of the two out")
-        return Campaigns(store), name
-    if campaign is None:
-        raise MLIPError("which campaign? Give the folder of a run, or --campaign with its name in the JobStore")
-    campaigns = Campaigns()
-    campaigns.status(campaign)  # an unknown one is told with those there are
-    return campaigns, campaign

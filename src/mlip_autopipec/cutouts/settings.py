@@ -75,17 +75,18 @@ class CutoutSettings(MSONable):
         """Refuse invalid settings."""
         for name, least in (("max_atoms", 2), ("max_centres", 1), ("core_ratio", 1), ("max_relaxed", 1)):
             if not (value := getattr(self, name)) >= least:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be at least {least}")
+                raise InvalidInputError.of(f"CutoutGenerator.{name}", f"is {value}; it has to be at least {least}")
         for name in ("gamma_min", "relax_fmax", "max_seam_ratio", "max_seam_force", "vacuum", "minimum_distance_ratio"):
             if not (value := getattr(self, name)) > 0:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"CutoutGenerator.{name}", f"is {value}; it has to be positive")
         for name in ("relax_steps", "composition_tolerance"):
             if not (value := getattr(self, name)) >= 0:
-                raise InvalidInputError(f"CutoutGenerator.{name} is {value}; it must not be negative")
+                raise InvalidInputError.of(f"CutoutGenerator.{name}", f"is {value}; it must not be negative")
         self.density_range = (float(self.density_range[0]), float(self.density_range[1]))
         if not 0 < self.density_range[0] < 1 < self.density_range[1]:
-            raise InvalidInputError(
-                f"CutoutGenerator.density_range is {self.density_range}; give a lower limit below and an upper above 1"
+            raise InvalidInputError.of(
+                "CutoutGenerator.density_range",
+                f"is {self.density_range}; give a lower limit below and an upper above 1",
             )
 
     def wanted(self, atoms: Atoms) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.doctor import machine
 from mlip_autopipec.doctor.result import Light, Result, looked_at, red
 from mlip_autopipec.errors import INSTALL_ACE
+from mlip_autopipec.kinds import TRAINERS
 from mlip_autopipec.structures.periodicity import boxed
 
 if TYPE_CHECKING:
@@ -44,20 +45,22 @@ def examine(campaign: RunFile | None = None, folder: Path | None = None, *, scie
     yield looked_at("LAMMPS library", machine.check_lammps_library)
     executable = looked_at("LAMMPS executable", machine.check_lammps_executable)
     yield executable
-    pacemaker = looked_at("pacemaker", machine.check_pacemaker)
-    yield pacemaker
+    trainers = {}
+    for name, kind in TRAINERS.usable().items():
+        if kind.look is not None:
+            trainers[name] = looked_at(name, machine.check_trainer, name)
+            yield trainers[name]
     yield looked_at("oracles", machine.check_oracle_programs)
     if science and packages.light is not Light.RED:
-        yield from _science(campaign, with_executable=executable.light is Light.GREEN, pacemaker=pacemaker.light)
+        missing = {name for name, found in trainers.items() if found.light is not Light.GREEN}
+        yield from _science(campaign, with_executable=executable.light is Light.GREEN, missing=missing)
 
 
-def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Light) -> Iterator[Result]:
+def _science(campaign: RunFile | None, *, with_executable: bool, missing: set[str]) -> Iterator[Result]:
     try:
         from mlip_autopipec.doctor import science
         from mlip_autopipec.jobs.label import OracleMaker
         from mlip_autopipec.jobs.static import EMTStaticMaker
-        from mlip_autopipec.training.linear import LinearACETrainer
-        from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
         potential, rough = science.small_potential(), science.small_potential(ridge=1e3)
     except Exception as error:
@@ -75,8 +78,8 @@ def _science(campaign: RunFile | None, *, with_executable: bool, pacemaker: Ligh
     yield looked_at("gamma, library", science.check_gamma, potential, "library")
     if with_executable:
         yield looked_at("gamma, executable", science.check_gamma, potential, "executable")
-    trainer = LinearACETrainer()
-    yield looked_at("fine-tune, linear", science.check_fine_tune, rough, trainer, "linear")
-    if pacemaker is Light.GREEN:
-        gradient = PacemakerTrainer(fine_tune_maxiter=8, refit_every=None)
-        yield looked_at("fine-tune, pacemaker", science.check_fine_tune, rough, gradient, "pacemaker")
+    for name, trainer in TRAINERS.usable().items():
+        if trainer.self_test is not None and name not in missing:
+            yield looked_at(
+                f"fine-tune, {name}", science.check_fine_tune, rough, trainer.self_test(), name, trainer.remedy
+            )

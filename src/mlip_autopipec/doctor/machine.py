@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 
 from mlip_autopipec.doctor.result import Result, green, red, yellow
 from mlip_autopipec.errors import INSTALL_ACE, ExecutableError
+from mlip_autopipec.kinds import ORACLES, TRAINERS
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.settings import MLIPAutopipecSettings
 
@@ -141,68 +142,39 @@ def check_lammps_executable() -> Result:
         return yellow("LAMMPS executable", f"{found}; MD runs with the library, on one core", remedy)
 
 
-def check_pacemaker() -> Result:
-    """Find pacemaker and what its gradient fit needs."""
-    from mlip_autopipec.settings import get_settings
-    from mlip_autopipec.training.program import find_program
+def check_trainer(name: str) -> Result:
+    """
+    Find what a trainer needs.
 
-    try:
-        command = find_program("pacemaker", get_settings().PACEMAKER_CMD, INSTALL_ACE)
-    except ExecutableError as error:
-        found, _, remedy = str(error).partition("; ")
-        return yellow("pacemaker", f"{found}; the trainer linear works without", remedy)
-    if get_settings().PACEMAKER_CMD is None and find_spec("tensorpotential") is None:
-        return yellow(
-            "pacemaker",
-            f"{command[0]}, but tensorpotential is missing: no gradient fit; the trainer linear works without",
-            INSTALL_ACE,
-        )
-    return green("pacemaker", shlex.join(command))
+    Parameters
+    ----------
+    name
+        As in a run file.
+    """
+    look = TRAINERS[name].look
+    if look is None:
+        return green(name, "needs nothing more")
+    found = look(None)
+    if found.remedy:
+        return yellow(name, f"{found.found}; the trainer linear works without", found.remedy)
+    return green(name, found.found)
 
 
 def check_oracle_programs() -> Result:
     """Tell which of the oracles' programs are here."""
-    from mlip_autopipec.settings import get_settings
-
-    settings = get_settings()
-    here, missing = ["EMT", "Lennard-Jones"], []
-    if find_spec("tblite") is not None:
-        here.append(f"GFN-xTB (tblite {version('tblite')})")
-    else:
-        missing.append("gfn-xtb: pip install 'mlip-autopipec[xtb]'")
-    if _on_path(settings.ESPRESSO_CMD):
-        folder = settings.ESPRESSO_PSEUDO_DIR
-        if folder is not None and Path(folder).is_dir():
-            here.append(f"Quantum ESPRESSO ({settings.ESPRESSO_CMD})")
+    here, missing = [], []
+    for name, kind in ORACLES.usable().items():
+        if kind.look is None:
+            continue
+        found = kind.look()
+        if found.remedy:
+            missing.append(f"{name}: {found.remedy}")
         else:
-            missing.append(f"espresso: pw.x is here, set {_PREFIX}ESPRESSO_PSEUDO_DIR to a folder (it is {folder})")
-    else:
-        missing.append(f"espresso: '{settings.ESPRESSO_CMD}' is not on PATH, set {_PREFIX}ESPRESSO_CMD")
-    told = _vasp()
-    (missing if told.startswith("vasp:") else here).append(told)
-    found = f"here: {', '.join(here)}"
+            here.append(found.found)
+    told = f"here: {', '.join(here)}"
     if missing:
-        return yellow("oracles", found, "others can be installed: " + "; ".join(missing))
-    return green("oracles", found)
-
-
-def _vasp() -> str:
-    from atomate2 import SETTINGS
-    from pymatgen.core import SETTINGS as PMG
-
-    if not _on_path(SETTINGS.VASP_CMD):
-        return f"vasp: '{SETTINGS.VASP_CMD}' is not on PATH, set VASP_CMD of atomate2 (docs/vasp.md)"
-    if not Path(str(PMG.get("PMG_VASP_PSP_DIR") or "")).is_dir() or not PMG.get("PMG_VASP_PSP_DIR"):
-        return "vasp: no POTCARs, set PMG_VASP_PSP_DIR of pymatgen (docs/vasp.md)"
-    return f"VASP ({SETTINGS.VASP_CMD})"
-
-
-def _on_path(command: str) -> bool:
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return False
-    return bool(words) and shutil.which(words[0]) is not None
+        return yellow("oracles", told, "others can be installed: " + "; ".join(missing))
+    return green("oracles", told)
 
 
 def check_folder(folder: Path) -> Result:

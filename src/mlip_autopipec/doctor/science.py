@@ -16,6 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.doctor.result import Result, green, red, yellow
 from mlip_autopipec.errors import MLIPError, TrainingError
+from mlip_autopipec.kinds import TRAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -144,7 +145,7 @@ def check_forces(potential: ACEPotential) -> Result:
     return green("forces of the potential", found)
 
 
-def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str) -> Result:
+def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str, remedy: str = "") -> Result:
     """
     Fine-tune on new labels: coefficients have to move, the error on the new labels to fall, the basis to stay.
 
@@ -156,11 +157,11 @@ def check_fine_tune(potential: ACEPotential, trainer: ACETrainer, kind: str) -> 
         Who fits.
     kind
         Its name in a run file.
+    remedy
+        What to do where it fails.
     """
     name = f"fine-tune, {kind}"
-    remedy = "see the log above, and try the tests of the trainer: python -m pytest tests -k train"
-    if kind == "pacemaker":
-        remedy = "see that tensorpotential and TensorFlow belong together (constraints.txt), or use the trainer linear"
+    remedy = remedy or TRAINERS[kind].remedy
     known = training_set()[:4]
     new = labelled([copper(0.06, seed=100 + k, stretch=1.08) for k in range(3)])
     with tempfile.TemporaryDirectory() as folder:

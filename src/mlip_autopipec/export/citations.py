@@ -6,6 +6,8 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
+from mlip_autopipec.kinds import ORACLES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,19 +27,6 @@ _ALWAYS = {
     "Ong2013": "pymatgen",
 }
 _GRACE = {"Bochkarev2024": "GRACE, of which the potential is the FS form"}
-#: What an oracle calls itself, as a regular expression.
-_ORACLES: dict[str, dict[str, str]] = {
-    r"vasp": {
-        "Kresse1996a": "VASP",
-        "Kresse1996b": "VASP",
-        "Kresse1999": "its projector augmented-wave potentials",
-    },
-    r"espresso|\bpw(\.x)?\b": {"Giannozzi2009": "Quantum ESPRESSO", "Giannozzi2017": "Quantum ESPRESSO"},
-    r"cp2k": {"Kuhne2020": "CP2K"},
-    r"abinit": {"Gonze2020": "ABINIT"},
-    r"xtb|tblite": {"Grimme2017": "GFN1-xTB", "Bannwarth2019": "GFN2-xTB; keep the one that was used"},
-    r"emt": {"Jacobsen1996": "effective medium theory"},
-}
 _FUNCTIONALS = {r"\bpbe\b": {"Perdew1996": "the functional PBE"}}
 
 
@@ -61,9 +50,11 @@ def citations(records: Sequence[OracleRecord], oracle: str, *, grace: bool) -> s
     """
     wanted = {**_ALWAYS, **(_GRACE if grace else {})}
     unknown = []
+    oracles = list(ORACLES.usable().values())
+    known = [(pattern, keys) for kind in oracles for pattern, keys in kind.citations.items()]
     # a given dataset is as good as unknown, and then the maker is what labelled the rest
     for name in dict.fromkeys([r.code for r in records] or [oracle]):
-        found = [keys for pattern, keys in _ORACLES.items() if re.search(pattern, name, re.IGNORECASE)]
+        found = [keys for pattern, keys in known if re.search(pattern, name, re.IGNORECASE)]
         for keys in found:
             wanted |= keys
         if not found:
@@ -72,7 +63,7 @@ def citations(records: Sequence[OracleRecord], oracle: str, *, grace: bool) -> s
         for pattern, keys in _FUNCTIONALS.items():
             if record.functional and re.search(pattern, record.functional, re.IGNORECASE):
                 wanted |= keys
-    entries = _entries()
+    entries = _entries("\n".join(kind.bibtex for kind in oracles))
     parts = ["% What to cite with this potential: its methods, and the codes that made it."]
     # BibTeX knows no comments, only text between entries: a name from a database must not begin one
     told = [re.sub(r"[^\w. -]", " ", name).strip() for name in unknown]
@@ -81,7 +72,8 @@ def citations(records: Sequence[OracleRecord], oracle: str, *, grace: bool) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _entries() -> dict[str, str]:
-    text = (files("mlip_autopipec.export") / "references.bib").read_text(encoding="utf-8")
+def _entries(others: str) -> dict[str, str]:
+    """Return BibTeX entries by key: those of this package, and those in a text of other packages."""
+    text = (files("mlip_autopipec.export") / "references.bib").read_text(encoding="utf-8") + "\n" + others
     found = [entry.strip() for entry in re.split(r"\n(?=@)", text) if entry.strip()]
     return {re.match(r"@\w+\{(\w+),", entry)[1]: entry for entry in found}  # type: ignore[index]

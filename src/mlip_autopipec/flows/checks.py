@@ -96,9 +96,10 @@ def check_campaign(
         largest = maker.propose_maker.cutouts.max_atoms
         n_first = len(maker.generate_maker.generator.generate(frames, seed=seed, largest=largest))
         if n_first > maker.stop_rule.max_labels:
-            raise InvalidInputError(
-                f"StopRule.max_labels is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
-                "structures; raise it, or lower StructureGenerator.n_structures and n_test"
+            raise InvalidInputError.of(
+                "StopRule.max_labels",
+                f"is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
+                "structures; raise it, or lower StructureGenerator.n_structures and n_test",
             )
 
 

@@ -10,14 +10,17 @@ from ase.io.espresso import kspacing_to_grid
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.static import AseStaticMaker
+from mlip_autopipec.kinds import Availability, OracleKind
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.refused import refuse
-from mlip_autopipec.settings import get_settings
+from mlip_autopipec.settings import get_settings, on_path
 from mlip_autopipec.structures.periodicity import goes_on_along
 
 if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
+
+    from mlip_autopipec.kinds import Material
 
 #: What labels need: forces, stress, nothing kept on disk; no symmetry, so that a structure and the same one slightly
 #: displaced are computed at the same k-points; smearing as narrow as in MatPES (0.05 eV), as hot frames close gaps.
@@ -88,10 +91,50 @@ class EspressoStaticMaker(AseStaticMaker):
 
     def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
         if missing := sorted(set(atoms.symbols) - set(self.pseudopotentials)):
-            raise InvalidInputError(f"EspressoStaticMaker.pseudopotentials has no file for {missing}")
+            raise InvalidInputError.of("EspressoStaticMaker.pseudopotentials", f"has no file for {missing}")
         if self.kspacing is not None and not (goes_on := goes_on_along(atoms)).all():
             # ASE would put two and more along vacuum, which costs and tells nothing
             density = kspacing_to_grid(atoms, self.kspacing)
             calculator.parameters.pop("kspacing", None)
             calculator.parameters["kpts"] = tuple(n if on else 1 for n, on in zip(density, goes_on, strict=True))
         return super()._calculate(atoms, calculator, name)
+
+
+def _look() -> Availability:
+    settings = get_settings()
+    folder = settings.ESPRESSO_PSEUDO_DIR
+    if not on_path(settings.ESPRESSO_CMD):
+        told = f"'{settings.ESPRESSO_CMD}' is not on PATH, set MLIP_AUTOPIPEC_ESPRESSO_CMD"
+        return Availability("Quantum ESPRESSO", told)
+    if folder is None or not Path(folder).is_dir():
+        told = f"pw.x is here, set MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR to a folder (it is {folder})"
+        return Availability("Quantum ESPRESSO", told)
+    return Availability(f"Quantum ESPRESSO ({settings.ESPRESSO_CMD})")
+
+
+def _values(material: Material) -> dict[str, Any]:
+    """Return the pseudopotential of each element: the one in the folder of this machine, else a name to be edited."""
+    folder = get_settings().ESPRESSO_PSEUDO_DIR
+    there = sorted(path.name for path in Path(folder).glob("*")) if folder else []
+    found = {}
+    for element in material.elements:
+        names = [name for name in there if name.lower().startswith((f"{element.lower()}.", f"{element.lower()}_"))]
+        found[element] = names[0] if names else f"{element}.UPF"
+    return {"pseudopotentials": found}
+
+
+KIND = OracleKind(
+    maker="mlip_autopipec.jobs.espresso.EspressoStaticMaker",
+    about="Quantum ESPRESSO",
+    template="""\
+  maker:                          # program and folder: MLIP_AUTOPIPEC_ESPRESSO_CMD, MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR
+    pseudopotentials: {{ pseudopotentials | flow }}
+    input_data:
+      system: {ecutwfc: 40}       # Ry: converge it for your pseudopotentials
+    kspacing: 0.035               # 1/A without 2 pi; VASP's KSPACING = 0.22
+""",
+    values=_values,
+    isolated_atoms=True,
+    look=_look,
+    citations={r"espresso|\bpw(\.x)?\b": {"Giannozzi2009": "Quantum ESPRESSO", "Giannozzi2017": "Quantum ESPRESSO"}},
+)

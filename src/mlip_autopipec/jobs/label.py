@@ -97,18 +97,21 @@ class OracleMaker(Maker):
             raise InvalidInputError(NO_ORACLE)
         for name, maker in (("static_maker", self.static_maker), ("atom_maker", self.atom_maker or self.static_maker)):
             if not isinstance(maker, Maker):
-                raise InvalidInputError(
-                    f"OracleMaker.{name} is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
-                    "instance vasp_static_maker() or GFNxTBStaticMaker()"
+                raise InvalidInputError.of(
+                    f"OracleMaker.{name}",
+                    f"is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
+                    "instance vasp_static_maker() or GFNxTBStaticMaker()",
                 )
             if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
             check_elements(maker, elements)
             check_settings(maker, elements)
         if self.n_compared < 0:
-            raise InvalidInputError(f"OracleMaker.n_compared is {self.n_compared}; give a number of labels, or 0")
+            raise InvalidInputError.of("OracleMaker.n_compared", f"is {self.n_compared}; give a number of labels, or 0")
         if not 0 <= self.max_failed_fraction <= 1:
-            raise InvalidInputError(f"OracleMaker.max_failed_fraction is {self.max_failed_fraction}; it lies in 0 to 1")
+            raise InvalidInputError.of(
+                "OracleMaker.max_failed_fraction", f"is {self.max_failed_fraction}; it lies in 0 to 1"
+            )
 
     @loop_job(tolerate_failed_inputs=True)
     def make(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.calculators.abc import GetPropertiesMixin
 from ase.calculators.calculator import FileIOCalculator, all_changes
 from ase.calculators.genericfileio import GenericFileIOCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
@@ -16,20 +19,25 @@ from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
 from jobflow import job
-from pydantic import Field, ImportString, TypeAdapter
+from pydantic import Field, ImportString, TypeAdapter, ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import LabelError
+from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.kinds import Availability, OracleKind
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.extracted import EnergyKind
 from mlip_autopipec.oracle.refused import refuse
-from mlip_autopipec.oracle.suitability import check_arguments
+from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ase import Atoms
     from ase.calculators.calculator import Calculator
     from pymatgen.core import Structure
+
+    from mlip_autopipec.kinds import Material
 
 
 class StaticTaskDoc(AseStructureTaskDoc):
@@ -183,3 +191,76 @@ class CalculatorStaticMaker(AseStaticMaker):
         refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         return calculator(**self.calculator_kwargs)
+
+
+def _check_calculator(maker: Mapping[str, Any]) -> None:
+    """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
+    name = maker.get("calculator_class")
+    if not name:
+        raise InvalidInputError(
+            "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
+            "instance ase.calculators.abinit.Abinit; there is no default"
+        )
+    try:
+        found = TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError as error:
+        raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
+        raise InvalidInputError(
+            f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "
+            "ase.calculators.abinit.Abinit"
+        )
+
+
+def _noble_gas(material: Material) -> dict[str, Any]:
+    epsilon = NOBLE_GASES.get(material.elements[0], 0.01)
+    return {"epsilon": epsilon, "sigma": round(material.nearest_neighbour_A / 2 ** (1 / 6), 2)}
+
+
+def _look_for_tblite() -> Availability:
+    if find_spec("tblite") is None:
+        return Availability("GFN-xTB", "pip install 'mlip-autopipec[xtb]'")
+    return Availability(f"GFN-xTB (tblite {version('tblite')})")
+
+
+EMT = OracleKind(
+    maker="mlip_autopipec.jobs.static.EMTStaticMaker",
+    about="ASE's effective medium theory: milliseconds per label, to try the loop",
+    cost="milliseconds",
+    look=lambda: Availability("EMT"),
+    citations={"emt": {"Jacobsen1996": "effective medium theory"}},
+)
+LENNARD_JONES = OracleKind(
+    maker="atomate2.ase.jobs.LennardJonesStaticMaker",
+    about="for noble gases",
+    cost="milliseconds",
+    template="""\
+  maker:
+    calculator_kwargs: {sigma: {{ sigma }}, epsilon: {{ epsilon }}, rc: {{ (2.5 * sigma) | round(2) }}, smooth: true}  # A, eV: edit
+""",  # noqa: E501 - a line of a run file
+    values=_noble_gas,
+    look=lambda: Availability("Lennard-Jones"),
+)
+GFN_XTB = OracleKind(
+    maker="atomate2.ase.jobs.GFNxTBStaticMaker",
+    about="semi-empirical GFN-xTB by tblite, Gamma point only",
+    cost="seconds",
+    template="""\
+  maker:
+    calculator_kwargs: {method: GFN1-xTB, verbosity: 0, max_iterations: 250}   # or GFN2-xTB
+""",
+    look=_look_for_tblite,
+    citations={"xtb|tblite": {"Grimme2017": "GFN1-xTB", "Bannwarth2019": "GFN2-xTB; keep the one that was used"}},
+)
+ANY_CALCULATOR = OracleKind(
+    maker="mlip_autopipec.jobs.static.CalculatorStaticMaker",
+    about="any ASE calculator",
+    template="""\
+  maker:
+    calculator_class: {{ calculator }}
+    calculator_kwargs: {}         # what it is made with; see docs/oracles.md
+""",
+    values=lambda material: {"calculator": material.calculator},
+    check=_check_calculator,
+    citations={"cp2k": {"Kuhne2020": "CP2K"}, "abinit": {"Gonze2020": "ABINIT"}},
+)

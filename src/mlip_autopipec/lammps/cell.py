@@ -93,15 +93,17 @@ def check_ensemble(atoms: Atoms, condition: Condition, settings: MDSettings) -> 
         return
     formula, along = atoms.get_chemical_formula(), goes_on_along(atoms)
     if len(frozen_atoms(atoms)):
-        raise InvalidInputError(
-            f"MDSettings.ensemble is 'npt', but {formula} has frozen atoms, which would move with the cell; take 'nvt'"
+        raise InvalidInputError.of(
+            "MDSettings.ensemble",
+            f"is 'npt', but {formula} has frozen atoms, which would move with the cell; take 'nvt'",
         )
     if along.all():
         return
     if not along.any():
-        raise InvalidInputError(
-            f"MDSettings.ensemble is 'npt', but {formula} is a cluster or molecule with vacuum all around; it has no "
-            "volume a barostat could change: take 'nvt'"
+        raise InvalidInputError.of(
+            "MDSettings.ensemble",
+            f"is 'npt', but {formula} is a cluster or molecule with vacuum all around; it has no "
+            "volume a barostat could change: take 'nvt'",
         )
     if condition.pressure_GPa:
         raise InvalidInputError(
@@ -113,12 +115,14 @@ def check_ensemble(atoms: Atoms, condition: Condition, settings: MDSettings) -> 
     plane = along.tolist() == [True, True, False]
     inside = max((abs(cell[i] @ cell[j]) for i in range(3) for j in range(i)), default=0.0)
     if tilted > 1e-3 or (not plane and inside > 1e-3):
-        raise InvalidInputError(
-            f"MDSettings.ensemble is 'npt', but the vacuum of {formula} is not perpendicular to its periodic "
-            "directions; put the vacuum along the third cell vector, at right angles to the others, or take 'nvt'"
+        raise InvalidInputError.of(
+            "MDSettings.ensemble",
+            f"is 'npt', but the vacuum of {formula} is not perpendicular to its periodic "
+            "directions; put the vacuum along the third cell vector, at right angles to the others, or take 'nvt'",
         )
     if settings.template is not None and "barostat_words" not in settings.template:
-        raise InvalidInputError(
-            f"MDSettings.template does not use the variable barostat_words, so that its barostat would strain the "
-            f"vacuum of {formula}; write 'fix md {{{{ movers }}}} npt temp ... {{{{ barostat_words }}}}'"
+        raise InvalidInputError.of(
+            "MDSettings.template",
+            f"does not use the variable barostat_words, so that its barostat would strain the "
+            f"vacuum of {formula}; write 'fix md {{{{ movers }}}} npt temp ... {{{{ barostat_words }}}}'",
         )

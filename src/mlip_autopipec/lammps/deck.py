@@ -129,8 +129,8 @@ def render(
         text = _environment().from_string(settings.template or shipped_template()).render(values)
     except TemplateError as error:
         line = f" in line {number}" if (number := getattr(error, "lineno", None)) else ""
-        raise InvalidInputError(
-            f"{what} cannot be rendered{line}: {error}; the variables are {', '.join(sorted(values))}"
+        raise InvalidInputError.of(
+            what, f"cannot be rendered{line}: {error}; the variables are {', '.join(sorted(values))}"
         ) from error
     source = f"read_restart {START_RESTART}" if from_restart else f"read_data {STRUCTURE}"
     needed = NEEDED[engine] | {"^" + re.escape(source).replace(r"\ ", r"\s+"): f"{source}: what it starts from"}
@@ -139,15 +139,16 @@ def render(
     commands = command_lines(text)
     missing = [meaning for pattern, meaning in needed.items() if not any(re.search(pattern, c) for c in commands)]
     if missing:
-        raise InvalidInputError(
-            f"{what}, rendered for the {engine} engine, lacks what is needed to read the run back:\n  "
+        raise InvalidInputError.of(
+            what,
+            f"was rendered for the {engine} engine and lacks what is needed to read the run back:\n  "
             + "\n  ".join(missing)
-            + f"\nstart from a copy of the package's own, {shipped_path()}"
+            + f"\nstart from a copy of the package's own, {shipped_path()}",
         )
     runs = [c for c in commands if re.match(r"(run|minimize|rerun)\s", c)]
     if engine == "library" and runs:
-        raise InvalidInputError(
-            f"{what} holds '{runs[0]}' for the library engine, which runs the steps itself; drop it"
+        raise InvalidInputError.of(
+            what, f"holds '{runs[0]}' for the library engine, which runs the steps itself; drop it"
         )
     return text
 

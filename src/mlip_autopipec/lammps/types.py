@@ -101,7 +101,7 @@ class Condition(MSONable):
         for name in ("temperature_K", "temperature_end_K"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise InvalidInputError(f"Condition.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"Condition.{name}", f"is {value}; it has to be positive")
 
     def temperature_at(self, fraction: float) -> float:
         """Target temperature in K after ``fraction`` (0 to 1) of the run."""
@@ -182,25 +182,25 @@ class MDSettings(MSONable):
             "gamma_lo",
         ):
             if not getattr(self, name) > 0:
-                raise InvalidInputError(f"MDSettings.{name} is {getattr(self, name)!r}; it has to be positive")
+                raise InvalidInputError.of(f"MDSettings.{name}", f"is {getattr(self, name)!r}; it has to be positive")
         if self.gamma_hi < self.gamma_lo:
-            raise InvalidInputError(f"MDSettings.gamma_hi is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")
+            raise InvalidInputError.of("MDSettings.gamma_hi", f"is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")
         if self.explosive_gamma < self.gamma_hi:
-            raise InvalidInputError(
-                f"MDSettings.gamma_explosion is {self.gamma_explosion}, below gamma_hi = {self.gamma_hi}"
+            raise InvalidInputError.of(
+                "MDSettings.gamma_explosion", f"is {self.gamma_explosion}, below gamma_hi = {self.gamma_hi}"
             )
         if self.ensemble not in ("nve", "nvt", "npt"):
-            raise InvalidInputError(f"MDSettings.ensemble is {self.ensemble!r}; nve, nvt and npt are known")
+            raise InvalidInputError.of("MDSettings.ensemble", f"is {self.ensemble!r}; nve, nvt and npt are known")
         if self.barostat not in get_args(Barostat):
-            raise InvalidInputError(
-                f"MDSettings.barostat is {self.barostat!r}; {', '.join(get_args(Barostat))} are known"
+            raise InvalidInputError.of(
+                "MDSettings.barostat", f"is {self.barostat!r}; {', '.join(get_args(Barostat))} are known"
             )
         if self.max_frames < 0:
-            raise InvalidInputError(f"MDSettings.max_frames is {self.max_frames}; it cannot be negative")
+            raise InvalidInputError.of("MDSettings.max_frames", f"is {self.max_frames}; it cannot be negative")
         for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s"):
             value = getattr(self, optional)
             if value is not None and not value > 0:
-                raise InvalidInputError(f"MDSettings.{optional} is {value!r}; it has to be positive, or None")
+                raise InvalidInputError.of(f"MDSettings.{optional}", f"is {value!r}; it has to be positive, or None")
 
     @property
     def explosive_gamma(self) -> float:

@@ -61,19 +61,21 @@ class StopRule(MSONable):
     def check(self) -> None:
         """Refuse invalid values."""
         if self.max_cycles < 0:
-            raise InvalidInputError(f"StopRule.max_cycles is {self.max_cycles}; it cannot be negative")
+            raise InvalidInputError.of("StopRule.max_cycles", f"is {self.max_cycles}; it cannot be negative")
         if self.max_labels is not None and self.max_labels < 1:
-            raise InvalidInputError(f"StopRule.max_labels is {self.max_labels}; give at least 1, or None")
+            raise InvalidInputError.of("StopRule.max_labels", f"is {self.max_labels}; give at least 1, or None")
         for name in ("max_hours", "max_relative_force_error", "force_error_floor_meV_A"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise InvalidInputError(f"StopRule.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"StopRule.{name}", f"is {value}; it has to be positive")
         if self.accuracy is not None:
             self.accuracy.check()
         if self.n_check_labels < 0:
-            raise InvalidInputError(f"StopRule.n_check_labels is {self.n_check_labels}; give 0 for no check, or more")
+            raise InvalidInputError.of(
+                "StopRule.n_check_labels", f"is {self.n_check_labels}; give 0 for no check, or more"
+            )
         if self.max_repeats < 1:
-            raise InvalidInputError(f"StopRule.max_repeats is {self.max_repeats}; it has to be at least 1")
+            raise InvalidInputError.of("StopRule.max_repeats", f"is {self.max_repeats}; it has to be at least 1")
 
     def labels_left(self, state: LoopState) -> int | None:
         """Return how many labels may still be computed; None for no limit."""

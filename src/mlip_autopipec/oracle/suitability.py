@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Depth of the Lennard-Jones potential of noble gases in eV.
+NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
 #: Metals that ASE's effective medium theory was made for. It has H, C, N and O too, as toys for tests.
 EMT_METALS = frozenset("Al Cu Ag Au Ni Pd Pt".split())
 #: Calculators with one set of parameters for all atoms, whatever their elements.

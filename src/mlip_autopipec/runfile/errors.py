@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,6 @@ Loc = tuple[int | str, ...]
 
 #: Longest value that is quoted whole.
 _LONGEST = 80
-#: How errors of this package's classes begin: ``StopRule.max_cycles is -1``.
-_CULPRIT = re.compile(r"^(?:\w+\.)?(\w+) is ")
 
 
 class RunFileText:
@@ -125,8 +122,7 @@ class RunFileText:
         try:
             yield
         except InvalidInputError as error:
-            culprit = _CULPRIT.match(str(error))
-            inner = (*loc, culprit[1]) if culprit else loc
+            inner = loc if error.field is None else (*loc, error.field.rpartition(".")[2])
             # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
 

@@ -16,13 +16,13 @@ from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORACLES, TRAINERS, Material
 from mlip_autopipec.lammps.types import Barostat
-from mlip_autopipec.oracle.suitability import EMT_METALS
+from mlip_autopipec.oracle.suitability import EMT_METALS, NOBLE_GASES
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
-from mlip_autopipec.runfile.sections import ORACLES, TRAINERS
+from mlip_autopipec.runfile.sections import told_trainers
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
-from mlip_autopipec.settings import get_settings
 from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
@@ -32,22 +32,6 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-
-#: Depth of the Lennard-Jones potential of noble gases in eV.
-NOBLE_GASES = {"Ne": 0.0031, "Ar": 0.0104, "Kr": 0.0142, "Xe": 0.0200}
-_ABOUT_ORACLE = {
-    "emt": "ASE's effective medium theory: milliseconds per label, to try the loop",
-    "lennard-jones": "for noble gases",
-    "gfn-xtb": "semi-empirical GFN-xTB by tblite, Gamma point only",
-    "ase": "any ASE calculator",
-    "espresso": "Quantum ESPRESSO",
-    "vasp": "VASP through atomate2; MatPES PBE unless told otherwise",
-}
-_ABOUT_TRAINER = {
-    "linear": "a linear ACE in closed form, in seconds; the optimum is global.",
-    "pacemaker": "a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
-    "grace": "GRACE-FS by gracemaker; MD runs in the library engine.",
-}
 #: What is told of a structure with vacuum.
 _ABOUT_SHAPE = {
     Shape.SLAB: "a slab: strained and repeated in its plane alone; its vacuum is kept, 15 A where it is not periodic",
@@ -134,9 +118,11 @@ def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> R
 def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     """Return the text of a run file."""
     elements = sorted({symbol for source in sources for symbol in source.atoms.get_chemical_symbols()})
-    oracle, about = _oracle(elements, choices.oracle)
+    name, about = _oracle(elements, choices.oracle)
+    oracle = ORACLES[name]
     if choices.trainer not in TRAINERS:
         raise InvalidInputError(f"--trainer {choices.trainer} is unknown; {nearest(choices.trainer, list(TRAINERS))}")
+    trainer = TRAINERS[choices.trainer]
     temperatures, about_temperatures = choices.temperatures_K, ""
     if not temperatures:
         temperatures, about_temperatures = _temperatures(elements)
@@ -147,12 +133,14 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     n_structures = _enough_structures(sources, structures, elements, functions)
     distance = min(nearest_neighbour(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
-    fine = choices.trainer == "linear" and _needs_fine_radial_functions(elements, distance, cutoff)
+    ionic = _needs_fine_radial_functions(elements, distance, cutoff)
+    about_cutoff = f"A; nearest neighbours are {distance:.2f} A apart"
     n_test = max(3, n_structures // 5)
-    dft = oracle in ("vasp", "espresso")
+    material = Material(elements, distance, choices.calculator)
     environment = jinja2.Environment(  # noqa: S701 - YAML, no HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["flow"] = _flow
     template = environment.from_string(files(__package__).joinpath("template.yaml.j2").read_text())
     text = template.render(
         file=file,
@@ -161,31 +149,32 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         structures=structures,
         temperatures=[f"{t:g}" for t in temperatures],
         about_temperatures=about_temperatures,
-        oracle=oracle,
-        about_oracle=f"{_ABOUT_ORACLE[oracle]}{about}",
-        epsilon=NOBLE_GASES.get(elements[0], 0.01),
-        sigma=round(distance / 2 ** (1 / 6), 2),
-        pseudopotentials=_flow(_pseudopotentials(elements)),
-        potcar=_flow({element: element for element in elements}),
-        calculator=choices.calculator,
+        oracle=name,
+        about_oracle=f"{oracle.about}{about}",
+        oracle_settings=environment.from_string(oracle.template).render(
+            {} if oracle.values is None else oracle.values(material)
+        ),
         trainer=choices.trainer,
-        about_trainer=_ABOUT_TRAINER[choices.trainer],
-        functions=functions,
-        cutoff=cutoff,
-        radial_basis="ChebExpCos" if fine else None,
-        about_cutoff=f"A; nearest neighbours are {distance:.2f} A apart",
+        trainers=told_trainers(),
+        about_trainer=trainer.about,
+        trainer_settings=environment.from_string(trainer.template).render(
+            functions=functions,
+            cutoff=cutoff,
+            about_cutoff=about_cutoff,
+            radial_basis=trainer.ionic_radial_basis if ionic else None,
+        ),
         n_steps=10_000,
         timestep=usual_timestep_fs(lightest),
         lightest=lightest,
         barostat=max((_barostat(source.atoms) for source in sources), key=get_args(Barostat).index),
         gamma_lo=2.0,
-        gamma_hi=5.0 if choices.trainer == "linear" else 10.0,
+        gamma_hi=trainer.gamma_hi,
         n_structures=n_structures,
         n_test=n_test,
         max_atoms=max(choices.max_atoms, *(len(source.atoms) for source in sources)),
-        isolated_atoms=dft,
+        isolated_atoms=oracle.isolated_atoms,
         max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
-        validation=oracle in ("emt", "lennard-jones"),
+        validation=oracle.cost == "milliseconds",
     )
     return re.sub(r"^( *[^#\s].*?) +# ", lambda found: f"{found[1]:<{_COMMENTS}}  # ", text, flags=re.MULTILINE)
 
@@ -298,19 +287,6 @@ def _enough_structures(
     """Return so many of each structure that each element has four atoms per basis function, 12 to 40."""
     needed = max(12, math.ceil(4 * functions / _rarest(sources, described, elements)))
     return min(needed, 40)
-
-
-def _pseudopotentials(elements: Sequence[str]) -> dict[str, str]:
-    """Return the pseudopotential of each element: the one in the folder of this machine, else a name to be edited."""
-    from pathlib import Path
-
-    folder = get_settings().ESPRESSO_PSEUDO_DIR
-    there = sorted(path.name for path in Path(folder).glob("*")) if folder else []
-    found = {}
-    for element in elements:
-        names = [name for name in there if name.lower().startswith((f"{element.lower()}.", f"{element.lower()}_"))]
-        found[element] = names[0] if names else f"{element}.UPF"
-    return found
 
 
 def _flow(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 from ase import Atoms
 from jobflow import Flow
@@ -22,6 +22,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.kinds import CRITERIA, TRAINERS
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
@@ -31,17 +32,15 @@ from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
 from mlip_autopipec.runfile.fields import Strict
 from mlip_autopipec.runfile.sections import (
-    TRAINERS,
     AccuracySection,
     CandidatesSection,
     ConditionSection,
+    CriterionSection,
     CutoutsSection,
+    DefaultTrainerSection,
     DynamicsSection,
     FirstDatasetSection,
-    GRACESection,
-    LinearSection,
     OracleSection,
-    PacemakerSection,
     PropertiesSection,
     QuarantineSection,
     SelectionSection,
@@ -49,17 +48,20 @@ from mlip_autopipec.runfile.sections import (
     StopSection,
     StructureSource,
     ThresholdsSection,
+    TrainerSection,
     ValidationSection,
+    told_trainers,
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.validation.criteria import Gate, Gates
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 T = TypeVar("T")
 
-#: Sections by the class whose name their errors begin with.
+#: Sections by the class that refuses their values; see InvalidInputError.field.
 SECTIONS = {
     "StopRule": "stop",
     "MDSettings": "dynamics",
@@ -82,10 +84,7 @@ class RunFile(Strict):
         False, description="Explore a structure at the next condition when the one before is completed."
     )
     oracle: OracleSection = Field(description="Who labels.")
-    trainer: Annotated[LinearSection | PacemakerSection | GRACESection, Field(discriminator="kind")] = Field(
-        default_factory=LinearSection,
-        description="Trainer: linear (seconds), pacemaker (gradient fit), grace (GRACE-FS).",
-    )
+    trainer: TrainerSection = Field(default_factory=DefaultTrainerSection, description=f"Trainer: {told_trainers()}.")
     dynamics: DynamicsSection = Field(default_factory=DynamicsSection, description="Settings of MD and of its halts.")
     first_dataset: FirstDatasetSection = Field(
         default_factory=FirstDatasetSection, description="Dataset of the first potential."
@@ -98,6 +97,10 @@ class RunFile(Strict):
     stop: StopSection = Field(default_factory=StopSection, description="When the campaign ends.")
     properties: PropertiesSection | None = Field(
         None, description="Properties that have to agree with the oracle before convergence."
+    )
+    criteria: list[CriterionSection] = Field(
+        default_factory=list,
+        description="Further validation criteria, each with its kind: properties, or one of another package.",
     )
     quarantine: QuarantineSection | None = Field(
         default_factory=QuarantineSection,
@@ -143,7 +146,7 @@ class RunFile(Strict):
         with self._blamed("name"):
             folder = Path(self.name)
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
-                raise InvalidInputError(f"name is '{self.name}'; it has to name a folder below runs/")
+                raise InvalidInputError.of("name", f"is '{self.name}'; it has to name a folder below runs/")
         for i, condition in enumerate(self.load_conditions()):
             with self._blamed("conditions", i):
                 condition.check()
@@ -151,6 +154,9 @@ class RunFile(Strict):
             MDSettings(**self.dynamics.model_dump(exclude={"engine", "template"})).check()
         with self._blamed("stop"):
             StopRule(**self.stop.model_dump()).check()
+        with self._blamed("accuracy"):
+            if (targets := self._made("accuracy", AccuracyTargets)) is not None:
+                targets.check()
         for name, cls in (
             ("first_dataset", StructureGenerator),
             ("candidates", CandidateGenerator),
@@ -162,6 +168,7 @@ class RunFile(Strict):
         ):
             with self._blamed(name):
                 self._made(name, cls)
+        self._property_gate()
         with self._blamed("oracle"):
             self.oracle.static_maker()
 
@@ -169,6 +176,15 @@ class RunFile(Strict):
         """Make what a section describes; None where it is null."""
         given = getattr(self, name)
         return None if given is None else cls(**given.model_dump())
+
+    def _property_gate(self) -> Gate | None:
+        """Make the one validation criterion of all that are given; None without any."""
+        first = self._made("properties", PropertyGate)
+        gates: list[Gate] = [] if first is None else [first]
+        for i, criterion in enumerate(self.criteria):
+            with self._blamed("criteria", i):
+                gates.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
+        return Gates(gates) if len(gates) > 1 else next(iter(gates), None)
 
     def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:
         """Name file and line in errors that the values below ``loc`` cause, where there is a file."""
@@ -181,8 +197,8 @@ class RunFile(Strict):
         if dynamics["template"] is not None:  # its text travels with the jobs, not its path
             dynamics["template"] = self._read_text("dynamics.template", dynamics["template"])
         trainer = self.trainer.model_dump()
-        trainer_class, basis_class = TRAINERS[trainer.pop("kind")]
-        trainer["basis"] = basis_class(**trainer["basis"])
+        kind = TRAINERS[trainer.pop("kind")]
+        trainer["basis"] = kind.basis(**trainer["basis"])
         if trainer.get("input_file") is not None:  # read when the trainer is made: no step depends on a path
             trainer["input_file"] = str(self._folder / trainer["input_file"])
         oracle = self.oracle
@@ -204,11 +220,11 @@ class RunFile(Strict):
                 n_compared=oracle.n_compared,
             ),
             train_maker=TrainMaker(
-                trainer=trainer_class(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
+                trainer=kind.trainer(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
             ),
             stop_rule=StopRule(
                 **self.stop.model_dump(),
-                property_gate=self._made("properties", PropertyGate),
+                property_gate=self._property_gate(),
                 accuracy=self._made("accuracy", AccuracyTargets),
             ),
             threshold_adapter=self._made("thresholds", ThresholdAdapter),
@@ -234,7 +250,7 @@ class RunFile(Strict):
                 structures, conditions, labels=labels, initial_potential=potential, campaign_id=campaign_id
             )
         except InvalidInputError as error:
-            section = SECTIONS.get(str(error).partition(".")[0])
+            section = SECTIONS.get((error.field or "").partition(".")[0])
             if section is None or self._text is None:
                 raise
             with self._text.blamed(section):

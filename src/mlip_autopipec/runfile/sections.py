@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.abc import GetPropertiesMixin
 from jobflow import Maker
-from pydantic import Field, ImportString, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, ImportString, TypeAdapter, model_validator
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import LabelQuarantine
@@ -18,9 +17,9 @@ from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
+from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, TrainerKind
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
 from mlip_autopipec.runfile.structures import load_structure
@@ -29,34 +28,47 @@ from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.structures.frozen import freeze
 from mlip_autopipec.structures.intake import FIXED
-from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
-from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyGate
 from mlip_autopipec.validation.targets import AccuracyTargets
 
-#: Oracles by the name a run file calls them: what makes the static maker.
-ORACLES: dict[str, str] = {
-    "emt": "mlip_autopipec.jobs.static.EMTStaticMaker",
-    "lennard-jones": "atomate2.ase.jobs.LennardJonesStaticMaker",
-    "gfn-xtb": "atomate2.ase.jobs.GFNxTBStaticMaker",
-    "ase": "mlip_autopipec.jobs.static.CalculatorStaticMaker",
-    "espresso": "mlip_autopipec.jobs.espresso.EspressoStaticMaker",
-    "vasp": "mlip_autopipec.oracle.vasp.vasp_static_maker",
-}
-#: The same for isolated atoms, where they need settings of their own.
-ATOM_ORACLES: dict[str, str] = {"vasp": "mlip_autopipec.oracle.vasp.isolated_atom_maker"}
-#: Trainers, with the class that describes their basis, by the name a run file calls them.
-TRAINERS: dict[str, tuple[Any, Any]] = {
-    "linear": (LinearACETrainer, BasisSettings),
-    "pacemaker": (PacemakerTrainer, BasisSettings),
-    "grace": (GRACEFSTrainer, GRACEBasis),
-}
+
+def told_trainers() -> str:
+    """Name all trainers, each with a word about it."""
+    return ", ".join(f"{name} ({kind.short})" for name, kind in TRAINERS.usable().items())
+
+
+def _trainer_section(name: str, kind: TrainerKind) -> type[Strict]:
+    """Make the section of a trainer."""
+    basis = section(kind.basis, model_name=kind.basis_model, **kind.basis_fields)
+    return section(
+        kind.trainer,
+        kind=(Literal[name], Field(name, description="The trainer.")),
+        basis=(basis, Field(default_factory=basis, description="Size and shape of the potential.")),
+    )
+
+
+def _criterion_section(name: str, gate: type) -> type[Strict]:
+    """Make the section of a validation criterion."""
+    return section(
+        gate,
+        model_name=f"{gate.__name__}Criterion",
+        kind=(Literal[name], Field(description="The criterion.")),
+    )
+
+
+def _one_of(sections: dict[str, type[Strict]]) -> Any:
+    """Return the type of a section that is one of several, told apart by its ``kind``."""
+    choices = tuple(sections.values())
+    if len(choices) == 1:
+        return choices[0]
+    return Annotated[Union[choices], Field(discriminator="kind")]  # noqa: UP007 - made at run time
+
+
 if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
-    LinearSection: TypeAlias = Any
-    PacemakerSection: TypeAlias = Any
-    GRACESection: TypeAlias = Any
+    TrainerSection: TypeAlias = Any
+    CriterionSection: TypeAlias = Any
+    DefaultTrainerSection: TypeAlias = Any
     DynamicsSection: TypeAlias = Any
     SelectionSection: TypeAlias = Any
     ConditionSection: TypeAlias = Any
@@ -71,24 +83,10 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     AccuracySection: TypeAlias = Any
 else:
     _ENGINE = "LAMMPS as a Python library with forces from pyace, the lmp executable with ML-PACE, or what there is."
-    _Basis = section(BasisSettings)
-    _NonLinearBasis = section(BasisSettings, model_name="NonLinearBasisSettings", ndensity=(int, 2))
-    LinearSection = section(
-        LinearACETrainer,
-        kind=(Literal["linear"], Field("linear", description="The trainer.")),
-        basis=(_Basis, Field(default_factory=_Basis, description="Size and shape of the potential.")),
-    )
-    PacemakerSection = section(
-        PacemakerTrainer,
-        kind=(Literal["pacemaker"], Field("pacemaker", description="The trainer.")),
-        basis=(_NonLinearBasis, Field(default_factory=_NonLinearBasis, description="Size and shape of the potential.")),
-    )
-    _GRACEBasis = section(GRACEBasis)
-    GRACESection = section(
-        GRACEFSTrainer,
-        kind=(Literal["grace"], Field("grace", description="The trainer.")),
-        basis=(_GRACEBasis, Field(default_factory=_GRACEBasis, description="Size and shape of the potential.")),
-    )
+    _TRAINERS = {name: _trainer_section(name, kind) for name, kind in TRAINERS.usable().items()}
+    DefaultTrainerSection = _TRAINERS["linear"]
+    TrainerSection = _one_of(_TRAINERS)
+    CriterionSection = _one_of({name: _criterion_section(name, gate) for name, gate in CRITERIA.usable().items()})
     DynamicsSection = section(
         MDSettings,
         engine=(Engine, Field("auto", description=_ENGINE)),
@@ -167,9 +165,9 @@ class StructureSource(Strict):
             held = np.flatnonzero(atoms.arrays.get(FIXED, np.zeros(0)))
             if not len(held):
                 source = self.file or self.bulk or self.materials_project
-                raise InvalidInputError(
-                    f"structures.frozen is from_structure, but {source} fixes no atom in all directions; "
-                    "give indices, or {below_A: z}"
+                raise InvalidInputError.of(
+                    "structures.frozen",
+                    f"is from_structure, but {source} fixes no atom in all directions; give indices, or {{below_A: z}}",
                 )
         elif isinstance(self.frozen, FrozenBelow):
             held = np.flatnonzero(atoms.positions[:, 2] < self.frozen.below_A)
@@ -186,10 +184,16 @@ class StructureSource(Strict):
 _OF_ORACLE = parameter_descriptions(OracleMaker)
 
 
+if TYPE_CHECKING:
+    OracleName: TypeAlias = str
+else:
+    OracleName = Literal[tuple(ORACLES)]
+
+
 class OracleSection(Strict):
     """Who labels."""
 
-    kind: Literal["emt", "lennard-jones", "gfn-xtb", "ase", "espresso", "vasp"] = Field(description="The static maker.")
+    kind: OracleName = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
     max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
     minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
@@ -198,11 +202,12 @@ class OracleSection(Strict):
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
-        return self._make(ORACLES[self.kind])
+        return self._make(ORACLES[self.kind].maker)
 
     def atom_maker(self) -> Maker | None:
         """Make the maker of isolated atoms, where they need settings of their own."""
-        return self._make(ATOM_ORACLES[self.kind]) if self.kind in ATOM_ORACLES else None
+        path = ORACLES[self.kind].atom_maker
+        return None if path is None else self._make(path)
 
     def _make(self, path: str) -> Maker:
         make = TypeAdapter(ImportString[Any]).validate_python(path)
@@ -212,27 +217,10 @@ class OracleSection(Strict):
             raise InvalidInputError(
                 f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
             )
-        if self.kind == "ase":
-            self._check_calculator()
+        check = ORACLES[self.kind].check
+        if check is not None:
+            check(self.maker)
         return make(**self.maker)
-
-    def _check_calculator(self) -> None:
-        """Call nothing but a calculator by a name that stands in a file: ``subprocess.run`` is one, too."""
-        name = self.maker.get("calculator_class")
-        if not name:
-            raise InvalidInputError(
-                "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
-                "instance ase.calculators.abinit.Abinit; there is no default"
-            )
-        try:
-            found = TypeAdapter(ImportString[Any]).validate_python(name)
-        except ValidationError as error:
-            raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
-            raise InvalidInputError(
-                f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "
-                "ase.calculators.abinit.Abinit"
-            )
 
 
 class StartFrom(Strict):

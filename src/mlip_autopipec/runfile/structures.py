@@ -58,7 +58,7 @@ def load_structure(
     if file is not None:
         return take_in(read_structure(folder / file, elements), f"structures.file: '{file}'")
     if elements:
-        raise InvalidInputError(f"structures.elements is {list(elements)}; it goes with a LAMMPS file alone")
+        raise InvalidInputError.of("structures.elements", f"is {list(elements)}; it goes with a LAMMPS file alone")
     if bulk is not None:
         return take_in(_bulk(bulk), f"structures.bulk: {bulk.get('name')}")
     return take_in(_fetched(materials_project or ""), f"structures.materials_project: {materials_project}")
@@ -71,8 +71,9 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structur
     try:
         of_lammps = _lammps_format(path, elements)
         if of_lammps is None and elements:
-            raise InvalidInputError(
-                f"structures.elements is {list(elements)}, and '{path}' is no LAMMPS file: it names its elements itself"
+            raise InvalidInputError.of(
+                "structures.elements",
+                f"is {list(elements)}, and '{path}' is no LAMMPS file: it names its elements itself",
             )
         if of_lammps is not None:
             atoms = ase.io.read(path, **of_lammps)
@@ -107,7 +108,7 @@ def _lammps_format(path: Path, elements: Sequence[str]) -> dict[str, Any] | None
     text = path.read_text(errors="replace")
     n_types = int(re.findall(r"^\s*(\d+)\s+atom types", head, re.MULTILINE)[0])
     if types and len(types) != n_types:
-        raise InvalidInputError(f"structures.elements is {list(elements)}, and '{path}' has {n_types} atom types")
+        raise InvalidInputError.of("structures.elements", f"is {list(elements)}, and '{path}' has {n_types} atom types")
     named = _section(text, "Atom Type Labels")
     if not types and named and all(name in atomic_numbers for name in named):
         types = {number: atomic_numbers[name] for number, name in enumerate(named, 1)}

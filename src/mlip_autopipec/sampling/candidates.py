@@ -90,7 +90,7 @@ class CandidateGenerator(MSONable):
         """Refuse invalid settings."""
         for name in ("n_samples", "n_modes", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
-                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be at least 1")
+                raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be at least 1")
         for name in (
             "displacement_sigma",
             "max_thermal_ratio",
@@ -99,14 +99,15 @@ class CandidateGenerator(MSONable):
             "hessian_displacement",
         ):
             if not (value := getattr(self, name)) > 0:
-                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be positive")
         for name in ("volume_range", "shear_strain"):
             if not 0 <= (value := getattr(self, name)) < 0.5:
-                raise InvalidInputError(f"CandidateGenerator.{name} is {value}; give a value in [0, 0.5)")
+                raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; give a value in [0, 0.5)")
         unknown = sorted(set(self.shares) - set(ORIGINS[1:]))
         if unknown or min(self.shares.values(), default=0.0) < 0 or not sum(self.shares.values()) > 0:
-            raise InvalidInputError(
-                f"CandidateGenerator.shares is {self.shares}; give non-negative shares, not all zero, of {ORIGINS[1:]}"
+            raise InvalidInputError.of(
+                "CandidateGenerator.shares",
+                f"is {self.shares}; give non-negative shares, not all zero, of {ORIGINS[1:]}",
             )
 
     def generate(

@@ -105,17 +105,18 @@ class StructureGenerator(MSONable):
             ("n_pair_structures", 1),
         ):
             if not (value := getattr(self, name)) >= least:
-                raise InvalidInputError(f"StructureGenerator.{name} is {value}; it has to be at least {least}")
+                raise InvalidInputError.of(f"StructureGenerator.{name}", f"is {value}; it has to be at least {least}")
         low, high = self.volume_window
         if not 0 < low <= high:
-            raise InvalidInputError(
-                f"StructureGenerator.volume_window is {self.volume_window}; give two positive factors, smallest first"
+            raise InvalidInputError.of(
+                "StructureGenerator.volume_window",
+                f"is {self.volume_window}; give two positive factors, smallest first",
             )
         if not 0 <= self.strain < 0.5:
-            raise InvalidInputError(f"StructureGenerator.strain is {self.strain}; give a value in [0, 0.5)")
+            raise InvalidInputError.of("StructureGenerator.strain", f"is {self.strain}; give a value in [0, 0.5)")
         if not self.rattle_amplitudes or min(self.rattle_amplitudes) < 0:
-            raise InvalidInputError(
-                f"StructureGenerator.rattle_amplitudes is {self.rattle_amplitudes}; give one or more in Angstrom"
+            raise InvalidInputError.of(
+                "StructureGenerator.rattle_amplitudes", f"is {self.rattle_amplitudes}; give one or more in Angstrom"
             )
         self.volume_window = (float(low), float(high))  # a list after a round trip through JSON
         if isinstance(self.dimers, dict):  # from a run file

@@ -53,11 +53,11 @@ class DimerGenerator(MSONable):
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
         if self.n_distances < 2:
-            raise InvalidInputError(f"DimerGenerator.n_distances is {self.n_distances}; it has to be at least 2")
+            raise InvalidInputError.of("DimerGenerator.n_distances", f"is {self.n_distances}; it has to be at least 2")
         if not 0.4 <= self.shortest_ratio < 1.5:
-            raise InvalidInputError(f"DimerGenerator.shortest_ratio is {self.shortest_ratio}; give 0.4 to 1.5")
+            raise InvalidInputError.of("DimerGenerator.shortest_ratio", f"is {self.shortest_ratio}; give 0.4 to 1.5")
         if not self.vacuum > 0:
-            raise InvalidInputError(f"DimerGenerator.vacuum is {self.vacuum} A; it has to be positive")
+            raise InvalidInputError.of("DimerGenerator.vacuum", f"is {self.vacuum} A; it has to be positive")
 
     def generate(self, elements: Iterable[str]) -> list[Atoms]:
         """
@@ -79,8 +79,8 @@ class DimerGenerator(MSONable):
             contact = float(covalent_radii[atomic_numbers[a]] + covalent_radii[atomic_numbers[b]])
             shortest = self.shortest_ratio * contact
             if not shortest < self.longest:
-                raise InvalidInputError(
-                    f"DimerGenerator.longest is {self.longest} A, but {a}-{b} begin at {shortest:.2f} A; give more"
+                raise InvalidInputError.of(
+                    "DimerGenerator.longest", f"is {self.longest} A, but {a}-{b} begin at {shortest:.2f} A; give more"
                 )
             for distance in 1 / np.linspace(1 / shortest, 1 / self.longest, self.n_distances):
                 # without the symmetry of a cube, as isolated atoms; the same box, and basis, for all

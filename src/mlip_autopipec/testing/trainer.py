@@ -14,11 +14,10 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.testing.events import is_current_job, record_event
 from mlip_autopipec.training.accuracy import ErrorMetrics
-from mlip_autopipec.training.training import ACETrainer, FitTask, TrainingResult
+from mlip_autopipec.training.training import ACETrainer, FitTask, TrainingInput, TrainingResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from ase import Atoms
 
@@ -56,30 +55,17 @@ class StandInTrainer(ACETrainer):
     failing: list[str] = field(default_factory=list)
     events: str | None = None
 
-    def train(
-        self,
-        labels: Sequence[Atoms],
-        initial_potential: ACEPotential | None = None,
-        fine_tune: bool = False,
-        *,
-        new_labels: Sequence[Atoms] = (),
-        test_labels: Sequence[Atoms] = (),
-        elements: Sequence[str] | None = None,
-        directory: str | Path = ".",
-        seed: int = 0,
-        cycle: int = 0,
-    ) -> TrainingResult:
+    def train_on(self, given: TrainingInput) -> TrainingResult:
         """Return the potential and made-up errors."""
-        del fine_tune, directory, seed, cycle
         if is_current_job(self.failing):
             record_event(self.events, "bad train")
             raise TrainingError("the stand-in trainer was told to die here")
-        everything = [*labels, *new_labels]
-        symbols = {s for a in everything for s in a.get_chemical_symbols()} | set(elements or ())
+        everything, new_labels, test_labels = [*given.labels, *given.new_labels], given.new_labels, given.test_labels
+        symbols = {s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ())
         # the number of labels in the reference energies makes each cycle's potential another one
         references = dict.fromkeys(sorted(symbols), 1e-3 * len(everything))
         record_event(self.events, f"train {len(everything)}")
-        started = initial_potential is not None
+        started = given.initial_potential is not None
         tiny = tiny_potential(*sorted(symbols))
         potential = replace(tiny, reference_energies=references)
         # parsed and converted once, not in every cycle

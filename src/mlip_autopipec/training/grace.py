@@ -7,6 +7,8 @@ import math
 import re
 import tempfile
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,13 @@ import yaml
 from monty.json import MSONable
 
 from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
+from mlip_autopipec.kinds import Availability, TrainerKind
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.pacemaker.files import label_frame
 from mlip_autopipec.training.pacemaker.input import merge
 from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, fail, read_device
 from mlip_autopipec.training.program import find_program, run_program
-from mlip_autopipec.training.training import ACETrainer, Fit, FitProgress, FitTask, LossPoint
+from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, Fit, FitProgress, FitTask, LossPoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -340,3 +343,25 @@ def read_state(potential: ACEPotential) -> dict[str, str]:
             "read it by read_gracemaker(folder) from the folder seed/<seed> in which gracemaker wrote it"
         )
     return dict(state)
+
+
+def _look(trainer: Any = None) -> Availability:
+    if getattr(trainer, "command", None) is not None:
+        return Availability(trainer.command)
+    if find_spec("tensorpotential") is None:
+        return Availability("tensorpotential is missing", INSTALL_ACE)
+    return Availability(f"gracemaker of tensorpotential {version('tensorpotential')}")
+
+
+KIND = TrainerKind(
+    trainer=GRACEFSTrainer,
+    basis=GRACEBasis,
+    short="GRACE-FS",
+    about="GRACE-FS by gracemaker; MD runs in the library engine.",
+    template=ITERATIONS_TEMPLATE
+    + """\
+  basis: {cutoff: {{ cutoff }}, nradmax_by_orders: [10, 5, 3], lmax_by_orders: [0, 3, 2]}
+""",
+    default_cutoff_A=GRACEBasis().cutoff,
+    look=_look,
+)

@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.potentials.basis import LINEAR_FUNCTIONS
+from mlip_autopipec.kinds import TrainerKind
+from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.training.training import ACETrainer, Fit, FitTask
+from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, Fit, FitTask
 from mlip_autopipec.training.weights import FitWeights
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pyace import BBasisConfiguration
-
-    from mlip_autopipec.potentials.basis import BasisSettings
 
 
 #: Weights of version 0.1: of an energy per atom (eV/atom) and of a force component (eV/A), and the ridge.
@@ -170,3 +169,17 @@ def _bare(atoms: Atoms) -> Atoms:
     copy = atoms.copy()
     copy.calc = None
     return copy
+
+
+KIND = TrainerKind(
+    trainer=LinearACETrainer,
+    basis=BasisSettings,
+    short="seconds",
+    about="a linear ACE in closed form, in seconds; the optimum is global.",
+    template=BASIS_TEMPLATE,
+    default_cutoff_A=LINEAR_CUTOFF,
+    gamma_hi=5.0,
+    ionic_radial_basis="ChebExpCos",
+    keeps_basis=True,
+    self_test=LinearACETrainer,
+)

@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
+#: What ``init`` writes of a basis of :class:`~mlip_autopipec.potentials.basis.BasisSettings`, and of a gradient fit.
+BASIS_TEMPLATE = """\
+  basis:
+    number_of_functions_per_element: {{ functions }}   # larger is more accurate and slower, and needs more labels
+    cutoff: {{ cutoff }}                   # {{ about_cutoff }}
+{% if radial_basis %}
+    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+{% endif %}
+"""
+ITERATIONS_TEMPLATE = """\
+  maxiter: 300                    # iterations of the first fit
+  fine_tune_maxiter: 100          # and of each fine-tune
+"""
 
 
 class LossPoint(NamedTuple):
@@ -149,6 +162,21 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
+class TrainingInput:
+    """What :meth:`ACETrainer.train` was given; the parameters are described there."""
+
+    labels: Sequence[Atoms]
+    initial_potential: ACEPotential | None
+    fine_tune: bool
+    new_labels: Sequence[Atoms]
+    test_labels: Sequence[Atoms]
+    elements: Sequence[str] | None
+    directory: Path
+    seed: int
+    cycle: int
+
+
+@dataclass(frozen=True)
 class FitTask:
     """
     What one fit is given, checked already.
@@ -260,7 +288,15 @@ class ACETrainer(MSONable, ABC):
             If the fit fails, does not move the coefficients, or does not lower the error on
             the new labels.
         """
-        del cycle
+        given = TrainingInput(
+            labels, initial_potential, fine_tune, new_labels, test_labels, elements, Path(directory), seed, cycle
+        )
+        return self.train_on(given)
+
+    def train_on(self, given: TrainingInput) -> TrainingResult:
+        """Train; what a trainer overrides that does more than one fit. See :meth:`train`."""
+        labels, new_labels, test_labels = given.labels, given.new_labels, given.test_labels
+        initial_potential, fine_tune = given.initial_potential, given.fine_tune
         if not self.dimer_weight > 0:
             raise InvalidInputError(f"dimer_weight is {self.dimer_weight}; it has to be positive")
         everything = [*labels, *new_labels]
@@ -268,7 +304,7 @@ class ACETrainer(MSONable, ABC):
         ordinary = [label for label in everything if not is_dimer(label)]
         if fine_tune and initial_potential is None:
             raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
-        symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(elements or ()))
+        symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ()))
         if initial_potential is not None:
             initial_potential.check_elements(symbols, "the training set")
             symbols = initial_potential.elements
@@ -286,8 +322,8 @@ class ACETrainer(MSONable, ABC):
             new=[False] * len(labels) + [True] * len(new_labels),
             weights=[self.dimer_weight if is_dimer(label) else 1.0 for label in everything],
             test_labels=test_labels,
-            directory=Path(directory),
-            seed=seed,
+            directory=given.directory,
+            seed=given.seed,
         )
         fitted, log, progress, linear = Fit(*self.fit(task))
         seconds = time.perf_counter() - started

@@ -53,7 +53,7 @@ class FitWeights:
         """Refuse what is not positive."""
         for name, value in vars(self).items():
             if not (np.isfinite(value) and value > 0):
-                raise InvalidInputError(f"{name} is {value}; it is what an error is worth and has to be positive")
+                raise InvalidInputError.of(name, f"is {value}; it is what an error is worth and has to be positive")
 
     def unit(self, kind: NDArray[np.int8]) -> NDArray[np.float64]:
         """Return for each row what an error is worth, in eV/atom, eV/A or eV/A^3."""

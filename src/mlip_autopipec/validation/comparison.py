@@ -10,7 +10,7 @@ import numpy as np
 from mlip_autopipec.structures.provenance import Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from ase import Atoms
 
@@ -161,9 +161,3 @@ def describe_missing(missing: Sequence[Atoms], n_asked: int, failures: Mapping[s
     shown = [f"'{tag}' ({failures.get(tag, 'no label')})" for tag in tags[:_SHOWN]]
     more = f" and {len(tags) - _SHOWN} more" if len(tags) > _SHOWN else ""
     return f"{len(tags)} of its {n_asked} labels are missing: {', '.join(shown)}{more}"
-
-
-def all_passed(comparisons: Iterable[PropertyComparison]) -> bool:
-    """Tell whether something was measured, all that can be measured was, and all of it is within its limits."""
-    relevant = [c for c in comparisons if c.state != "not_applicable"]
-    return bool(relevant) and all(c.passed for c in relevant)

@@ -235,7 +235,9 @@ class Gates(Gate):
     def __post_init__(self) -> None:
         """Refuse what is no gate."""
         if not self.gates or not all(isinstance(gate, Gate) for gate in self.gates):
-            raise InvalidInputError(f"Gates.gates is {self.gates}; give one or more gates, for instance PropertyGate()")
+            raise InvalidInputError.of(
+                "Gates.gates", f"is {self.gates}; give one or more gates, for instance PropertyGate()"
+            )
 
     def check(self, atoms: Atoms | Sequence[Atoms], *, gamma_only: bool = False) -> None:
         """Raise InvalidInputError where one of them could never pass."""

@@ -139,12 +139,14 @@ class PropertyGate(Gate):
         self.properties = list(self.properties)
         unknown = [name for name in self.properties if name not in PROPERTIES]
         if unknown or not self.properties or len(set(self.properties)) < len(self.properties):
-            raise InvalidInputError(
-                f"PropertyGate.properties is {self.properties}; name one or more of {list(PROPERTIES)}, each once"
+            raise InvalidInputError.of(
+                "PropertyGate.properties", f"is {self.properties}; name one or more of {list(PROPERTIES)}, each once"
             )
         for name in ("volume_tolerance", "bulk_modulus_tolerance", "elastic_tolerance", "frequency_tolerance"):
             if not 0 < (value := getattr(self, name)) < 1:
-                raise InvalidInputError(f"PropertyGate.{name} is {value}; a relative deviation lies between 0 and 1")
+                raise InvalidInputError.of(
+                    f"PropertyGate.{name}", f"is {value}; a relative deviation lies between 0 and 1"
+                )
         # below, codes and their files round what makes the difference; above, nothing is harmonic or on a curve
         for name, low, high in (
             ("volume_span", 0.01, 0.3),
@@ -154,12 +156,14 @@ class PropertyGate(Gate):
             ("symprec", 1e-5, 0.5),
         ):
             if not low <= (value := getattr(self, name)) <= high:
-                raise InvalidInputError(f"PropertyGate.{name} is {value}; give a value from {low:g} to {high:g}")
+                raise InvalidInputError.of(f"PropertyGate.{name}", f"is {value}; give a value from {low:g} to {high:g}")
         for name, least in (("n_volumes", 5), ("max_atoms", 1), ("max_labels", 1)):
             if not (value := getattr(self, name)) >= least:
-                raise InvalidInputError(f"PropertyGate.{name} is {value}; it has to be at least {least}")
+                raise InvalidInputError.of(f"PropertyGate.{name}", f"is {value}; it has to be at least {least}")
         if self.elastic_from not in ("stress", "energy"):
-            raise InvalidInputError(f"PropertyGate.elastic_from is '{self.elastic_from}'; give 'stress' or 'energy'")
+            raise InvalidInputError.of(
+                "PropertyGate.elastic_from", f"is '{self.elastic_from}'; give 'stress' or 'energy'"
+            )
 
     def plan(self, atoms: Atoms) -> PropertyPlan:
         """
@@ -201,15 +205,16 @@ class PropertyGate(Gate):
     def check(self, atoms: Atoms | Sequence[Atoms], *, gamma_only: bool = False) -> None:
         """Raise InvalidInputError if none of the structures has any of the properties: nothing could ever pass."""
         if gamma_only and self.min_width == 0:
-            raise InvalidInputError(
-                "PropertyGate.min_width is 0, which compares primitive cells, but the oracle samples Gamma only; give "
-                "cells as wide as those of the first dataset (StructureGenerator.min_width)"
+            raise InvalidInputError.of(
+                "PropertyGate.min_width",
+                "is 0, which compares primitive cells, but the oracle samples Gamma only; give "
+                "cells as wide as those of the first dataset (StructureGenerator.min_width)",
             )
         plans = self._plans(atoms)
         if not any(plan.structures for plan in plans):
             why = "; ".join(dict.fromkeys(reason for plan in plans for reason in plan.reasons.values()))
-            raise InvalidInputError(
-                f"PropertyGate.properties is {self.properties}, but no structure of this campaign has them: {why}"
+            raise InvalidInputError.of(
+                "PropertyGate.properties", f"is {self.properties}, but no structure of this campaign has them: {why}"
             )
 
     def compare(

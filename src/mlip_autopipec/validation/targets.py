@@ -58,7 +58,7 @@ class AccuracyTargets(MSONable):
         """Refuse values that are not positive."""
         for name, value in vars(self).items():
             if value is not None and not value > 0:
-                raise InvalidInputError(f"accuracy.{name} is {value}; it has to be positive")
+                raise InvalidInputError.of(f"accuracy.{name}", f"is {value}; it has to be positive")
 
 
 @dataclass(frozen=True)

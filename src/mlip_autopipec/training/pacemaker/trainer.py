@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
 import tempfile
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
-from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
-from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.errors import INSTALL_ACE, ExecutableError, InvalidInputError
+from mlip_autopipec.kinds import Availability, TrainerKind
+from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.settings import get_settings
@@ -21,12 +24,20 @@ from mlip_autopipec.training.pacemaker.input import check_optimizer, check_secti
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
 from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.training.program import find_program
-from mlip_autopipec.training.training import ACETrainer, Fit, FitTask, Refit, TrainingResult, prove_learning
+from mlip_autopipec.training.training import (
+    BASIS_TEMPLATE,
+    ITERATIONS_TEMPLATE,
+    ACETrainer,
+    Fit,
+    FitTask,
+    Refit,
+    TrainingInput,
+    TrainingResult,
+    prove_learning,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from ase import Atoms
 
     from mlip_autopipec.training.accuracy import ErrorMetrics
 
@@ -144,32 +155,13 @@ class PacemakerTrainer(ACETrainer):
         if self.ladder_type not in _LADDER_TYPES:
             raise InvalidInputError(f"ladder_type is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}")
 
-    def train(
-        self,
-        labels: Sequence[Atoms],
-        initial_potential: ACEPotential | None = None,
-        fine_tune: bool = False,
-        *,
-        new_labels: Sequence[Atoms] = (),
-        test_labels: Sequence[Atoms] = (),
-        elements: Sequence[str] | None = None,
-        directory: str | Path = ".",
-        seed: int = 0,
-        cycle: int = 0,
-    ) -> TrainingResult:
+    def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
-        options: dict[str, Any] = {
-            "new_labels": new_labels,
-            "test_labels": test_labels,
-            "elements": elements,
-            "directory": directory,
-            "seed": seed,
-        }
-        tuned = super().train(labels, initial_potential, fine_tune, **options)
-        if not (fine_tune and self.refit_is_due(cycle)):
+        tuned = super().train_on(given)
+        if not (given.fine_tune and self.refit_is_due(given.cycle)):
             return tuned
         try:
-            refitted = super().train(labels, initial_potential, False, **options)
+            refitted = super().train_on(replace(given, fine_tune=False))
             prove_learning(refitted)
         except Exception as error:  # whatever it was: the fine-tuned potential is good
             return self._judge(tuned, None, f"{type(error).__name__}: {error}")
@@ -314,3 +306,33 @@ def _with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSetti
     if given is not None:
         with_section.section([given] if isinstance(given, str) else given)
     return with_section
+
+
+def look_for_pacemaker(trainer: Any = None) -> Availability:
+    """Find pacemaker and what its gradient fit needs; a command that the user gave is not checked."""
+    if getattr(trainer, "command", None) is not None:
+        return Availability(trainer.command)
+    command = get_settings().PACEMAKER_CMD
+    try:
+        words = find_program("pacemaker", command, INSTALL_ACE)
+    except ExecutableError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Availability(found, remedy or INSTALL_ACE)
+    if command is None and find_spec("tensorpotential") is None:
+        return Availability(f"{words[0]}, but tensorpotential is missing: no gradient fit", INSTALL_ACE)
+    return Availability(shlex.join(words))
+
+
+KIND = TrainerKind(
+    trainer=PacemakerTrainer,
+    basis=BasisSettings,
+    basis_model="NonLinearBasisSettings",
+    basis_fields={"ndensity": (int, 2)},
+    short="gradient fit",
+    about="a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
+    template=ITERATIONS_TEMPLATE + BASIS_TEMPLATE,
+    default_cutoff_A=GRADIENT_CUTOFF,
+    look=look_for_pacemaker,
+    self_test=lambda: PacemakerTrainer(fine_tune_maxiter=8, refit_every=None),
+    remedy="see that tensorpotential and TensorFlow belong together (constraints.txt), or use the trainer linear",
+)
