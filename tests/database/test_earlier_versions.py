@@ -75,7 +75,10 @@ def test_a_campaign_that_broke_off_is_resumed_with_its_labels(store: JobStore, t
     assert isinstance(document, OTFDocument)
     assert document.status is LoopStatus.CONVERGED
     new = store.query({"output.kind": "label", "uuid": {"$nin": sorted(before)}}, ["output"])
-    assert [doc["output"]["reused_from"] is not None for doc in new] == [True] * 6
+    broken_off = [doc["output"] for doc in new if doc["output"]["cycle"] == 1]
+    assert [label["reused_from"] is not None for label in broken_off] == [True] * 6
+    # later cycles, for want of a good stress, compute what is new alone
+    assert all(doc["output"]["origin"] == "check" for doc in new if doc["output"]["reused_from"] is None)
 
 
 def test_no_stored_label_is_bought_again(store: JobStore):

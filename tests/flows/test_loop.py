@@ -477,8 +477,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "no conditions": ({}, {"conditions": []}, ["conditions", "empty"]),
     "empty Atoms": ({}, {"structures": Atoms(pbc=True, cell=[5, 5, 5])}, ["empty", "0 atoms"]),
     "one empty Atoms of two": ({}, {"structures": [bulk("Cu"), Atoms()]}, ["empty", "0 atoms"]),
-    "not periodic": ({}, {"structures": Atoms("Cu2", [[0, 0, 0], [2.5, 0, 0]])}, ["pbc", "False", "Cu2"]),
-    "slab": ({}, {"structures": Atoms("Cu", cell=[4, 4, 9], pbc=[1, 1, 0])}, ["pbc", "False"]),
+    "periodic along a vector it has not": (
+        {},
+        {"structures": Atoms("Cu", cell=[4, 4, 0], pbc=True)},
+        ["pbc", "missing"],
+    ),
     "atoms on top of each other": (
         {},
         {"structures": Atoms("Cu2", [[0, 0, 0], [0.1, 0, 0]], cell=[6, 6, 6], pbc=True)},

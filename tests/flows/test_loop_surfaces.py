@@ -93,7 +93,7 @@ def test_constraints_that_nobody_asks_for_are_named(caplog: pytest.LogCaptureFix
         (frame,) = as_frames(adatom())
     assert not frame.constraints
     assert not len(frozen_atoms(frame))
-    assert "constraints of Cu13 are ignored" in caplog.text
+    assert "(Cu13): 4 of 13 atoms are fixed in it; that alone freezes nothing in MD" in caplog.text
     assert "Cu13 (slab) is not periodic along cell vector 3" in caplog.text
     (frame,) = as_frames(adatom(), freeze=True)
     assert len(frozen_atoms(frame)) == 4

@@ -131,8 +131,9 @@ def test_a_template_of_ones_own(copper_potential: ACEPotential, tmp_path: Path, 
     if engine == "executable" and not executable.is_available():
         pytest.skip("no lmp with ML-PACE (MLIP_AUTOPIPEC_LAMMPS_CMD names one)")
     mine = deck.shipped_template().replace(
-        "fix             md all nvt temp {{ temperature_K }} {{ temperature_end_K }} {{ thermostat_damping_ps }}",
-        "fix md all nve\nfix bath all langevin {{ temperature_K }} {{ temperature_end_K }} "
+        "fix             md {{ movers }} nvt temp {{ temperature_K }} {{ temperature_end_K }} "
+        "{{ thermostat_damping_ps }}",
+        "fix md {{ movers }} nve\nfix bath {{ movers }} langevin {{ temperature_K }} {{ temperature_end_K }} "
         "{{ thermostat_damping_ps }} 4711",
     )
     assert "langevin" in mine

@@ -123,7 +123,7 @@ def boxed(atoms: Atoms, vacuum_A: float = BOX_VACUUM_A) -> Atoms:
         If a direction is periodic and has no cell vector.
     """
     check_cell(atoms)
-    if atoms.pbc.all():
+    if atoms.pbc.all() or len(atoms) == 0:
         return atoms
     copy, results = atoms.copy(), {} if atoms.calc is None else dict(atoms.calc.results)
     cell = atoms.cell.complete().array
@@ -131,7 +131,7 @@ def boxed(atoms: Atoms, vacuum_A: float = BOX_VACUUM_A) -> Atoms:
         others = cell[axis - 2], cell[axis - 1]
         normal = np.cross(*others) / np.linalg.norm(np.cross(*others))
         along = copy.positions @ normal
-        thickness = float(np.ptp(along)) if len(copy) else 0.0
+        thickness = float(np.ptp(along))
         if abs(cell[axis] @ normal) < thickness + vacuum_A:
             cell[axis] = np.sign(cell[axis] @ normal) * normal * (thickness + vacuum_A)
             # in the middle, so that no atom is torn off by wrapping
