@@ -134,9 +134,9 @@ def test_a_trained_potential_passes_and_spoilt_ones_fail(potential):
     good = gate.compare(copper(), labels, potential)
     assert all_passed(good), [c.description for c in good]
     assert all(c.error > 0 for c in good)
-    # 2 % of its pair term, hardly seen in the phonons, moves the minimum out of sight
-    pairs = gate.compare(copper(), labels, scaled(potential, 1.02, slice(1)))
-    assert {"equilibrium volume", "bulk modulus", "C12"} <= {c.name for c in pairs if c.state == "failed"}
+    # 3 % of its pair term, hardly seen in the phonons, moves the minimum out of sight
+    pairs = gate.compare(copper(), labels, scaled(potential, 1.03, slice(1)))
+    assert {"equilibrium volume", "bulk modulus", "C11", "C12"} <= {c.name for c in pairs if c.state == "failed"}
     # everything by 1.25: the minimum stays, all that is stiff is stiffer, frequencies by the root
     stiff = gate.compare(copper(), labels, scaled(potential, 1.25))
     assert {c.name for c in stiff if c.state == "passed"} <= {"equilibrium volume", "C44"}
