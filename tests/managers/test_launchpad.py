@@ -43,7 +43,7 @@ pytestmark = pytest.mark.skipif(find_spec("fireworks") is None, reason="firework
 
 #: What each job of a campaign needs, written down here once more, by name.
 STEP_OF = {
-    r"label c\d{3} \d{3}|label compared c000": "label",
+    r"label c\d{3} \d{3}|label compared c000 \d{3}": "label",
     r"train c\d{3}": "train",
     r"explore c\d{3} w\d{2}": "explore",
     r"record campaign|import labels \d{3}|import potential"

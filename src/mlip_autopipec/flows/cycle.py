@@ -39,9 +39,11 @@ def first_potential(
         for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
             last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
             jobs.append(last)
-        if chosen := worth_comparing(labels, maker.oracle_maker.n_compared):
-            packed = pack_labels(labels, campaign, chosen)
-            last = named(compare_given(maker.oracle_maker, packed, campaign, last.output), "label compared c000")
+        for i, index in enumerate(worth_comparing(labels, maker.oracle_maker.n_compared)):
+            packed = pack_labels(labels, campaign, [index])  # a job each: one that dies costs one calculation
+            last = named(
+                compare_given(maker.oracle_maker, packed, campaign, last.output), f"label compared c000 {i:03d}"
+            )
             jobs.append(last)
         source = last
     else:
