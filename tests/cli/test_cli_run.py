@@ -34,7 +34,7 @@ def written(folder: Path, **changes) -> Path:
 
 
 def started(path: Path, folder: Path) -> subprocess.Popen[str]:
-    """``run`` in a process group of its own, MD of cycle 1 under way."""
+    """``run`` in a process group of its own, MD of cycle 1 under way; it stands still until SIGCONT."""
     process = subprocess.Popen(
         [*PROGRAM, "run", str(path), "--folder", str(folder)],
         stdout=subprocess.PIPE,
@@ -47,10 +47,11 @@ def started(path: Path, folder: Path) -> subprocess.Popen[str]:
         if line.startswith("cycle   0"):
             assert "halted" in line, line
             break
-    for _ in range(600):
+    for _ in range(3000):
         if len(list(folder.glob("jobs/*/exploration-*/exploration.log"))) == 2:
+            os.killpg(process.pid, signal.SIGSTOP)
             return process
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError(f"no MD of cycle 1 within a minute; exit code {process.poll()}")
 
 
@@ -69,7 +70,7 @@ def in_group(group: int) -> list[str]:
     for process in psutil.process_iter():
         try:
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.name())
+                found.append(" ".join(process.cmdline()))
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
@@ -84,10 +85,15 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
     assert f"is run by process {process.pid} on " in overwritten(path, folder).output
     assert json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).stdout)["running"] is True
     process.send_signal(signal.SIGINT)  # a terminal would send it to LAMMPS, too; so we have to end it ourselves
+    os.killpg(process.pid, signal.SIGCONT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED == 130, said
     assert f"mlip-autopipec resume {path} --folder {folder}" in said
     assert "Traceback" not in said
+    for _ in range(100):  # SIGKILL takes a moment on a busy machine
+        if not in_group(process.pid):
+            break
+        time.sleep(0.1)
     assert in_group(process.pid) == []
     stands = CliRunner().invoke(app, ["status", str(folder)]).output
     assert "interrupted while exploring by MD" in stands
