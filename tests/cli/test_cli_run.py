@@ -77,7 +77,7 @@ def in_group(group: int) -> list[str]:
 
 
 def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard_output(tmp_path):
-    path, folder = written(tmp_path), tmp_path / "out"
+    path, folder = written(tmp_path, dynamics={**SMALL["dynamics"], "n_steps": 3000}), tmp_path / "out"
     process = started(path, folder)
     second = CliRunner().invoke(app, ["resume", str(path), "--folder", str(folder)])
     assert second.exit_code == FAILED, "two processes would do everything twice"
