@@ -7,18 +7,15 @@ import os
 import socket
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from maggma.stores import MemoryStore, MongoStore
 from pymongo.errors import DuplicateKeyError
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.reuse import has_ended
+from mlip_autopipec.jobs.reuse import has_ended, server_collection
 
 if TYPE_CHECKING:
     from jobflow import JobStore
-    from maggma.core import Store
-    from pymongo.collection import Collection
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +52,7 @@ def reserve_name(store: JobStore, campaign_id: str, generation: int, job: str) -
     seen, since = "", time.monotonic()
     while True:
         _refuse_taken(store, campaign_id, generation, job)
-        holder = _reserve(store.docs_store, name, mine, dead)
+        holder = _reserve(store, name, mine, dead)
         holding_job, pid, host = holder.split(" ", 2)
         if holding_job == job:
             break
@@ -78,16 +75,16 @@ def _refuse_taken(store: JobStore, campaign_id: str, generation: int, job: str) 
         )
 
 
-def _reserve(documents: Store, name: str, mine: str, dead: str | None) -> str:
+def _reserve(store: JobStore, name: str, mine: str, dead: str | None) -> str:
     """Reserve a name unless someone else has it, other than a holder who died; return who has it."""
-    if isinstance(documents, MongoStore) and not isinstance(documents, MemoryStore):
-        names: Collection[dict[str, Any]] = documents._collection.database[NAMES]
+    names = server_collection(store, NAMES)
+    if names is not None:
         if dead is not None:
             names.update_one({"_id": name, "holder": dead}, {"$set": {"holder": mine}})
         with suppress(DuplicateKeyError):
             names.insert_one({"_id": name, "holder": mine})
         found = names.find_one({"_id": name})
         return mine if found is None else str(found["holder"])
-    if hasattr(documents, "reserve"):  # the store of a laptop
-        return str(documents.reserve(name, mine, dead))
+    if hasattr(store.docs_store, "reserve"):  # the store of a laptop
+        return str(store.docs_store.reserve(name, mine, dead))
     return mine  # a store of one process

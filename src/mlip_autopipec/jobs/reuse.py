@@ -87,7 +87,7 @@ def claimed(key: str, *former: str) -> Iterator[LabelDocument | None]:
     former
         Keys that earlier versions gave the same calculation.
     """
-    claims = _collection()
+    claims = server_collection(current_store(), CLAIMS)
     existing = find_label([key, *former])
     if claims is None or existing is not None:
         yield existing
@@ -121,7 +121,7 @@ def release(labels: Sequence[LabelDocument]) -> None:
     labels
         Whatever came of the jobs, failed labels among them.
     """
-    claims = _collection()
+    claims = server_collection(current_store(), CLAIMS)
     stored = [
         {"_id": label.key, "job": job}
         for label in labels
@@ -133,12 +133,13 @@ def release(labels: Sequence[LabelDocument]) -> None:
         patiently(lambda: claims.delete_many({"$or": stored}))
 
 
-def _collection() -> Collection[dict[str, Any]] | None:
-    documents = current_store().docs_store
+def server_collection(store: JobStore, name: str) -> Collection[dict[str, Any]] | None:
+    """Return a collection beside the documents of a store on a server; None in a store of another kind."""
+    documents = store.docs_store
     if not isinstance(documents, MongoStore) or isinstance(documents, MemoryStore):
         return None
-    claims: Collection[dict[str, Any]] = documents._collection.database[CLAIMS]
-    return claims
+    found: Collection[dict[str, Any]] = documents._collection.database[name]
+    return found
 
 
 def _take(claims: Collection[dict[str, Any]], key: str) -> str | None:
