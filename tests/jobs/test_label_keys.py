@@ -358,6 +358,11 @@ def put(store, label_key, job="the job"):
     store.docs_store.update([{"uuid": job, "index": 1, "output": label.model_dump(mode="json")}], key=["uuid", "index"])
 
 
+def claims_here():
+    """Return the claims on labels in the store of the running job."""
+    return reuse.server_collection(reuse.current_store(), reuse.CLAIMS)
+
+
 @needs_server
 def test_who_comes_second_waits_for_the_label(shared_store, monkeypatch):
     monkeypatch.setattr(reuse, "LOOK_S", 0.05)
@@ -383,9 +388,9 @@ def test_who_comes_second_waits_for_the_label(shared_store, monkeypatch):
     for thread in threads:
         thread.join(20)
     assert order == ["first computes", "second takes that of first"]
-    assert reuse._collection().count_documents({}) == 1
+    assert claims_here().count_documents({}) == 1
     reuse.release([LabelDocument(uuid=reuse.current_uuid(), key="k", index=0, state="successful", origin="seed")])
-    assert reuse._collection().count_documents({}) == 0
+    assert claims_here().count_documents({}) == 0
 
 
 @needs_server
@@ -420,7 +425,7 @@ def test_a_claim_without_a_sign_of_life_is_taken_over(shared_store, monkeypatch)
     monkeypatch.setattr(reuse, "LOOK_S", 0.05)
     monkeypatch.setattr(reuse, "DEAD_S", 0.5)
     elsewhere = {"_id": "k", "owner": "x", "host": "another machine", "pid": 1, "job": "j", "beat": 3}
-    reuse._collection().insert_one(elsewhere)
+    claims_here().insert_one(elsewhere)
     started = time.monotonic()
     with reuse.claimed("k") as existing:
         assert existing is None
@@ -431,16 +436,16 @@ def test_a_claim_without_a_sign_of_life_is_taken_over(shared_store, monkeypatch)
 def test_a_sign_of_life_keeps_a_claim(shared_store, monkeypatch):
     monkeypatch.setattr(reuse, "BEAT_S", 0.05)
     with reuse.claimed("k"):
-        beat = reuse._collection().find_one({"_id": "k"})["beat"]
+        beat = claims_here().find_one({"_id": "k"})["beat"]
         deadline = time.monotonic() + 10
-        while reuse._collection().find_one({"_id": "k"})["beat"] <= beat:
+        while claims_here().find_one({"_id": "k"})["beat"] <= beat:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
 
 @needs_server
 def test_one_label_of_two_campaigns_in_a_server(shared_store, tmp_path, events):
-    claims = reuse._collection()
+    claims = claims_here()
     flows = [two_halts(events).make(bulk("Cu", cubic=True), 300, campaign_id=name) for name in ("first", "second")]
     run_locally(Flow(flows), store=shared_store, create_folders=True, root_dir=tmp_path, log=False)
     assert read_events(events).count("label") == 11
@@ -455,13 +460,13 @@ def test_a_claim_of_another_campaign_stays(shared_store, own):
     with reuse.claimed("k") as existing:
         assert existing is None
         reuse.release([LabelDocument(uuid="job of another campaign", key="k", index=0, origin="seed", **own)])
-        assert reuse._collection().count_documents({"_id": "k"}) == 1
+        assert claims_here().count_documents({"_id": "k"}) == 1
 
 
 @needs_server
 def test_a_campaign_without_reuse_leaves_the_claims_of_others(shared_store, tmp_path, events):
     """DFT is paid once by those who share: the claims of one campaign outlive another that shares nothing."""
-    claims = reuse._collection()
+    claims = claims_here()
     loop = two_halts(events)
     alone = replace(loop, oracle_maker=replace(loop.oracle_maker, reuse_labels=False))
     run_locally(
@@ -481,4 +486,4 @@ def test_memory_is_of_one_process(monkeypatch):
     store = JobStore(MemoryStore())
     store.connect()
     monkeypatch.setattr(CURRENT_JOB, "store", store)
-    assert reuse._collection() is None
+    assert claims_here() is None
