@@ -103,17 +103,16 @@ class ForkServer:
         self.close()
 
     def _ask(self, what: bytes, number: int, descriptors: list[int]) -> int:
-        try:
+        with suppress(OSError):
             socket.send_fds(self._socket, [_MESSAGE.pack(what, number)], descriptors)
-            answer = self._socket.recv(_MESSAGE.size, socket.MSG_WAITALL)
-        except OSError:
-            answer = b""
-        if len(answer) != _MESSAGE.size:
-            raise MLIPError(
-                f"the process that starts workers has ended (exit code {self._process.wait()}); what it printed says "
-                "why. All labels are kept: resume the campaign"
-            )
-        return int(_MESSAGE.unpack(answer)[1])
+            while len(answer := self._socket.recv(_MESSAGE.size, socket.MSG_WAITALL)) == _MESSAGE.size:
+                answered, number = _MESSAGE.unpack(answer)
+                if answered == what:  # else to a question in which Ctrl-C came
+                    return int(number)
+        raise MLIPError(
+            "the process that starts workers has ended; what it printed says why. All labels are kept: resume the "
+            "campaign"
+        )
 
 
 def serve(descriptor: int) -> None:

@@ -370,6 +370,8 @@ class _Pool:
             for worker in self.workers:
                 end_group(worker.pid)
                 worker.connection.close()
+                with suppress(MLIPError):
+                    self._server.reap(worker.pid)
             self.workers.clear()
 
 
