@@ -73,4 +73,5 @@ def finish(campaign: Campaign, ledger: Ledger, expected: Expected, interrupted: 
     ledger.check(store, interrupted)
     check_campaign(store, expected)
     store.close()
-    assert files_left(campaign.folder) == []
+    left = {file: (campaign.folder / file).read_bytes()[:2000] for file in files_left(campaign.folder)}
+    assert left == {}, left
