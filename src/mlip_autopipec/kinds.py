@@ -270,7 +270,7 @@ ORACLES = Registry(
     OracleKind,
 )
 #: Values of ``kind`` in the section ``criteria``: dataclasses that inherit
-#: :class:`~mlip_autopipec.validation.criteria.Gate`.
+#: :class:`~mlip_autopipec.validation.criteria.Criterion`.
 CRITERIA = Registry(
-    "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyGate"}, type
+    "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
 )
