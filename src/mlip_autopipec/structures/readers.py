@@ -147,8 +147,8 @@ def _refuse_classes(content: dict[str, Any], path: Path) -> None:
             if not plain or named:
                 name = ".".join(str(value.get(key, "?")) for key in ("@module", "@class"))
                 raise InvalidInputError(
-                    f"structures.file: '{path}' names the class {name} in {where.lstrip('.') or 'its top'}; only numbers "
-                    f"and words are read. Take that entry out, or {_REMEDY}"
+                    f"structures.file: '{path}' names the class {name} in {where.lstrip('.') or 'its top'}; only "
+                    f"numbers and words are read. Take that entry out, or {_REMEDY}"
                 )
             todo += [(f"{where}.{key}", item) for key, item in value.items()]
         elif isinstance(value, list):
