@@ -28,7 +28,7 @@ from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.readback import read_looks
 from mlip_autopipec.lammps.types import Condition, MDSettings
@@ -271,7 +271,7 @@ def test_the_library_engine_can_be_followed(tmp_path: Path, copper_potential) ->
         engine="library",
         directory=tmp_path,
     )
-    (path,) = tmp_path.glob(f"exploration-*/{deck.TRACE}")
+    (path,) = tmp_path.glob(f"exploration-*/{input_script.TRACE}")
     looks = list(read_looks(path))
     assert [look.step for look in looks] == result.trace["step"]
     assert [look.gamma_max for look in looks] == pytest.approx(result.trace["gamma_max"])

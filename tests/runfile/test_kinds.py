@@ -24,7 +24,7 @@ from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.kinds import Availability, OracleKind, TrainerKind
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.validation.criteria import CellGate, Quantity
+from mlip_autopipec.validation.criteria import CellCriterion, Quantity
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ToyTrainer(LinearACETrainer):
 
 
 @dataclass
-class ToyCriterion(CellGate):
+class ToyCriterion(CellCriterion):
     """
     A toy of a criterion.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
-from mlip_autopipec.lammps import deck, readback, script, startup
+from mlip_autopipec.lammps import input_script, readback, startup, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
@@ -145,9 +145,11 @@ def run(
         if (reason := first.reason) is not None:
             halt = HaltStructure(atoms, start_step, reason, first.gamma_max, int(atoms.arrays["gamma"].argmax()))
             return ExplorationResult(WalkStatus.HALTED, start_step, atoms, halt)
-    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    folder = structures.make_run_folder(
+        directory, potential, atoms, restart_file, (input_script.STRUCTURE, input_script.START_RESTART)
+    )
     cell = MDCell.of(atoms, potential.cutoff)
-    text = deck.render(
+    text = input_script.render(
         potential.elements,
         condition,
         settings,
@@ -158,9 +160,9 @@ def run(
         cutoff_A=potential.cutoff,
         cell=cell,
     )
-    frame = script.Frame.of(atoms, potential.elements)
+    frame = structures.Frame.of(atoms, potential.elements)
     try:
-        (folder / deck.INPUT).write_text(text)
+        (folder / input_script.INPUT).write_text(text)
         check = partial(startup.check_first_frame, folder, frame, potential, forces_too=settings.template is None)
         code = _run_watched(command, folder, check)
     except OSError as error:
@@ -175,7 +177,7 @@ def run(
         grade=lambda step, atoms: graded(step, atoms, potential, condition, settings, cell),
     )
     # the result holds what was to be kept of the dumps, and they are by far the largest files
-    for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
+    for path in (folder / input_script.FRAMES, folder / input_script.FIRST, *folder.glob(input_script.LOOKS)):
         path.unlink(missing_ok=True)
     return result
 
@@ -183,9 +185,9 @@ def run(
 def _run_watched(command: Sequence[str], folder: Path, check: Callable[[], bool]) -> int:
     """Run LAMMPS and return its exit code; ``check`` is called until it is true, and ends LAMMPS if it raises."""
     checked = False
-    with (folder / deck.SCREEN).open("w") as screen:
+    with (folder / input_script.SCREEN).open("w") as screen:
         process = subprocess.Popen(
-            [*command, "-in", deck.INPUT, "-log", deck.LOG, "-screen", "none", "-nocite"],
+            [*command, "-in", input_script.INPUT, "-log", input_script.LOG, "-screen", "none", "-nocite"],
             cwd=folder,
             env=_environment(command),
             stdin=subprocess.DEVNULL,

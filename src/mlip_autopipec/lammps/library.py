@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import deck, failures, script
+from mlip_autopipec.lammps import failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.intake import mass_of_elements
@@ -38,8 +38,10 @@ def run(
     directory: Path,
 ) -> ExplorationResult:
     """Run one exploration with LAMMPS as a library; see :func:`.exploration.run_exploration`."""
-    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
-    text = deck.render(
+    folder = structures.make_run_folder(
+        directory, potential, atoms, restart_file, (input_script.STRUCTURE, input_script.START_RESTART)
+    )
+    text = input_script.render(
         potential.elements,
         condition,
         settings,
@@ -60,7 +62,7 @@ def run(
     # one thread: pyace and LAMMPS are serial here, and walkers run side by side
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
-        (folder / deck.INPUT).write_text(text)
+        (folder / input_script.INPUT).write_text(text)
         (folder / INPUT).write_text(json.dumps(task))
         with (folder / LOG).open("w") as log:
             code = subprocess.run(
@@ -92,5 +94,5 @@ def read_result(folder: Path) -> ExplorationResult:
         halt=halt,
         frames=unpack_frames(out["frames"]),
         trace=out["trace"],
-        restart_file=str(folder / deck.RESTART) if (folder / deck.RESTART).is_file() else None,
+        restart_file=str(folder / input_script.RESTART) if (folder / input_script.RESTART).is_file() else None,
     )

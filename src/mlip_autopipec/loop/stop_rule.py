@@ -9,14 +9,16 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
-from mlip_autopipec.validation.criteria import Gate
+from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState
 
 
+@renamed_fields(property_gate="criterion")
 @dataclass
 class StopRule(MSONable):
     """
@@ -42,10 +44,10 @@ class StopRule(MSONable):
         stresses, of their root mean square, and at least 0.5 GPa.
     accuracy
         What the errors of energies, forces and stresses on these labels may be.
-    property_gate
+    criterion
         Validation criterion of the same check: properties of the campaign's crystals
-        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or a subclass of
-        :class:`~mlip_autopipec.validation.criteria.CellGate`.
+        (:class:`~mlip_autopipec.validation.properties.PropertyCriterion`), or a subclass of
+        :class:`~mlip_autopipec.validation.criteria.CellCriterion`.
     """
 
     max_cycles: int = 50
@@ -55,7 +57,7 @@ class StopRule(MSONable):
     n_check_labels: int = 2
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
-    property_gate: Gate | None = None
+    criterion: Criterion | None = None
     accuracy: AccuracyTargets | None = None
 
     def check(self) -> None:
@@ -85,7 +87,7 @@ class StopRule(MSONable):
         """Whether the potential is to be compared with labels from MD without halts."""
         completed = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
-        asked = self.n_check_labels > 0 or self.property_gate is not None
+        asked = self.n_check_labels > 0 or self.criterion is not None
         return asked and completed and not checked
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:

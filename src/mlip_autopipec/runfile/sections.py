@@ -12,7 +12,7 @@ from jobflow import Maker
 from pydantic import Field, ImportString, TypeAdapter, model_validator
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
@@ -29,7 +29,7 @@ from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.structures.frozen import freeze
 from mlip_autopipec.structures.intake import FIXED
 from mlip_autopipec.validation.oracle_md import ValidationSettings
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 
@@ -48,11 +48,11 @@ def _trainer_section(name: str, kind: TrainerKind) -> type[Strict]:
     )
 
 
-def _criterion_section(name: str, gate: type) -> type[Strict]:
+def _criterion_section(name: str, criterion: type) -> type[Strict]:
     """Make the section of a validation criterion."""
     return section(
-        gate,
-        model_name=f"{gate.__name__}Criterion",
+        criterion,
+        model_name=f"{criterion.__name__}Entry",
         kind=(Literal[name], Field(description="The criterion.")),
     )
 
@@ -77,7 +77,7 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     FirstDatasetSection: TypeAlias = Any
     StopSection: TypeAlias = Any
     PropertiesSection: TypeAlias = Any
-    QuarantineSection: TypeAlias = Any
+    OutliersSection: TypeAlias = Any
     ThresholdsSection: TypeAlias = Any
     ValidationSection: TypeAlias = Any
     AccuracySection: TypeAlias = Any
@@ -86,7 +86,9 @@ else:
     _TRAINERS = {name: _trainer_section(name, kind) for name, kind in TRAINERS.usable().items()}
     DefaultTrainerSection = _TRAINERS["linear"]
     TrainerSection = _one_of(_TRAINERS)
-    CriterionSection = _one_of({name: _criterion_section(name, gate) for name, gate in CRITERIA.usable().items()})
+    CriterionSection = _one_of(
+        {name: _criterion_section(name, criterion) for name, criterion in CRITERIA.usable().items()}
+    )
     DynamicsSection = section(
         MDSettings,
         engine=(Engine, Field("auto", description=_ENGINE)),
@@ -97,10 +99,10 @@ else:
     CandidatesSection = section(CandidateGenerator)
     CutoutsSection = section(CutoutGenerator)
     FirstDatasetSection = section(StructureGenerator)
-    StopSection = section(StopRule, "property_gate", "accuracy")
+    StopSection = section(StopRule, "criterion", "accuracy")
     AccuracySection = section(AccuracyTargets)
-    PropertiesSection = section(PropertyGate)
-    QuarantineSection = section(LabelQuarantine)
+    PropertiesSection = section(PropertyCriterion)
+    OutliersSection = section(OutlierRule)
     ThresholdsSection = section(ThresholdAdapter)
     ValidationSection = section(ValidationSettings)
 

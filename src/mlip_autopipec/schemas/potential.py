@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class GradedLabel(BaseModel):
         return GradedErrors(gamma, force, self.energy_error_eV_atom, self.in_core)
 
 
-class QuarantinedLabel(BaseModel):
+class FlaggedLabel(BaseModel):
     """A label that is not trained on until the user lets it in."""
 
     label_id: str = Field(description="uuid of the label.")
@@ -218,7 +219,7 @@ class PotentialDocument(WithPayload):
     graded: list[GradedLabel] = Field(
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
     )
-    quarantined: list[QuarantinedLabel] = Field(
+    quarantined: list[FlaggedLabel] = Field(
         default_factory=list, description="Labels of this cycle that were flagged as outliers and not trained on."
     )
     linear: LinearRecord | None = Field(
@@ -292,3 +293,6 @@ class PotentialDocument(WithPayload):
         yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")
         return ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+
+
+__getattr__ = renamed_classes(__name__, QuarantinedLabel="FlaggedLabel")
