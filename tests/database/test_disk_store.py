@@ -19,7 +19,7 @@ DOCUMENTS = [
     {"uuid": "c", "index": 1, "output": [{"kind": "label", "campaign_id": "x"}, {"kind": "other"}]},
     {"uuid": "d", "index": 1, "output": {"kind": ["label", "list"], "campaign_id": 3}},
     {"uuid": "e", "index": 1, "output": None},
-    {"uuid": "g", "index": 1, "output": {"kind": "label", "parts": [{"a": 1, "b": {"c": 2, "d": 3}}, 4, {"x": 5}, []]}},
+    {"uuid": "g", "index": 1, "output": {"kind": "label", "parts": [{"a": 1, "b": {"c": 2, "d": 3}}, {"x": 5}]}},
     {"uuid": "f", "index": 1, "time": datetime(2026, 1, 2, tzinfo=UTC).replace(tzinfo=None)},
 ]
 
