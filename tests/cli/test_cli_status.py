@@ -116,9 +116,8 @@ def test_status_above_several_campaigns_lists_them_all(tmp_path, monkeypatch, fi
         result = invoke(*arguments)
         if arguments[-1] != ".":
             assert result.exit_code == 0, result.output
-            states = [
-                word for word in result.output.split() if word in ("CONVERGED", "MAX_ITER_REACHED", "interrupted")
-            ]
+            ends = ("CONVERGED", "MAX_ITER_REACHED", "interrupted")
+            states = [word for word in result.output.split() if word in ends]
             assert states == ["CONVERGED", "interrupted", "MAX_ITER_REACHED"], result.output
         assert "the store in 'runs/damaged' cannot be read" in " ".join(result.output.split())
     document = json.loads(invoke("status", "runs", "--json").stdout)

@@ -91,21 +91,19 @@ def status(
         from mlip_autopipec.progress import progress_of
 
         several = _below(folder, campaign)
-        if several:
-            rows, listed = _of_folders(several, elements)
-            console.print(_overview(rows) if rows else _NONE)
-            if as_json:
-                put(listed)
-            raise typer.Exit(int(ExitCode.CONVERGED))
-        if folder is not None:
+        if folder is not None and not several:
             store, name = campaign_in(folder)
             campaigns, campaign = Campaigns(store), name
-        else:
+        elif not several:
             campaigns = Campaigns(configured_store())
-        if campaign is None:
+        result: dict[str, Any]
+        code = ExitCode.CONVERGED
+        if several:
+            rows, result = _of_folders(several, elements)
+            console.print(_overview(rows) if rows else _NONE)
+        elif campaign is None:
             everything = campaigns.list(elements)
-            result: dict[str, Any] = {"campaigns": [_summary(one) for one in everything]}
-            code = ExitCode.CONVERGED
+            result = {"campaigns": [_summary(one) for one in everything]}
             console.print(_overview([_Row(one) for one in everything]) if everything else _NONE)
         else:
             document = campaigns.status(campaign)
