@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.training.linear_record import LinearFitRecord
-    from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
+    from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
