@@ -9,7 +9,7 @@ from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 
 
 def label(index: int, **fields) -> LabelDocument:
-    fields = {"state": "successful", "seconds": 2.0, "formula": "Cu", "n_atoms": 1} | fields
+    fields = {"state": "successful", "seconds": 2.0, "formula": "Cu", "n_atoms": 1, "origin": "halt"} | fields
     return LabelDocument(uuid=f"u{index}", campaign_id="c", cycle=1, index=index, oracle="EMT", directory=".", **fields)
 
 
