@@ -26,6 +26,14 @@ def test_the_old_name_gives_the_module_itself(old):
     assert module.__spec__.name == module.__name__ == f"mlip_autopipec.{MOVED[old]}"
 
 
+def test_the_stand_in_for_vasp_is_found_where_it_was():
+    sys.modules.pop("mlip_autopipec.testing.vasp", None)
+    with pytest.warns(DeprecationWarning, match="testing.vasp is now vasp_stand_in"):
+        module = import_module("mlip_autopipec.testing.vasp")
+    assert module is import_module("vasp_stand_in")
+    assert module.write_potcars is import_module("mlip_autopipec.testing").write_potcars
+
+
 def test_a_new_process_decodes_what_an_earlier_version_wrote():
     stored = '{"@module": "mlip_autopipec.training.linear", "@class": "LinearACETrainer", "ridge": 1e-5}'
     program = f"from monty.json import MontyDecoder; print(MontyDecoder().decode('{stored}').ridge)"

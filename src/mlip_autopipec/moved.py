@@ -79,6 +79,9 @@ MOVED = {
 }
 
 
+#: Modules that are packages of their own now.
+APART = {"testing.vasp": "vasp_stand_in"}
+
 _FIRST = {new: old for old, new in MOVED.items()}
 
 
@@ -133,6 +136,8 @@ class _Finder(MetaPathFinder):
             return None
         if name in EMPTIED:
             return ModuleSpec(fullname, _Found(fullname, None), is_package=True)
+        if name in APART:
+            return ModuleSpec(fullname, _Found(fullname, APART[name]))
         if name in MOVED:
             return ModuleSpec(fullname, _Found(fullname, f"{package}.{MOVED[name]}"))
         return None
