@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Literal, TypeVar
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.settings import get_settings
 
 K = TypeVar("K")
 
@@ -231,6 +232,11 @@ class Registry(Mapping[str, K], Generic[K]):
             raise InvalidInputError(f"{where} is {kind!r}; it has to be of the class {self._of.__name__}")
         return kind
 
+    @property
+    def packages(self) -> frozenset[str]:
+        """Names of the packages that add kinds, which whoever installed them trusts."""
+        return frozenset(entry.value.partition(".")[0] for entries in self._others.values() for entry in entries)
+
     def usable(self) -> dict[str, K]:
         """Return all kinds by name, without those of other packages that cannot be imported: of these it warns."""
         kinds = {name: self[name] for name in self._own}
@@ -274,3 +280,13 @@ ORACLES = Registry(
 CRITERIA = Registry(
     "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
 )
+
+
+def added_packages() -> frozenset[str]:
+    """
+    Name the packages that the owner of this machine lets run files and stored documents name classes of.
+
+    Those that add kinds by entry points, and those of MLIP_AUTOPIPEC_CODE_FROM.
+    """
+    named = {name.strip() for name in get_settings().CODE_FROM.split(",")} - {""}
+    return frozenset(named).union(*(registry.packages for registry in (TRAINERS, ORACLES, CRITERIA)))

@@ -22,6 +22,11 @@ class MLIPAutopipecSettings(BaseSettings):
     LAMMPS_CMD: str = Field("lmp", description="Starts LAMMPS; may hold a launcher and options, split as a shell does.")
     PACEMAKER_CMD: str | None = Field(None, description="Starts pacemaker; None takes the one of this environment.")
     ESPRESSO_CMD: str = Field("pw.x", description="Starts pw.x of Quantum ESPRESSO; may hold a launcher and options.")
+    CODE_FROM: str = Field(
+        "",
+        description="Packages, separated by commas, whose classes run files (calculator_class) and stored documents "
+        "may name beside those that are known.",
+    )
     ESPRESSO_PSEUDO_DIR: str | None = Field(None, description="Folder of the pseudopotentials of Quantum ESPRESSO.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -37,6 +38,11 @@ def short(path: Path) -> Path:
     """Return a path as one would type it here: relative where it lies below the present folder."""
     here = path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def typed(*words: object) -> str:
+    """Return a command of this program as one would type it: what a shell would take apart is quoted."""
+    return shlex.join(["mlip-autopipec", *map(str, words)])
 
 
 class InOrder(typer.core.TyperGroup):

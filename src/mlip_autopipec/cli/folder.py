@@ -10,7 +10,7 @@ import shutil
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.cli.base import names_in, short
+from mlip_autopipec.cli.base import names_in, short, typed
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def held(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise MLIPError(
                 f"'{short(folder)}' is run by {file.read().strip() or 'another process'} at present; "
-                f"`mlip-autopipec status {short(folder)}` shows its progress"
+                f"`{typed('status', short(folder))}` shows its progress"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")

@@ -9,7 +9,9 @@ import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.cli.base import console, open_store, short
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import console, open_store, short, typed
 from mlip_autopipec.cli.folder import begin_results, end_results
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -61,8 +63,8 @@ def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float)
 
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
-        f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
-        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {short(folder)}"
+        f"[bold]{escape(campaign.name)}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {escape(str(short(folder)))}"
     )
     store = open_store(folder / "store")
     # every cycle nests a few Python frames deeper under run_locally
@@ -112,7 +114,7 @@ def _report(folder: Path, store: JobStore, campaign_id: str) -> Path | None:
         write_report(path, Campaigns(store), campaign_id)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        told = f"no report was written: {type(error).__name__}: {first}; try `mlip-autopipec report {short(folder)}`"
+        told = f"no report was written: {type(error).__name__}: {first}; try `{typed('report', short(folder))}`"
         logger.warning(told, exc_info=True)  # one line on the screen, all of it in the log
         return None
     return path

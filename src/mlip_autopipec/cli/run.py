@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import check_free, clear, held, is_finished
 from mlip_autopipec.errors import MLIPError
@@ -216,14 +216,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> dict[str, Any]:
     """Return how to continue after Ctrl-C."""
-    where = "" if folder is None else f" --folder {folder}"
-    go_on = f"mlip-autopipec resume {run_file}{where}"
+    where = [] if folder is None else ["--folder", folder]
+    go_on = typed("resume", run_file, *where)
     try:
         if target is None:
             raise MLIPError("not begun")
         campaign_in(target)
     except MLIPError:
-        go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
+        go_on = typed("run", run_file, *where, "--overwrite")
         why = "interrupted before anything was computed; start again with"
     else:
         why = "interrupted; all labels are kept. Continue with"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import Flow, JobStore
-from monty.json import MontyDecoder
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
+from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted
 from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document, time_of
@@ -40,7 +41,8 @@ def recorded_maker(campaign_id: str, store: JobStore) -> LoopParts:
     """Return the maker a campaign was last run with."""
     from mlip_autopipec.flows.parts import LoopParts
 
-    maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
+    recorded = json.loads(recorded_task(campaign_id, store).payload["maker"])
+    maker = decoded(recorded, f"the recorded maker of campaign '{campaign_id}'")
     if not isinstance(maker, LoopParts):
         raise MLIPError(f"campaign '{campaign_id}' was run with a {type(maker).__name__}, not with an OTFMaker")
     return maker

@@ -147,6 +147,11 @@ class RunFile(Strict):
         """Refuse, with their lines, invalid values of the right type."""
         with self._blamed("name"):
             folder = Path(self.name)
+            if len(self.name) > 150 or not self.name.isprintable():
+                raise InvalidInputError.of(
+                    "name",
+                    f"is {self.name[:60]!r}; give at most 150 characters that can be printed, without line breaks",
+                )
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
                 raise InvalidInputError.of("name", f"is '{self.name}'; it has to name a folder below runs/")
         for i, condition in enumerate(self.load_conditions()):
