@@ -258,11 +258,7 @@ def _told(found: Calibration, data: CampaignData) -> str:
 def _adapter(data: CampaignData) -> ThresholdAdapter:
     """Return the wished error of the campaign, or the package's own where it has none."""
     recorded = _find(data.maker, "wished_error")
-    default = ThresholdAdapter()
-    if recorded is None:
-        return default
-    quantile = recorded.get("quantile") or default.quantile
-    return ThresholdAdapter(wished_error=float(recorded["wished_error"]), quantile=float(quantile))
+    return ThresholdAdapter() if recorded is None else ThresholdAdapter(wished_error=float(recorded["wished_error"]))
 
 
 def _find(value: Any, name: str) -> dict[str, Any] | None:
