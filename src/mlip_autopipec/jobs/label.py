@@ -12,7 +12,7 @@ from jobflow import Flow, Maker, Response
 from pydantic import ValidationError
 from pymongo.errors import ConnectionFailure
 
-from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError
+from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, lacks_space
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
@@ -237,6 +237,8 @@ class OracleMaker(Maker):
         except ConnectionFailure:  # the database is away; that is no failure of this label
             raise
         except Exception as error:
+            if lacks_space(error):
+                raise
             first = (str(error).strip().splitlines() or [""])[0][:300]
             logger.exception("label c%03d %03d failed: %s: %s", cycle, index, type(error).__name__, first)
             return LabelDocument(
