@@ -26,6 +26,7 @@ from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
+from mlip_autopipec.structures.electrons import repeated
 from mlip_autopipec.structures.frozen import freeze
 from mlip_autopipec.structures.intake import FIXED
 from mlip_autopipec.validation.oracle_md import ValidationSettings
@@ -151,7 +152,10 @@ class StructureSource(Strict):
         """Read, build or fetch the structure."""
         if self._loaded is None:
             taken = load_structure(folder, self.file, self.bulk, self.materials_project, self.elements)
-            self._loaded, self._remarks = self._frozen(taken.atoms.repeat(self.repeat)), taken.remarks
+            self._loaded, self._remarks = (
+                self._frozen(repeated(taken.atoms, taken.atoms.repeat(self.repeat))),
+                taken.remarks,
+            )
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
