@@ -142,6 +142,8 @@ def _walkers(campaigns: Campaigns, document: OTFDocument) -> list[dict[str, Any]
                 "n_steps": None if walk is None else walk.n_steps,
                 "ps": None if walk is None else walker.step * walk.timestep_fs / 1000,
                 "n_halts": walker.n_halts,
+                "n_rolled_back": walker.n_rolled_back,
+                "steps_thrown_away": walker.steps_thrown_away,
                 "reason": walker.reason,
                 "verdict": walker.verdict,
                 "gamma_max": walker.gamma_max,
@@ -193,6 +195,10 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
     head.add_row("labels", f"{document.n_labels}{reused}{failed}")
+    thrown = [w for w in document.walkers if w.n_rolled_back]
+    if thrown:
+        told = ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
+        head.add_row("walks thrown away", told)
     for name, errors in (("training set", document.train), ("held-out set", document.test)):
         if errors is not None:
             head.add_row(

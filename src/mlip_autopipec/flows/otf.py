@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.schemas.loop import ThrownAway
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +289,7 @@ class OTFMaker(LoopParts):
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         aside = [] if potential is None else [label.label_id for label in potential.quarantined]
         learnt = walkers_learnt(batch, aside) if batch is not None else {}
-        thrown_away = out_of_reach(state, walkers, potential, batch) if self.stop_rule.prove else []
+        thrown_away = out_of_reach(state, walkers, done, potential, batch) if self.stop_rule.prove else []
         state = update_state(state, done, walkers, potential, batch, learnt, check, thrown_away)
         state = state.model_copy(
             update={
@@ -296,6 +297,11 @@ class OTFMaker(LoopParts):
                 "gamma_thresholds": self.adapted_thresholds(state),
             }
         )
+        gone = batch is not None and _all_thrown_away(thrown_away, done)
+        if potential is None and gone and state.potential_id is not None:
+            # nothing goes on from what could not be learnt; the next training has these labels too
+            logger.warning("training of cycle %d failed on labels of walks that are thrown away", state.cycle)
+            potential = load_document(PotentialDocument, state.potential_id)
         status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away)
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())
@@ -312,3 +318,8 @@ class OTFMaker(LoopParts):
         jobs = cycle_jobs(self, state)
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
+
+
+def _all_thrown_away(thrown_away: Sequence[ThrownAway], walks: Sequence[WalkDocument | None]) -> bool:
+    """Whether none of the walks of a cycle is gone on with."""
+    return bool(thrown_away) and {one.walker for one in thrown_away} >= {w.walker for w in walks if w is not None}

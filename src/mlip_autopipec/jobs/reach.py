@@ -26,7 +26,11 @@ LEFT = (HaltReason.EVAPORATION,)
 
 
 def out_of_reach(
-    state: LoopState, walkers: Sequence[int], potential: PotentialDocument | None, batch: LabelBatch | None
+    state: LoopState,
+    walkers: Sequence[int],
+    walks: Sequence[WalkDocument | None],
+    potential: PotentialDocument | None,
+    batch: LabelBatch | None,
 ) -> list[ThrownAway]:
     """
     Find the walkers that are to be rolled back after a halt that has been labelled.
@@ -39,8 +43,8 @@ def out_of_reach(
     ----------
     state
         Before the cycle.
-    walkers
-        Numbers of the walkers that were run in the cycle.
+    walkers, walks
+        Numbers of the walkers that were run in the cycle, and what came out; None where the job failed.
     potential, batch
         Of the cycle.
     """
@@ -48,7 +52,9 @@ def out_of_reach(
         return []
     halted = [w for w in state.walkers if w.index in walkers and w.asks_for_labels]
     left = [w for w in halted if w.reason in LEFT]
-    found = [ThrownAway(walker=w.index, steps=w.step, reason=str(w.reason)) for w in left]
+    reached = {index: walk.step for index, walk in zip(walkers, walks, strict=True) if walk is not None}
+    steps = {w.index: max(w.step, reached.get(w.index, 0)) for w in halted}
+    found = [ThrownAway(walker=w.index, steps=steps[w.index], reason=str(w.reason)) for w in left]
     if potential is None or potential.cycle != state.cycle or len(left) == len(halted):
         return found
     labelled = _labelled_eV(batch)
@@ -71,7 +77,7 @@ def out_of_reach(
             found.append(
                 ThrownAway(
                     walker=walker.index,
-                    steps=walker.step,
+                    steps=steps[walker.index],
                     reason="energy",
                     energy_above_start_eV_atom=above.found_eV / above.n_atoms,
                     limit_eV_atom=above.limit_eV / above.n_atoms,

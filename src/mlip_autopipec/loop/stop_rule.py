@@ -108,7 +108,8 @@ class StopRule(MSONable):
         unproven = self.unproven(state)
         if not open_walkers and not unproven and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
-            return LoopStatus.CONVERGED, completed + checked
+            whole = ", from their start and with the final potential" if self.prove else ""
+            return LoopStatus.CONVERGED, completed + whole + checked
         settled = not open_walkers and not unproven
         if state.check is not None and state.check.is_still and settled:
             return LoopStatus.STALLED, (

@@ -95,7 +95,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.CONVERGED, Event.PROOF): State.PENDING,
     **{
         (state, Event.ROLLED_BACK): State.PENDING
-        for state in (State.HALTED, State.CRASHED, State.TIMED_OUT, State.CONVERGED)
+        for state in (State.HALTED, State.CRASHED, State.TIMED_OUT, State.NOT_RUN, State.CONVERGED)
     },
     **{(state, Event.EXTENDED): state for state in State},
     **{(state, Event.LENGTHENED): state for state in State},

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 #: So many times the 3/2 kT that harmonic vibrations hold per atom. Of what a material does beyond them, melting takes
 #: most: about 1 kT per atom in metals, 3.6 kT in silicon, more than in any other element.
 ROOM = 4.0
-#: Standard deviations of the energy that are allowed on top; they count in small cells and molecules.
-DEVIATIONS = 6.0
+#: Fluctuations that are allowed on top: those beyond have a probability of exp(-18), that of 6 standard deviations.
+RARE = 18.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ def thermal_limit_eV(n_atoms: int, temperature_K: float) -> float:
     """
     Return how far above its start the potential energy of MD can be.
 
-    By equipartition it is 3/2 kT per atom above the minimum, with a standard deviation of (3N/2)^(1/2) kT in a cell of
-    N atoms. :data:`ROOM` times that mean and :data:`DEVIATIONS` deviations are allowed.
+    By equipartition it is 3/2 kT per atom above the minimum, and with a probability of exp(-t) it is more than
+    ((3 N t)^(1/2) + t) kT above that mean in a cell of N atoms (the tail of a chi-squared distribution with 3N degrees
+    of freedom). :data:`ROOM` times the mean, and fluctuations up to t = :data:`RARE`, are allowed.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def thermal_limit_eV(n_atoms: int, temperature_K: float) -> float:
         In eV, of the whole cell.
     """
     kT = units.kB * temperature_K
-    return float(kT * (ROOM * 1.5 * n_atoms + DEVIATIONS * np.sqrt(1.5 * n_atoms)))
+    return float(kT * (ROOM * 1.5 * n_atoms + np.sqrt(3 * n_atoms * RARE) + RARE))
 
 
 def rise(
