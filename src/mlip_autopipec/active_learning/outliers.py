@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 #: Standard deviation of a normal distribution in units of its median absolute deviation.
 _MAD = 1.4826
-#: An atom leaves that has fewer neighbours than this share of the fewest of any atom that the potential knows.
-_LONELY = 0.5
 #: A force that is wrong is wrong by this share of itself.
 _OWN_SIZE = 0.5
 #: All moments of an element point the same way if this share of them does.
@@ -138,10 +136,7 @@ class LabelQuarantine(MSONable):
             energy = self._allowed([g.energy_error for g in usual], [g.energy_error for g in honest])
             force = self._allowed(*(np.concatenate([g.force_error for g in x]) if x else [] for x in (usual, honest)))
             of_new = graded if graded is not None else [grade_errors(potential, label) for label in new]
-            fewest = min(_fewest_neighbours(label, potential.cutoff) for label in others)
             for k, (label, found) in enumerate(zip(new, of_new, strict=True)):
-                if _fewest_neighbours(label, potential.cutoff) < _LONELY * fewest:
-                    continue  # gamma does not see that an atom is leaving: the potential is wrong, not the label
                 reasons[k] = self._by_potential(label, found, potential.cutoff, energy, force)
         moments = _moments_by_element(others)
         for k, label in enumerate(new):
@@ -216,11 +211,6 @@ class LabelQuarantine(MSONable):
                     f"they are not ({float(np.median(orders)):.2f})"
                 )
         return reasons
-
-
-def _fewest_neighbours(atoms: Atoms, cutoff_A: float) -> int:
-    """Return how many neighbours the loneliest atom has within a distance in Angstrom."""
-    return int(np.bincount(neighbours("ij", atoms, cutoff_A)[0], minlength=len(atoms)).min())
 
 
 def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.float64]]]:

@@ -63,6 +63,7 @@ def status(
     """
     with told(as_json):
         from mlip_autopipec.database.campaigns import Campaigns
+        from mlip_autopipec.database.validation import read_errors
         from mlip_autopipec.progress import progress_of
 
         if folder is not None:
@@ -83,6 +84,8 @@ def status(
                 document = _watched(campaigns, campaign, watch, folder)
             code = exit_code(document.status)
             result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
+            validated = read_errors(campaigns.store, campaign, document.potential_id)
+            result["validation"] = None if validated is None else validated.model_dump(mode="json")
             result["progress"] = progress_of(campaigns, campaign).to_dict()
             result["running"] = None if folder is None else is_held(folder)
     if as_json:
@@ -189,6 +192,8 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
             note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
         return Shown(progress, note="" if running else "if nothing runs, resume it")
+    from mlip_autopipec.database.validation import read_errors
+
     head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
     head.add_row("why", document.why)
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
@@ -199,6 +204,10 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     if thrown:
         told = ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
         head.add_row("walks thrown away", told)
+    if document.check is not None:
+        head.add_row("check", f"{'passed' if document.check.passed else 'failed'}: {document.check.describe()}")
+    if (validated := read_errors(campaigns.store, document.campaign_id, document.potential_id)) is not None:
+        head.add_row("error, MD of the oracle itself", validated.describe())
     for name, errors in (("training set", document.train), ("held-out set", document.test)):
         if errors is not None:
             head.add_row(
