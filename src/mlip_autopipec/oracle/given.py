@@ -13,7 +13,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
-from mlip_autopipec.structures.intake import refuse_charge_and_spin
+from mlip_autopipec.structures.intake import refuse_charge_and_spin, refuse_numbers
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
         )
     if len(atoms) == 0:
         raise InvalidInputError(f"{name} has no atoms; leave it out")
+    refuse_numbers(atoms, name)
     refuse_charge_and_spin(atoms, name)
     forces = np.array(results["forces"], dtype=float)
     if forces.shape != (len(atoms), 3):
