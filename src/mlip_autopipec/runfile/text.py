@@ -73,7 +73,7 @@ def _check_size(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             if any(name == event.anchor for name, _ in opened):
                 what = f"*{event.anchor} holds itself; write it out"
-            total += sizes.get(event.anchor, 0)
+            total += sizes.get(str(event.anchor), 0)
         elif isinstance(event, yaml.CollectionStartEvent):
             total, depth = total + 1, depth + 1
             opened.append((event.anchor, total - 1))
@@ -93,7 +93,8 @@ def _check_size(path: Path, text: str) -> None:
         if total > MOST_VALUES:
             what = f"the file holds more than {MOST_VALUES} values; is it another file?"
         if what:
-            raise InvalidInputError(f"run file '{path}':\n  line {event.start_mark.line + 1}: {what}")
+            line = 0 if event.start_mark is None else event.start_mark.line
+            raise InvalidInputError(f"run file '{path}':\n  line {line + 1}: {what}")
 
 
 def misread(node: Node | None, loc: Loc) -> Iterator[tuple[Loc, str]]:

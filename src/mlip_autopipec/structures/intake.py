@@ -186,8 +186,8 @@ def refuse_numbers(atoms: Atoms, what: str) -> None:
         )
     if (pbc & (lengths == 0)).any():
         raise InvalidInputError(
-            f"{what}: it is periodic along cell vector {int(np.flatnonzero(pbc & (lengths == 0))[0])}, which is missing; "
-            "give that vector, or set pbc to False there (vacuum is then added)"
+            f"{what}: it is periodic along cell vector {int(np.flatnonzero(pbc & (lengths == 0))[0])}, which is "
+            "missing; give that vector, or set pbc to False there (vacuum is then added)"
         )
     full = atoms.cell.complete().array
     faces = [np.linalg.norm(np.cross(full[axis - 2], full[axis - 1])) for axis in range(3)]
@@ -195,8 +195,8 @@ def refuse_numbers(atoms: Atoms, what: str) -> None:
     if pbc.any() and heights[pbc].min() < THINNEST_A:
         axis = int(np.flatnonzero(pbc)[heights[pbc].argmin()])
         raise InvalidInputError(
-            f"{what}: the cell is {heights[axis]:.3g} A high along vector {axis}: it is flat, or its vectors lie in one "
-            f"plane ({cell.tolist()}); give a cell in A that holds the atoms"
+            f"{what}: the cell is {heights[axis]:.3g} A high along vector {axis}: it is flat, or its vectors lie in "
+            f"one plane ({cell.tolist()}); give a cell in A that holds the atoms"
         )
     extent = np.maximum(np.ptp(atoms.positions, axis=0), 1.0)
     volume = float(np.prod(heights)) if pbc.all() else float(np.prod(np.maximum(extent, np.where(pbc, heights, 1.0))))
