@@ -129,6 +129,10 @@ class RunFileText:
             inner = loc if error.field is None else (*loc, error.field.rpartition(".")[2])
             # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            # arguments of others' functions and classes, whose types are known to them alone
+            told = f"is refused where it is used: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise self.error([(loc, told)]) from error
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 import numpy as np
@@ -199,6 +200,10 @@ else:
     OracleName = Literal[tuple(ORACLES)]
 
 
+#: Parameters of makers that hold keys and values.
+_MAPPINGS = frozenset("incar potcar run_vasp input_data pseudopotentials initial_moments_muB".split())
+
+
 class OracleSection(Strict):
     """Who labels."""
 
@@ -226,6 +231,9 @@ class OracleSection(Strict):
             raise InvalidInputError(
                 f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
             )
+        for name, value in self.maker.items():
+            if (name in _MAPPINGS or name.endswith("_kwargs")) and not isinstance(value, (dict, NoneType)):
+                raise InvalidInputError.of(f"oracle.maker.{name}", f"is {str(value)[:60]!r}; give keys and values")
         check = ORACLES[self.kind].check
         if check is not None:
             check(self.maker)

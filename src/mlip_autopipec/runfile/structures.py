@@ -66,7 +66,7 @@ def _bulk(arguments: Mapping[str, Any]) -> Atoms:
     if not isinstance(named.get("name"), str):
         raise InvalidInputError.of(
             "structures.bulk.name",
-            f"is {named.get('name')!r}; give the formula of the crystal, and quote what YAML reads as true or false ('No')",
+            f"is {named.get('name')!r}; give its formula, and quote what YAML reads as true or false ('No')",
         )
     for name in ("a", "b", "c", "covera", "alpha"):
         value = named.get(name)

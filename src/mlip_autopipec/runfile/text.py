@@ -98,9 +98,12 @@ def _check_size(path: Path, text: str) -> None:
 
 
 def misread(node: Node | None, loc: Loc) -> Iterator[tuple[Loc, str]]:
-    """Find numbers that YAML 1.1 reads to base 8 or 60: 0600 is 384, 1:30 is 90."""
+    """Find numbers that YAML 1.1 reads to base 8 or 60 (0600 is 384, 1:30 is 90), and keys that are no words."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not key.tag.endswith((":str", ":merge")):
+                kind = key.tag.rpartition(":")[2]
+                yield (*loc, str(key.value)[:40]), f"is a key that YAML reads as {kind}, not as a word; quote it"
             yield from misread(value, (*loc, str(key.value)))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
