@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Flow, JobStore
 
+    from mlip_autopipec.database.validation import OracleWalk
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.managers.fork_server import ForkServer
-    from mlip_autopipec.database.validation import OracleWalk
     from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics

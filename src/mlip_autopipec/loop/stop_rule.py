@@ -9,8 +9,8 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltVerdict
-from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.loop.walkers import is_proven
+from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets

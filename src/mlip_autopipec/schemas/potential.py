@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
