@@ -70,6 +70,8 @@ def test_a_barostat_leaves_the_vacuum_of_a_slab_alone(copper_potential: ACEPoten
 
 def test_frozen_atoms_rest_and_the_others_have_the_temperature(copper_potential: ACEPotential, tmp_path: Path) -> None:
     atoms = bottom_frozen()
+    atoms.info["charge"] = 1
+    atoms.set_initial_magnetic_moments(np.linspace(-1, 1, len(atoms)))
     still = frozen_atoms(atoms)
     moving = np.setdiff1d(np.arange(len(atoms)), still)
     begun = with_velocities(boxed(atoms), 300.0, seed=1)
@@ -82,6 +84,9 @@ def test_frozen_atoms_rest_and_the_others_have_the_temperature(copper_potential:
     assert result.trace["temperature_K"][0] == pytest.approx(300.0, rel=1e-6)
     assert np.mean(result.trace["temperature_K"][10:]) == pytest.approx(300.0, rel=0.3)
     assert frozen_atoms(result.final).tolist() == still.tolist()
+    for frame in (result.final, *result.frames):  # LAMMPS knows nothing of them, and the labels need them
+        assert frame.info["charge"] == 1
+        assert frame.get_initial_magnetic_moments() == pytest.approx(atoms.get_initial_magnetic_moments())
     # a walk that goes on from its last frame knows them too
     on = run_exploration(
         result.final,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 from jinja2 import Environment, StrictUndefined
 
+from mlip_autopipec.database.validation import read_errors
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.export.citations import citations
 from mlip_autopipec.export.dataset import write_dataset
@@ -99,6 +100,8 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
     errors = {"training set": final.train, "held-out set": final.test}
     if status.check is not None and status.check.potential_id == final.uuid:
         errors["halt-free MD, not trained on"] = status.check.errors
+    if (validated := read_errors(campaigns.store, status.campaign_id, final.uuid)) is not None:
+        errors["MD of the oracle itself"] = validated.errors
     values: dict[str, Any] = {
         **_settings(task, status),
         "campaign_id": status.campaign_id,

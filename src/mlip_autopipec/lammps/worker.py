@@ -316,7 +316,7 @@ def main() -> None:
     started = time.monotonic()
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
-    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"])
+    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"], examined=True)
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
     run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE))
     run.prepare(input_script.INPUT)
