@@ -29,7 +29,7 @@ from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
-from mlip_autopipec.schemas.label import LabelBatch
+from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
 from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -192,14 +192,15 @@ class OTFMaker(LoopParts):
         jobs: list[Job] = []
         potential: Job | str
         batch: Job | str | None
+        compared: Job | None = None
         if done.potential_id is not None:
             potential, batch = done.potential_id, done.batch_id
         else:
-            jobs, potential, batch = first_potential(self, state, record, labels, initial_potential)
+            jobs, potential, batch, compared = first_potential(self, state, record, labels, initial_potential)
         jobs = [
             record,
             *jobs,
-            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record),
+            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record, compared),
         ]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
@@ -259,6 +260,7 @@ class OTFMaker(LoopParts):
         batch: LabelBatch | str | None,
         labelled: bool,
         check: CheckDocument | None = None,
+        compared: ComparisonDocument | None = None,
     ) -> OTFDocument | Response[OTFDocument]:
         """
         Judge a cycle: end the loop, or append the next cycle.
@@ -279,6 +281,8 @@ class OTFMaker(LoopParts):
             Whether there should be a batch.
         check
             Of the potential, if that was what the labels were for.
+        compared
+            Of the user's own labels with the oracle, in the first cycle.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
@@ -294,7 +298,7 @@ class OTFMaker(LoopParts):
                 "gamma_thresholds": self.adapted_thresholds(state),
             }
         )
-        status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
+        status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled, compared=compared)
         document = assessment(state, status, why, potential, batch, done)
         logger.info("%s", document.line())
         if status is not LoopStatus.LEARNING:

@@ -13,7 +13,7 @@ from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlip_autopipec.schemas.label import LabelBatch
+    from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
     from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -80,7 +80,13 @@ def can_nest_further() -> bool:
 
 
 def judge_cycle(
-    rule: StopRule, state: LoopState, potential: PotentialDocument | None, batch: LabelBatch | None, *, labelled: bool
+    rule: StopRule,
+    state: LoopState,
+    potential: PotentialDocument | None,
+    batch: LabelBatch | None,
+    *,
+    labelled: bool,
+    compared: ComparisonDocument | None = None,
 ) -> tuple[LoopStatus, str]:
     """
     Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
@@ -95,7 +101,11 @@ def judge_cycle(
         Of the cycle; None where none came out.
     labelled
         Whether there should be a batch.
+    compared
+        Of the user's own labels with the oracle, in the first cycle.
     """
+    if compared is not None and compared.refused is not None:
+        return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
     if batch is not None and batch.oracle_failing:
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
