@@ -29,6 +29,8 @@ from custodian.vasp.handlers import FrozenJobErrorHandler
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from pymatgen.io.vasp import Kpoints
+from vasp_stand_in import vasp_stand_in_environment
+from vasp_stand_in.potcars import make_believe_potcar
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
@@ -39,8 +41,6 @@ from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
 from mlip_autopipec.schemas.walk import ProposalDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
-from mlip_autopipec.testing.vasp import vasp_stand_in_environment
-from mlip_autopipec.testing.vasp.potcars import make_believe_potcar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from ase.build import fcc111
 from ase.cluster import Icosahedron
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.lammps import deck, executable, readback, script
+from mlip_autopipec.lammps import executable, input_script, readback, structures
 from mlip_autopipec.lammps.cell import MDCell, check_ensemble
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
@@ -148,7 +148,7 @@ def test_vacuum_that_is_not_perpendicular_and_templates_that_would_strain_it_are
     tilted.set_cell(tilted.cell.array + np.array([[0, 0, 0], [0, 0, 0], [3.0, 0, 0]]))
     with pytest.raises(InvalidInputError, match="perpendicular"):
         check_ensemble(tilted, Condition(300.0), MDSettings(ensemble="npt"))
-    old = deck.shipped_template().replace("barostat_words", "barostat")
+    old = input_script.shipped_template().replace("barostat_words", "barostat")
     with pytest.raises(InvalidInputError, match="barostat_words"):
         check_ensemble(boxed(slab()), Condition(300.0), MDSettings(ensemble="npt", template=old))
 
@@ -158,7 +158,7 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
     lmp = Path(sys.executable).with_name("lmp")
     if not lmp.is_file():
         pytest.skip("no lmp beside this Python")
-    text = deck.render(
+    text = input_script.render(
         ["Cu"],
         Condition(300.0),
         MDSettings(**{**WIDE, **settings}),
@@ -169,10 +169,10 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
     text = re.sub(r"pair_style .*", "pair_style lj/cut 5.0", text)
     text = re.sub(r"pair_coeff .*", "pair_coeff * * 0.4 2.3", text)
     text = re.sub(r"fix +grade .*", "fix grade all store/state 0 ix iy", text)
-    (folder / deck.INPUT).write_text(text)
-    script.write_structure(folder / deck.STRUCTURE, atoms, ["Cu"])
+    (folder / input_script.INPUT).write_text(text)
+    structures.write_structure(folder / input_script.STRUCTURE, atoms, ["Cu"])
     done = subprocess.run(
-        [str(lmp), "-in", deck.INPUT, "-log", deck.LOG, "-nocite"],
+        [str(lmp), "-in", input_script.INPUT, "-log", input_script.LOG, "-nocite"],
         cwd=folder,
         env=executable._environment([str(lmp)]),
         capture_output=True,
@@ -181,11 +181,11 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
         timeout=60,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return list(readback.read_looks(folder / deck.TRACE))
+    return list(readback.read_looks(folder / input_script.TRACE))
 
 
 def final(atoms: Atoms, folder: Path) -> Atoms:
-    ((_, last),) = readback.read_dump(folder / deck.FINAL, script.Frame.of(atoms, ["Cu"]))
+    ((_, last),) = readback.read_dump(folder / input_script.FINAL, structures.Frame.of(atoms, ["Cu"]))
     return last
 
 

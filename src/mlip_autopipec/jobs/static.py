@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from pydantic import Field, ImportString, TypeAdapter, ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
-from mlip_autopipec.kinds import Availability, OracleKind
+from mlip_autopipec.kinds import Availability, OracleKind, added_packages
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.electrons import tell
@@ -39,6 +40,14 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from mlip_autopipec.kinds import Material
+
+
+#: Packages and modules of ASE calculators that a run file may name.
+CALCULATORS = frozenset(
+    "ase.calculators tblite.ase xtb.ase dftd3.ase dftd4.ase gpaw mace.calculators chgnet.model matgl.ext "
+    "orb_models sevenn nequip deepmd.calculator fairchem.core mattersim quippy.potential asap3 pyace "
+    "mlip_autopipec.potentials".split()
+)
 
 
 class StaticTaskDoc(AseStructureTaskDoc):
@@ -202,6 +211,7 @@ class CalculatorStaticMaker(AseStaticMaker):
         reasons = refused_settings(self.calculator_class, self.calculator_kwargs)
         refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
+        _refuse_no_calculator(calculator, self.calculator_class)
         return calculator(**self.calculator_kwargs)
 
 
@@ -213,10 +223,25 @@ def _check_calculator(maker: Mapping[str, Any]) -> None:
             "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
             "instance ase.calculators.abinit.Abinit; there is no default"
         )
+    refused = (
+        f"oracle.maker.calculator_class: '{name}' is of no package of calculators that a run file may name "
+        f"({', '.join(sorted(CALCULATORS))}); nothing was imported. Set MLIP_AUTOPIPEC_CODE_FROM to its package if you "
+        "trust it, add it as a kind of oracle (docs/extending.md), or use a maker of your own in Python"
+    )
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
+        raise InvalidInputError(f"oracle.maker.calculator_class: {name!r} is no import path of a class")
+    packages = CALCULATORS | added_packages()
+    if not any(name.startswith(f"{package}.") for package in packages):
+        raise InvalidInputError(refused)
     try:
         found = TypeAdapter(ImportString[Any]).validate_python(name)
     except ValidationError as error:
         raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+    _refuse_no_calculator(found, name)
+
+
+def _refuse_no_calculator(found: Any, name: str) -> None:
+    """Refuse what is no class of calculators, before it is called."""
     if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
         raise InvalidInputError(
             f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "

@@ -14,7 +14,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
-from mlip_autopipec.lammps import deck, executable, library
+from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
@@ -96,7 +96,7 @@ def run_exploration(
     if engine not in ("auto", "library", "executable"):
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
     _check_input(atoms, potential, condition, settings, start_step, restart_file)
-    deck.check_template(potential.elements, condition, settings, engine)
+    input_script.check_template(potential.elements, condition, settings, engine)
     if engine == "auto":
         engine = "executable" if executable.is_available() and not potential.is_grace else "library"
     if engine == "executable":

@@ -14,7 +14,7 @@ from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
-from mlip_autopipec.structures.intake import take_electrons
+from mlip_autopipec.structures.intake import refuse_numbers, take_electrons
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
         )
     if len(atoms) == 0:
         raise InvalidInputError(f"{name} has no atoms; leave it out")
+    refuse_numbers(atoms, name)
     forces = np.array(results["forces"], dtype=float)
     if forces.shape != (len(atoms), 3):
         raise InvalidInputError(f"{name} has forces of shape {forces.shape} for {len(atoms)} atoms")

@@ -33,6 +33,8 @@ _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
 _HEAVIEST = 3.5
 #: Masses that differ by less than this share are the same.
 _SAME_MASS = 2e-3
+#: Largest coordinate or cell vector (A), thinnest periodic cell (A), largest volume (A^3): 1000 A to the third.
+LARGEST_A, THINNEST_A, LARGEST_A3 = 1e5, 0.3, 1e9
 #: Array of the atoms that a constraint of the given structure fixes.
 FIXED = "fixed"
 
@@ -81,7 +83,7 @@ def take_in(given: Any, what: str) -> TakenIn:
         compute something else.
     """
     atoms, heavy = _as_ase(given, what)
-    _refuse_numbers(atoms, what)
+    refuse_numbers(atoms, what)
     _refuse_occupancy(atoms, what)
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     remarks = take_electrons(atoms, given, bare, what)
@@ -175,6 +177,54 @@ def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
     if velocities is not None and not atoms.has("momenta") and all(v is not None for v in velocities):
         atoms.set_velocities(np.asarray(velocities, dtype=float) / units.fs)  # only to say that they are left out
     return atoms, heavy
+
+
+def refuse_numbers(atoms: Atoms, what: str) -> None:
+    """
+    Refuse a structure without atoms, or with numbers on which a search for neighbours would hang.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the structure, the atom or cell vector, and the value.
+    """
+    if len(atoms) == 0:
+        raise InvalidInputError(f"{what} has no atoms; give a structure of at least one")
+    _refuse_numbers(atoms, what)
+    cell, pbc = atoms.cell.array, atoms.pbc
+    far = np.abs(atoms.positions).max(axis=1)
+    if far.max() > LARGEST_A:
+        index = int(far.argmax())
+        raise InvalidInputError(
+            f"{what}: atom {index} is at {atoms.positions[index].tolist()} A, and {LARGEST_A:g} A is the largest "
+            "coordinate; is it another unit?"
+        )
+    lengths = np.linalg.norm(cell, axis=1)
+    if lengths.max() > LARGEST_A:
+        index = int(lengths.argmax())
+        raise InvalidInputError(
+            f"{what}: cell vector {index} is {lengths[index]:g} A long; {LARGEST_A:g} A is the most"
+        )
+    if (pbc & (lengths == 0)).any():
+        raise InvalidInputError(
+            f"{what}: it is periodic along cell vector {int(np.flatnonzero(pbc & (lengths == 0))[0])}, which is "
+            "missing; give that vector, or set pbc to False there (vacuum is then added)"
+        )
+    full = atoms.cell.complete().array
+    faces = [np.linalg.norm(np.cross(full[axis - 2], full[axis - 1])) for axis in range(3)]
+    heights = abs(np.linalg.det(full)) / np.maximum(faces, 1e-12)
+    if pbc.any() and heights[pbc].min() < THINNEST_A:
+        axis = int(np.flatnonzero(pbc)[heights[pbc].argmin()])
+        raise InvalidInputError(
+            f"{what}: the cell is {heights[axis]:.3g} A high along vector {axis}: it is flat, or its vectors lie in "
+            f"one plane ({cell.tolist()}); give a cell in A that holds the atoms"
+        )
+    extent = np.maximum(np.ptp(atoms.positions, axis=0), 1.0)
+    volume = float(np.prod(heights)) if pbc.all() else float(np.prod(np.maximum(extent, np.where(pbc, heights, 1.0))))
+    if volume > LARGEST_A3:
+        raise InvalidInputError(
+            f"{what} fills {volume:.3g} A^3, and {LARGEST_A3:g} A^3 is the most; is it another unit?"
+        )
 
 
 def _refuse_numbers(atoms: Atoms, what: str) -> None:
