@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distances import neighbours
@@ -159,3 +161,26 @@ def check_cell(atoms: Atoms) -> None:
 def lone_atoms(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
     """Return the indices of atoms that have no other atom within a distance in Angstrom."""
     return np.setdiff1d(np.arange(len(atoms)), neighbours("ij", atoms, distance_A)[0])
+
+
+def pieces(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
+    """
+    Return which piece each atom belongs to: 0 for the largest, whose atoms are the most, and so on.
+
+    Parameters
+    ----------
+    atoms
+        Any structure; images of one atom are one.
+    distance_A
+        Atoms that are closer than this (Angstrom) belong together.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers of the pieces, (n,).
+    """
+    i, j = neighbours("ij", atoms, distance_A)
+    bonds = coo_array((np.ones(len(i)), (i, j)), shape=(len(atoms), len(atoms)))
+    _, found = connected_components(bonds, directed=False)
+    by_size = np.argsort(-np.bincount(found), kind="stable")
+    return np.argsort(by_size, kind="stable")[found]
