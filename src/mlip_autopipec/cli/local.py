@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlip_autopipec.cli.base import console, open_store, short
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import console, open_store, short, typed
 from mlip_autopipec.cli.folder import begin_results, end_results
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
     from mlip_autopipec.database.validation import OracleWalk
+    from mlip_autopipec.lammps.types import Condition
+    from mlip_autopipec.managers.fork_server import ForkServer
     from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics
@@ -30,9 +33,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float) -> dict[str, Any]:
+def run_here(
+    campaign: RunFile,
+    flow: Flow | None,
+    folder: Path,
+    started: float,
+    workers: int = 0,
+    server: ForkServer | None = None,
+) -> dict[str, Any]:
     """
-    Run a flow in this process and write its results.
+    Run a flow on this machine and write its results.
 
     Results are written before the validation, and again with its errors. What of it was computed is in the store, so
     that a process which dies in it costs no more than the frame it was at.
@@ -47,35 +57,34 @@ def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float)
         Of the campaign: store, folders of the jobs, results.
     started
         ``time.perf_counter()`` when the command began.
+    workers, server
+        As for :func:`~mlip_autopipec.managers.local.run_flow`.
 
     Returns
     -------
     dict
         What ``--json`` prints, without the exit code.
     """
-    from jobflow import run_locally
-
     from mlip_autopipec.database.validation import store_errors
     from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.managers.local import Watch, run_flow
     from mlip_autopipec.progress import live_view
     from mlip_autopipec.report import summary_table, write_results
 
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
-        f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
-        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {short(folder)}"
+        f"[bold]{escape(campaign.name)}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {escape(str(short(folder)))}"
     )
     store = open_store(folder / "store")
-    # every cycle nests a few Python frames deeper under run_locally
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
-    (folder / "jobs").mkdir(exist_ok=True)
     begin_results(folder)
     if flow is not None:
-        with live_view(console, folder), warnings.catch_warnings():
+        watch = Watch()
+        with live_view(console, folder, watch), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             # what a resumed campaign takes up again may run in any order
             warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
-            run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
+            run_flow(flow, store, folder / "jobs", workers=workers, watch=watch, server=server)
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     errors = write_results(folder, document, labels)
@@ -114,7 +123,7 @@ def _report(folder: Path, store: JobStore, campaign_id: str) -> Path | None:
         write_report(path, Campaigns(store), campaign_id)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        told = f"no report was written: {type(error).__name__}: {first}; try `mlip-autopipec report {short(folder)}`"
+        told = f"no report was written: {type(error).__name__}: {first}; try `{typed('report', short(folder))}`"
         logger.warning(told, exc_info=True)  # one line on the screen, all of it in the log
         return None
     return path
@@ -200,12 +209,12 @@ def log_to(file: Path) -> None:
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if record.name.startswith("mlip_autopipec"):
-                console.print(message.splitlines()[0], markup=False)
-            elif "failed with exception" in message:
+            if "failed with exception" in message:
                 console.print(
                     f"a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False
                 )
+            elif record.name.startswith("mlip_autopipec"):
+                console.print(message.splitlines()[0], markup=False)
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)

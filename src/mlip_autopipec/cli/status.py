@@ -11,9 +11,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
@@ -101,7 +102,7 @@ def _database() -> JobStore:
         here = sorted(store.parent for store in Path("runs").glob("*/store"))
         if not here:
             raise
-        named = ", ".join(f"`mlip-autopipec status {folder}`" for folder in here[:5])
+        named = ", ".join(f"`{typed('status', folder)}`" for folder in here[:5])
         raise MLIPError(
             f"name a campaign. Here {'is' if len(here) == 1 else 'are'} {named}. For a database: {error}"
         ) from error
@@ -167,7 +168,7 @@ def _overview(documents: list[OTFDocument]) -> Table:
         errors = one.test or one.train
         energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
         table.add_row(
-            one.campaign_id,
+            escape(one.campaign_id),
             "-".join(one.elements),
             _coloured(one.status),
             str(one.n_cycles),
@@ -194,8 +195,8 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
         return Shown(progress, note="" if running else "if nothing runs, resume it")
     from mlip_autopipec.database.validation import read_errors
 
-    head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
-    head.add_row("why", document.why)
+    head = Table(title=f"{escape(document.campaign_id)}: {_coloured(document.status)}", show_header=False)
+    head.add_row("why", escape(document.why))
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
@@ -221,12 +222,12 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     for row in _walkers(campaigns, document):
         walkers.add_row(
             f"w{row['walker']}",
-            row["formula"],
+            escape(row["formula"]),
             f"{row['temperature_K']:g} K" + (f", {row['pressure_GPa']:g} GPa" if row["pressure_GPa"] else ""),
             _coloured(row["status"]),
             f"{row['step']}" + ("" if row["n_steps"] is None else f"/{row['n_steps']}"),
             "" if row["ps"] is None else f"{row['ps']:.2f}",
             str(row["n_halts"]),
-            (row["reason"] or "") + ("" if row["gamma_max"] is None else f" {row['gamma_max']:.1f}"),
+            escape(row["reason"] or "") + ("" if row["gamma_max"] is None else f" {row['gamma_max']:.1f}"),
         )
     return Group(head, walkers) if document.walkers else head

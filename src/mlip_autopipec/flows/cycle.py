@@ -192,12 +192,12 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
         state.seed,
         potential_id,
         maker.propose_maker.cutouts,
-        rule.property_gate,
+        rule.criterion,
         rule.labels_left(state),
     )
     label = maker.oracle_maker.make(propose.output, campaign, cycle)
     limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
-    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.property_gate, rule.accuracy)
+    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.criterion, rule.accuracy)
     assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
     return [
         named(propose, f"propose check c{cycle:03d}"),

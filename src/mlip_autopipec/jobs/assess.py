@@ -123,7 +123,7 @@ def judge_cycle(
         return LoopStatus.STALLED, (
             f"all {len(aside)} labels of cycle {state.cycle} are flagged as outliers, the first "
             f"({first_label.label_id}) because {first_label.reasons[0]}. Check the oracle. "
-            "Accept correct labels with Campaigns.admit, then continue with OTFMaker.extend"
+            "Accept correct labels with Campaigns.accept, then continue with OTFMaker.extend"
         )
     status, why = rule.judge(state)
     if status is LoopStatus.LEARNING and not can_nest_further():

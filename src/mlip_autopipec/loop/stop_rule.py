@@ -10,14 +10,16 @@ from monty.json import MSONable
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltVerdict
 from mlip_autopipec.loop.walkers import is_proven
+from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
-from mlip_autopipec.validation.criteria import Gate
+from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
 
+@renamed_fields(property_gate="criterion")
 @dataclass
 class StopRule(MSONable):
     """
@@ -47,10 +49,10 @@ class StopRule(MSONable):
         stresses, of their root mean square, and at least 0.5 GPa.
     accuracy
         What the errors of energies, forces and stresses on these labels may be.
-    property_gate
+    criterion
         Validation criterion of the same check: properties of the campaign's crystals
-        (:class:`~mlip_autopipec.validation.properties.PropertyGate`), or a subclass of
-        :class:`~mlip_autopipec.validation.criteria.CellGate`.
+        (:class:`~mlip_autopipec.validation.properties.PropertyCriterion`), or a subclass of
+        :class:`~mlip_autopipec.validation.criteria.CellCriterion`.
     """
 
     max_cycles: int = 50
@@ -61,7 +63,7 @@ class StopRule(MSONable):
     prove: bool = True
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
-    property_gate: Gate | None = None
+    criterion: Criterion | None = None
     accuracy: AccuracyTargets | None = None
 
     def check(self) -> None:
@@ -97,7 +99,7 @@ class StopRule(MSONable):
         """Whether the potential is to be compared with labels from MD without halts."""
         completed = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
-        asked = self.n_check_labels > 0 or self.property_gate is not None
+        asked = self.n_check_labels > 0 or self.criterion is not None
         return asked and completed and not checked and not self.unproven(state)
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
@@ -138,7 +140,7 @@ class StopRule(MSONable):
             left = f"{completed}, {len(unproven)} of them still have to run from their start with the final potential"
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
-        labels_wanted = not unproven or self.n_check_labels > 0 or self.property_gate is not None
+        labels_wanted = not unproven or self.n_check_labels > 0 or self.criterion is not None
         if self.max_labels is not None and state.n_labels >= self.max_labels and labels_wanted:
             return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {left}"
         if self.max_hours is not None and state.hours >= self.max_hours:

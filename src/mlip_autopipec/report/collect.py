@@ -174,12 +174,12 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         cycles=campaigns.cycles(campaign_id),
         walks=walks,
         potentials=campaigns.potentials(campaign_id),
-        dataset=campaigns.dataset(campaign_id, with_quarantined=True),
+        dataset=campaigns.dataset(campaign_id, with_outliers=True),
         failed=campaigns.labels(campaign_id, state="failed"),
         checks=campaigns.checks(campaign_id),
         validated=read_errors(campaigns.store, campaign_id, status.potential_id),
         records=campaigns.oracle_records(campaign_id),
-        aside=campaigns.quarantined(campaign_id),
+        aside=campaigns.outliers(campaign_id),
     )
     if data.potentials:
         data.final = campaigns.potential(campaign_id)

@@ -35,7 +35,7 @@ def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: A
         "propose_maker": StandInProposeMaker(),
         "select_maker": StandInSelectMaker(),
         "oracle_maker": StandInOracleMaker(),
-        "train_maker": TrainMaker(trainer=StandInTrainer(), quarantine=None),
+        "train_maker": TrainMaker(trainer=StandInTrainer(), outliers=None),
     }
     maker = OTFMaker(**{**defaults, **makers})
     if not check:
