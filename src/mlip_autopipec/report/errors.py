@@ -23,6 +23,7 @@ from mlip_autopipec.report.panels import (
     new_figure,
 )
 from mlip_autopipec.report.thin import with_worst
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,8 +158,8 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
     Returns
     -------
     dict
-        ``energy`` (eV/atom), ``forces`` (eV/A, all components), ``stress`` (GPa, ASE sign, six components), the last
-        only of labels that hold one.
+        ``energy`` (eV/atom), ``forces`` (eV/A, all components), ``stress`` (GPa, ASE sign, no components
+        across vacuum), the last only of labels that hold one.
     """
     assert data.final is not None
     # without the active set no projections are computed, which takes half of the time
@@ -176,7 +177,8 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
         )
         found["forces"].append((np.ravel(label["forces"]), np.ravel(own["forces"]), split))
         if label.get("stress") is not None and all(atoms.pbc):
-            found["stress"].append((np.ravel(label["stress"]) / GPa, np.ravel(own["stress"]) / GPa, split))
+            of_label, predicted = (stress_without_vacuum(np.ravel(one["stress"]), atoms) / GPa for one in (label, own))
+            found["stress"].append((of_label, predicted, split))
     empty = np.empty(0)
     return {
         key: Pairs(
