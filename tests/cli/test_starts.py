@@ -11,7 +11,7 @@ from paths import ROOT
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, app
-from mlip_autopipec.lammps.deck import shipped_template
+from mlip_autopipec.lammps.input_script import shipped_template
 from mlip_autopipec.runfile.starts import STARTS
 
 RUN = {

@@ -13,6 +13,7 @@ from maggma.core import Store
 from maggma.stores import MemoryStore
 from monty.json import jsanitize
 
+from mlip_autopipec.database.beside import SQLiteCollection
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.indexes import BLOB_KEY
 
@@ -95,9 +96,11 @@ class SQLiteStore(MemoryStore):
     ) -> Iterator[dict[str, Any]]:
         """Return documents; see maggma's ``MongoStore.query``. ``_id`` is the number of the row."""
         del hint
-        rows = self._narrowed(criteria or {})
-        at_once = [rows.fetchall()] if sort or skip or limit else iter(lambda: rows.fetchmany(_CHUNK), [])
-        for some in filter(None, at_once):
+        # all rows at once: a read that is left half done would make this process's next write fail as soon as another
+        # process has written
+        rows = self._narrowed(criteria or {}).fetchall()
+        size = len(rows) if sort or skip or limit else _CHUNK
+        for some in (rows[i : i + size] for i in range(0, len(rows), size or 1)):
             found = MemoryStore()
             found.connect()
             found._collection.insert_many({**self._decoded(*row), "_id": row[0]} for row in some)
@@ -135,15 +138,9 @@ class SQLiteStore(MemoryStore):
         with self._open() as connection:
             connection.executemany("DELETE FROM documents WHERE id = ?", found)
 
-    def reserve(self, name: str, holder: str, dead: str | None = None) -> str:
-        """Reserve a name for a holder unless another one has it, other than one that died; return who has it."""
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, holder TEXT NOT NULL)")
-            connection.execute("UPDATE names SET holder = ? WHERE name = ? AND holder = ?", (holder, name, dead))
-            connection.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (name, holder))
-            (found,) = connection.execute("SELECT holder FROM names WHERE name = ?", (name,)).fetchone()
-        return str(found)
+    def beside(self, name: str) -> SQLiteCollection:
+        """Return a small collection in the same file, with those methods of pymongo's that claims and names use."""
+        return SQLiteCollection(self.path, name)
 
     def ensure_index(self, key: str, unique: bool | None = False) -> bool:
         """Tell whether there is an index; those there are were made with the file."""

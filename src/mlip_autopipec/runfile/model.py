@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ase import Atoms
 from jobflow import Flow
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import elements_of
@@ -42,8 +42,8 @@ from mlip_autopipec.runfile.sections import (
     DynamicsSection,
     FirstDatasetSection,
     OracleSection,
+    OutliersSection,
     PropertiesSection,
-    QuarantineSection,
     SelectionSection,
     StartFrom,
     StopSection,
@@ -55,9 +55,9 @@ from mlip_autopipec.runfile.sections import (
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
-from mlip_autopipec.validation.criteria import Gate, Gates
+from mlip_autopipec.validation.criteria import Criteria, Criterion
 from mlip_autopipec.validation.oracle_md import ValidationSettings
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 T = TypeVar("T")
@@ -68,7 +68,8 @@ SECTIONS = {
     "MDSettings": "dynamics",
     "OracleMaker": "oracle",
     "StructureGenerator": "first_dataset",
-    "PropertyGate": "properties",
+    "PropertyCriterion": "properties",
+    "OutlierRule": "outliers",
 }
 
 
@@ -103,8 +104,9 @@ class RunFile(Strict):
         default_factory=list,
         description="Further validation criteria, each with its kind: properties, or one of another package.",
     )
-    quarantine: QuarantineSection | None = Field(
-        default_factory=QuarantineSection,
+    outliers: OutliersSection | None = Field(
+        default_factory=OutliersSection,
+        validation_alias=AliasChoices("outliers", "quarantine"),
         description="When a label is a flagged outlier; null trains on all labels.",
     )
     thresholds: ThresholdsSection | None = Field(
@@ -168,31 +170,38 @@ class RunFile(Strict):
             ("candidates", CandidateGenerator),
             ("cutouts", CutoutGenerator),
             ("selection", SelectMaker),
-            ("properties", PropertyGate),
-            ("quarantine", LabelQuarantine),
+            ("properties", PropertyCriterion),
+            ("outliers", OutlierRule),
             ("thresholds", ThresholdAdapter),
         ):
-            with self._blamed(name):
+            with self._blamed(self._key(name)):
                 self._made(name, cls)
         if (wrong := list(beyond_limits(self))) and self._text is not None:
             raise self._text.error(wrong)
-        self._property_gate()
+        self._criterion()
         with self._blamed("oracle"):
             self.oracle.static_maker()
+
+    def _key(self, name: str) -> str:
+        """Return what the file calls a section: an earlier name is as good."""
+        alias = type(self).model_fields[name].validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [name]
+        content = {} if self._text is None else self._text.content
+        return next((key for key in names if isinstance(key, str) and key in content), name)
 
     def _made(self, name: str, cls: Callable[..., T]) -> T | None:
         """Make what a section describes; None where it is null."""
         given = getattr(self, name)
         return None if given is None else cls(**given.model_dump())
 
-    def _property_gate(self) -> Gate | None:
+    def _criterion(self) -> Criterion | None:
         """Make the one validation criterion of all that are given; None without any."""
-        first = self._made("properties", PropertyGate)
-        gates: list[Gate] = [] if first is None else [first]
+        first = self._made("properties", PropertyCriterion)
+        criteria: list[Criterion] = [] if first is None else [first]
         for i, criterion in enumerate(self.criteria):
             with self._blamed("criteria", i):
-                gates.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
-        return Gates(gates) if len(gates) > 1 else next(iter(gates), None)
+                criteria.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
+        return Criteria(criteria) if len(criteria) > 1 else next(iter(criteria), None)
 
     def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:
         """Name file and line in errors that the values below ``loc`` cause, where there is a file."""
@@ -227,12 +236,10 @@ class RunFile(Strict):
                 reuse_labels=oracle.reuse_labels,
                 n_compared=oracle.n_compared,
             ),
-            train_maker=TrainMaker(
-                trainer=kind.trainer(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
-            ),
+            train_maker=TrainMaker(trainer=kind.trainer(**trainer), outliers=self._made("outliers", OutlierRule)),
             stop_rule=StopRule(
                 **self.stop.model_dump(),
-                property_gate=self._property_gate(),
+                criterion=self._criterion(),
                 accuracy=self._made("accuracy", AccuracyTargets),
             ),
             threshold_adapter=self._made("thresholds", ThresholdAdapter),

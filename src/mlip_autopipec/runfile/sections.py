@@ -14,7 +14,7 @@ from jobflow import Maker
 from pydantic import Field, ImportString, TypeAdapter, model_validator
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
@@ -28,10 +28,11 @@ from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
+from mlip_autopipec.structures.electrons import repeated
 from mlip_autopipec.structures.frozen import freeze
 from mlip_autopipec.structures.intake import FIXED
 from mlip_autopipec.validation.oracle_md import ValidationSettings
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 #: Most atoms of a structure.
@@ -53,11 +54,11 @@ def _trainer_section(name: str, kind: TrainerKind) -> type[Strict]:
     )
 
 
-def _criterion_section(name: str, gate: type) -> type[Strict]:
+def _criterion_section(name: str, criterion: type) -> type[Strict]:
     """Make the section of a validation criterion."""
     return section(
-        gate,
-        model_name=f"{gate.__name__}Criterion",
+        criterion,
+        model_name=f"{criterion.__name__}Entry",
         kind=(Literal[name], Field(description="The criterion.")),
     )
 
@@ -82,7 +83,7 @@ if TYPE_CHECKING:  # models made at run time; a type checker sees plain values
     FirstDatasetSection: TypeAlias = Any
     StopSection: TypeAlias = Any
     PropertiesSection: TypeAlias = Any
-    QuarantineSection: TypeAlias = Any
+    OutliersSection: TypeAlias = Any
     ThresholdsSection: TypeAlias = Any
     ValidationSection: TypeAlias = Any
     AccuracySection: TypeAlias = Any
@@ -91,7 +92,9 @@ else:
     _TRAINERS = {name: _trainer_section(name, kind) for name, kind in TRAINERS.usable().items()}
     DefaultTrainerSection = _TRAINERS["linear"]
     TrainerSection = _one_of(_TRAINERS)
-    CriterionSection = _one_of({name: _criterion_section(name, gate) for name, gate in CRITERIA.usable().items()})
+    CriterionSection = _one_of(
+        {name: _criterion_section(name, criterion) for name, criterion in CRITERIA.usable().items()}
+    )
     DynamicsSection = section(
         MDSettings,
         engine=(Engine, Field("auto", description=_ENGINE)),
@@ -102,10 +105,10 @@ else:
     CandidatesSection = section(CandidateGenerator)
     CutoutsSection = section(CutoutGenerator)
     FirstDatasetSection = section(StructureGenerator)
-    StopSection = section(StopRule, "property_gate", "accuracy")
+    StopSection = section(StopRule, "criterion", "accuracy")
     AccuracySection = section(AccuracyTargets)
-    PropertiesSection = section(PropertyGate)
-    QuarantineSection = section(LabelQuarantine)
+    PropertiesSection = section(PropertyCriterion)
+    OutliersSection = section(OutlierRule)
     ThresholdsSection = section(ThresholdAdapter)
     ValidationSection = section(ValidationSettings)
 
@@ -159,7 +162,8 @@ class StructureSource(Strict):
                     "structures.repeat",
                     f"is {list(self.repeat)}, which makes {n_atoms} atoms; {MOST_ATOMS} are the most",
                 )
-            self._loaded, self._remarks = self._frozen(taken.atoms.repeat(self.repeat)), taken.remarks
+            whole = repeated(taken.atoms, taken.atoms.repeat(self.repeat))
+            self._loaded, self._remarks = self._frozen(whole), taken.remarks
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.training.linear_record import LinearFitRecord
-    from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
+    from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
@@ -113,7 +114,7 @@ class GradedLabel(BaseModel):
         return GradedErrors(gamma, force, self.energy_error_eV_atom, self.in_core)
 
 
-class QuarantinedLabel(BaseModel):
+class FlaggedLabel(BaseModel):
     """A label that is not trained on until the user lets it in."""
 
     label_id: str = Field(description="uuid of the label.")
@@ -219,7 +220,7 @@ class PotentialDocument(WithPayload):
     graded: list[GradedLabel] = Field(
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
     )
-    quarantined: list[QuarantinedLabel] = Field(
+    quarantined: list[FlaggedLabel] = Field(
         default_factory=list, description="Labels of this cycle that were flagged as outliers and not trained on."
     )
     linear: LinearRecord | None = Field(
@@ -307,3 +308,6 @@ class PotentialDocument(WithPayload):
                 "Put it back from a backup, or take the potential of an earlier cycle"
             )
         return potential
+
+
+__getattr__ = renamed_classes(__name__, QuarantinedLabel="FlaggedLabel")
