@@ -255,18 +255,24 @@ def open_store(folder: Path | str) -> JobStore:
     """Open (or make) the on-disk JobStore of a run: documents in one SQLite file, bulk data in another."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    there = {name for name in ("documents", "data") if (folder / f"{name}.sqlite").exists()}
-    if len(there) == 1:
-        missing = "data" if "documents" in there else "documents"
-        raise MLIPError(
-            f"the store '{folder}' has no {missing}.sqlite, and is of no use without it: it was not copied as a whole, "
-            "or was deleted. Put that file back; nothing is changed"
-        )
+    if (folder / "data.sqlite").exists() and not (folder / "documents.sqlite").exists():
+        raise MLIPError(_half(folder, "documents.sqlite"))
     documents = SQLiteStore(str(folder / "documents.sqlite"))
+    # one that another process makes at this moment holds nothing yet
+    if not (folder / "data.sqlite").exists() and documents.query_one({}, ["uuid"]) is not None:
+        documents.close()
+        raise MLIPError(_half(folder, "data.sqlite"))
     data = SQLiteStore(str(folder / "data.sqlite"), indexed=[BLOB_KEY])
     store = DiskJobStore(documents, additional_stores={"data": data})
     store.connect()
     return store
+
+
+def _half(folder: Path, missing: str) -> str:
+    return (
+        f"the store '{folder}' has no {missing}, and is of no use without it: it was not copied as a whole, or was "
+        "deleted. Put that file back; nothing is changed"
+    )
 
 
 def _checksum(content: bytes) -> str:
