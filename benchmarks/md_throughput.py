@@ -27,7 +27,7 @@ from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.lammps import deck, executable, script
+from mlip_autopipec.lammps import executable, input_script, structures
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.lammps.worker import LibraryRun
@@ -66,11 +66,11 @@ def measure(potential, repeat, steps):
     with tempfile.TemporaryDirectory() as folder:
         home = Path.cwd()
         os.chdir(folder)
-        script.write_structure(Path("structure.data"), atoms, potential.elements)
+        structures.write_structure(Path("structure.data"), atoms, potential.elements)
         run = LibraryRun(potential, condition, settings, atoms)
-        text = deck.render(potential.elements, condition, settings, engine="library", cutoff_A=potential.cutoff)
-        Path(deck.INPUT).write_text(text)
-        run.prepare(deck.INPUT)
+        text = input_script.render(potential.elements, condition, settings, engine="library", cutoff_A=potential.cutoff)
+        Path(input_script.INPUT).write_text(text)
+        run.prepare(input_script.INPUT)
         run.run(max(40, 20_000 // len(atoms)))  # off the lattice, caches warm
         times = {"md": [], "fast": [], "graded": []}
         for _ in range(ROUNDS):

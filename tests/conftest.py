@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Commands run their jobs in the process of the test unless it asks for workers: it may have changed what they do
+os.environ.setdefault("MLIP_AUTOPIPEC_WORKERS", "0")
+
 pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers"]
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
@@ -53,6 +56,9 @@ LONG = (
     "test_explore",
     "test_loop_outliers",
     "test_cli_run",
+    "test_workers",
+    "test_local",
+    "test_cli_workers",
     "test_docs_testing",
     "test_properties",
     "test_outliers",

@@ -7,6 +7,7 @@ that one need not wait for atomate2.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
     from mlip_autopipec.training.linear import LinearACETrainer
     from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
-    from mlip_autopipec.validation.criteria import CellGate, Gates, Quantity
-    from mlip_autopipec.validation.properties import PropertyGate
+    from mlip_autopipec.validation.criteria import CellCriterion, Criteria, Quantity
+    from mlip_autopipec.validation.properties import PropertyCriterion
     from mlip_autopipec.validation.targets import AccuracyTargets
 
 moved.install()
@@ -46,11 +47,11 @@ _HOMES = {
     "BasisSettings": "potentials.basis",
     "Campaigns": "database.campaigns",
     "CandidateGenerator": "sampling.candidates",
-    "CellGate": "validation.criteria",
+    "CellCriterion": "validation.criteria",
     "Condition": "lammps.types",
     "GRACEBasis": "training.grace",
     "GRACEFSTrainer": "training.grace",
-    "Gates": "validation.criteria",
+    "Criteria": "validation.criteria",
     "GenerateMaker": "jobs.generate",
     "HaltStructure": "lammps.types",
     "LammpsDynamicsMaker": "jobs.explore",
@@ -61,7 +62,7 @@ _HOMES = {
     "OTFMaker": "flows.otf",
     "OracleMaker": "jobs.label",
     "PacemakerTrainer": "training.pacemaker.trainer",
-    "PropertyGate": "validation.properties",
+    "PropertyCriterion": "validation.properties",
     "Quantity": "validation.criteria",
     "ProposeMaker": "jobs.propose",
     "SelectMaker": "jobs.propose",
@@ -75,17 +76,19 @@ _HOMES = {
     "select_active_set": "active_learning.activeset",
     "write_report": "report.page",
 }
+#: Earlier names.
+_RENAMED = {"CellGate": "CellCriterion", "Gates": "Criteria", "PropertyGate": "PropertyCriterion"}
 __all__ = [
     "ACEPotential",
     "AccuracyTargets",
     "BasisSettings",
     "Campaigns",
     "CandidateGenerator",
-    "CellGate",
+    "CellCriterion",
     "Condition",
+    "Criteria",
     "GRACEBasis",
     "GRACEFSTrainer",
-    "Gates",
     "GenerateMaker",
     "HaltStructure",
     "LammpsDynamicsMaker",
@@ -96,7 +99,7 @@ __all__ = [
     "OTFMaker",
     "OracleMaker",
     "PacemakerTrainer",
-    "PropertyGate",
+    "PropertyCriterion",
     "ProposeMaker",
     "Quantity",
     "SelectMaker",
@@ -114,6 +117,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
+    if name in _RENAMED:
+        warnings.warn(f"mlip_autopipec.{name} is now {_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'mlip_autopipec' has no attribute '{name}'")
     return getattr(import_module(f"mlip_autopipec.{_HOMES[name]}"), name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
+
 #: How to get pacemaker and gracemaker. Only where uv reads this package's pyproject.toml does it keep CUDA out.
 INSTALL_ACE = (
     "`pip install uv && uv pip install -c constraints.txt -e '.[ace]'` in the folder of mlip_autopipec's sources "
@@ -60,3 +63,17 @@ class RestartFileError(ExplorationError):
 
 class ExecutableError(MLIPError):
     """An external program that is missing, lacks a feature, or ended without its result."""
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Tell whether an error comes of a full disk, or of a quota that is used up: then it is no failure of a job."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if isinstance(cause, sqlite3.OperationalError) and "disk is full" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -1,5 +1,5 @@
 """
-Where modules of earlier versions are now.
+Where modules, classes and settings of earlier versions are now.
 
 Stored makers and documents name their classes by module (``@module``), FireWorks names its tasks so, and other
 packages import from here. Each old name below gives the module of today itself, with a DeprecationWarning.
@@ -7,16 +7,20 @@ packages import from here. Each old name below gives the module of today itself,
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import warnings
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+F = TypeVar("F")
 
 #: Packages of earlier versions of which nothing is left.
 EMPTIED = ("ace", "generate")
@@ -65,6 +69,8 @@ MOVED = {
     "generate.supercells": "structures.supercells",
     "generate.surroundings": "cutouts.surroundings",
     "jobs.quarantine": "jobs.outliers",
+    "lammps.deck": "lammps.input_script",
+    "lammps.script": "lammps.structures",
     "launchpad": "managers.fireworks.launchpad",
     "oracle.espresso": "jobs.espresso",
     "oracle.run": "jobs.run_oracle",
@@ -72,6 +78,9 @@ MOVED = {
     "oracle.validation": "validation.oracle_md",
 }
 
+
+#: Modules that are packages of their own now.
+APART = {"testing.vasp": "vasp_stand_in"}
 
 _FIRST = {new: old for old, new in MOVED.items()}
 
@@ -127,6 +136,8 @@ class _Finder(MetaPathFinder):
             return None
         if name in EMPTIED:
             return ModuleSpec(fullname, _Found(fullname, None), is_package=True)
+        if name in APART:
+            return ModuleSpec(fullname, _Found(fullname, APART[name]))
         if name in MOVED:
             return ModuleSpec(fullname, _Found(fullname, f"{package}.{MOVED[name]}"))
         return None
@@ -136,3 +147,107 @@ def install() -> None:
     """Let the import system know the old names; once is enough."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def _say(old: str, new: str) -> None:
+    """Warn of a name that is out of use, at the line of the caller's caller."""
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+
+
+def renamed_classes(module: str, **names: str) -> Callable[[str], Any]:
+    """
+    Return a module's ``__getattr__`` that finds its classes by their earlier names, stored ``@class`` names included.
+
+    Parameters
+    ----------
+    module
+        Full name of the module.
+    **names
+        Names of today by the earlier ones.
+    """
+
+    def find(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        _say(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return find
+
+
+def renamed_keywords(**names: str) -> Callable[[F], F]:
+    """
+    Let a function accept its keywords by their earlier names.
+
+    Parameters
+    ----------
+    **names
+        Names of today by the earlier ones. Where both are given, as ``dataclasses.replace`` does, the
+        earlier one holds.
+    """
+
+    def decorate(function: Any) -> Any:
+        @functools.wraps(function)
+        def renamed(*args: Any, **kwargs: Any) -> Any:
+            for old in names.keys() & kwargs.keys():
+                _say(f"{old} of {function.__qualname__.removesuffix('.__init__')}", names[old])
+                kwargs[names[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        renamed.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+        return renamed
+
+    return decorate
+
+
+def renamed_fields(**names: str) -> Callable[[F], F]:
+    """
+    Let a dataclass that monty stores be made, read and changed by earlier names of its fields.
+
+    Subclasses may still declare a field by its earlier name.
+
+    Parameters
+    ----------
+    **names
+        Names of today by the earlier ones.
+    """
+
+    def decorate(cls: Any) -> Any:
+        cls.__init__ = renamed_keywords(**names)(cls.__init__)
+
+        def read(self: Any, name: str) -> Any:
+            if name not in names:
+                raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+            _say(f"{type(self).__name__}.{name}", names[name])
+            return getattr(self, names[name])
+
+        def change(self: Any, name: str, value: Any) -> None:
+            if name in names:
+                _say(f"{type(self).__name__}.{name}", names[name])
+            object.__setattr__(self, names.get(name, name), value)
+
+        def from_dict(one: Any, d: Mapping[str, Any]) -> Any:
+            return super(cls, one).from_dict({names.get(key, key): value for key, value in d.items()})
+
+        cls.__getattr__, cls.__setattr__, cls.from_dict = read, change, classmethod(from_dict)
+        return cls
+
+    return decorate
+
+
+def renamed_method(old: str, new: str) -> Any:
+    """
+    Return a method that warns and calls the one of today.
+
+    Parameters
+    ----------
+    old, new
+        Its earlier name and the one of today.
+    """
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _say(f"{type(self).__name__}.{old}", new)
+        return getattr(self, new)(*args, **kwargs)
+
+    call.__name__, call.__doc__ = old, f"Call :meth:`{new}`, its name of today."
+    return call

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from monty.json import MontyDecoder
 
 from mlip_autopipec.active_learning.calibration import grade_errors
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
@@ -57,43 +57,43 @@ def spoiled(label: Atoms, energy_eV_atom: float = 0.0, factor: float = 1.0, atom
 
 
 def test_healthy_labels_are_kept_and_planted_ones_set_aside(copper: Case) -> None:
-    quarantine = LabelQuarantine()
+    rule = OutlierRule()
     potential, others, new = copper
-    assert quarantine.judge(potential, new, others) == []
+    assert rule.judge(potential, new, others) == []
     # errors that were honest already make it no stricter than it is
-    assert quarantine.judge(potential, new, others, [grade_errors(potential, label) for label in new]) == []
+    assert rule.judge(potential, new, others, [grade_errors(potential, label) for label in new]) == []
     known = [k for k, label in enumerate(new) if grade_errors(potential, label).gamma.max() <= 1.5]
     assert len(known) > 8
     for change in (0.1, -0.1):
         batch = [spoiled(label, energy_eV_atom=change) if k == known[2] else label for k, label in enumerate(new)]
-        (found,) = quarantine.judge(potential, batch, others)
+        (found,) = rule.judge(potential, batch, others)
         assert found.index == known[2]
         assert f"its energy is {'+' if change > 0 else '-'}0." in found.reasons[0]
         assert len(found.reasons) == 1
     hot = max(known, key=lambda k: np.abs(new[k].get_forces()).max())
-    (found,) = quarantine.judge(potential, [spoiled(new[hot], factor=10)], others)
+    (found,) = rule.judge(potential, [spoiled(new[hot], factor=10)], others)
     assert "the forces on" in found.reasons[0]
     atom = int(np.argmax(np.linalg.norm(new[hot].get_forces(), axis=1)))
-    (found,) = quarantine.judge(potential, [spoiled(new[hot], factor=10, atom=atom)], others)
+    (found,) = rule.judge(potential, [spoiled(new[hot], factor=10, atom=atom)], others)
     assert f"the forces on 1 of 32 atoms are off what the potential expects, on atom {atom} (Cu)" in found.reasons[0]
-    assert found == quarantine.judge(potential, [spoiled(new[hot], factor=10, atom=atom)], others)[0]
+    assert found == rule.judge(potential, [spoiled(new[hot], factor=10, atom=atom)], others)[0]
 
 
 @pytest.mark.parametrize("copper", [0], indirect=True)
 def test_what_the_potential_does_not_know_is_not_judged(copper: Case) -> None:
-    quarantine = LabelQuarantine()
+    rule = OutlierRule()
     potential, others, _ = copper
     far = bulk("Cu", cubic=True, a=5.5) * (2, 2, 2)
     far.rattle(0.3, seed=1)
     far.calc = SinglePointCalculator(far, energy=-999.0, forces=np.full((32, 3), 9.0))
     graded = grade_errors(potential, far)
-    assert graded.gamma.min() > quarantine.gamma_max
+    assert graded.gamma.min() > rule.gamma_max
     assert not graded.in_core
-    assert quarantine.judge(potential, [far], others) == []
+    assert rule.judge(potential, [far], others) == []
     # nor is anything with few labels
     bad = spoiled(others[0], energy_eV_atom=5.0)
-    assert quarantine.judge(potential, [bad], others[:9]) == []
-    assert [s.index for s in quarantine.judge(potential, [bad], others)] == [0]
+    assert rule.judge(potential, [bad], others[:9]) == []
+    assert [s.index for s in rule.judge(potential, [bad], others)] == [0]
 
 
 def with_moments(label: Atoms, moments: Sequence[float] | NDArray[np.float64]) -> Atoms:
@@ -124,7 +124,7 @@ def test_moments_that_left_the_branch(
     rng = np.random.default_rng(1)
     others = [with_moments(a, np.resize(usual, 32) + 0.05 * rng.normal(size=32)) for a in copper.others]
     label = others[3] if new is None else with_moments(others[3], new)
-    found = LabelQuarantine().judge(copper.potential, [others[2], label], others)
+    found = OutlierRule().judge(copper.potential, [others[2], label], others)
     if reason is None:
         assert found == []
     else:
@@ -133,9 +133,9 @@ def test_moments_that_left_the_branch(
 
 
 def test_settings_are_checked_and_survive_json() -> None:
-    quarantine = LabelQuarantine(n_sigma=8.0)
-    assert MontyDecoder().decode(quarantine.to_json()) == quarantine
+    rule = OutlierRule(n_sigma=8.0)
+    assert MontyDecoder().decode(rule.to_json()) == rule
     with pytest.raises(InvalidInputError, match="n_sigma is 0"):
-        LabelQuarantine(n_sigma=0)
+        OutlierRule(n_sigma=0)
     with pytest.raises(InvalidInputError, match=r"gamma_max 0\.5"):
-        LabelQuarantine(gamma_max=0.5)
+        OutlierRule(gamma_max=0.5)

@@ -124,7 +124,7 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_of_a_batch_system_or_a_closed_terminal_ends_it_as_ctrl_c_does(tmp_path, monkeypatch, sent):
     before = signal.signal(sent, signal.SIG_DFL)
-    monkeypatch.setattr("jobflow.run_locally", lambda *_, **__: os.kill(os.getpid(), sent))
+    monkeypatch.setattr("mlip_autopipec.managers.local.run_flow", lambda *_, **__: os.kill(os.getpid(), sent))
     result = CliRunner().invoke(app, ["run", str(written(tmp_path)), "--folder", str(tmp_path / "out")])
     assert result.exit_code == ExitCode.INTERRUPTED
     assert "interrupted" in result.output
@@ -137,7 +137,7 @@ def test_interrupted_before_anything_was_computed(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobflow.run_locally", interrupted)
+    monkeypatch.setattr("mlip_autopipec.managers.local.run_flow", interrupted)
     path, folder = written(tmp_path), tmp_path / "out"
     result = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--json"])
     assert result.exit_code == ExitCode.INTERRUPTED

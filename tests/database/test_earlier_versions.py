@@ -54,7 +54,7 @@ def test_labels_keep_their_keys(name: str, maker: Any, element: str):
 def test_recorded_makers_are_read(name: str, store: JobStore):
     maker = recorded_maker(name, store)
     assert isinstance(maker, OTFMaker)
-    assert maker.stop_rule.property_gate is not None
+    assert maker.stop_rule.criterion is not None
     assert maker.train_maker.trainer.basis.number_of_functions_per_element == 8
 
 

@@ -234,7 +234,7 @@ def test_labels_that_were_set_aside_or_given_are_told_apart(tmp_path: Path, emt_
         ),
     )
     found = run(maker, bulk("Cu", cubic=True) * (2, 2, 2), "c", tmp_path / "jobs", labels=given)
-    (wrong,) = found.quarantined("c")
+    (wrong,) = found.outliers("c")
     write_export(tmp_path / "out", found, "c")
     parts = {p.stem: ase.io.read(p, index=":") for p in (tmp_path / "out" / "dataset").glob("*.extxyz")}
     assert [atoms.info["label_id"] for atoms in parts["set_aside"]] == [wrong]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
-from maggma.stores import MemoryStore
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
-from mlip_autopipec.jobs.reuse import CLAIMS
+from mlip_autopipec.jobs.reuse import CLAIMS, collection_beside
+from mlip_autopipec.managers.worker import OUTPUT
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import (
@@ -238,14 +238,15 @@ def check_campaign(
 
 
 def claims(store: JobStore) -> list[dict[str, Any]]:
-    """Return the claims on labels; there are none in a store on disk."""
-    if isinstance(store.docs_store, MemoryStore):
-        return []
-    return list(store.docs_store._collection.database[CLAIMS].find())
+    """Return the claims on labels; there are none in a store in memory."""
+    collection = collection_beside(store, CLAIMS)
+    return [] if collection is None else list(collection.find())
 
 
 def files_left(folder: Path) -> list[str]:
     """Return the files in a run folder that are neither the store nor inside of a job's own folder."""
     known = {"store/documents.sqlite", "store/data.sqlite"}
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    files = (path for path in folder.rglob("*") if path.is_file())
+    # a worker that was killed leaves the file for what its job prints
+    found = [path.relative_to(folder) for path in files if path.name != OUTPUT or path.stat().st_size]
     return sorted(str(path) for path in found if str(path) not in known)

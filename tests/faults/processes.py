@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from jobflow import JobStore
+
+    from mlip_autopipec.managers.fork_server import ForkServer
 
 #: Moments in the life of a job at which its process is killed.
 MOMENTS = ("before", "between", "stored")
@@ -98,6 +101,7 @@ def start(
     deaths: Sequence[Death] = (),
     markers: Path | None = None,
     hours_behind: float = 0,
+    worker_only: bool = False,
 ) -> BaseProcess:
     """
     Start a process, leader of a group of its own.
@@ -116,10 +120,14 @@ def start(
         Folder of the files that remember deaths, shared by all processes; by default that of the log.
     hours_behind
         How far its clock is behind.
+    worker_only
+        Whether a worker process that it started dies alone, or with it.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     process = context.Process(
-        target=_live, args=(log, function, arguments, deaths, markers or log.parent, hours_behind), daemon=True
+        target=_live,
+        args=(log, function, arguments, deaths, markers or log.parent, hours_behind, worker_only),
+        daemon=True,
     )
     process.start()
     return process
@@ -132,6 +140,7 @@ def _live(
     deaths: Sequence[Death],
     markers: Path,
     hours_behind: float,
+    worker_only: bool,
 ) -> None:
     os.setsid()
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # may have children
@@ -139,20 +148,24 @@ def _live(
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.chdir(log.parent)
-    arm(deaths, markers)
+    arm(deaths, markers, worker_only=worker_only)
     if hours_behind:
         set_clock(hours_behind)
     function(*arguments)
     sys.stdout.flush()
 
 
-def arm(deaths: Sequence[Death], folder: Path) -> None:
-    """Let this process die at the first of these deaths it comes to that no other has died."""
+def arm(deaths: Sequence[Death], folder: Path, *, worker_only: bool = False) -> None:
+    """
+    Let this process die at the first of these deaths it comes to that no other has died.
+
+    A worker that it forks later dies in its place, alone or with it.
+    """
     from gridfs.synchronous.grid_file import GridIn
     from jobflow import Job
 
     run, flush = Job.run, GridIn._flush
-    current = ""
+    current, main = "", os.getpid()
 
     def die_if_it_is_time(moment: str) -> None:
         death = Death(moment, current)
@@ -162,6 +175,8 @@ def arm(deaths: Sequence[Death], folder: Path) -> None:
             (folder / str(death)).touch(exist_ok=False)
         except FileExistsError:
             return
+        if not worker_only:
+            os.kill(main, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run_or_die(self: Job, store: JobStore, *args: Any, **kwargs: Any) -> Any:
@@ -199,7 +214,7 @@ def arm(deaths: Sequence[Death], folder: Path) -> None:
 
         def execute(self, statement: str, *args: Any) -> sqlite3.Cursor:
             cursor = super().execute(statement, *args)
-            if statement.startswith("INSERT"):
+            if statement.startswith("INSERT OR REPLACE INTO documents"):
                 die_if_it_is_time(self.moment)
             return cursor
 
@@ -232,17 +247,46 @@ def open_any(address: str) -> JobStore:
     return store
 
 
-def run_or_resume(address: str, events: Path, campaign_id: str, jobs: Path, dumped_bytes: int = 0) -> None:
-    """Run with ``run_locally`` what is left of the campaign."""
+def run_or_resume(
+    address: str, events: Path, campaign_id: str, jobs: Path, dumped_bytes: int = 0, workers: int | None = None
+) -> None:
+    """Run what is left of the campaign with ``run_locally``, or with so many workers."""
     from faults.parts import next_flow
     from jobflow import run_locally
 
+    from mlip_autopipec.managers.local import run_flow
+
     store = open_any(address)
     flow = next_flow(store, events, campaign_id, dumped_bytes)
-    if flow is not None:
+    if flow is not None and workers is None:
         jobs.mkdir(exist_ok=True)
         run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
+    elif flow is not None:
+        with forked_server() as server:
+            run_flow(flow, store, jobs, workers=workers or 0, server=server)
     store.close()
+
+
+def forked_server() -> ForkServer:
+    """Return the process that forks workers, itself forked from this one, which has imported everything."""
+    from mlip_autopipec.managers.fork_server import ForkServer, serve
+
+    class Forked(ForkServer):
+        def __init__(self) -> None:
+            self._socket, theirs = socket.socketpair()
+            self._pid = os.fork()
+            if self._pid == 0:
+                os.setsid()
+                self._socket.close()
+                serve(theirs.detach())
+                os._exit(0)
+            theirs.close()
+
+        def close(self) -> None:
+            self._socket.close()
+            os.waitpid(self._pid, 0)
+
+    return Forked()
 
 
 def rlaunch(jobflow_yaml: Path, name: str) -> None:

@@ -8,43 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from campaign_workers import MONGO_URI
-from faults.parts import CAMPAIGN, IN_ORDER, KINDS, Expected, Ledger, check_campaign, files_left
-from faults.processes import FULL, MOMENTS, Death, lost_labels, named, open_any, run_or_resume, start
+from faults.parts import Expected, Ledger
+from faults.processes import FULL, Death, named, open_any
+from faults.runs import BY_KIND, BY_MOMENT, IN_ANY_JOB, SINGLY, Campaign, finish, survive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.context import ForkServerContext
-    from multiprocessing.process import BaseProcess
     from pathlib import Path
-
-SINGLY = [[Death(moment, job)] for job in KINDS.values() for moment in MOMENTS]
-BY_KIND = [[Death(moment, job) for moment in MOMENTS] for job in KINDS.values()]
-IN_ANY_JOB = [Death("stored", KINDS[kind]) for kind in IN_ORDER]
-BY_MOMENT = [[Death(moment, KINDS[kind]) for kind in IN_ORDER] for moment in MOMENTS]
-
-
-class Campaign:
-    """A run folder, its store, and the processes that come and go."""
-
-    def __init__(self, context: ForkServerContext, folder: Path, address: str) -> None:
-        self.context, self.folder, self.address = context, folder, address
-        self.events = folder.with_name("events.log")
-        self.log = folder.with_name("processes") / "log"
-
-    def start(self, *deaths: Death, hours_behind: float = 0, dumped_bytes: int = 0) -> BaseProcess:
-        arguments = (self.address, self.events, CAMPAIGN, self.folder / "jobs", dumped_bytes)
-        return start(self.context, self.log, run_or_resume, *arguments, deaths=deaths, hours_behind=hours_behind)
-
-    def ends(self, *deaths: Death, **options: float) -> int:
-        process = self.start(*deaths, **options)
-        process.join(120)
-        assert process.exitcode is not None, self.log.read_text()[-3000:]
-        return process.exitcode
-
-    def note(self, ledger: Ledger) -> None:
-        store = open_any(self.address)
-        ledger.note(store)
-        store.close()
 
 
 @pytest.fixture
@@ -59,24 +30,6 @@ def begin(context: ForkServerContext, tmp_path: Path, request: pytest.FixtureReq
         return Campaign(context, folder, str(request.getfixturevalue("configured").file))
 
     return begin
-
-
-def survive(campaign: Campaign, deaths: Sequence[Death], expected: Expected, hours: float = 0, **options: int) -> None:
-    """Die, and go on in a new process, whose clock is so many hours behind the one before, until the end."""
-    ledger = Ledger(campaign.events)
-    for n, death in enumerate(deaths):
-        assert campaign.ends(death, hours_behind=n * hours, **options) == -signal.SIGKILL, campaign.log.read_text()
-        campaign.note(ledger)
-    assert campaign.ends(hours_behind=len(deaths) * hours, **options) == 0, campaign.log.read_text()
-    finish(campaign, ledger, expected, lost_labels(deaths))
-
-
-def finish(campaign: Campaign, ledger: Ledger, expected: Expected, interrupted: int | Sequence[str]) -> None:
-    store = open_any(campaign.address)
-    ledger.check(store, interrupted)
-    check_campaign(store, expected)
-    store.close()
-    assert files_left(campaign.folder) == []
 
 
 @pytest.mark.parametrize("deaths", SINGLY if FULL else BY_KIND, ids=named(SINGLY if FULL else BY_KIND))

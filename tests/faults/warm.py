@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from maggma.stores import GridFSStore, MemoryStore  # noqa: F401
 
 import mlip_autopipec.cli
 import mlip_autopipec.database.disk
+from mlip_autopipec.managers.fork_server import PRELOADED
 
 if find_spec("fireworks") is not None:
     import fireworks.scripts.lpad_run
@@ -18,6 +20,9 @@ if find_spec("fireworks") is not None:
 
     import mlip_autopipec.managers.fireworks.firetask
     import mlip_autopipec.managers.fireworks.launchpad  # noqa: F401
+
+for module in PRELOADED:
+    import_module(module)
 
 with tempfile.TemporaryDirectory() as folder:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})

@@ -46,10 +46,10 @@ def test_a_wrong_label_is_set_aside_until_it_is_let_in(run_loop, stored_document
     maker = loop([Halt(step=100), Halt(step=200)], ["label c001 001"])
     final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
     assert final.status == "CONVERGED"
-    every = read_labels("c", store=memory_jobstore, with_quarantined=True)
+    every = read_labels("c", store=memory_jobstore, with_outliers=True)
     (wrong,) = [label for label in every if (label.cycle, label.index) == (1, 1)]
     campaigns = Campaigns(memory_jobstore)
-    aside = campaigns.quarantined("c")
+    aside = campaigns.outliers("c")
     assert list(aside) == [wrong.uuid]
     assert "eV/atom off what the potential expects" in aside[wrong.uuid][0]
     potentials = stored_documents(PotentialDocument)
@@ -61,11 +61,11 @@ def test_a_wrong_label_is_set_aside_until_it_is_let_in(run_loop, stored_document
     assert potentials[-1].train.energy_rmse_meV_atom < 20
 
     with pytest.raises(InvalidInputError, match="is no flagged outlier"):
-        campaigns.admit("c", "unknown")
+        campaigns.accept("c", "unknown")
     with pytest.raises(InvalidInputError, match="nothing is left to do"):
         OTFMaker.extend("c", memory_jobstore)
-    campaigns.admit("c", wrong.uuid, "I know better")
-    assert campaigns.quarantined("c") == {}
+    campaigns.accept("c", wrong.uuid, "I know better")
+    assert campaigns.outliers("c") == {}
     extended = run_loop(OTFMaker.extend("c", memory_jobstore))
     last = stored_documents(PotentialDocument)[-1]
     assert (extended.status, extended.potential_id) == ("CONVERGED", last.uuid)
@@ -82,8 +82,8 @@ def test_a_cycle_of_nothing_but_wrong_labels_stalls(run_loop, memory_jobstore):
     final = run_loop(loop([Halt(step=100)], ["label c001"]).make(COPPER, 300, campaign_id="c"))
     assert (final.status, final.n_cycles) == ("STALLED", 1)
     assert "all 4 labels of cycle 1 are flagged as outliers" in final.why
-    for label in Campaigns(memory_jobstore).quarantined("c"):
-        Campaigns(memory_jobstore).admit("c", label)
+    for label in Campaigns(memory_jobstore).outliers("c"):
+        Campaigns(memory_jobstore).accept("c", label)
     extended = run_loop(OTFMaker.extend("c", memory_jobstore))
     assert extended.status == "CONVERGED"
     assert extended.walkers[0].n_halts == 1, "it went on where it had halted"
@@ -91,7 +91,7 @@ def test_a_cycle_of_nothing_but_wrong_labels_stalls(run_loop, memory_jobstore):
 
 def test_all_labels_are_trusted_on_request(run_loop, stored_documents):
     maker = loop([Halt(step=100)], ["label c001 001"])
-    maker.train_maker.quarantine = None
+    maker.train_maker.outliers = None
     final = run_loop(maker.make(COPPER, 300))
     assert final.status == "CONVERGED"
     assert stored_documents(PotentialDocument)[-1].train.energy_rmse_meV_atom > 100

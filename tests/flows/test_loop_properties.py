@@ -23,7 +23,7 @@ from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 
 
 class GammaOnlyMaker(EMTStaticMaker):
@@ -35,7 +35,7 @@ class GammaOnlyMaker(EMTStaticMaker):
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 
 
-def loop(gate, failing=(), **rule):
+def loop(criterion, failing=(), **rule):
     """EMT labels and a linear ACE, both real, in MD by a script that never halts."""
     generator = StructureGenerator(n_structures=5, n_test=1, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
     return stand_in_loop(
@@ -46,13 +46,13 @@ def loop(gate, failing=(), **rule):
         train_maker=TrainMaker(
             trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
         ),
-        stop_rule=StopRule(property_gate=gate, **rule),
+        stop_rule=StopRule(criterion=criterion, **rule),
     )
 
 
 def test_within_wide_limits_it_converges(run_loop, stored_documents, memory_jobstore):
-    gate = PropertyGate(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9, elastic_tolerance=0.9)
-    final = run_loop(loop(gate).make(COPPER, [300, 600], campaign_id="c"))
+    criterion = PropertyCriterion(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9, elastic_tolerance=0.9)
+    final = run_loop(loop(criterion).make(COPPER, [300, 600], campaign_id="c"))
     assert (final.status, final.n_cycles) == ("CONVERGED", 1)
     names = {"equilibrium volume", "bulk modulus", "C11", "C12", "C44"}
     assert {p["name"] for p in final.check.properties} == names
@@ -63,7 +63,7 @@ def test_within_wide_limits_it_converges(run_loop, stored_documents, memory_jobs
         len(curve["oracle"]["energies_eV"])
         == len(curve["oracle"]["volumes_A3"])
         == len(curve["potential"]["energies_eV"])
-        == gate.n_volumes
+        == criterion.n_volumes
     )
     assert check.errors.n_structures == 2, "cells of properties are no frames of MD"
     stored = memory_jobstore.query({"output.kind": {"$in": ["check", "loop"]}}, load=False)
@@ -76,8 +76,8 @@ def test_within_wide_limits_it_converges(run_loop, stored_documents, memory_jobs
 
 
 def test_out_of_its_limits_it_learns_and_asks_for_nothing_twice(run_loop, stored_documents, memory_jobstore):
-    gate = PropertyGate(properties=["eos"], volume_tolerance=1e-7)
-    maker = loop(gate, n_check_labels=0, max_cycles=4)
+    criterion = PropertyCriterion(properties=["eos"], volume_tolerance=1e-7)
+    maker = loop(criterion, n_check_labels=0, max_cycles=4)
     final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
     assert final.status == "MAX_ITER_REACHED"
     checks = stored_documents(CheckDocument)
@@ -87,12 +87,14 @@ def test_out_of_its_limits_it_learns_and_asks_for_nothing_twice(run_loop, stored
     assert volumes[1]["error"] < volumes[0]["error"], "what it was told, it learnt"
     assert "equilibrium volume of Cu" in final.check.describe()
     states = stored_documents(OTFDocument)
-    assert states[3].n_reused_labels == gate.n_volumes, "the same cells are asked for again, and were labelled before"
+    assert states[3].n_reused_labels == criterion.n_volumes, (
+        "the same cells are asked for again, and were labelled before"
+    )
 
 
 def test_what_the_oracle_did_not_give_is_no_success(run_loop, memory_jobstore, stored_documents):
-    gate = PropertyGate(volume_tolerance=0.5, bulk_modulus_tolerance=0.9)
-    final = run_loop(loop(gate, ["label c001 003"]).make(COPPER, 300, campaign_id="c"))
+    criterion = PropertyCriterion(volume_tolerance=0.5, bulk_modulus_tolerance=0.9)
+    final = run_loop(loop(criterion, ["label c001 003"]).make(COPPER, 300, campaign_id="c"))
     assert (final.status, final.n_cycles) == ("STALLED", 1), "MD would teach nothing"
     assert not final.check.passed
     assert final.check.properties[0]["state"] == "not_measured"
@@ -101,16 +103,16 @@ def test_what_the_oracle_did_not_give_is_no_success(run_loop, memory_jobstore, s
     extended = run_loop(OTFMaker.extend("c", memory_jobstore))
     assert extended.status == "CONVERGED", "the label that had failed was made"
     assert len(stored_documents(WalkDocument)) == n_walks
-    assert extended.n_labels - final.n_labels == gate.n_volumes + 1
-    assert extended.n_reused_labels == gate.n_volumes, "all but that one"
+    assert extended.n_labels - final.n_labels == criterion.n_volumes + 1
+    assert extended.n_reused_labels == criterion.n_volumes, "all but that one"
 
 
 @pytest.mark.parametrize(("left", "bought"), [(9, {"eos"}), (2, set())])
 def test_a_property_is_bought_whole_or_not_at_all(left, bought, run_loop, memory_jobstore):
-    gate = PropertyGate(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9)
-    final = run_loop(loop(gate, n_check_labels=0, max_labels=6 + left).make(COPPER, 300, campaign_id="c"))
+    criterion = PropertyCriterion(properties=["eos", "elastic"], bulk_modulus_tolerance=0.9)
+    final = run_loop(loop(criterion, n_check_labels=0, max_labels=6 + left).make(COPPER, 300, campaign_id="c"))
     purposes = [label.purpose for label in read_labels("c", store=memory_jobstore) if label.origin == "property"]
-    assert len(purposes) == gate.n_volumes * len(bought)
+    assert len(purposes) == criterion.n_volumes * len(bought)
     assert all("eos" in purpose for purpose in purposes)
     assert final.status == "BUDGET_SPENT", "the exit code tells that more labels would help"
     assert not final.check.passed
@@ -126,18 +128,18 @@ def test_a_property_is_bought_whole_or_not_at_all(left, bought, run_loop, memory
     ids=["atomate2's", "any ASE calculator", "one's own"],
 )
 def test_an_oracle_without_k_points_takes_wide_cells(oracle):
-    maker = loop(PropertyGate())
+    maker = loop(PropertyCriterion())
     maker.oracle_maker.static_maker = oracle
     with pytest.raises(InvalidInputError, match="min_width is 0"):
         maker.make(COPPER, 300)
-    maker.stop_rule.property_gate = PropertyGate(min_width=7)
+    maker.stop_rule.criterion = PropertyCriterion(min_width=7)
     assert maker.make(COPPER, 300)
 
 
-def test_a_gate_without_a_crystal_is_refused():
+def test_a_criterion_without_a_crystal_is_refused():
     water = molecule("H2O", vacuum=4)
     water.pbc = True
     with pytest.raises(InvalidInputError, match="no structure of this campaign has them"):
-        loop(PropertyGate()).make(water, 300)
+        loop(PropertyCriterion()).make(water, 300)
     glass = Atoms("Cu8", positions=[[0.1 * i, 2.5 * i, 0.3 * i**2] for i in range(8)], cell=[9, 21, 22], pbc=True)
-    assert not replace(PropertyGate(), max_atoms=4).structures(glass)
+    assert not replace(PropertyCriterion(), max_atoms=4).structures(glass)

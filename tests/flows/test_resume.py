@@ -19,7 +19,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.schemas.loop import OTFDocument
-from mlip_autopipec.schemas.potential import QuarantinedLabel
+from mlip_autopipec.schemas.potential import FlaggedLabel
 from mlip_autopipec.testing import (
     Halt,
     PeriodicHaltsDynamicsMaker,
@@ -303,7 +303,7 @@ def test_extended_by_budget(run, events):
         OTFMaker.resume("c", store)
     with pytest.raises(InvalidInputError, match=r"max_cycles=1.*ends the campaign at once"):
         OTFMaker.extend("c", store)
-    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0))
+    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0, prove=False))
     final = run(OTFMaker.extend("c", store, maker=wider), store)
     assert (final.status, final.n_cycles) == ("CONVERGED", 3)
     assert n_trainings(events) == 4
@@ -395,7 +395,7 @@ def test_a_check_that_passed_ends_well_whatever_was_set_aside_before(run, events
 
     def distrustful(self, *args):
         trusted, graded, _ = original(self, *args)
-        return trusted, graded, [QuarantinedLabel(label_id=f"old {i}", reasons=["no reason"]) for i in range(3)]
+        return trusted, graded, [FlaggedLabel(label_id=f"old {i}", reasons=["no reason"]) for i in range(3)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainMaker, "_judged", distrustful)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from mlip_autopipec.validation.comparison import PropertyComparison
-    from mlip_autopipec.validation.properties import PropertyGate
+    from mlip_autopipec.validation.properties import PropertyCriterion
 
 
 def copper() -> Atoms:
@@ -53,9 +53,9 @@ def labelled(cells: Sequence[Atoms], calculator: Calculator, with_stress: bool =
     return labels
 
 
-def measured(gate: PropertyGate, atoms: Atoms, calculator: Calculator) -> list[PropertyComparison]:
+def measured(criterion: PropertyCriterion, atoms: Atoms, calculator: Calculator) -> list[PropertyComparison]:
     """The oracle's side of a comparison, which is also the potential's."""
-    return gate.compare(atoms, labelled(gate.structures(atoms), calculator), calculator)
+    return criterion.compare(atoms, labelled(criterion.structures(atoms), calculator), calculator)
 
 
 def triclinic_alloy() -> Atoms:

@@ -17,7 +17,7 @@ from ase.build import bulk
 from mlip_autopipec import LammpsDynamicsMaker, OracleMaker, OTFMaker
 from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
 from mlip_autopipec.jobs.static import EMTStaticMaker
-from mlip_autopipec.lammps import deck, executable
+from mlip_autopipec.lammps import executable, input_script
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
 from mlip_autopipec.runfile.model import RunFile
@@ -117,7 +117,9 @@ def test_kokkos_without_its_style_is_noted(
 def test_numbers_keep_their_bits() -> None:
     settings = MDSettings(n_steps=7, timestep_fs=0.1, thermostat_damping_fs=1 / 3, gamma_lo=0.1 + 0.2, gamma_hi=1e300)
     condition = Condition(300.0, temperature_end_K=1000.0)
-    lines = deck.command_lines(deck.render(["Cu"], condition, settings, engine="executable", start_step=3))
+    lines = input_script.command_lines(
+        input_script.render(["Cu"], condition, settings, engine="executable", start_step=3)
+    )
     (integrator,) = (line.split() for line in lines if line.startswith("fix") and " nvt " in line)
     assert [float(w) for w in integrator[5:8]] == [condition.temperature_at(3 / 7), 1000.0, 1 / 3 * 1e-3]
     assert "mass            1 63.546" in lines
@@ -130,7 +132,7 @@ def test_a_template_of_ones_own(copper_potential: ACEPotential, tmp_path: Path, 
     """A thermostat the package does not have, on either engine."""
     if engine == "executable" and not executable.is_available():
         pytest.skip("no lmp with ML-PACE (MLIP_AUTOPIPEC_LAMMPS_CMD names one)")
-    mine = deck.shipped_template().replace(
+    mine = input_script.shipped_template().replace(
         "fix             md {{ movers }} nvt temp {{ temperature_K }} {{ temperature_end_K }} "
         "{{ thermostat_damping_ps }}",
         "fix md {{ movers }} nve\nfix bath {{ movers }} langevin {{ temperature_K }} {{ temperature_end_K }} "
@@ -141,7 +143,7 @@ def test_a_template_of_ones_own(copper_potential: ACEPotential, tmp_path: Path, 
     result = run_exploration(crystal(), copper_potential, COPPER, settings, engine=engine, directory=tmp_path)
     assert (result.status, result.step) == (WalkStatus.CONVERGED, 20)
     (folder,) = tmp_path.glob("exploration-*")
-    assert "langevin 300 300 0.1 4711" in (folder / deck.INPUT).read_text()
+    assert "langevin 300 300 0.1 4711" in (folder / input_script.INPUT).read_text()
     if engine == "executable":
         plain = run_exploration(crystal(), copper_potential, COPPER, SHORT, engine=engine, directory=tmp_path)
         assert np.abs(result.final.get_velocities() - plain.final.get_velocities()).max() > 1e-6
@@ -152,7 +154,7 @@ LOST = ["write_restart", "fix             trace", "print ", "dump            loo
 
 @pytest.mark.parametrize("lost", LOST)
 def test_what_a_template_lacks_is_named(copper_potential: ACEPotential, tmp_path: Path, lost: str) -> None:
-    kept = [line for line in deck.shipped_template().splitlines() if not line.startswith(lost)]
+    kept = [line for line in input_script.shipped_template().splitlines() if not line.startswith(lost)]
     settings = replace(SHORT, template="\n".join(kept))
     name = lost.split(maxsplit=1)[0]
     message = rf"MDSettings\.template(?s:.*)lacks(?s:.*){name}(?s:.*)exploration\.lmp"
@@ -173,17 +175,17 @@ def test_what_a_template_lacks_is_named(copper_potential: ACEPotential, tmp_path
 )
 def test_a_template_with_a_mistake(text: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        deck.render(["Cu"], COPPER, replace(SHORT, template=text), engine="executable")
+        input_script.render(["Cu"], COPPER, replace(SHORT, template=text), engine="executable")
 
 
 def test_the_library_engine_runs_the_steps_itself() -> None:
-    template = deck.shipped_template() + "\nrun 100\n"
+    template = input_script.shipped_template() + "\nrun 100\n"
     with pytest.raises(InvalidInputError, match=r"'run 100' for the library engine"):
-        deck.render(["Cu"], COPPER, replace(SHORT, template=template), engine="library", cutoff_A=5.0)
+        input_script.render(["Cu"], COPPER, replace(SHORT, template=template), engine="library", cutoff_A=5.0)
 
 
 def test_the_run_file_names_a_template(tmp_path: Path) -> None:
-    (tmp_path / "mine.lmp").write_text(deck.shipped_template() + "\n# ours\n")
+    (tmp_path / "mine.lmp").write_text(input_script.shipped_template() + "\n# ours\n")
     run = "structures: [{bulk: {name: Cu}}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
     run += "dynamics: {template: TEMPLATE, wall_time_s: 3600}\n"
     (tmp_path / "run.yaml").write_text(run.replace("TEMPLATE", "mine.lmp"))
@@ -247,7 +249,7 @@ def test_killed_in_the_middle(copper_potential: ACEPotential, lmp: list[str], tm
         explore(copper_potential, tmp_path, ENDLESS)
     killer.join()
     (folder,) = tmp_path.glob("exploration-*")
-    assert (folder / deck.LOG).stat().st_size > 0
+    assert (folder / input_script.LOG).stat().st_size > 0
 
 
 @pytest.mark.parametrize("signalled", [True, False])

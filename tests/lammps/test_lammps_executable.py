@@ -1,4 +1,4 @@
-"""The executable engine: deck, reading back, finding the command; and, where there is one, a real LAMMPS with ML-PACE.
+"""The executable engine: input script, reading back, finding the command, and a real LAMMPS with ML-PACE.
 
 Set MLIP_AUTOPIPEC_LAMMPS_CMD to such a LAMMPS to have the last tests run.
 """
@@ -23,7 +23,7 @@ from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
-from mlip_autopipec.lammps import deck, executable, readback, script
+from mlip_autopipec.lammps import executable, input_script, readback, structures
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import Condition, Engine, ExplorationResult, HaltReason, MDSettings, WalkStatus
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
 
 NAME = "MLIP_AUTOPIPEC_LAMMPS_CMD"
-FRAME = script.Frame(("Au", "Cu"), np.eye(3))
+FRAME = structures.Frame(("Au", "Cu"), np.eye(3))
 HEADER = "step temperature energy pressure volume gamma stop\n"
 
 
 def a_deck(settings: MDSettings, *, from_restart: bool = False, start_step: int = 0) -> list[str]:
     """Commands of the executable engine, single spaces."""
-    text = deck.render(
+    text = input_script.render(
         ["Au", "Cu"],
         Condition(300.0),
         settings,
@@ -49,7 +49,7 @@ def a_deck(settings: MDSettings, *, from_restart: bool = False, start_step: int 
         start_step=start_step,
         from_restart=from_restart,
     )
-    return [" ".join(line.split()) for line in deck.command_lines(text)]
+    return [" ".join(line.split()) for line in input_script.command_lines(text)]
 
 
 def dump_text(step: int, rows: list[str], *, n_atoms: int = 2) -> str:
@@ -62,10 +62,10 @@ def dump_text(step: int, rows: list[str], *, n_atoms: int = 2) -> str:
 TWO_ATOMS = ["1 2 1.5 0 0 0.1 0 0 0.25", "2 1 0.5 2 3 0 0 -10 1.5"]
 
 
-# ------------------------------------------------------------------ the deck
+# ------------------------------------------------------------------ the input script
 
 
-def test_deck_halts_and_keeps_the_frame() -> None:
+def test_input_script_halts_and_keeps_the_frame() -> None:
     lines = a_deck(MDSettings(n_steps=100, gamma_every=5, gamma_lo=2.5, gamma_hi=12.5), start_step=40)
     text = "\n".join(lines)
     assert "pair_coeff * * potential.yaml potential.asi Au Cu" in lines
@@ -87,7 +87,7 @@ def test_deck_halts_and_keeps_the_frame() -> None:
             assert "sort id" in line
 
 
-def test_deck_from_restart_and_without_frames() -> None:
+def test_input_script_from_restart_and_without_frames() -> None:
     lines = a_deck(MDSettings(max_frames=0), from_restart=True)
     assert "read_restart start.restart" in lines
     assert not any("read_data" in line or "frames.dump" in line for line in lines)
@@ -97,7 +97,7 @@ def test_what_a_long_run_dumps_is_bounded() -> None:
     lines = a_deck(MDSettings(n_steps=10_000_000, gamma_every=10, max_frames=20))
     (every,) = (int(line.split()[4]) for line in lines if line.startswith("dump frames"))
     assert every % 10 == 0
-    assert 10_000_000 / every <= 20 * deck.DUMPED_PER_FRAME
+    assert 10_000_000 / every <= 20 * input_script.DUMPED_PER_FRAME
     assert "dump frames all custom 10 " in "\n".join(a_deck(MDSettings(n_steps=10_000)))
 
 
@@ -144,7 +144,7 @@ def test_dump_to_the_last_digit(tmp_path: Path) -> None:
     assert atoms.get_chemical_symbols() == ["Cu", "Au"]
     assert atoms.positions[0, 0] == 1.1000000000000001 - 0.5  # the origin of the box becomes zero
     assert np.array_equal(atoms.cell.array, np.diag([4.0, 5, 6]))
-    assert atoms.get_velocities()[1, 2] == pytest.approx(-10 * script.ANGSTROM_PER_PS, rel=1e-14)
+    assert atoms.get_velocities()[1, 2] == pytest.approx(-10 * structures.ANGSTROM_PER_PS, rel=1e-14)
     assert atoms.arrays["gamma"].tolist() == [0.30000000000000004, 1.5]
 
 
@@ -152,7 +152,7 @@ def test_dump_rotates_back(tmp_path: Path) -> None:
     """A left-over rotation is what goes wrong with cells that are not lower triangular."""
     rng = np.random.default_rng(1)
     atoms = Atoms("CuAu", positions=rng.uniform(0, 4, (2, 3)), cell=[[0, 4, 0.5], [5, 0.3, -1], [1, -2, 6]], pbc=True)
-    prism = script.Prism(atoms.cell.array)
+    prism = structures.Prism(atoms.cell.array)
     (xhi, yhi, zhi, xy, xz, yz), x = prism.get_lammps_prism(), prism.vector_to_lammps(atoms.positions)
     low = [min(0, xy, xz, xy + xz), min(0, yz), 0]
     high = [xhi + max(0, xy, xz, xy + xz), yhi + max(0, yz), zhi]
@@ -163,7 +163,7 @@ def test_dump_rotates_back(tmp_path: Path) -> None:
         + "ITEM: ATOMS id type x y z vx vy vz\n"
         + "".join(f"{i + 1} {2 - i} {' '.join(f'{c:.17g}' for c in (*x[i], 0, 0, 0))}\n" for i in range(2))
     )
-    ((_, read),) = readback.read_dump(path, script.Frame.of(atoms, ["Au", "Cu"]))
+    ((_, read),) = readback.read_dump(path, structures.Frame.of(atoms, ["Au", "Cu"]))
     assert np.allclose(read.cell.array, atoms.cell.array, atol=1e-12)
     assert np.allclose(read.positions, atoms.positions, atol=1e-12)
     assert read.get_chemical_symbols() == ["Cu", "Au"]
@@ -245,9 +245,9 @@ def test_the_input_runs_whatever_the_interval(tmp_path: Path, n_steps: int, ever
     if not lmp.is_file():
         pytest.skip("no lmp beside this Python: install mlip-autopipec[lammps]")
     atoms = with_velocities(bulk("Cu", cubic=True) * (3, 3, 3), 300.0, seed=1)
-    script.write_structure(tmp_path / "structure.data", atoms, ["Cu"])
+    structures.write_structure(tmp_path / "structure.data", atoms, ["Cu"])
     settings = MDSettings(n_steps=n_steps, gamma_every=every, gamma_lo=1e8, gamma_hi=1e9)
-    text = deck.render(["Cu"], Condition(300.0), settings, engine="executable", start_step=start)
+    text = input_script.render(["Cu"], Condition(300.0), settings, engine="executable", start_step=start)
     for of_ml_pace, stand_in in (
         ("pair_style      pace/extrapolation", "pair_style      lj/cut 5.0"),
         ("pair_coeff      * * potential.yaml potential.asi Cu", "pair_coeff      * * 0.4 2.3"),
@@ -262,13 +262,15 @@ def test_the_input_runs_whatever_the_interval(tmp_path: Path, n_steps: int, ever
     command = [str(lmp), "-in", "in.lammps"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
     assert done.returncode == 0, done.stdout[-1500:]
-    assert f"{deck.END} step {n_steps}" in done.stdout
+    assert f"{input_script.END} step {n_steps}" in done.stdout
 
 
 @pytest.mark.parametrize(("gamma", "status", "step"), [(0.5, "CONVERGED", 25), (99.0, "HALTED", 25)])
 def test_a_last_step_without_a_look_ends_like_all_others(tmp_path: Path, gamma: float, status: str, step: int) -> None:
-    a_finished_run(tmp_path, ["0 300 -1 0 120 0.5 0", GOOD, "20 300 -1 0 120 0.5 0"], log=f"{deck.END} step 25\n")
-    (tmp_path / deck.FINAL).write_text(dump_text(25, TWO_ATOMS))
+    a_finished_run(
+        tmp_path, ["0 300 -1 0 120 0.5 0", GOOD, "20 300 -1 0 120 0.5 0"], log=f"{input_script.END} step 25\n"
+    )
+    (tmp_path / input_script.FINAL).write_text(dump_text(25, TWO_ATOMS))
     settings = MDSettings(n_steps=25, gamma_every=10, max_frames=5)
 
     def grade(at: int, atoms: Atoms) -> readback.Look:
@@ -281,14 +283,16 @@ def test_a_last_step_without_a_look_ends_like_all_others(tmp_path: Path, gamma: 
         assert (result.halt.atom_index, result.halt.gamma_max) == (1, 99.0)
 
 
-def a_finished_run(folder: Path, rows: list[str], *, log: str = f"{deck.END} step 20\n", final: bool = True) -> None:
-    (folder / deck.TRACE).write_text(HEADER + "".join(row + "\n" for row in rows))
-    (folder / deck.LOG).write_text(log)
+def a_finished_run(
+    folder: Path, rows: list[str], *, log: str = f"{input_script.END} step 20\n", final: bool = True
+) -> None:
+    (folder / input_script.TRACE).write_text(HEADER + "".join(row + "\n" for row in rows))
+    (folder / input_script.LOG).write_text(log)
     for step in (int(row.split()[0]) for row in rows):
-        (folder / deck.LOOKS.replace("*", str(step))).write_text(dump_text(step, TWO_ATOMS))
+        (folder / input_script.LOOKS.replace("*", str(step))).write_text(dump_text(step, TWO_ATOMS))
     if final:
-        (folder / deck.FINAL).write_text(dump_text(20, TWO_ATOMS))
-        (folder / deck.RESTART).write_text("")
+        (folder / input_script.FINAL).write_text(dump_text(20, TWO_ATOMS))
+        (folder / input_script.RESTART).write_text("")
 
 
 def read(folder: Path, exit_code: int = 0, n_steps: int = 20) -> ExplorationResult:
@@ -305,15 +309,15 @@ def test_finished_run(tmp_path: Path) -> None:
     result = read(tmp_path)
     assert (result.status, result.step, result.halt) == (WalkStatus.CONVERGED, 20, None)
     assert result.trace["potential_energy_eV"] == [-2.5, -2.5, -2.5]  # with the reference energies
-    assert result.restart_file == str(tmp_path / deck.RESTART)
+    assert result.restart_file == str(tmp_path / input_script.RESTART)
 
 
 def test_the_wall_time_was_over(tmp_path: Path) -> None:
-    log = f"WARNING: Wall time limit reached (src/timer.cpp:181)\n{deck.END} step 20\n"
+    log = f"WARNING: Wall time limit reached (src/timer.cpp:181)\n{input_script.END} step 20\n"
     a_finished_run(tmp_path, ["0 300 -1 0 120 0.5 0", GOOD, "20 300 -1 0 120 0.5 0"], log=log)
     result = read(tmp_path, n_steps=1000)
     assert (result.status, result.step, result.halt) == (WalkStatus.TIMED_OUT, 20, None)
-    assert result.restart_file == str(tmp_path / deck.RESTART)
+    assert result.restart_file == str(tmp_path / input_script.RESTART)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +371,7 @@ def test_lost_atoms(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("log", ["ERROR: Unknown pair style\n", "", "ERROR: Lost atoms\n"])
 def test_crash_names_the_folder_and_ends_with_the_log(tmp_path: Path, log: str) -> None:
-    (tmp_path / deck.LOG).write_text(log)  # without one valid frame lost atoms are a crash as well
+    (tmp_path / input_script.LOG).write_text(log)  # without one valid frame lost atoms are a crash as well
     with pytest.raises(ExplorationError, match=rf"code 1 in {re.escape(str(tmp_path))}(?s:.*){log.strip()}$"):
         read(tmp_path, exit_code=1)
 
@@ -496,18 +500,18 @@ def both(tmp_path: Path, *args: Any, **kwargs: Any) -> list[ExplorationResult]:
 def test_forces_energy_and_gamma_are_those_of_the_potential(potential: ACEPotential, tmp_path: Path) -> None:
     atoms = crystal(20)
     potential.write(tmp_path)
-    script.write_structure(tmp_path / deck.STRUCTURE, atoms, potential.elements)
+    structures.write_structure(tmp_path / input_script.STRUCTURE, atoms, potential.elements)
     lines = a_deck(MDSettings(n_steps=1))
     lines = lines[: lines.index("run 0 post no") + 1]
     lines.append("write_dump all custom f.dump id type x y z fx fy fz f_grade[1] modify sort id format float %.17g")
     (tmp_path / "in").write_text("\n".join(lines) + "\n")
     subprocess.run([*executable.find_command(), "-in", "in", "-screen", "none"], cwd=tmp_path, check=True)
     table = np.loadtxt(tmp_path / "f.dump", skiprows=9)
-    frame = script.Frame.of(atoms, potential.elements)
+    frame = structures.Frame.of(atoms, potential.elements)
     atoms.calc = potential.calculator()
     assert np.abs(table[:, 5:8] @ frame.rotation.T - atoms.get_forces()).max() < 1e-7
     assert np.abs(table[:, 8] - atoms.calc.results["gamma"]).max() < 1e-7
-    (look,) = readback.read_looks(tmp_path / deck.TRACE)
+    (look,) = readback.read_looks(tmp_path / input_script.TRACE)
     reference = sum(potential.reference_energies[s] for s in atoms.get_chemical_symbols())
     assert look.energy_eV + reference == pytest.approx(atoms.get_potential_energy(), abs=1e-7)
     pressure = -np.trace(atoms.get_stress(voigt=False)) / 3 / units.GPa

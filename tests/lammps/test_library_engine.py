@@ -13,7 +13,7 @@ from ase import units
 from ase.build import bulk
 
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
-from mlip_autopipec.lammps import deck, script
+from mlip_autopipec.lammps import input_script, structures
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
@@ -54,10 +54,10 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
     atoms.set_momenta(np.zeros((len(atoms), 3)))
     expected = copper_potential.calculator()
     expected.calculate(atoms)
-    script.write_structure(tmp_path / "structure.data", atoms, copper_potential.elements)
+    structures.write_structure(tmp_path / "structure.data", atoms, copper_potential.elements)
     settings = MDSettings(ensemble="nve", gamma_every=1 if with_gamma else 7, **WIDE)
     run = LibraryRun(copper_potential, Condition(300), settings, atoms)
-    text = deck.render(
+    text = input_script.render(
         copper_potential.elements,
         Condition(300),
         settings,
@@ -65,8 +65,8 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
         start_step=0 if with_gamma else 1,
         cutoff_A=copper_potential.cutoff,
     )
-    (tmp_path / deck.INPUT).write_text(text)
-    run.prepare(deck.INPUT)
+    (tmp_path / input_script.INPUT).write_text(text)
+    run.prepare(input_script.INPUT)
     if with_gamma:
         run.run(0)
     else:  # neither the first nor the last step, nor a multiple of gamma_every
@@ -81,7 +81,7 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
     assert run.forces.virial[:3].sum() / 3 / atoms.get_volume() / units.GPa == pytest.approx(pressure, abs=1e-8)
     if with_gamma:
         # LAMMPS' own pressure as well (bar), the one a barostat works with
-        assert run.lmp.get_thermo("press") / script.GPA_TO_BAR == pytest.approx(pressure, abs=1e-6)
+        assert run.lmp.get_thermo("press") / structures.GPA_TO_BAR == pytest.approx(pressure, abs=1e-6)
         frame = run.snapshot(run.forces.gamma)
         assert np.abs(frame.arrays["gamma"] - expected.results["gamma"]).max() < 1e-6
         assert expected.results["gamma"].max() > 0
@@ -327,7 +327,7 @@ def test_a_halt_at_the_last_step_is_one(copper_potential: ACEPotential, tmp_path
 def test_a_barostat_of_ones_own_template_feels_the_present_virial(
     copper_potential: ACEPotential, tmp_path: Path
 ) -> None:
-    text = deck.shipped_template()
+    text = input_script.shipped_template()
     nvt = next(line for line in text.splitlines() if line.startswith("fix             md {{ movers }} nvt"))
     own = text.replace(nvt, nvt.replace("nvt", "npt") + " iso 0 0 {{ barostat_damping_ps }}")
     run = {"n_steps": 60, "gamma_every": 20, "barostat_damping_fs": 200.0, **WIDE}

@@ -14,7 +14,7 @@ from ase.build import fcc111
 from ase.cluster import Icosahedron
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.lammps import deck, executable, readback, script
+from mlip_autopipec.lammps import executable, input_script, readback, structures
 from mlip_autopipec.lammps.cell import MDCell, check_ensemble
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
@@ -70,6 +70,8 @@ def test_a_barostat_leaves_the_vacuum_of_a_slab_alone(copper_potential: ACEPoten
 
 def test_frozen_atoms_rest_and_the_others_have_the_temperature(copper_potential: ACEPotential, tmp_path: Path) -> None:
     atoms = bottom_frozen()
+    atoms.info["charge"] = 1
+    atoms.set_initial_magnetic_moments(np.linspace(-1, 1, len(atoms)))
     still = frozen_atoms(atoms)
     moving = np.setdiff1d(np.arange(len(atoms)), still)
     begun = with_velocities(boxed(atoms), 300.0, seed=1)
@@ -82,6 +84,9 @@ def test_frozen_atoms_rest_and_the_others_have_the_temperature(copper_potential:
     assert result.trace["temperature_K"][0] == pytest.approx(300.0, rel=1e-6)
     assert np.mean(result.trace["temperature_K"][10:]) == pytest.approx(300.0, rel=0.3)
     assert frozen_atoms(result.final).tolist() == still.tolist()
+    for frame in (result.final, *result.frames):  # LAMMPS knows nothing of them, and the labels need them
+        assert frame.info["charge"] == 1
+        assert frame.get_initial_magnetic_moments() == pytest.approx(atoms.get_initial_magnetic_moments())
     # a walk that goes on from its last frame knows them too
     on = run_exploration(
         result.final,
@@ -143,7 +148,7 @@ def test_vacuum_that_is_not_perpendicular_and_templates_that_would_strain_it_are
     tilted.set_cell(tilted.cell.array + np.array([[0, 0, 0], [0, 0, 0], [3.0, 0, 0]]))
     with pytest.raises(InvalidInputError, match="perpendicular"):
         check_ensemble(tilted, Condition(300.0), MDSettings(ensemble="npt"))
-    old = deck.shipped_template().replace("barostat_words", "barostat")
+    old = input_script.shipped_template().replace("barostat_words", "barostat")
     with pytest.raises(InvalidInputError, match="barostat_words"):
         check_ensemble(boxed(slab()), Condition(300.0), MDSettings(ensemble="npt", template=old))
 
@@ -153,7 +158,7 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
     lmp = Path(sys.executable).with_name("lmp")
     if not lmp.is_file():
         pytest.skip("no lmp beside this Python")
-    text = deck.render(
+    text = input_script.render(
         ["Cu"],
         Condition(300.0),
         MDSettings(**{**WIDE, **settings}),
@@ -164,10 +169,10 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
     text = re.sub(r"pair_style .*", "pair_style lj/cut 5.0", text)
     text = re.sub(r"pair_coeff .*", "pair_coeff * * 0.4 2.3", text)
     text = re.sub(r"fix +grade .*", "fix grade all store/state 0 ix iy", text)
-    (folder / deck.INPUT).write_text(text)
-    script.write_structure(folder / deck.STRUCTURE, atoms, ["Cu"])
+    (folder / input_script.INPUT).write_text(text)
+    structures.write_structure(folder / input_script.STRUCTURE, atoms, ["Cu"])
     done = subprocess.run(
-        [str(lmp), "-in", deck.INPUT, "-log", deck.LOG, "-nocite"],
+        [str(lmp), "-in", input_script.INPUT, "-log", input_script.LOG, "-nocite"],
         cwd=folder,
         env=executable._environment([str(lmp)]),
         capture_output=True,
@@ -176,11 +181,11 @@ def run_input(atoms: Atoms, folder: Path, **settings: Any) -> list[readback.Look
         timeout=60,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return list(readback.read_looks(folder / deck.TRACE))
+    return list(readback.read_looks(folder / input_script.TRACE))
 
 
 def final(atoms: Atoms, folder: Path) -> Atoms:
-    ((_, last),) = readback.read_dump(folder / deck.FINAL, script.Frame.of(atoms, ["Cu"]))
+    ((_, last),) = readback.read_dump(folder / input_script.FINAL, structures.Frame.of(atoms, ["Cu"]))
     return last
 
 

@@ -28,15 +28,16 @@ from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.readback import read_looks
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
+from mlip_autopipec.managers.local import RunningJob
 from mlip_autopipec.progress import CampaignProgress, Shown, WalkerProgress, live, live_view, progress_of
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.forecast import forecast
-from mlip_autopipec.progress.live import with_files
+from mlip_autopipec.progress.live import with_jobs
 from mlip_autopipec.progress.show import duration
 from mlip_autopipec.progress.types import Budget, FitLoss, Forecast, Labels, Look
 from mlip_autopipec.schemas.loop import OTFDocument
@@ -57,6 +58,10 @@ def rendered(progress: CampaignProgress, width: int, **options) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO(), soft_wrap=True, highlight=False)
     console.print(Shown(progress, **options))
     return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def running(name: str, folder: Path, worker: int = 0) -> RunningJob:
+    return RunningJob("some", 1, name, folder, worker, 0, time.monotonic() - 5)
 
 
 def plain_text(shown: str) -> str:
@@ -266,7 +271,7 @@ def test_the_library_engine_can_be_followed(tmp_path: Path, copper_potential) ->
         engine="library",
         directory=tmp_path,
     )
-    (path,) = tmp_path.glob(f"exploration-*/{deck.TRACE}")
+    (path,) = tmp_path.glob(f"exploration-*/{input_script.TRACE}")
     looks = list(read_looks(path))
     assert [look.step for look in looks] == result.trace["step"]
     assert [look.gamma_max for look in looks] == pytest.approx(result.trace["gamma_max"])
@@ -277,10 +282,21 @@ def test_the_library_engine_can_be_followed(tmp_path: Path, copper_potential) ->
     path.write_text("".join(lines[:4]) + lines[4][:20])  # heading, steps 0, 10, 20; step 30 is being written
     look = read_look(tmp_path)
     assert look == Look(20, looks[2].temperature_K, looks[2].gamma_max)
-    progress = with_files(made(), "explore c003 w00", tmp_path)
+    progress = with_jobs(made(), [running("explore c003 w00", tmp_path)])
     assert (progress.doing, progress.walkers[0].state, progress.walkers[0].look) == ("exploring by MD", "running", look)
     assert progress.walkers[1].look is None
     assert f"gamma {look.gamma_max:.1f}" in "".join(rendered(progress, 80))
+
+
+def test_what_runs_on_which_worker_is_seen(tmp_path: Path) -> None:
+    jobs = [running("label c003 004", tmp_path, worker=2), running("label c003 003", tmp_path, worker=1)]
+    progress = with_jobs(made(), [*jobs, running("explore c003 w00", tmp_path, worker=3)])
+    assert progress.doing == "labelling and exploring by MD"
+    assert [walker.state for walker in progress.walkers].count("running") == 1
+    shown = " ".join(" ".join(rendered(progress, 100)).split())
+    assert "workers 1: label c003 003, 5 s; 2: label c003 004, 5 s; 3: explore c003 w00, 5 s" in shown
+    many = with_jobs(made(), [running(f"label c003 {k:03d}", tmp_path, worker=k) for k in range(1, 17)])
+    assert "8: label c003 008, 5 s; and 8 more" in " ".join(" ".join(rendered(many, 100)).split())
 
 
 def test_a_fit_under_way_tells_its_loss(tmp_path: Path) -> None:
@@ -292,9 +308,9 @@ def test_a_fit_under_way_tells_its_loss(tmp_path: Path) -> None:
     (folder / "metrics.txt").write_text(METRICS)
     (folder / "input.yaml").write_text("fit: {maxiter: 150}")
     assert read_fit(tmp_path) == FitLoss(1, 150, 0.16437351434661343, 0.16267753397569007)
-    progress = with_files(made(), "train c003", tmp_path)
+    progress = with_jobs(made(), [running("train c003", tmp_path)])
     assert "iteration 1 of at most 150, loss 0.163 (began with 0.164)" in "\n".join(rendered(progress, 80))
-    assert with_files(made(), "label c003 004", tmp_path).fit is None
+    assert with_jobs(made(), [running("label c003 004", tmp_path)]).fit is None
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.report import errors, structures, walks
 from mlip_autopipec.report.collect import CampaignData, Limits, collect
-from mlip_autopipec.report.labels import ORIGINS
+from mlip_autopipec.report.labels import meaning
 from mlip_autopipec.report.page import render, write_report
 from mlip_autopipec.report.panels import Panel, new_figure
 from mlip_autopipec.report.thin import thinned_trace, with_worst
@@ -36,7 +36,7 @@ from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(yaml.safe_dump(COPPER))
     campaign = RunFile.load(path)
     maker = campaign.maker()
-    maker.stop_rule = replace(maker.stop_rule, property_gate=PropertyGate(["eos", "phonons"], max_atoms=32))
+    maker.stop_rule = replace(maker.stop_rule, criterion=PropertyCriterion(["eos", "phonons"], max_atoms=32))
     flow = maker.make(campaign.load_structures(), campaign.load_conditions(), campaign_id="copper-1")
     folder = path.parent / "out"
     folder.mkdir()
@@ -196,7 +196,7 @@ def test_labels_with_where_they_came_from(page: str, data: CampaignData):
     assert bought
     for atoms in bought:
         origin = atoms.info["origin"]
-        assert ORIGINS[origin] in text
+        assert (meaning(origin) or "?") in text
         assert f"{atoms.info['cycle']} {origin} {atoms.info['walker']} {atoms.info['gamma']:.3g} Cu32 32" in text
 
 
@@ -357,7 +357,7 @@ def test_labels_that_were_set_aside(tmp_path: Path):
         train_maker=TrainMaker(trainer=trainer),
     )
     found = memory_campaigns(maker, "c", tmp_path, bulk("Cu", cubic=True) * (2, 2, 2))
-    ((label_id, reasons),) = found.quarantined("c").items()
+    ((label_id, reasons),) = found.outliers("c").items()
     page = render(collect(found, "c", Limits()), Limits())
     text = Outline(page).text
     assert f"1 Cu32 {'; '.join(reasons)} {label_id}" in text
@@ -365,7 +365,7 @@ def test_labels_that_were_set_aside(tmp_path: Path):
     (apart,) = [t for t in plots(page)["parity_energy"][0]["data"] if t.get("name") == "flagged outlier"]
     assert len(apart["x"]) == 1
     assert apart["x"][0] == pytest.approx(apart["y"][0] + 1, abs=0.05), "the stand-in adds 1 eV/atom"
-    found.admit("c", label_id)
+    found.accept("c", label_id)
     accepted = Outline(render(collect(found, "c", Limits()), Limits())).text
     assert f"{label_id} accepted" in accepted
     assert "accepted outlier" in accepted

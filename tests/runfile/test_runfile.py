@@ -242,3 +242,14 @@ def test_a_key_of_a_structure_that_does_not_suit_is_named_with_its_line(tmp_path
     path.write_text(text)
     with pytest.raises(InvalidInputError, match=rf"line {number}, structures\.0\.elements: structures\.elements is"):
         RunFile.load(path).load_structures()
+
+
+def test_the_earlier_key_of_outliers_is_as_good(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD + "quarantine: {n_sigma: 7}\n")
+    assert RunFile.load(path).maker().train_maker.outliers.n_sigma == 7
+    path.write_text(GOOD + "quarantine: null\n")
+    assert RunFile.load(path).maker().train_maker.outliers is None
+    assert "line 16, quarantine.n_sigma: " in refusal(tmp_path, GOOD + "quarantine: {n_sigma: -7}\n")
+    assert "line 16, quarantine.n_sgma: unknown key" in refusal(tmp_path, GOOD + "quarantine: {n_sgma: 7}\n")
+    assert "unknown key 'quarantine'" in refusal(tmp_path, GOOD + "outliers: null\nquarantine: null\n")

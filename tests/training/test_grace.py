@@ -27,7 +27,7 @@ from paths import ROOT
 from mlip_autopipec.active_learning.activeset import compute_gamma, select_active_set
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
-from mlip_autopipec.lammps import deck, script
+from mlip_autopipec.lammps import input_script, structures
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, HaltReason, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.training.training import TrainingResult
+    from mlip_autopipec.training.results import TrainingResult
 
 # not importorskip: TensorFlow stays out of the process of the tests
 pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")
@@ -194,11 +194,11 @@ def test_md_has_the_energy_forces_pressure_and_gamma_of_pyace(
     expected = potential.calculator()
     expected.calculate(atoms)
     settings = MDSettings(ensemble="nve", gamma_every=1 if with_gamma else 7, gamma_lo=1e9, gamma_hi=1e9)
-    script.write_structure(tmp_path / "structure.data", atoms, potential.elements)
+    structures.write_structure(tmp_path / "structure.data", atoms, potential.elements)
     run = LibraryRun(potential, Condition(300), settings, atoms)
     start_step = 0 if with_gamma else 1  # step 1 is no gamma step
-    (tmp_path / deck.INPUT).write_text(
-        deck.render(
+    (tmp_path / input_script.INPUT).write_text(
+        input_script.render(
             potential.elements,
             Condition(300),
             settings,
@@ -207,7 +207,7 @@ def test_md_has_the_energy_forces_pressure_and_gamma_of_pyace(
             cutoff_A=potential.cutoff,
         )
     )
-    run.prepare(deck.INPUT)
+    run.prepare(input_script.INPUT)
     run.run(0)
     forces = run.lmp.numpy.extract_atom("f", nelem=len(atoms))
     forces = forces[np.argsort(run.lmp.numpy.extract_atom("id", nelem=len(atoms)))]

@@ -1,4 +1,4 @@
-"""Gates of one's own: named cells, and numbers that follow from their labels."""
+"""Criteria of one's own: named cells, and numbers that follow from their labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from monty.json import MontyDecoder
 
-from mlip_autopipec import CellGate, Gates, PropertyGate, Quantity
+from mlip_autopipec import CellCriterion, Criteria, PropertyCriterion, Quantity
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.validation.crystals import PropertyError
@@ -18,7 +18,7 @@ COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 
 
 @dataclass
-class VacancyGate(CellGate):
+class VacancyCriterion(CellCriterion):
     """Formation energy of a vacancy, unrelaxed."""
 
     tolerance_eV: float = 0.05
@@ -55,60 +55,60 @@ class Healing(Scaled):
 
 
 def test_what_follows_from_the_labels_is_compared(emt_labelled):
-    gate = VacancyGate()
-    labels = emt_labelled(gate.structures(COPPER))
-    (same,) = gate.compare(COPPER, labels[::-1], EMT())
+    criterion = VacancyCriterion()
+    labels = emt_labelled(criterion.structures(COPPER))
+    (same,) = criterion.compare(COPPER, labels[::-1], EMT())
     assert (same.state, same.name, same.unit, same.crystal) == ("passed", "formation energy", "eV", "Cu")
     assert same.oracle == pytest.approx(labels[1].get_potential_energy() - 31 / 32 * labels[0].get_potential_energy())
     assert same.potential == pytest.approx(same.oracle)
-    (other,) = gate.compare(COPPER, labels, Scaled())
+    (other,) = criterion.compare(COPPER, labels, Scaled())
     assert other.state == "failed"
     assert other.error == pytest.approx(0.5 * other.oracle)
 
 
 @pytest.mark.parametrize(("calculator", "words"), [(NotFinite, "not finite"), (Healing, "heals")])
 def test_a_potential_without_the_number_fails_with_the_reason(calculator, words, emt_labelled):
-    gate = VacancyGate()
-    (found,) = gate.compare(COPPER, emt_labelled(gate.structures(COPPER)), calculator())
+    criterion = VacancyCriterion()
+    (found,) = criterion.compare(COPPER, emt_labelled(criterion.structures(COPPER)), calculator())
     assert found.state == "failed"
     assert found.potential is None
     assert words in found.reason
 
 
 def test_a_missing_label_is_never_passed(emt_labelled):
-    gate = VacancyGate()
-    crystal, vacancy = gate.structures(COPPER)
+    criterion = VacancyCriterion()
+    crystal, vacancy = criterion.structures(COPPER)
     failures = {vacancy.info["property"]: "SCF did not converge"}
-    (found,) = gate.compare(COPPER, emt_labelled([crystal]), EMT(), failures)
+    (found,) = criterion.compare(COPPER, emt_labelled([crystal]), EMT(), failures)
     assert found.state == "not_measured"
-    assert "1 of its 2 labels are missing: 'VacancyGate: vacancy' (SCF did not converge)" in found.reason
+    assert "1 of its 2 labels are missing: 'VacancyCriterion: vacancy' (SCF did not converge)" in found.reason
 
 
-def test_a_budget_buys_whole_gates():
-    gates = Gates([PropertyGate(), VacancyGate()])
-    n_volumes, n_all = len(PropertyGate().structures(COPPER)), len(gates.structures(COPPER))
+def test_a_budget_buys_whole_criteria():
+    criteria = Criteria([PropertyCriterion(), VacancyCriterion()])
+    n_volumes, n_all = len(PropertyCriterion().structures(COPPER)), len(criteria.structures(COPPER))
     assert n_all == n_volumes + 2
-    assert [len(gates.affordable(COPPER, budget)) for budget in (None, n_all, n_all - 1, 2, 1)] == [
+    assert [len(criteria.affordable(COPPER, budget)) for budget in (None, n_all, n_all - 1, 2, 1)] == [
         n_all, n_all, n_volumes, 2, 0,
     ]  # fmt: skip
 
 
-def test_all_gates_have_to_pass_and_a_shared_cell_is_labelled_once(emt_labelled):
-    twice = Gates([VacancyGate(), VacancyGate(tolerance_eV=1e-9), PropertyGate()])
+def test_all_criteria_have_to_pass_and_a_shared_cell_is_labelled_once(emt_labelled):
+    twice = Criteria([VacancyCriterion(), VacancyCriterion(tolerance_eV=1e-9), PropertyCriterion()])
     cells = twice.structures(COPPER)
-    assert len(cells) == 2 + len(PropertyGate().structures(COPPER))
+    assert len(cells) == 2 + len(PropertyCriterion().structures(COPPER))
     found = twice.compare(COPPER, emt_labelled(cells), EMT())
     assert [c.name for c in found] == ["formation energy", "formation energy", "equilibrium volume", "bulk modulus"]
     assert all(c.passed for c in found)
     with pytest.raises(InvalidInputError, match="no structure of this campaign"):
         twice.check(molecule("H2"))
-    with pytest.raises(InvalidInputError, match=r"PropertyGate\.min_width is 0"):
+    with pytest.raises(InvalidInputError, match=r"PropertyCriterion\.min_width is 0"):
         twice.check(COPPER, gamma_only=True)
-    with pytest.raises(InvalidInputError, match="give one or more gates"):
-        Gates([])
+    with pytest.raises(InvalidInputError, match="give one or more criteria"):
+        Criteria([])
 
 
-def test_a_rule_with_gates_comes_back_from_the_store():
-    rule = StopRule(property_gate=Gates([VacancyGate(0.1), PropertyGate(["eos"], n_volumes=9)]))
+def test_a_rule_with_criteria_comes_back_from_the_store():
+    rule = StopRule(criterion=Criteria([VacancyCriterion(0.1), PropertyCriterion(["eos"], n_volumes=9)]))
     again = MontyDecoder().decode(rule.to_json())
     assert again == rule

@@ -1,4 +1,4 @@
-"""The property gate: what is labelled, what passes, and what is said where something is missing."""
+"""The property criterion: what is labelled, what passes, and what is said where something is missing."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 
 PAGE = ROOT / "docs" / "properties.md"
 ALL = ["eos", "elastic", "phonons"]
 
 
 def test_cells_follow_from_the_crystal_not_from_how_it_is_given():
-    gate = PropertyGate(properties=ALL)
-    reference = gate.structures(copper())
+    criterion = PropertyCriterion(properties=ALL)
+    reference = criterion.structures(copper())
     assert sorted(map(len, reference)) == [1] * 10 + [32]
     record = maker_record(EMTStaticMaker())
     keys = {label_key(cell, record) for cell in reference}
@@ -51,8 +51,8 @@ def test_cells_follow_from_the_crystal_not_from_how_it_is_given():
     large.rotate(33, (1, 2, 3), rotate_cell=True)
     large.set_velocities(np.ones((len(large), 3)))
     large.calc = EMT()
-    assert {label_key(cell, record) for cell in gate.structures(large)} == keys
-    assert len(gate.structures([copper(), large])) == len(reference)
+    assert {label_key(cell, record) for cell in criterion.structures(large)} == keys
+    assert len(criterion.structures([copper(), large])) == len(reference)
     tags = [cell.info["property"] for cell in reference]
     assert len(set(tags)) == len(tags)
     assert {cell.info["origin"] for cell in reference} == {"property"}
@@ -61,10 +61,10 @@ def test_cells_follow_from_the_crystal_not_from_how_it_is_given():
 
 
 def test_labels_in_another_order_and_orientation_serve():
-    gate = PropertyGate(properties=["elastic", "phonons"], max_atoms=16)
+    criterion = PropertyCriterion(properties=["elastic", "phonons"], max_atoms=16)
     atoms = strained_alloy()
-    cells = gate.structures(atoms)
-    plain = gate.compare(atoms, labelled(cells, EMT()), EMT())
+    cells = criterion.structures(atoms)
+    plain = criterion.compare(atoms, labelled(cells, EMT()), EMT())
     turned = []
     rng = np.random.default_rng(3)
     for cell in cells:
@@ -72,7 +72,7 @@ def test_labels_in_another_order_and_orientation_serve():
         other.positions += rng.integers(-1, 2, (len(other), 3)) @ other.cell.array
         other.rotate(70, (1, -2, 0.5), rotate_cell=True)
         turned.append(other)
-    again = gate.compare(atoms, labelled(turned, EMT())[::-1], EMT())
+    again = criterion.compare(atoms, labelled(turned, EMT())[::-1], EMT())
     assert [c.error for c in again] == pytest.approx([0] * len(again), abs=1e-6)
     assert [c.oracle for c in again] == pytest.approx([c.oracle for c in plain], rel=1e-8)
     assert {c.kind for c in again if c.passed} == {"elastic", "phonons"}
@@ -80,28 +80,28 @@ def test_labels_in_another_order_and_orientation_serve():
 
 def test_labels_of_the_real_oracle_maker_give_the_same():
     """Through atomate2's documents (kbar, VASP's sign) and the stored label, as in a campaign."""
-    gate = PropertyGate(properties=["eos", "elastic"])
+    criterion = PropertyCriterion(properties=["eos", "elastic"])
     oracle = OracleMaker(static_maker=EMTStaticMaker())
     labels = []
-    for index, cell in enumerate(gate.structures(hexagonal_copper())):
+    for index, cell in enumerate(criterion.structures(hexagonal_copper())):
         document = LabelDocument.from_labelled(
             oracle.compute(cell).atoms, uuid=str(index), campaign_id="test", cycle=1, index=index, origin="property"
         )
         labels.append(LabelDocument.model_validate_json(document.model_dump_json()).to_atoms())
-    found = gate.compare(hexagonal_copper(), labels, EMT())
+    found = criterion.compare(hexagonal_copper(), labels, EMT())
     assert all_passed(found)
     assert [c.error for c in found] == pytest.approx([0] * len(found), abs=1e-3)
 
 
 @pytest.mark.parametrize("atoms", [copper(), hexagonal_copper()], ids=["fcc", "hcp"])
 def test_wide_cells_for_oracles_without_k_points_give_the_same(atoms):
-    gate = PropertyGate(properties=["eos", "elastic"], max_atoms=64)
-    wide = replace(gate, min_width=7.0)
+    criterion = PropertyCriterion(properties=["eos", "elastic"], max_atoms=64)
+    wide = replace(criterion, min_width=7.0)
     cells = wide.structures(atoms)
     heights = [1 / np.linalg.norm(np.linalg.inv(cell.cell.array), axis=0) for cell in cells]
     assert np.min(heights) > 6.8
     assert {len(cell) for cell in cells} == ({32} if len(atoms) == 1 else {64})
-    expected = [c.oracle for c in measured(gate, atoms, EMT())]
+    expected = [c.oracle for c in measured(criterion, atoms, EMT())]
     assert [c.oracle for c in measured(wide, atoms, EMT())] == pytest.approx(expected, rel=1e-6)
     (eos, elastic) = replace(wide, min_width=20.0).plan(atoms).reasons.values()
     assert "are not 20 A wide" in eos
@@ -129,16 +129,16 @@ def scaled(potential: ACEPotential, factor: float, which: slice = slice(None)) -
 
 
 def test_a_trained_potential_passes_and_spoilt_ones_fail(potential):
-    gate = PropertyGate(properties=ALL, max_atoms=16)
-    labels = labelled(gate.structures(copper()), EMT())
-    good = gate.compare(copper(), labels, potential)
+    criterion = PropertyCriterion(properties=ALL, max_atoms=16)
+    labels = labelled(criterion.structures(copper()), EMT())
+    good = criterion.compare(copper(), labels, potential)
     assert all_passed(good), [c.description for c in good]
     assert all(c.error > 0 for c in good)
     # 3 % of its pair term, hardly seen in the phonons, moves the minimum out of sight
-    pairs = gate.compare(copper(), labels, scaled(potential, 1.03, slice(1)))
+    pairs = criterion.compare(copper(), labels, scaled(potential, 1.03, slice(1)))
     assert {"equilibrium volume", "bulk modulus", "C11", "C12"} <= {c.name for c in pairs if c.state == "failed"}
     # everything by 1.25: the minimum stays, all that is stiff is stiffer, frequencies by the root
-    stiff = gate.compare(copper(), labels, scaled(potential, 1.25))
+    stiff = criterion.compare(copper(), labels, scaled(potential, 1.25))
     assert {c.name for c in stiff if c.state == "passed"} <= {"equilibrium volume", "C44"}
     for comparison, other in zip(stiff, good, strict=True):
         factor = {"eos": 1.0, "phonons": 1.25**0.5}.get(comparison.kind, 1.25)
@@ -152,17 +152,20 @@ def test_a_trained_potential_passes_and_spoilt_ones_fail(potential):
 def test_stress_and_energy_of_a_trained_potential_tell_the_same(potential):
     sides = []
     for elastic_from in ("stress", "energy"):
-        gate = PropertyGate(properties=["elastic"], elastic_from=elastic_from, strain=0.005)
+        criterion = PropertyCriterion(properties=["elastic"], elastic_from=elastic_from, strain=0.005)
         sides.append(
-            [c.potential for c in gate.compare(copper(), labelled(gate.structures(copper()), EMT()), potential)]
+            [
+                c.potential
+                for c in criterion.compare(copper(), labelled(criterion.structures(copper()), EMT()), potential)
+            ]
         )
     assert sides[0] == pytest.approx(sides[1], rel=0.02)
 
 
 def test_a_potential_without_a_minimum_fails_with_its_curve(potential):
-    gate = PropertyGate()
+    criterion = PropertyCriterion()
     repulsive = scaled(potential, -1.0)
-    volume, modulus = gate.compare(copper(), labelled(gate.structures(copper()), EMT()), repulsive)
+    volume, modulus = criterion.compare(copper(), labelled(criterion.structures(copper()), EMT()), repulsive)
     assert volume.state == modulus.state == "failed"
     assert volume.potential is None
     assert "by the potential, the energy has no minimum" in volume.description
@@ -174,45 +177,45 @@ def test_a_potential_without_a_minimum_fails_with_its_curve(potential):
 
 
 def test_missing_labels_are_never_passed():
-    gate = PropertyGate(properties=ALL, max_atoms=16)
-    cells = gate.structures(copper())
+    criterion = PropertyCriterion(properties=ALL, max_atoms=16)
+    cells = criterion.structures(copper())
     labels = labelled(cells, EMT())
     lost = cells[2].info["property"]
-    found = gate.compare(copper(), labels[:2] + labels[3:], EMT(), failures={lost: "SCF did not converge"})
+    found = criterion.compare(copper(), labels[:2] + labels[3:], EMT(), failures={lost: "SCF did not converge"})
     assert [c.state for c in found if c.kind == "eos"] == ["not_measured"]
     assert "1 of its 7 labels are missing" in found[0].reason
     assert f"'{lost}' (SCF did not converge)" in found[0].reason
     assert all(c.passed for c in found if c.kind != "eos")
     assert not all_passed(found)
-    nothing = gate.compare(copper(), [], EMT())
+    nothing = criterion.compare(copper(), [], EMT())
     assert [c.state for c in nothing] == ["not_measured"] * 3
     assert "and 4 more" in nothing[0].reason
     # labels of other settings are no labels of these cells
-    other = labelled(replace(gate, volume_span=0.05, strain=0.02, displacement=0.02).structures(copper()), EMT())
-    assert [c.state for c in gate.compare(copper(), other, EMT())] == ["not_measured"] * 3
+    other = labelled(replace(criterion, volume_span=0.05, strain=0.02, displacement=0.02).structures(copper()), EMT())
+    assert [c.state for c in criterion.compare(copper(), other, EMT())] == ["not_measured"] * 3
 
 
 def test_what_the_oracle_cannot_tell_is_not_measured():
-    no_stress = labelled(PropertyGate(properties=["elastic"]).structures(copper()), EMT(), with_stress=False)
-    (found,) = PropertyGate(properties=["elastic"]).compare(copper(), no_stress, EMT())
+    no_stress = labelled(PropertyCriterion(properties=["elastic"]).structures(copper()), EMT(), with_stress=False)
+    (found,) = PropertyCriterion(properties=["elastic"]).compare(copper(), no_stress, EMT())
     assert found.state == "not_measured"
     assert "elastic_from" in found.reason
     far = bulk("Cu", a=3.9)
-    (found,) = measured(PropertyGate(), far, EMT())
+    (found,) = measured(PropertyCriterion(), far, EMT())
     assert found.state == "not_measured"
     assert "by the oracle, the energy has no minimum" in found.reason
     assert "volume_span" in found.reason
-    gate = PropertyGate()
-    jumping = labelled(gate.structures(copper()), EMT())
+    criterion = PropertyCriterion()
+    jumping = labelled(criterion.structures(copper()), EMT())
     for label in jumping[::2]:
         label.calc.results["energy"] += 0.02
-    (found,) = gate.compare(copper(), jumping, EMT())
+    (found,) = criterion.compare(copper(), jumping, EMT())
     assert found.state == "not_measured"
     assert "off a smooth curve" in found.reason
 
 
 def test_what_is_no_crystal_has_no_structures():
-    gate = PropertyGate()
+    criterion = PropertyCriterion()
     slab = fcc111("Cu", (1, 1, 5), vacuum=8.0)
     slab.pbc = True
     alone = Atoms("Cu", cell=[14, 14.5, 15], pbc=True)
@@ -229,17 +232,17 @@ def test_what_is_no_crystal_has_no_structures():
         "empty structure": Atoms(pbc=True),
     }
     for reason, atoms in expected.items():
-        plan = gate.plan(atoms)
+        plan = criterion.plan(atoms)
         assert plan.crystal is None
         assert reason in plan.reasons["eos"]
-        assert gate.structures(atoms) == []
-        (found,) = gate.compare(atoms, [], EMT())
+        assert criterion.structures(atoms) == []
+        (found,) = criterion.compare(atoms, [], EMT())
         assert found.state == "not_applicable"
         assert not all_passed([found])
         with pytest.raises(InvalidInputError, match=reason):
-            gate.check(atoms)
-    gate.check([slab, copper()])
-    found = gate.compare([slab, copper()], labelled(gate.structures([slab, copper()]), EMT()), EMT())
+            criterion.check(atoms)
+    criterion.check([slab, copper()])
+    found = criterion.compare([slab, copper()], labelled(criterion.structures([slab, copper()]), EMT()), EMT())
     assert [c.state for c in found] == ["not_applicable", "passed", "passed"]
     assert all_passed(found)
 
@@ -247,19 +250,19 @@ def test_what_is_no_crystal_has_no_structures():
 def test_an_alloy_without_order_is_a_crystal():
     atoms = bulk("Cu", a=3.75, cubic=True).repeat((2, 2, 2))
     atoms.symbols[np.random.default_rng(1).permutation(32)[:13]] = "Au"
-    gate = PropertyGate(properties=["eos", "phonons"])
-    plan = gate.plan(atoms)
+    criterion = PropertyCriterion(properties=["eos", "phonons"])
+    plan = criterion.plan(atoms)
     assert [len(cell) for cell in plan.structures["eos"]] == [32] * 7
     assert "would take 192 labels" in plan.reasons["phonons"]
-    found = measured(gate, atoms, EMT())
+    found = measured(criterion, atoms, EMT())
     assert [c.state for c in found] == ["passed", "passed", "not_applicable"]
 
 
 def test_everything_survives_json():
-    gate = PropertyGate(properties=["elastic", "eos"], strain=0.02, max_atoms=16)
-    assert MontyDecoder().decode(json.dumps(gate.as_dict())) == gate
-    assert PropertyGate(properties="phonons").properties == ["phonons"]
-    found = measured(replace(gate, properties=ALL), hexagonal_copper(), EMT())
+    criterion = PropertyCriterion(properties=["elastic", "eos"], strain=0.02, max_atoms=16)
+    assert MontyDecoder().decode(json.dumps(criterion.as_dict())) == criterion
+    assert PropertyCriterion(properties="phonons").properties == ["phonons"]
+    found = measured(replace(criterion, properties=ALL), hexagonal_copper(), EMT())
     for comparison in found:
         plain = json.loads(json.dumps(comparison.as_dict()))
         assert plain["passed"] is True
@@ -269,7 +272,7 @@ def test_everything_survives_json():
 
 def test_the_page_says_what_is_so():
     text = PAGE.read_text()
-    gate = PropertyGate(properties=ALL)
+    criterion = PropertyCriterion(properties=ALL)
     crystals = {
         "fcc": copper(),
         "bcc": bulk("Fe", a=2.87),
@@ -280,7 +283,7 @@ def test_the_page_says_what_is_so():
         "triclinic, 3 atoms": triclinic_alloy(),
     }
     for name, atoms in crystals.items():
-        cells = gate.plan(atoms).structures
+        cells = criterion.plan(atoms).structures
         row = [f"{len(cells[kind])} of {len(cells[kind][0])}" for kind in ALL]
         assert f"| {name} | {' | '.join(row)} |" in text
     names = {"atoms": copper(), "potential": EMT()}
@@ -307,4 +310,4 @@ def test_the_page_says_what_is_so():
 )
 def test_settings_that_cannot_be_meant_are_refused(fields, message):
     with pytest.raises(InvalidInputError, match=message):
-        PropertyGate(**fields)
+        PropertyCriterion(**fields)

@@ -31,7 +31,7 @@ from property_cases import (
 
 from mlip_autopipec.sampling.modes import compute_hessian
 from mlip_autopipec.validation.crystals import evaluate
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -66,8 +66,8 @@ def by_relaxation(atoms: Atoms, calculator: Calculator, strain: float = 2e-3, re
 
 
 def test_equation_of_state_agrees_with_that_of_ase():
-    gate = PropertyGate(n_volumes=9, volume_span=0.05)
-    volume, modulus = measured(gate, copper(), EMT())
+    criterion = PropertyCriterion(n_volumes=9, volume_span=0.05)
+    volume, modulus = measured(criterion, copper(), EMT())
     cells = [bulk("Cu", a=a) for a in np.linspace(3.55, 3.63, 9)]
     energies = [r.energy for r in evaluate(cells, EMT())]
     v0, _, b0 = EquationOfState([c.get_volume() for c in cells], energies, eos="vinet").fit()
@@ -80,8 +80,8 @@ def test_equation_of_state_agrees_with_that_of_ase():
 
 @pytest.mark.parametrize("elastic_from", ["stress", "energy"])
 def test_elastic_constants_of_copper_agree_with_the_curvature_of_the_energy(elastic_from):
-    gate = PropertyGate(properties=["elastic"], elastic_from=elastic_from)
-    found = measured(gate, copper(), EMT())
+    criterion = PropertyCriterion(properties=["elastic"], elastic_from=elastic_from)
+    found = measured(criterion, copper(), EMT())
     assert [c.name for c in found] == ["C11", "C12", "C44"]
     cube = bulk("Cu", a=3.59, cubic=True)
 
@@ -102,8 +102,8 @@ def test_elastic_constants_of_copper_agree_with_the_curvature_of_the_energy(elas
 
 def test_elastic_constants_of_silicon_agree_with_analytic_ones():
     silicon, calculator = bulk("Si", a=5.431), Manybody(**StillingerWeber(Stillinger_Weber_PRB_31_5262_Si))
-    gate = PropertyGate(properties=["elastic"])
-    found = measured(gate, silicon, calculator)
+    criterion = PropertyCriterion(properties=["elastic"])
+    found = measured(criterion, silicon, calculator)
     cube = bulk("Si", a=5.431, cubic=True)
     clamped = calculator.get_birch_coefficients(cube)
     relaxed = clamped + calculator.get_non_affine_contribution_to_elastic_constants(cube)
@@ -111,16 +111,16 @@ def test_elastic_constants_of_silicon_agree_with_analytic_ones():
     assert constants(found) == pytest.approx(full_3x3x3x3_to_Voigt_6x6(relaxed) / units.GPa, abs=0.2)
     assert constants(found, "clamped_GPa")[3, 3] > 1.5 * constants(found)[3, 3]
     assert found[0].data["oracle"]["ions"] == "relaxed ions"
-    rigid = measured(replace(gate, relaxed_ions=False), silicon, calculator)
+    rigid = measured(replace(criterion, relaxed_ions=False), silicon, calculator)
     assert constants(rigid) == pytest.approx(constants(found, "clamped_GPa"))
 
 
 @pytest.mark.parametrize("elastic_from", ["stress", "energy"])
 def test_relaxed_ions_of_a_hexagonal_crystal_are_those_of_relaxation(elastic_from):
-    gate = PropertyGate(properties=["elastic"], elastic_from=elastic_from)
-    found = measured(gate, hexagonal_copper(), EMT())
+    criterion = PropertyCriterion(properties=["elastic"], elastic_from=elastic_from)
+    found = measured(criterion, hexagonal_copper(), EMT())
     assert [c.name for c in found] == ["C11", "C12", "C13", "C33", "C44"]
-    primitive = gate.plan(hexagonal_copper()).crystal.primitive
+    primitive = criterion.plan(hexagonal_copper()).crystal.primitive
     assert constants(found) == pytest.approx(by_relaxation(primitive, EMT()), abs=1.0)
     clamped = by_relaxation(primitive, EMT(), relax=False)
     assert constants(found, "clamped_GPa") == pytest.approx(clamped, abs=1.0)
@@ -128,15 +128,15 @@ def test_relaxed_ions_of_a_hexagonal_crystal_are_those_of_relaxation(elastic_fro
 
 
 def test_a_crystal_of_low_symmetry_has_all_its_constants():
-    gate = PropertyGate(properties=["elastic"], symprec=1e-4)
+    criterion = PropertyCriterion(properties=["elastic"], symprec=1e-4)
     atoms = triclinic_alloy()
-    crystal = gate.plan(atoms).crystal
+    crystal = criterion.plan(atoms).crystal
     assert crystal.name.split()[1] in ("P1", "P-1")
-    found = measured(gate, atoms, EMT())
+    found = measured(criterion, atoms, EMT())
     assert len(found) == 21
     reference = by_relaxation(crystal.primitive, EMT(), strain=1e-3)
     largest = np.abs(reference).max()
-    # under the stress of this cell the coefficients are not quite symmetric; the gate's are made so
+    # under the stress of this cell the coefficients are not quite symmetric; the criterion's are made so
     assert constants(found) == pytest.approx((reference + reference.T) / 2, abs=0.02 * largest)
 
 
@@ -144,11 +144,11 @@ def test_a_crystal_of_low_symmetry_has_all_its_constants():
     "atoms", [hexagonal_copper(), bulk("Cu", "bcc", a=2.87), strained_alloy()], ids=["hcp", "bcc", "not at rest"]
 )
 def test_phonons_are_the_modes_of_the_whole_supercell(atoms):
-    gate = PropertyGate(properties=["phonons"], max_atoms=16)
-    (found,) = measured(gate, atoms, EMT())
+    criterion = PropertyCriterion(properties=["phonons"], max_atoms=16)
+    (found,) = measured(criterion, atoms, EMT())
     frequencies = np.array(found.data["oracle"]["frequencies_THz"])
-    (displaced, *_) = gate.structures(atoms)
-    crystal = gate.plan(atoms).crystal
+    (displaced, *_) = criterion.structures(atoms)
+    crystal = criterion.plan(atoms).crystal
     matrix = np.round(displaced.cell.array @ np.linalg.inv(crystal.primitive.cell.array)).astype(int)
     supercell = make_supercell(crystal.primitive, matrix)
     assert frequencies.size == 3 * len(supercell)
@@ -166,8 +166,8 @@ def test_phonons_are_the_modes_of_the_whole_supercell(atoms):
     ids=["hcp", "bcc"],
 )
 def test_the_dispersion_goes_through_the_wave_vectors_of_the_supercell(atoms, held, between):
-    gate = PropertyGate(properties=["phonons"], max_atoms=16)
-    (found,) = measured(gate, atoms, EMT())
+    criterion = PropertyCriterion(properties=["phonons"], max_atoms=16)
+    (found,) = measured(criterion, atoms, EMT())
     exact = np.array(found.data["oracle"]["frequencies_THz"])
     dispersion = found.data["oracle"]["dispersion"]
     # where the path jumps two names share a distance: each is met once before
@@ -180,9 +180,9 @@ def test_the_dispersion_goes_through_the_wave_vectors_of_the_supercell(atoms, he
 
 
 def test_an_oxide_has_optical_modes():
-    volume = measured(PropertyGate(), magnesia(), pair_potential())[0].oracle
+    volume = measured(PropertyCriterion(), magnesia(), pair_potential())[0].oracle
     atoms = bulk("MgO", "rocksalt", a=(8 * volume) ** (1 / 3))
-    found = measured(PropertyGate(properties=ALL, max_atoms=20), atoms, pair_potential())
+    found = measured(PropertyCriterion(properties=ALL, max_atoms=20), atoms, pair_potential())
     assert [c.name for c in found] == [
         "equilibrium volume", "bulk modulus", "C11", "C12", "C44", "phonon frequencies",
     ]  # fmt: skip

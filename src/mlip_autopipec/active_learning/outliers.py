@@ -17,6 +17,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.intake import raw_forces
@@ -38,7 +39,7 @@ _FERROMAGNETIC = 0.95
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Outlier:
     """
     A label that is not to be trained on.
 
@@ -55,7 +56,7 @@ class SetAside:
 
 
 @dataclass
-class LabelQuarantine(MSONable):
+class OutlierRule(MSONable):
     """
     Flags outliers among new labels, by the potential before it is trained on them and by the other labels.
 
@@ -88,10 +89,10 @@ class LabelQuarantine(MSONable):
         """Refuse invalid settings."""
         for name in ("n_sigma", "n_largest", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
             if not (value := getattr(self, name)) > 0:
-                raise InvalidInputError.of(f"LabelQuarantine.{name}", f"is {value}; it has to be positive")
+                raise InvalidInputError.of(f"OutlierRule.{name}", f"is {value}; it has to be positive")
         if self.gamma_max < 1 or self.min_labels < 3:
             raise InvalidInputError(
-                f"LabelQuarantine: gamma_max {self.gamma_max}, min_labels {self.min_labels}; give at least 1 and 3"
+                f"OutlierRule: gamma_max {self.gamma_max}, min_labels {self.min_labels}; give at least 1 and 3"
             )
 
     def judge(
@@ -101,7 +102,7 @@ class LabelQuarantine(MSONable):
         others: Sequence[Atoms],
         earlier: Sequence[GradedErrors] = (),
         graded: Sequence[GradedErrors] | None = None,
-    ) -> list[SetAside]:
+    ) -> list[Outlier]:
         """
         Find the outliers among the new labels.
 
@@ -122,7 +123,7 @@ class LabelQuarantine(MSONable):
 
         Returns
         -------
-        list of SetAside
+        list of Outlier
             In the order of ``new``.
         """
         if not new:
@@ -141,7 +142,7 @@ class LabelQuarantine(MSONable):
         moments = _moments_by_element(others)
         for k, label in enumerate(new):
             reasons.setdefault(k, []).extend(self._by_moments(label, moments))
-        return [SetAside(k, tuple(why)) for k, why in reasons.items() if why]
+        return [Outlier(k, tuple(why)) for k, why in reasons.items() if why]
 
     def _allowed(self, *errors: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
         """Return the usual error and how far from it is too far, by the worst of several sets of errors."""
@@ -232,3 +233,6 @@ def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.fl
 def _order(moments: NDArray[np.float64]) -> float:
     """Return the net moment relative to that of all moments aligned: 1 for a ferromagnet, 0 for an antiferromagnet."""
     return float(abs(moments.sum()) / max(np.abs(moments).sum(), 1e-12))
+
+
+__getattr__ = renamed_classes(__name__, LabelQuarantine="OutlierRule")

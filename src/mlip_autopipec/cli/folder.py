@@ -8,14 +8,14 @@ import os
 import platform
 import shutil
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.cli.base import names_in, short
+from mlip_autopipec.cli.base import names_in, short, typed
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 #: File that the process which runs a campaign holds locked. The lock ends with the process, however that ends.
 LOCK = ".lock"
@@ -34,6 +34,10 @@ _CONTENTS: dict[str, list[str] | None] = {
     "report.html": [],
 }
 MADE = frozenset(_CONTENTS)
+
+
+#: File systems on which SQLite cannot rely on the locks of several processes.
+_NETWORK = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "beegfs", "glusterfs", "ceph", "fuse.sshfs", "9p")
 
 
 #: Is there while the results of a campaign are not written.
@@ -77,7 +81,7 @@ def held(folder: Path) -> Iterator[None]:
             file.seek(0)
             raise MLIPError(
                 f"'{short(folder)}' is run by {file.read().strip() or 'another process'} at present; "
-                f"`mlip-autopipec status {short(folder)}` shows its progress"
+                f"`{typed('status', short(folder))}` shows its progress"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -182,3 +186,16 @@ def clear(folder: Path) -> list[str]:
             with suppress(OSError):  # there is something else in it
                 path.rmdir()
     return sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, UNFINISHED))
+
+
+def network_file_system(folder: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """Return the kind of the network file system that a folder is on; None if it is on none, or nobody knows."""
+    try:
+        rows = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return None
+    above = {str(folder.resolve()), *map(str, folder.resolve().parents)}
+    mounted = [(row[1].replace("\\040", " "), row[2]) for row in rows if len(row) > 2]
+    kinds = {len(point): kind for point, kind in mounted if point in above}
+    kind = kinds[max(kinds)] if kinds else ""
+    return kind if kind.startswith(_NETWORK) else None

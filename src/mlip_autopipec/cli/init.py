@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, console, put, told
+from mlip_autopipec.cli.base import AsJson, app, console, put, told, typed
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.kinds import ORACLES, TRAINERS
 
@@ -90,9 +90,9 @@ def init(
         at = " and ".join(f"{t:g} K" for t in kelvin)
         shown_cells = ", ".join(f"{one.get_chemical_formula()}" for one in atoms)
         console.print(
-            f"[green]{escape(str(path))}[/]: {shown_cells} at {at}, oracle {campaign.oracle.kind}, "
+            f"[green]{escape(str(path))}[/]: {escape(shown_cells)} at {at}, oracle {campaign.oracle.kind}, "
             f"trainer {campaign.trainer.kind}\nread it, change it where needed, then\n"
-            f"  mlip-autopipec run {escape(str(path))} --dry-run\n  mlip-autopipec run {escape(str(path))}"
+            f"  {escape(typed('run', path, '--dry-run'))}\n  {escape(typed('run', path))}"
         )
     if as_json:
         put(

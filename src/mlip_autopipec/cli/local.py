@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlip_autopipec.cli.base import console, open_store, short
+from rich.markup import escape
+
+from mlip_autopipec.cli.base import console, open_store, short, typed
 from mlip_autopipec.cli.folder import begin_results, end_results
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -21,18 +22,27 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Flow, JobStore
 
+    from mlip_autopipec.database.validation import OracleWalk
     from mlip_autopipec.lammps.types import Condition
+    from mlip_autopipec.managers.fork_server import ForkServer
     from mlip_autopipec.runfile.model import RunFile
-    from mlip_autopipec.schemas.loop import OTFDocument
+    from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.validation.oracle_md import ValidationSettings
 
 logger = logging.getLogger(__name__)
 
 
-def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float) -> dict[str, Any]:
+def run_here(
+    campaign: RunFile,
+    flow: Flow | None,
+    folder: Path,
+    started: float,
+    workers: int = 0,
+    server: ForkServer | None = None,
+) -> dict[str, Any]:
     """
-    Run a flow in this process and write its results.
+    Run a flow on this machine and write its results.
 
     Results are written before the validation, and again with its errors. What of it was computed is in the store, so
     that a process which dies in it costs no more than the frame it was at.
@@ -47,40 +57,41 @@ def run_here(campaign: RunFile, flow: Flow | None, folder: Path, started: float)
         Of the campaign: store, folders of the jobs, results.
     started
         ``time.perf_counter()`` when the command began.
+    workers, server
+        As for :func:`~mlip_autopipec.managers.local.run_flow`.
 
     Returns
     -------
     dict
         What ``--json`` prints, without the exit code.
     """
-    from jobflow import run_locally
-
+    from mlip_autopipec.database.validation import store_errors
     from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.managers.local import Watch, run_flow
     from mlip_autopipec.progress import live_view
     from mlip_autopipec.report import summary_table, write_results
 
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
-        f"[bold]{campaign.name}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
-        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {short(folder)}"
+        f"[bold]{escape(campaign.name)}[/]: {len(structures)} structure(s) x {len(conditions)} condition(s), "
+        f"oracle {campaign.oracle.kind}, trainer {campaign.trainer.kind}; everything is in {escape(str(short(folder)))}"
     )
     store = open_store(folder / "store")
-    # every cycle nests a few Python frames deeper under run_locally
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 10_000))
-    (folder / "jobs").mkdir(exist_ok=True)
     begin_results(folder)
     if flow is not None:
-        with live_view(console, folder), warnings.catch_warnings():
+        watch = Watch()
+        with live_view(console, folder, watch), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             # what a resumed campaign takes up again may run in any order
             warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
-            run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder / "jobs")
+            run_flow(flow, store, folder / "jobs", workers=workers, watch=watch, server=server)
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     errors = write_results(folder, document, labels)
     if document.potential is not None and (settings := campaign.validation_settings()) is not None:
-        frames = _validation_frames(campaign, settings, structures, conditions, document.campaign_id, store)
-        errors = write_results(folder, document, labels, frames)
+        runs = _oracle_walks(campaign, settings, structures, document, store)
+        store_errors(store, document.potential, runs)
+        errors = write_results(folder, document, labels, [frame for run in runs for frame in run.frames])
     end_results(folder)
     report = _report(folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
@@ -112,7 +123,7 @@ def _report(folder: Path, store: JobStore, campaign_id: str) -> Path | None:
         write_report(path, Campaigns(store), campaign_id)
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
-        told = f"no report was written: {type(error).__name__}: {first}; try `mlip-autopipec report {short(folder)}`"
+        told = f"no report was written: {type(error).__name__}: {first}; try `{typed('report', short(folder))}`"
         logger.warning(told, exc_info=True)  # one line on the screen, all of it in the log
         return None
     return path
@@ -155,27 +166,41 @@ def check_validation(campaign: RunFile) -> None:
             )
 
 
-def _validation_frames(
-    campaign: RunFile,
-    settings: ValidationSettings,
-    structures: Sequence[Atoms],
-    conditions: Sequence[Condition],
-    campaign_id: str,
-    store: JobStore,
-) -> list[Atoms]:
-    """Return frames of the oracle's own MD, those that are in the store already among them."""
-    from mlip_autopipec.database.validation import stored_md
+def _oracle_walks(
+    campaign: RunFile, settings: ValidationSettings, structures: Sequence[Atoms], document: OTFDocument, store: JobStore
+) -> list[OracleWalk]:
+    """Run the oracle's own MD at every walker's condition; what is in the store already is not computed again."""
+    from mlip_autopipec.database.campaigns import Campaigns
+    from mlip_autopipec.database.validation import OracleWalk, stored_md
     from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.lammps.types import Condition
 
     calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
-    console.print("validating on MD of the oracle itself ...")
-    frames: list[Atoms] = []
-    for i, atoms in enumerate(as_frames(structures)):
-        asked = campaign.maker().oracle_maker.key_of(atoms)
-        for j, condition in enumerate(conditions):
-            seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j)
-            frames += stored_md(store, campaign_id, asked, atoms, calculator, condition.temperature_K, settings, seed)
-    return frames
+    console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
+    maker, starts, conditions = campaign.maker(), as_frames(structures), campaign.load_conditions()
+    dynamics = maker.dynamics_maker.settings
+    barostat = dynamics.barostat if dynamics.ensemble == "npt" else None
+    begins, ends = settings.halves()
+    runs: list[OracleWalk] = []
+
+    def run(walker: WalkerState, which: Literal["start", "end"], atoms: Atoms, condition: Condition) -> None:
+        place = walker.start_index, conditions.index(walker.condition)
+        seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, *place, *([1] if which == "end" else []))
+        half = begins if which == "start" or ends is None else ends
+        asked = maker.oracle_maker.key_of(atoms)
+        frames = stored_md(
+            store, document.campaign_id, asked, atoms, calculator, condition, half, seed, barostat=barostat
+        )
+        runs.append(OracleWalk(walker.index, which, frames))
+
+    for walker in document.walkers:
+        run(walker, "start", starts[walker.start_index], walker.condition)
+        if ends is not None and walker.walk_id is not None:
+            last, condition = Campaigns(store).walk(walker.walk_id).final_atoms(), walker.condition
+            last.arrays.pop("momenta", None)
+            reached = condition.temperature_at(min(1.0, walker.step / dynamics.n_steps))
+            run(walker, "end", last, Condition(reached, condition.pressure_GPa))
+    return runs
 
 
 def log_to(file: Path) -> None:
@@ -184,12 +209,12 @@ def log_to(file: Path) -> None:
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message = record.getMessage()
-            if record.name.startswith("mlip_autopipec"):
-                console.print(message.splitlines()[0], markup=False)
-            elif "failed with exception" in message:
+            if "failed with exception" in message:
                 console.print(
                     f"a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False
                 )
+            elif record.name.startswith("mlip_autopipec"):
+                console.print(message.splitlines()[0], markup=False)
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)

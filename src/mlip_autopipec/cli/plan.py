@@ -15,6 +15,7 @@ from ase import units
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
 from mlip_autopipec.kinds import ORACLES
+from mlip_autopipec.runfile.starts import started_by, started_by_environment
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
@@ -57,6 +58,10 @@ class Plan:
         By the oracle, of the structure as it is given in GPa; None where that was not what was computed.
     oracle_hours
         ``label_seconds`` times labels and evaluations, one after the other, in h.
+    starts
+        What the run file starts beside this program, one line each.
+    programs
+        Programs of this machine that the campaign starts, by its environment.
     notes
         What else to know.
     """
@@ -75,6 +80,8 @@ class Plan:
     label_seconds: float | None
     pressure_GPa: float | None
     oracle_hours: float | None
+    starts: list[str]
+    programs: list[str]
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,6 +133,8 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         label_seconds=seconds,
         pressure_GPa=pressure,
         oracle_hours=None if seconds is None else seconds * computed / 3600,
+        starts=started_by(campaign),
+        programs=started_by_environment(campaign),
         notes=[*cautions(campaign), *_strained(campaign, pressure), *_notes(campaign, first)],
     )
 
@@ -191,8 +200,8 @@ def show(campaign: RunFile, found: Plan) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{campaign.name}: what would run", show_header=False)
-    table.add_row("structures", ", ".join(found.structures))
+    table = Table(title=f"{escape(campaign.name)}: what would run", show_header=False)
+    table.add_row("structures", escape(", ".join(found.structures)))
     at = ", ".join(f"{condition.temperature_K:g} K" for condition in campaign.load_conditions())
     table.add_row("MD at most", f"{found.n_walkers} walker(s) of {found.n_steps} steps, at {at}: {found.md_ns:.3g} ns")
     table.add_row("first dataset", f"{found.first_labels} labels, of up to {found.label_atoms} atoms")
@@ -210,6 +219,7 @@ def show(campaign: RunFile, found: Plan) -> None:
     table.add_row(
         "cost of MD", f"{found.md_atom_steps:.3g} atom-steps at most; not measured, docs/benchmarks.md has rates"
     )
+    table.add_row("starts", "\n".join(map(escape, [*found.programs, *found.starts])) or "no other program")
     console.print(table)
     for note in found.notes:
         console.print(f"[yellow]note:[/] {escape(note)}")

@@ -10,7 +10,7 @@ import typer
 import yaml
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, configured_store, console, put, told
+from mlip_autopipec.cli.base import AsJson, app, configured_store, console, put, told, typed
 from mlip_autopipec.errors import ExecutableError, InvalidInputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def submit(
         console.print(
             f"campaign [bold]{escape(submission.campaign_id)}[/] is on the LaunchPad as workflow of Firework "
             f"{submission.fw_ids[0]}\n  rlaunch rapidfire --nlaunches infinite   # or qlaunch (docs/fireworks.md)\n"
-            f"  mlip-autopipec status --campaign {escape(submission.campaign_id)}"
+            f"  {escape(typed('status', '--campaign', submission.campaign_id))}"
         )
     if as_json:
         put(asdict(submission))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
-from mlip_autopipec.cli.folder import check_free, clear, held, is_finished
+from mlip_autopipec.cli.folder import check_free, clear, held, is_finished, network_file_system
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.runfile.errors import RunFileText
 
@@ -29,6 +29,16 @@ NewOracle = Annotated[
     bool, typer.Option("--new-oracle", help="Continue with another oracle; the potential is trained on labels of both.")
 ]
 Folder = Annotated[Path | None, typer.Option(help="Folder of the campaign. Default: runs/NAME.", metavar="DIR")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Jobs that run side by side, each in a process of its own. Default: the cores there are, divided by "
+        "OMP_NUM_THREADS if that is set; 0: one job after the other in this process.",
+        min=0,
+        metavar="N",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -47,6 +57,7 @@ def run(
             help="With --dry-run: compute one label for its time. Default: of EMT, Lennard-Jones, xTB",
         ),
     ] = None,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -59,6 +70,7 @@ def run(
 
         mlip-autopipec run Cu.yaml --dry-run
         mlip-autopipec run Cu.yaml
+        mlip-autopipec run Cu.yaml --workers 8
         mlip-autopipec run Cu.yaml --folder /scratch/cu --json > result.json
 
     Exit code 0: converged; 3: budget spent; 4: stalled; 1: failed; 130: interrupted. See mlip-autopipec --help.
@@ -79,12 +91,16 @@ def run(
             )
         return flow
 
-    _run(run_file, folder, prepare, as_json)
+    _run(run_file, folder, prepare, workers, as_json)
 
 
 @app.command()
 def resume(
-    run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
+    run_file: RunFilePath,
+    folder: Folder = None,
+    new_oracle: NewOracle = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Continue a campaign that was killed or interrupted, or whose step failed.
@@ -112,12 +128,16 @@ def resume(
             return None
         return OTFMaker.resume(campaign_id, store, maker)
 
-    _run(run_file, folder, prepare, as_json)
+    _run(run_file, folder, prepare, workers, as_json)
 
 
 @app.command()
 def extend(
-    run_file: RunFilePath, folder: Folder = None, new_oracle: NewOracle = False, as_json: AsJson = False
+    run_file: RunFilePath,
+    folder: Folder = None,
+    new_oracle: NewOracle = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
 ) -> None:
     """
     Continue a campaign that has ended.
@@ -143,7 +163,7 @@ def extend(
         new = campaign.load_structures()[known:]
         return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
 
-    _run(run_file, folder, prepare, as_json)
+    _run(run_file, folder, prepare, workers, as_json)
 
 
 def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
@@ -165,7 +185,8 @@ def _run(
     run_file: Path,
     folder: Path | None,
     prepare: Callable[[RunFile, Path, ExitStack], Flow | None],
-    as_json: bool = False,
+    workers: int | None,
+    as_json: bool,
 ) -> NoReturn:
     """Make a flow, run it here, report, and leave with the exit code."""
     started = time.perf_counter()
@@ -174,24 +195,42 @@ def _run(
     try:
         with told(as_json), _sigterm_as_ctrl_c(), ExitStack() as stack:
             RunFileText(run_file)  # as in a dry run
+            from mlip_autopipec.managers.fork_server import ForkServer
+            from mlip_autopipec.settings import default_workers, thread_variables
+
+            workers = default_workers() if workers is None else workers
+            # it imports what jobs need while this process imports what it needs itself
+            server = stack.enter_context(ForkServer(thread_variables(workers))) if workers else None
             from mlip_autopipec.cli.cautions import cautions
             from mlip_autopipec.cli.local import check_validation, log_to, run_here
             from mlip_autopipec.runfile.model import RunFile
 
             campaign = RunFile.load(run_file)
             check_validation(campaign)
-            target = (folder or Path("runs") / campaign.name).resolve()
+            target = _resolved(folder or Path("runs") / campaign.name)
             for caution in cautions(campaign):
                 console.print(f"[yellow]note:[/] {escape(caution)}")
             flow = prepare(campaign, target, stack)
             log_to(target / "campaign.log")
-            result = run_here(campaign, flow, target, started)
+            if workers > 1 and (network := network_file_system(target)) is not None:
+                console.print(
+                    f"[yellow]note:[/] {escape(str(short(target)))} is on a network file system ({network}), where "
+                    "several processes may damage the store; take a folder on a local disk, or --workers 1"
+                )
+            result = run_here(campaign, flow, target, started, workers, server)
             result["exit_code"] = exit_code(result["status"])
     except KeyboardInterrupt:
         result = _interrupted(run_file, folder, target)
     if as_json:
         put(result)
     raise typer.Exit(int(result["exit_code"]))
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is the latter
+        raise MLIPError(f"--folder '{folder}' leads nowhere ({error}); name another folder") from error
 
 
 @contextmanager
@@ -216,14 +255,14 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> dict[str, Any]:
     """Return how to continue after Ctrl-C."""
-    where = "" if folder is None else f" --folder {folder}"
-    go_on = f"mlip-autopipec resume {run_file}{where}"
+    where = [] if folder is None else ["--folder", folder]
+    go_on = typed("resume", run_file, *where)
     try:
         if target is None:
             raise MLIPError("not begun")
         campaign_in(target)
     except MLIPError:
-        go_on = f"mlip-autopipec run {run_file}{where} --overwrite"
+        go_on = typed("run", run_file, *where, "--overwrite")
         why = "interrupted before anything was computed; start again with"
     else:
         why = "interrupted; all labels are kept. Continue with"

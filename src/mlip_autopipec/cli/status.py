@@ -11,9 +11,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
@@ -63,6 +64,7 @@ def status(
     """
     with told(as_json):
         from mlip_autopipec.database.campaigns import Campaigns
+        from mlip_autopipec.database.validation import read_errors
         from mlip_autopipec.progress import progress_of
 
         if folder is not None:
@@ -83,6 +85,8 @@ def status(
                 document = _watched(campaigns, campaign, watch, folder)
             code = exit_code(document.status)
             result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
+            validated = read_errors(campaigns.store, campaign, document.potential_id)
+            result["validation"] = None if validated is None else validated.model_dump(mode="json")
             result["progress"] = progress_of(campaigns, campaign).to_dict()
             result["running"] = None if folder is None else is_held(folder)
     if as_json:
@@ -98,7 +102,7 @@ def _database() -> JobStore:
         here = sorted(store.parent for store in Path("runs").glob("*/store"))
         if not here:
             raise
-        named = ", ".join(f"`mlip-autopipec status {folder}`" for folder in here[:5])
+        named = ", ".join(f"`{typed('status', folder)}`" for folder in here[:5])
         raise MLIPError(
             f"name a campaign. Here {'is' if len(here) == 1 else 'are'} {named}. For a database: {error}"
         ) from error
@@ -142,6 +146,8 @@ def _walkers(campaigns: Campaigns, document: OTFDocument) -> list[dict[str, Any]
                 "n_steps": None if walk is None else walk.n_steps,
                 "ps": None if walk is None else walker.step * walk.timestep_fs / 1000,
                 "n_halts": walker.n_halts,
+                "n_rolled_back": walker.n_rolled_back,
+                "steps_thrown_away": walker.steps_thrown_away,
                 "reason": walker.reason,
                 "verdict": walker.verdict,
                 "gamma_max": walker.gamma_max,
@@ -162,7 +168,7 @@ def _overview(documents: list[OTFDocument]) -> Table:
         errors = one.test or one.train
         energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
         table.add_row(
-            one.campaign_id,
+            escape(one.campaign_id),
             "-".join(one.elements),
             _coloured(one.status),
             str(one.n_cycles),
@@ -187,12 +193,22 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
             note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
         return Shown(progress, note="" if running else "if nothing runs, resume it")
-    head = Table(title=f"{document.campaign_id}: {_coloured(document.status)}", show_header=False)
-    head.add_row("why", document.why)
+    from mlip_autopipec.database.validation import read_errors
+
+    head = Table(title=f"{escape(document.campaign_id)}: {_coloured(document.status)}", show_header=False)
+    head.add_row("why", escape(document.why))
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
     head.add_row("labels", f"{document.n_labels}{reused}{failed}")
+    thrown = [w for w in document.walkers if w.n_rolled_back]
+    if thrown:
+        told = ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
+        head.add_row("walks thrown away", told)
+    if document.check is not None:
+        head.add_row("check", f"{'passed' if document.check.passed else 'failed'}: {document.check.describe()}")
+    if (validated := read_errors(campaigns.store, document.campaign_id, document.potential_id)) is not None:
+        head.add_row("error, MD of the oracle itself", validated.describe())
     for name, errors in (("training set", document.train), ("held-out set", document.test)):
         if errors is not None:
             head.add_row(
@@ -206,12 +222,12 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     for row in _walkers(campaigns, document):
         walkers.add_row(
             f"w{row['walker']}",
-            row["formula"],
+            escape(row["formula"]),
             f"{row['temperature_K']:g} K" + (f", {row['pressure_GPa']:g} GPa" if row["pressure_GPa"] else ""),
             _coloured(row["status"]),
             f"{row['step']}" + ("" if row["n_steps"] is None else f"/{row['n_steps']}"),
             "" if row["ps"] is None else f"{row['ps']:.2f}",
             str(row["n_halts"]),
-            (row["reason"] or "") + ("" if row["gamma_max"] is None else f" {row['gamma_max']:.1f}"),
+            escape(row["reason"] or "") + ("" if row["gamma_max"] is None else f" {row['gamma_max']:.1f}"),
         )
     return Group(head, walkers) if document.walkers else head

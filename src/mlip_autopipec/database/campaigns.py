@@ -16,9 +16,10 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.indexes import create_indexes
-from mlip_autopipec.jobs.outliers import admit, read_admitted, read_quarantined
+from mlip_autopipec.jobs.outliers import accept, read_accepted, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.jobs.train import read_graded
+from mlip_autopipec.moved import renamed_keywords, renamed_method
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -225,13 +226,13 @@ class Campaigns:
         pairs = read_graded(campaign_id, store=self.store)
         return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
 
-    def quarantined(self, campaign_id: str) -> dict[str, List[str]]:
+    def outliers(self, campaign_id: str) -> dict[str, List[str]]:
         """Return the flagged outliers, by uuid with the reasons; accepted ones are left out."""
-        admitted = read_admitted(campaign_id, self.store)
-        found = read_quarantined(campaign_id, self.store)
-        return {label: reasons for label, reasons in found.items() if label not in admitted}
+        accepted = read_accepted(campaign_id, self.store)
+        found = read_outliers(campaign_id, self.store)
+        return {label: reasons for label, reasons in found.items() if label not in accepted}
 
-    def admit(self, campaign_id: str, label_id: str, why: str = "") -> None:
+    def accept(self, campaign_id: str, label_id: str, why: str = "") -> None:
         """
         Accept a flagged outlier: the next training uses it.
 
@@ -242,11 +243,14 @@ class Campaigns:
         campaign_id
             The campaign.
         label_id
-            uuid of the label, from :meth:`quarantined`.
+            uuid of the label, from :meth:`outliers`.
         why
             Kept beside it.
         """
-        admit(campaign_id, label_id, self.store, why)
+        accept(campaign_id, label_id, self.store, why)
+
+    quarantined = renamed_method("quarantined", "outliers")
+    admit = renamed_method("admit", "accept")
 
     def best_potential(self, elements: Sequence[str]) -> PotentialDocument:
         """
@@ -275,9 +279,8 @@ class Campaigns:
         best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
         return self._documents.read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
 
-    def dataset(
-        self, campaign_id: str, last_cycle: int | None = None, *, with_quarantined: bool = False
-    ) -> List[Atoms]:
+    @renamed_keywords(with_quarantined="with_outliers")
+    def dataset(self, campaign_id: str, last_cycle: int | None = None, *, with_outliers: bool = False) -> List[Atoms]:
         """
         Return all successful labels as structures, each with its provenance in ``info``.
 
@@ -290,11 +293,11 @@ class Campaigns:
             The campaign.
         last_cycle
             Leave out what later cycles labelled.
-        with_quarantined
+        with_outliers
             Return flagged outliers, too.
         """
         frames = []
-        for label in read_labels(campaign_id, last_cycle, self.store, with_quarantined=with_quarantined):
+        for label in read_labels(campaign_id, last_cycle, self.store, with_outliers=with_outliers):
             atoms = label.to_atoms()
             more = label.model_dump(include=_PROVENANCE)
             atoms.info.update({name: value for name, value in more.items() if value is not None})

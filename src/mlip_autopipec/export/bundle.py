@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 from jinja2 import Environment, StrictUndefined
 
+from mlip_autopipec.database.validation import read_errors
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.export.citations import citations
 from mlip_autopipec.export.dataset import write_dataset
-from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps import structures
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
@@ -87,18 +88,20 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         raise MLIPError(f"the potential of campaign '{status.campaign_id}' has no active set; nothing would tell gamma")
     potential.write(folder / "potential")
     trained_on = {label.uuid for label in campaigns.trained_on(final.uuid)}
-    labels = campaigns.dataset(status.campaign_id, with_quarantined=True)
-    parts = write_dataset(folder / "dataset", labels, trained_on, campaigns.quarantined(status.campaign_id))
+    labels = campaigns.dataset(status.campaign_id, with_outliers=True)
+    parts = write_dataset(folder / "dataset", labels, trained_on, campaigns.outliers(status.campaign_id))
     atoms = task.structures()[0]
     ase.io.write(folder / "structure.extxyz", atoms, format="extxyz")
     (folder / "lammps").mkdir()
-    script.write_structure(folder / "lammps/structure.data", atoms, potential.elements)
+    structures.write_structure(folder / "lammps/structure.data", atoms, potential.elements)
     oracle = ", ".join(" ".join(filter(None, [r.code, r.version, r.functional])) for r in records) or task.oracle
     kinds = sorted({str(a.info["energy_kind"]) for a in labels if a.info.get("energy_kind")})
     references = {element: float(e) for element, e in final.reference_energies_eV.items()}
     errors = {"training set": final.train, "held-out set": final.test}
     if status.check is not None and status.check.potential_id == final.uuid:
         errors["halt-free MD, not trained on"] = status.check.errors
+    if (validated := read_errors(campaigns.store, status.campaign_id, final.uuid)) is not None:
+        errors["MD of the oracle itself"] = validated.errors
     values: dict[str, Any] = {
         **_settings(task, status),
         "campaign_id": status.campaign_id,

@@ -17,6 +17,7 @@ from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.electrons import has_total, told
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.frozen import freeze as freeze_atoms
 from mlip_autopipec.structures.intake import FIXED, take_in
@@ -75,6 +76,7 @@ def check_campaign(
             "candidates would be made that are not labelled; raise the one or lower the other"
         )
     maker.oracle_maker.check(elements_of([*frames, *labels]))
+    maker.oracle_maker.check_structures([*frames, *labels], maker.propose_maker.cutouts.max_atoms)
     for atoms in frames:
         check_structure(atoms)
         for condition in conditions:
@@ -88,9 +90,15 @@ def check_campaign(
             "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
         )
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
-    if maker.stop_rule.property_gate is not None:
+    if maker.stop_rule.criterion is not None:
+        if charged := [atoms for atoms in frames if has_total(atoms)]:
+            raise InvalidInputError.of(
+                "StopRule.criterion",
+                f"asks for properties of crystals, and {charged[0].get_chemical_formula()} has {told(charged[0])}: the "
+                "cells they are computed with have other numbers of atoms. Leave the property criteria out",
+            )
         gamma_only = samples_gamma_only(maker.oracle_maker.static_maker)
-        maker.stop_rule.property_gate.check(frames, gamma_only=gamma_only)
+        maker.stop_rule.criterion.check(frames, gamma_only=gamma_only)
     if maker.stop_rule.max_labels is not None and not labels:
         seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
         largest = maker.propose_maker.cutouts.max_atoms

@@ -11,7 +11,7 @@ from mlip_autopipec.active_learning.activeset import complete_active_set
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.compare import compare_given
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, pack_labels
-from mlip_autopipec.loop.walkers import begun_anew, given_another_way
+from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.oracle.comparison import worth_comparing
 from mlip_autopipec.schemas.loop import CycleResults
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -127,16 +127,12 @@ def cycle_jobs(
         The job that stores the structures of new walkers.
     """
     done = done or CycleResults()
-    walkers = [given_another_way(walker, state.seed) for walker in state.walkers]
-    state = state.model_copy(update={"cycle": state.cycle + 1, "walkers": walkers})
+    state = next_cycle(maker.stop_rule, state)
     campaign, cycle = state.campaign_id, state.cycle
     previous = state.potential_id
     assert previous is not None
     if maker.stop_rule.needs_check(state):
         return _check_jobs(maker, state)
-    if not any(w.is_due for w in state.walkers) and state.untrained_batch_id is None:
-        # a custom stop rule may require more than one completed run of each
-        state = state.model_copy(update={"walkers": begun_anew(state.walkers, state.seed)})
     running = [w for w in state.walkers if w.is_due]
     jobs: list[Job] = []
     for walker in running:
@@ -196,12 +192,12 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
         state.seed,
         potential_id,
         maker.propose_maker.cutouts,
-        rule.property_gate,
+        rule.criterion,
         rule.labels_left(state),
     )
     label = maker.oracle_maker.make(propose.output, campaign, cycle)
     limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
-    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.property_gate, rule.accuracy)
+    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.criterion, rule.accuracy)
     assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
     return [
         named(propose, f"propose check c{cycle:03d}"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import Flow, JobStore
-from monty.json import MontyDecoder
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
-from mlip_autopipec.jobs.outliers import read_admitted
+from mlip_autopipec.jobs.decoding import decoded
+from mlip_autopipec.jobs.outliers import read_accepted
+from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document, time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
@@ -40,7 +42,8 @@ def recorded_maker(campaign_id: str, store: JobStore) -> LoopParts:
     """Return the maker a campaign was last run with."""
     from mlip_autopipec.flows.parts import LoopParts
 
-    maker = MontyDecoder().decode(recorded_task(campaign_id, store).payload["maker"])
+    recorded = json.loads(recorded_task(campaign_id, store).payload["maker"])
+    maker = decoded(recorded, f"the recorded maker of campaign '{campaign_id}'")
     if not isinstance(maker, LoopParts):
         raise MLIPError(f"campaign '{campaign_id}' was run with a {type(maker).__name__}, not with an OTFMaker")
     return maker
@@ -81,7 +84,8 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     record: Job | None = None
     done: CycleResults | None = None
     if maker is None:
-        done = _stored_results(campaign_id, state.cycle + 1, store, state.walkers, state.potential_id)
+        walkers = next_cycle(using.stop_rule, state).walkers
+        done = _stored_results(campaign_id, state.cycle + 1, store, walkers, state.potential_id)
     else:
         check_campaign(maker, task.structures(), task.conditions, [], None)
         record = maker.recording(_next_generation(task))
@@ -111,7 +115,7 @@ def extend(
     """
     Make the flow that continues a campaign beyond what it was asked for.
 
-    Accepted outliers (:meth:`~mlip_autopipec.database.campaigns.Campaigns.admit`) are trained on first, and completed
+    Accepted outliers (:meth:`~mlip_autopipec.database.campaigns.Campaigns.accept`) are trained on first, and completed
     walkers restart with a new seed.
 
     Parameters
@@ -154,7 +158,7 @@ def extend(
     walkers = _extended_walkers(state, task_now, record, using.dynamics_maker.settings.n_steps)
     if using.ladder:
         walkers = as_ladders(walkers)
-    untrained = _batch_let_in(campaign_id, store, state)
+    untrained = _batch_accepted(campaign_id, store, state)
     if untrained is not None:  # completed walkers ran with a potential without these labels
         done = {w.index for w in walkers if w.status == "CONVERGED"}
         again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
@@ -180,10 +184,10 @@ def _flow(maker: LoopParts, state: LoopState, done: CycleResults | None, record:
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
 
 
-def _batch_let_in(campaign_id: str, store: JobStore, state: LoopState) -> str | None:
+def _batch_accepted(campaign_id: str, store: JobStore, state: LoopState) -> str | None:
     """Return the uuid of the batch of an accepted outlier that is not trained on yet."""
     found = _read(PotentialDocument, store, {"output.campaign_id": campaign_id, "uuid": state.potential_id})
-    waiting = read_admitted(campaign_id, store) - set(found[-1].let_in if found else [])
+    waiting = read_accepted(campaign_id, store) - set(found[-1].let_in if found else [])
     if not waiting:
         return None
     cycles = store.distinct("output.cycle", {"uuid": {"$in": sorted(waiting)}})

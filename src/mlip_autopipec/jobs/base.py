@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, Response, job
 from maggma.stores import MemoryStore
-from monty.json import MontyDecoder, jsanitize
+from monty.json import jsanitize
 from pydantic import BaseModel
 from pymongo.errors import PyMongoError
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.bulk import store_bulk_first
+from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.schemas.base import PAYLOAD, Document
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _resolve(arguments: Any, tolerate_missing: bool) -> Any:
     outputs: dict[str, Any] = {}
     criteria = {"uuid": {"$in": sorted(references)} if len(references) > 1 else next(iter(references))}
     for doc in current_store().query(criteria, ["uuid", "output"], sort={"index": 1}, load=True):
-        outputs[doc["uuid"]] = MontyDecoder().process_decoded(doc["output"])
+        outputs[doc["uuid"]] = decoded(doc["output"], f"the document {doc['uuid']}")
     missing = references - set(outputs)
     if missing and not tolerate_missing:
         raise MLIPError(

@@ -29,7 +29,7 @@ from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
-from mlip_autopipec.validation.criteria import Gate
+from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import STILL_MEV_A, AccuracyTargets, Limits
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def propose_check(
     seed: int,
     potential_id: str | None = None,
     cutouts: CutoutGenerator | None = None,
-    property_gate: Gate | None = None,
+    criterion: Criterion | None = None,
     budget: int | None = None,
 ) -> ProposalDocument:
     """
@@ -81,7 +81,7 @@ def propose_check(
     cutouts
         Cuts the atom of highest gamma out of frames that are too large, then the next one, far from it. The potential
         is compared with the label of the cut-out itself, so that its faces are no error.
-    property_gate
+    criterion
         Properties that are to be compared: its cells follow.
     budget
         Labels that may still be computed, if that is limited. A property whose cells are too many is left out.
@@ -101,9 +101,9 @@ def propose_check(
     for candidate in candidates:
         mark(candidate, origin=Origin.CHECK)
     candidates = candidates[:budget]
-    if property_gate is not None:
+    if criterion is not None:
         left = None if budget is None else budget - len(candidates)
-        candidates += property_gate.affordable(recorded_task(campaign_id, current_store()).structures(), left)
+        candidates += criterion.affordable(recorded_task(campaign_id, current_store()).structures(), left)
     for candidate in candidates:
         mark(candidate, split=Split.CHECK)
     return ProposalDocument(
@@ -181,7 +181,7 @@ def measure(
     cycle: int,
     relative_limit: float,
     floor_meV_A: float,
-    property_gate: Gate | None = None,
+    criterion: Criterion | None = None,
     targets: AccuracyTargets | None = None,
 ) -> CheckDocument | None:
     """
@@ -197,7 +197,7 @@ def measure(
         Of the loop.
     relative_limit, floor_meV_A
         The root mean square force error may be this share of the labels' root mean square force, or this.
-    property_gate
+    criterion
         Properties that are compared, too.
     targets
         What the errors may be, where the user says so.
@@ -238,20 +238,20 @@ def measure(
                 len(frames),
                 forces,
             )
-    elif property_gate is None:
+    elif criterion is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
     comparisons, too_dear = [], {}
-    if property_gate is not None:
+    if criterion is not None:
         failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
         cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
         structures = recorded_task(campaign_id, store).structures()
         asked = {label.purpose for label in found}
         too_dear = {
             tag: _TOO_DEAR
-            for cell in property_gate.structures(structures)
+            for cell in criterion.structures(structures)
             if (tag := Provenance.of(cell).purpose) is not None and tag not in asked
         }
-        comparisons = property_gate.compare(structures, cells, potential, failures | too_dear)
+        comparisons = criterion.compare(structures, cells, potential, failures | too_dear)
     plain = [comparison.as_dict() for comparison in comparisons]
     found_errors = None if errors is None else Errors(**errors.as_dict())
     is_still = forces is not None and forces < STILL_MEV_A

@@ -13,7 +13,7 @@ from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
-from mlip_autopipec.jobs.outliers import read_admitted, read_quarantined
+from mlip_autopipec.jobs.outliers import read_accepted, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
@@ -32,7 +32,7 @@ def read_labels(
     last_cycle: int | None = None,
     store: JobStore | None = None,
     *,
-    with_quarantined: bool = False,
+    with_outliers: bool = False,
 ) -> list[LabelDocument]:
     """
     Read the successful labels of a campaign, in the order in which they were asked for.
@@ -47,7 +47,7 @@ def read_labels(
         Leave out what later cycles labelled.
     store
         A connected JobStore; by default the one the present job runs in.
-    with_quarantined
+    with_outliers
         Leave none out.
 
     Returns
@@ -71,8 +71,8 @@ def read_labels(
             labels.setdefault((label.cycle, label.index, label.key or ""), label)
     given = [label for part in sorted(imported) for label in imported[part]]
     aside: set[str] = set()
-    if not with_quarantined:
-        aside = set(read_quarantined(campaign_id, store, last_cycle)) - read_admitted(campaign_id, store)
+    if not with_outliers:
+        aside = set(read_outliers(campaign_id, store, last_cycle)) - read_accepted(campaign_id, store)
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*given, *with_originals(wanted, store)]
 
@@ -114,7 +114,7 @@ def _hours_since(when: str) -> float:
     return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds() / 3600
 
 
-def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict[int, int]:
+def walkers_learnt(batch: LabelBatch, flagged: Collection[str] = ()) -> dict[int, int]:
     """
     Return the walkers whose halted frame is among the labels of a batch and not flagged as an outlier.
 
@@ -122,7 +122,7 @@ def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict
     ----------
     batch
         The labels of a cycle.
-    quarantined
+    flagged
         uuids of labels that were not trained on.
 
     Returns
@@ -132,7 +132,7 @@ def walkers_learnt(batch: LabelBatch, quarantined: Collection[str] = ()) -> dict
     """
     criteria = {**in_batch(batch), "output.origin": "halted", "output.state": "successful"}
     found = current_store().query(criteria, ["output.uuid", "output.walker", "output.n_atoms"])
-    labels = [doc["output"] for doc in found if doc["output"]["uuid"] not in quarantined]
+    labels = [doc["output"] for doc in found if doc["output"]["uuid"] not in flagged]
     return {label["walker"]: label["n_atoms"] for label in labels}
 
 

@@ -16,8 +16,8 @@ from mlip_autopipec.errors import RestartFileError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
-from mlip_autopipec.lammps.deck import check_template
 from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.input_script import check_template
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings, WalkStatus
 from mlip_autopipec.schemas.campaign import CampaignDocument

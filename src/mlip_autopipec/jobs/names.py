@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pymongo.errors import DuplicateKeyError
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.reuse import has_ended, server_collection
+from mlip_autopipec.jobs.reuse import collection_beside, has_ended
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -77,14 +77,12 @@ def _refuse_taken(store: JobStore, campaign_id: str, generation: int, job: str) 
 
 def _reserve(store: JobStore, name: str, mine: str, dead: str | None) -> str:
     """Reserve a name unless someone else has it, other than a holder who died; return who has it."""
-    names = server_collection(store, NAMES)
-    if names is not None:
-        if dead is not None:
-            names.update_one({"_id": name, "holder": dead}, {"$set": {"holder": mine}})
-        with suppress(DuplicateKeyError):
-            names.insert_one({"_id": name, "holder": mine})
-        found = names.find_one({"_id": name})
-        return mine if found is None else str(found["holder"])
-    if hasattr(store.docs_store, "reserve"):  # the store of a laptop
-        return str(store.docs_store.reserve(name, mine, dead))
-    return mine  # a store of one process
+    names = collection_beside(store, NAMES)
+    if names is None:
+        return mine  # a store of one process
+    if dead is not None:
+        names.update_one({"_id": name, "holder": dead}, {"$set": {"holder": mine}})
+    with suppress(DuplicateKeyError):
+        names.insert_one({"_id": name, "holder": mine})
+    found = names.find_one({"_id": name})
+    return mine if found is None else str(found["holder"])

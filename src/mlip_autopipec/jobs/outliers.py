@@ -8,13 +8,13 @@ from uuid import uuid4
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.schemas.label import AdmissionDocument
-from mlip_autopipec.schemas.potential import QuarantinedLabel
+from mlip_autopipec.schemas.potential import FlaggedLabel
 
 if TYPE_CHECKING:
     from jobflow import JobStore
 
 
-def read_quarantined(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
+def read_outliers(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
     """
     Return all labels of a campaign that were ever flagged as outliers, with the reasons; accepted ones are included.
 
@@ -31,17 +31,17 @@ def read_quarantined(campaign_id: str, store: JobStore, before_cycle: int | None
     if before_cycle is not None:
         criteria["output.cycle"] = {"$lt": before_cycle}
     found = store.query(criteria, ["output.quarantined"])
-    labels = [QuarantinedLabel.model_validate(q) for doc in found for q in doc["output"].get("quarantined") or ()]
+    labels = [FlaggedLabel.model_validate(q) for doc in found for q in doc["output"].get("quarantined") or ()]
     return {label.label_id: label.reasons for label in labels}
 
 
-def read_admitted(campaign_id: str, store: JobStore) -> set[str]:
+def read_accepted(campaign_id: str, store: JobStore) -> set[str]:
     """Return the flagged labels of a campaign that the user has accepted."""
     criteria = {"output.kind": "admission", "output.campaign_id": campaign_id}
     return {doc["output"]["label_id"] for doc in store.query(criteria, ["output.label_id"])}
 
 
-def admit(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> None:
+def accept(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> None:
     """
     Accept a flagged label: the next training uses it.
 
@@ -61,10 +61,10 @@ def admit(campaign_id: str, label_id: str, store: JobStore, why: str = "") -> No
     InvalidInputError
         It is not a flagged outlier.
     """
-    quarantined = read_quarantined(campaign_id, store)
-    if label_id not in quarantined:
+    flagged = read_outliers(campaign_id, store)
+    if label_id not in flagged:
         raise InvalidInputError(
-            f"label '{label_id}' of campaign '{campaign_id}' is no flagged outlier; flagged are {sorted(quarantined)}"
+            f"label '{label_id}' of campaign '{campaign_id}' is no flagged outlier; flagged are {sorted(flagged)}"
         )
     document = AdmissionDocument(uuid=str(uuid4()), campaign_id=campaign_id, label_id=label_id, why=why)
     stored = {

@@ -78,7 +78,7 @@ def claimed(key: str, *former: str) -> Iterator[LabelDocument | None]:
     Wait while another process computes the label of a key, then yield it, or None: then it is ours to compute.
 
     A claim stays until :func:`release`, since the label is stored only after its job has ended; one that gives no sign
-    of life, or whose process is gone from this machine, is taken over. Nothing is claimed in a store of one process.
+    of life, or whose process is gone from this machine, is taken over. Nothing is claimed in a store in memory.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def claimed(key: str, *former: str) -> Iterator[LabelDocument | None]:
     former
         Keys that earlier versions gave the same calculation.
     """
-    claims = server_collection(current_store(), CLAIMS)
+    claims = collection_beside(current_store(), CLAIMS)
     existing = find_label([key, *former])
     if claims is None or existing is not None:
         yield existing
@@ -121,7 +121,7 @@ def release(labels: Sequence[LabelDocument]) -> None:
     labels
         Whatever came of the jobs, failed labels among them.
     """
-    claims = server_collection(current_store(), CLAIMS)
+    claims = collection_beside(current_store(), CLAIMS)
     stored = [
         {"_id": label.key, "job": job}
         for label in labels
@@ -133,9 +133,16 @@ def release(labels: Sequence[LabelDocument]) -> None:
         patiently(lambda: claims.delete_many({"$or": stored}))
 
 
-def server_collection(store: JobStore, name: str) -> Collection[dict[str, Any]] | None:
-    """Return a collection beside the documents of a store on a server; None in a store of another kind."""
+def collection_beside(store: JobStore, name: str) -> Collection[dict[str, Any]] | None:
+    """
+    Return a collection beside the documents of a store that several processes may use.
+
+    Of the store on disk it has the few methods that claims and names need; None in a store of one process, in memory.
+    """
     documents = store.docs_store
+    if hasattr(documents, "beside"):
+        in_file: Collection[dict[str, Any]] = documents.beside(name)
+        return in_file
     if not isinstance(documents, MongoStore) or isinstance(documents, MemoryStore):
         return None
     found: Collection[dict[str, Any]] = documents._collection.database[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -23,9 +24,10 @@ from pydantic import Field, ImportString, TypeAdapter, ValidationError
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
-from mlip_autopipec.kinds import Availability, OracleKind
+from mlip_autopipec.kinds import Availability, OracleKind, added_packages
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.code_settings import refused_settings
+from mlip_autopipec.oracle.electrons import tell
 from mlip_autopipec.oracle.extracted import EnergyKind
 from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from mlip_autopipec.kinds import Material
+
+
+#: Packages and modules of ASE calculators that a run file may name.
+CALCULATORS = frozenset(
+    "ase.calculators tblite.ase xtb.ase dftd3.ase dftd4.ase gpaw mace.calculators chgnet.model matgl.ext "
+    "orb_models sevenn nequip deepmd.calculator fairchem.core mattersim quippy.potential asap3 pyace "
+    "mlip_autopipec.potentials".split()
+)
 
 
 class StaticTaskDoc(AseStructureTaskDoc):
@@ -62,8 +72,8 @@ class AseStaticMaker(AseMaker):
         What the calculator's ``energy`` is, for calculators that state no ``free_energy``: ``potential_energy``
         or ``free_energy``. Only if its forces derive from that energy. None leaves it to the calculator.
     initial_moments_muB
-        Magnetic moment in Bohr magnetons that each atom of an element starts with; the calculator has to be told
-        to be spin-polarised by its own parameters.
+        Magnetic moment in Bohr magnetons that each atom of an element starts with, where the structure has no moments
+        of its own; the calculator has to be told to be spin-polarised by its own parameters.
     """
 
     name: str = "ASE static"
@@ -88,9 +98,10 @@ class AseStaticMaker(AseMaker):
             If the calculator failed, did not converge, or gave no energy or forces.
         """
         atoms = AseAtomsAdaptor.get_atoms(mol_or_struct, msonable=False)
-        if self.initial_moments_muB:
+        if self.initial_moments_muB and not atoms.has("initial_magmoms"):
             atoms.set_initial_magnetic_moments([self.initial_moments_muB.get(s, 0.0) for s in atoms.symbols])
         calculator = self._get_calculator()
+        tell(calculator, f"{type(calculator).__module__}.{type(calculator).__qualname__}", atoms)
         name = str(getattr(calculator, "name", type(calculator).__name__)).lower()
         started = time.perf_counter()
         directory = self._calculate(atoms, calculator, name)
@@ -102,9 +113,13 @@ class AseStaticMaker(AseMaker):
                 "its parameters may have to ask for them (tprnfor of Quantum ESPRESSO)"
             )
         stress = _voigt(results.get("stress"), name)
+        computed = mol_or_struct.copy()
+        computed.site_properties.pop("magmom", None)
+        for site, moment in zip(computed, _moments(results, len(atoms)), strict=False):
+            site.properties["magmom"] = moment
         return StaticTaskDoc.from_structure(
             meta_structure=mol_or_struct,
-            structure=mol_or_struct,
+            structure=computed,
             output=OutputDoc(
                 mol_or_struct=mol_or_struct,
                 energy=results.get("energy", energy),
@@ -141,6 +156,12 @@ class AseStaticMaker(AseMaker):
         if getattr(calculator, "converged", True) is False:
             raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
         return directory
+
+
+def _moments(results: Mapping[str, Any], n_atoms: int) -> list[float]:
+    """Return the computed moments of the atoms in Bohr magnetons; empty without any."""
+    moments = np.asarray(results.get("magmoms", ()), dtype=float)
+    return moments.tolist() if moments.shape == (n_atoms,) and moments.any() else []
 
 
 def _voigt(stress: Any, name: str) -> tuple[float, float, float, float, float, float] | None:
@@ -190,6 +211,7 @@ class CalculatorStaticMaker(AseStaticMaker):
         reasons = refused_settings(self.calculator_class, self.calculator_kwargs)
         refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
+        _refuse_no_calculator(calculator, self.calculator_class)
         return calculator(**self.calculator_kwargs)
 
 
@@ -201,10 +223,25 @@ def _check_calculator(maker: Mapping[str, Any]) -> None:
             "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
             "instance ase.calculators.abinit.Abinit; there is no default"
         )
+    refused = (
+        f"oracle.maker.calculator_class: '{name}' is of no package of calculators that a run file may name "
+        f"({', '.join(sorted(CALCULATORS))}); nothing was imported. Set MLIP_AUTOPIPEC_CODE_FROM to its package if you "
+        "trust it, add it as a kind of oracle (docs/extending.md), or use a maker of your own in Python"
+    )
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
+        raise InvalidInputError(f"oracle.maker.calculator_class: {name!r} is no import path of a class")
+    packages = CALCULATORS | added_packages()
+    if not any(name.startswith(f"{package}.") for package in packages):
+        raise InvalidInputError(refused)
     try:
         found = TypeAdapter(ImportString[Any]).validate_python(name)
     except ValidationError as error:
         raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+    _refuse_no_calculator(found, name)
+
+
+def _refuse_no_calculator(found: Any, name: str) -> None:
+    """Refuse what is no class of calculators, before it is called."""
     if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
         raise InvalidInputError(
             f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "

@@ -11,14 +11,15 @@ from jobflow import Maker
 
 from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.coverage import Coverage
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.outliers import read_quarantined
+from mlip_autopipec.jobs.outliers import read_outliers
+from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument, QuarantinedLabel
+from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@renamed_fields(quarantine="outliers")
 @dataclass
 class TrainMaker(Maker):
     """
@@ -43,13 +45,13 @@ class TrainMaker(Maker):
     trainer
         How to fit: :class:`~mlip_autopipec.training.linear.LinearACETrainer` or
         :class:`~mlip_autopipec.training.pacemaker.trainer.PacemakerTrainer`.
-    quarantine
+    outliers
         Flags outliers among new labels before they are trained on; None flags none.
     """
 
     name: str = "train"
     trainer: ACETrainer = field(default_factory=LinearACETrainer)
-    quarantine: LabelQuarantine | None = field(default_factory=LabelQuarantine)
+    outliers: OutlierRule | None = field(default_factory=OutlierRule)
 
     @loop_job(tolerate_failed_inputs=True)
     def make(
@@ -69,7 +71,7 @@ class TrainMaker(Maker):
         ----------
         batch
             What became of this cycle's labels, or the user's own, or their comparison with the oracle; None when
-            their job died. The uuid of an earlier batch: its labels of a check, and those let in since, are new to
+            their job died. The uuid of an earlier batch: its labels of a check, and those accepted since, are new to
             the potential.
             Nothing is trained when the oracle is failing.
         campaign_id, cycle, seed
@@ -102,19 +104,19 @@ class TrainMaker(Maker):
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
         start = None if initial_potential is None else initial_potential.to_potential()
-        let_in = _let_in(train, campaign_id, cycle)
-        just_let_in = let_in - set([] if initial_potential is None else initial_potential.let_in)
+        accepted = _accepted(train, campaign_id, cycle)
+        just_accepted = accepted - set([] if initial_potential is None else initial_potential.let_in)
 
         def is_new(label: LabelDocument) -> bool:
             if not fine_tune or label.origin == "given":  # no potential of this campaign was without the user's own
                 return False
-            if label.uuid in let_in:
-                return label.uuid in just_let_in
+            if label.uuid in accepted:
+                return label.uuid in just_accepted
             # the others of an earlier batch were trained on, unless they are of a check
-            return label.cycle == batch.cycle and not (earlier and just_let_in)
+            return label.cycle == batch.cycle and not (earlier and just_accepted)
 
         old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
-        trusted, graded, aside = self._judged(start, old, new, just_let_in, campaign_id, cycle)
+        trusted, graded, aside = self._judged(start, old, new, just_accepted, campaign_id, cycle)
         if initial_potential is not None and new and not trusted:
             logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
             unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
@@ -143,7 +145,7 @@ class TrainMaker(Maker):
             n_test=len(test),
             graded=graded,
             quarantined=aside,
-            let_in=sorted(let_in),
+            let_in=sorted(accepted),
             coverage=Coverage.of([*frames, *new_frames], result.potential.cutoff).as_dict(),
         )
         if result.linear is not None:  # in the order of the labels
@@ -156,30 +158,30 @@ class TrainMaker(Maker):
         potential: ACEPotential | None,
         old: Sequence[LabelDocument],
         new: Sequence[LabelDocument],
-        let_in: Collection[str],
+        accepted: Collection[str],
         campaign_id: str,
         cycle: int,
-    ) -> tuple[list[LabelDocument], list[GradedLabel], list[QuarantinedLabel]]:
+    ) -> tuple[list[LabelDocument], list[GradedLabel], list[FlaggedLabel]]:
         """Measure the potential on new labels; return the accepted ones, all measurements, and the outliers."""
         if potential is None or not new or not potential.active_set_inverse:
             return list(new), [], []
         frames = [label.to_atoms() for label in new]
         errors = [grade_errors(potential, frame) for frame in frames]
         graded = [GradedLabel.of(label.uuid, found) for label, found in zip(new, errors, strict=True)]
-        if self.quarantine is None:
+        if self.outliers is None:
             return list(new), graded, []
         earlier = [pair.to_graded() for pair in read_graded(campaign_id, cycle).values()]
         reasons = {
             found.index: list(found.reasons)
-            for found in self.quarantine.judge(potential, frames, [label.to_atoms() for label in old], earlier, errors)
-            if new[found.index].uuid not in let_in
+            for found in self.outliers.judge(potential, frames, [label.to_atoms() for label in old], earlier, errors)
+            if new[found.index].uuid not in accepted
         }
         checked = {i for i, label in enumerate(new) if label.split == CHECK}
         if 2 * len(checked & set(reasons)) >= len(checked):  # not some labels are wrong, the potential is
             reasons = {i: why for i, why in reasons.items() if i not in checked}
         for i, why in reasons.items():
             logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
-        aside = [QuarantinedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
+        aside = [FlaggedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
 
 
@@ -208,9 +210,9 @@ def read_graded(
     return {pair.label_id: pair for pair in pairs}
 
 
-def _let_in(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
+def _accepted(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
     """Return which of the labels are accepted outliers."""
-    ever = read_quarantined(campaign_id, current_store(), cycle)
+    ever = read_outliers(campaign_id, current_store(), cycle)
     return {label.uuid for label in labels if label.uuid in ever}
 
 

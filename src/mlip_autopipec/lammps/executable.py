@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
-from mlip_autopipec.lammps import deck, readback, script, startup
+from mlip_autopipec.lammps import input_script, readback, startup, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
+from mlip_autopipec.processes import run_process
 from mlip_autopipec.settings import get_settings
 from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ase import Atoms
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 STYLE = "pace/extrapolation"
 #: Seconds ``lmp -h`` may take; a launcher outside of a batch job may wait for ever.
 PROBE_TIMEOUT_S = 120
-#: Seconds between two looks at whether the first frame is there to be checked.
-POLL_S = 0.2
 ADVICE = (
     "install a LAMMPS built with the package ML-PACE (cmake -D PKG_ML-PACE=yes) and set "
     "MLIP_AUTOPIPEC_LAMMPS_CMD to its command, or use engine='library', which does without"
@@ -145,9 +144,11 @@ def run(
         if (reason := first.reason) is not None:
             halt = HaltStructure(atoms, start_step, reason, first.gamma_max, int(atoms.arrays["gamma"].argmax()))
             return ExplorationResult(WalkStatus.HALTED, start_step, atoms, halt)
-    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
+    folder = structures.make_run_folder(
+        directory, potential, atoms, restart_file, (input_script.STRUCTURE, input_script.START_RESTART)
+    )
     cell = MDCell.of(atoms, potential.cutoff)
-    text = deck.render(
+    text = input_script.render(
         potential.elements,
         condition,
         settings,
@@ -158,11 +159,16 @@ def run(
         cutoff_A=potential.cutoff,
         cell=cell,
     )
-    frame = script.Frame.of(atoms, potential.elements)
+    frame = structures.Frame.of(atoms, potential.elements)
     try:
-        (folder / deck.INPUT).write_text(text)
+        (folder / input_script.INPUT).write_text(text)
         check = partial(startup.check_first_frame, folder, frame, potential, forces_too=settings.template is None)
-        code = _run_watched(command, folder, check)
+        code = run_process(
+            [*command, "-in", input_script.INPUT, "-log", input_script.LOG, "-screen", "none", "-nocite"],
+            folder / input_script.SCREEN,
+            _environment(command),
+            watch=check,
+        )
     except OSError as error:
         raise ExplorationError(f"LAMMPS cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     result = readback.read_result(
@@ -175,43 +181,6 @@ def run(
         grade=lambda step, atoms: graded(step, atoms, potential, condition, settings, cell),
     )
     # the result holds what was to be kept of the dumps, and they are by far the largest files
-    for path in (folder / deck.FRAMES, folder / deck.FIRST, *folder.glob(deck.LOOKS)):
+    for path in (folder / input_script.FRAMES, folder / input_script.FIRST, *folder.glob(input_script.LOOKS)):
         path.unlink(missing_ok=True)
     return result
-
-
-def _run_watched(command: Sequence[str], folder: Path, check: Callable[[], bool]) -> int:
-    """Run LAMMPS and return its exit code; ``check`` is called until it is true, and ends LAMMPS if it raises."""
-    checked = False
-    with (folder / deck.SCREEN).open("w") as screen:
-        process = subprocess.Popen(
-            [*command, "-in", deck.INPUT, "-log", deck.LOG, "-screen", "none", "-nocite"],
-            cwd=folder,
-            env=_environment(command),
-            stdin=subprocess.DEVNULL,
-            stdout=screen,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            while True:
-                try:
-                    code = process.wait(timeout=POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    checked = checked or check()
-            if not checked:
-                check()
-        except BaseException:
-            _end(process)
-            raise
-    return code
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end (a launcher passes that on to its ranks), then make it."""
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -9,7 +9,7 @@ import numpy as np
 from ase import units
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.readback import Look
 from mlip_autopipec.potentials.core import deepest_in_core
@@ -61,14 +61,14 @@ def graded(
     worst = float(gamma.max())
     stop = 0
     if not np.isfinite([energy, temperature, pressure, worst]).all():
-        stop, worst = deck.STOP["not_finite"], math.inf
+        stop, worst = input_script.STOP["not_finite"], math.inf
     else:
         if temperature > settings.hottest_allowed_K(condition) or volume > settings.largest_volume_A3:
-            stop += deck.STOP["explosion"]
+            stop += input_script.STOP["explosion"]
         if cell.evaporates and len(lone_atoms(atoms, potential.cutoff)):
-            stop += deck.STOP["evaporation"]
+            stop += input_script.STOP["evaporation"]
         if worst > settings.gamma_hi:
-            stop += deck.STOP["gamma"]
+            stop += input_script.STOP["gamma"]
         if deepest_in_core(atoms, potential.core_radii) is not None:
-            stop += deck.STOP["core_repulsion"]
+            stop += input_script.STOP["core_repulsion"]
     return Look(step, temperature, energy, pressure, volume, worst, stop)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import deck, failures, script
+from mlip_autopipec.lammps import failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.processes import run_process
 from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ def run(
     directory: Path,
 ) -> ExplorationResult:
     """Run one exploration with LAMMPS as a library; see :func:`.exploration.run_exploration`."""
-    folder = script.make_run_folder(directory, potential, atoms, restart_file, (deck.STRUCTURE, deck.START_RESTART))
-    text = deck.render(
+    folder = structures.make_run_folder(
+        directory, potential, atoms, restart_file, (input_script.STRUCTURE, input_script.START_RESTART)
+    )
+    text = input_script.render(
         potential.elements,
         condition,
         settings,
@@ -60,17 +62,9 @@ def run(
     # one thread: pyace and LAMMPS are serial here, and walkers run side by side
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
-        (folder / deck.INPUT).write_text(text)
+        (folder / input_script.INPUT).write_text(text)
         (folder / INPUT).write_text(json.dumps(task))
-        with (folder / LOG).open("w") as log:
-            code = subprocess.run(
-                [sys.executable, "-m", "mlip_autopipec.lammps.worker"],
-                cwd=folder,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+        code = run_process([sys.executable, "-m", "mlip_autopipec.lammps.worker"], folder / LOG, environment)
     except OSError as error:
         raise ExplorationError(f"MD cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     if code != 0 or not (folder / OUTPUT).is_file():
@@ -92,5 +86,5 @@ def read_result(folder: Path) -> ExplorationResult:
         halt=halt,
         frames=unpack_frames(out["frames"]),
         trace=out["trace"],
-        restart_file=str(folder / deck.RESTART) if (folder / deck.RESTART).is_file() else None,
+        restart_file=str(folder / input_script.RESTART) if (folder / input_script.RESTART).is_file() else None,
     )

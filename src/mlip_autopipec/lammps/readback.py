@@ -12,10 +12,10 @@ from ase import units
 from ase.io.lammpsrun import iread_lammps_dump_text
 
 from mlip_autopipec.errors import ExplorationError
-from mlip_autopipec.lammps import deck
+from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.failures import TIME_OVER, crash, how_it_ended, is_exploded
 from mlip_autopipec.lammps.records import FrameRecord, Trace
-from mlip_autopipec.lammps.script import ANGSTROM_PER_PS, Frame
+from mlip_autopipec.lammps.structures import ANGSTROM_PER_PS, Frame
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.potentials.potential import reference_energy
 
@@ -45,7 +45,7 @@ class Look:
     gamma_max
         Largest extrapolation grade; infinite where something was not finite.
     stop
-        Sum of the :data:`.deck.STOP` that apply.
+        Sum of the :data:`.input_script.STOP` that apply.
     """
 
     step: int
@@ -59,7 +59,7 @@ class Look:
     @property
     def reason(self) -> HaltReason | None:
         """Why to halt here, if so."""
-        for name, weight in sorted(deck.STOP.items(), key=lambda item: -item[1]):
+        for name, weight in sorted(input_script.STOP.items(), key=lambda item: -item[1]):
             if self.stop >= weight:
                 return HaltReason(name)
         return None
@@ -78,7 +78,11 @@ def read_looks(path: Path) -> Iterator[Look]:
     with path.open() as stream:
         for line in stream:
             words = line.split()
-            if len(words) != len(deck.TRACE_COLUMNS) or not line.endswith("\n") or words[0] == deck.TRACE_COLUMNS[0]:
+            if (
+                len(words) != len(input_script.TRACE_COLUMNS)
+                or not line.endswith("\n")
+                or words[0] == input_script.TRACE_COLUMNS[0]
+            ):
                 continue
             step = int(words[0])
             if step > last:  # the first step may be written by both runs of the input script
@@ -205,14 +209,18 @@ def read_result(
     """
     kept = _kept_looks(folder, frame)
     n_atoms = len(next(iter(kept.values()))) if kept else None
-    log = "".join(p.read_text(errors="replace") for name in (deck.LOG, deck.SCREEN) if (p := folder / name).is_file())
-    end = re.search(rf"^{deck.END} step (\d+)$", log, re.MULTILINE)
-    finals = [atoms for _, atoms in read_dump(folder / deck.FINAL, frame)]
+    log = "".join(
+        p.read_text(errors="replace")
+        for name in (input_script.LOG, input_script.SCREEN)
+        if (p := folder / name).is_file()
+    )
+    end = re.search(rf"^{input_script.END} step (\d+)$", log, re.MULTILINE)
+    finals = [atoms for _, atoms in read_dump(folder / input_script.FINAL, frame)]
     finished = exit_code == 0 and end is not None and len(finals) == 1
     # which elements there are never changes, so one frame tells the shift
     shift = reference_energy((finals or list(kept.values()))[-1], reference_energies) if finals or kept else 0.0
     trace, last, sane_steps = Trace(), None, set()
-    for look in read_looks(folder / deck.TRACE):
+    for look in read_looks(folder / input_script.TRACE):
         trace.add(
             look.step, look.temperature_K, look.energy_eV + shift, look.pressure_GPa, look.volume_A3, look.gamma_max
         )
@@ -258,9 +266,9 @@ def read_result(
             final, step = halted, max(sane_steps)
         halt = HaltStructure(halted, last.step, reason, gamma_max, index)
     record = FrameRecord(settings.max_frames)
-    for at, atoms in read_dump(folder / deck.FRAMES, frame, n_atoms):
+    for at, atoms in read_dump(folder / input_script.FRAMES, frame, n_atoms):
         record.add(atoms, at, float(atoms.arrays["gamma"].max()))
-    restart = folder / deck.RESTART
+    restart = folder / input_script.RESTART
     is_restart_of_final = restart.is_file() and finished and final is finals[0]  # not after an explosion
     return ExplorationResult(
         status=status,
@@ -280,7 +288,7 @@ def _judge_end(
     last_look = step - step % settings.gamma_every
     if last_look >= start_step and (last is None or last.step != last_look):
         at = "no line" if last is None else f"step {last.step}"
-        what = f"LAMMPS ended at step {step}, but {deck.TRACE} ends with {at} (is the disk full?) in {folder}"
+        what = f"LAMMPS ended at step {step}, but {input_script.TRACE} ends with {at} (is the disk full?) in {folder}"
         raise crash(what, log)
     if last is not None and last.step == step and last.reason is not None:
         return WalkStatus.HALTED, last.reason
@@ -293,6 +301,6 @@ def _judge_end(
 
 def _kept_looks(folder: Path, frame: Frame) -> dict[int, Atoms]:
     """Read the last looks by step, without those in which atoms are missing."""
-    looks = dict(entry for path in folder.glob(deck.LOOKS) for entry in read_dump(path, frame))
+    looks = dict(entry for path in folder.glob(input_script.LOOKS) for entry in read_dump(path, frame))
     most = max(map(len, looks.values()), default=0)
     return {step: atoms for step, atoms in looks.items() if len(atoms) == most}

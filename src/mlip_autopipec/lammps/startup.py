@@ -8,13 +8,13 @@ import numpy as np
 from ase import units
 
 from mlip_autopipec.errors import ExplorationError
-from mlip_autopipec.lammps import deck, readback
+from mlip_autopipec.lammps import input_script, readback
 from mlip_autopipec.potentials.potential import reference_energy
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mlip_autopipec.lammps.script import Frame
+    from mlip_autopipec.lammps.structures import Frame
     from mlip_autopipec.potentials.potential import ACEPotential
 
 #: Largest deviation, relative to the largest value but at least to :data:`SMALLEST_SCALE`.
@@ -55,7 +55,7 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential, *, fo
     ExplorationError
         If anything deviates by more than :data:`TOLERANCE`.
     """
-    first = next(iter(readback.read_dump(folder / deck.FIRST, frame)), None)
+    first = next(iter(readback.read_dump(folder / input_script.FIRST, frame)), None)
     if first is None:
         return False
     step, atoms = first
@@ -67,7 +67,7 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential, *, fo
     n, volume = len(atoms), atoms.get_volume()
     pairs = {"force": (atoms.arrays["forces"], results["forces"])} if forces_too else {}
     # gamma, energy and pressure are taken at grading steps; a run that starts between two has none of its first frame
-    look = next(iter(readback.read_looks(folder / deck.TRACE)), None)
+    look = next(iter(readback.read_looks(folder / input_script.TRACE)), None)
     if look is not None and look.step == step:
         kinetic, virial = 2 * atoms.get_kinetic_energy(), -volume * results["stress"][:3].sum()
         shift = reference_energy(atoms, potential.reference_energies)
@@ -87,7 +87,7 @@ def check_first_frame(folder: Path, frame: Frame, potential: ACEPotential, *, fo
             wrong.append(f"{name}: LAMMPS {a}, pyace {b}, largest deviation {deviation:.3g}{UNITS[name]}")
     if wrong:
         raise ExplorationError(
-            f"the first frame ({folder / deck.FIRST}) is not what pyace computes:\n  "
+            f"the first frame ({folder / input_script.FIRST}) is not what pyace computes:\n  "
             + "\n  ".join(wrong)
             + f"\n{ADVICE}"
         )

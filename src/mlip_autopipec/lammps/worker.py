@@ -17,7 +17,7 @@ from ase import units
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import deck, script
+from mlip_autopipec.lammps import input_script, structures
 from mlip_autopipec.lammps.ace_forces import ACEForces
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.failures import is_exploded
@@ -83,8 +83,8 @@ class LibraryRun:
         self.cutoff = potential.cutoff
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
-        self.frame = script.Frame.of(atoms, potential.elements)
-        self.lmp = import_lammps()(cmdargs=["-log", deck.LOG, "-screen", "none", "-nocite"])
+        self.frame = structures.Frame.of(atoms, potential.elements)
+        self.lmp = import_lammps()(cmdargs=["-log", input_script.LOG, "-screen", "none", "-nocite"])
         self.masses = np.zeros(len(potential.elements) + 1)
         self.reference_energies = potential.reference_energies
         self.trace = Trace()
@@ -245,17 +245,17 @@ class LibraryRun:
             return
         temperature, energy, pressure, volume, gamma = look
         numbers = (temperature, energy, pressure * units.GPa * LAMMPS_BAR, volume, gamma)
-        stop = 0 if reason is None else deck.STOP[reason]
+        stop = 0 if reason is None else input_script.STOP[reason]
         line = f"{step} {' '.join(f'{number:.17g}' for number in numbers)} {stop}\n"
         with suppress(OSError), self.trace_file.open("a") as stream:  # a full disk must not end MD for this
-            stream.write(line if stream.tell() else f"{' '.join(deck.TRACE_COLUMNS)}\n{line}")
+            stream.write(line if stream.tell() else f"{' '.join(input_script.TRACE_COLUMNS)}\n{line}")
 
     def _thermo(self, n_local: int) -> tuple[float, float, float]:
         """Temperature (K), pressure (GPa) and volume (A^3)."""
         lmp = self.lmp
         v = lmp.numpy.extract_atom("v", nelem=n_local)
         mass = self.masses[lmp.numpy.extract_atom("type", nelem=n_local)]
-        twice_kinetic = float((mass[:, None] * v**2).sum()) * script.ANGSTROM_PER_PS**2
+        twice_kinetic = float((mass[:, None] * v**2).sum()) * structures.ANGSTROM_PER_PS**2
         volume = float(lmp.get_thermo("vol"))
         # frozen atoms have no velocity; without any, the whole does not drift
         n_moving = n_local - max(len(self.cell.frozen), 1)
@@ -288,7 +288,7 @@ class LibraryRun:
             positions = self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall"))
             self.forces.evaluate(positions, with_gamma=True)
             final = self.snapshot(self.forces.gamma)
-            self.command(f"write_restart {deck.RESTART}")
+            self.command(f"write_restart {input_script.RESTART}")
         elif self.last_sane is not None:  # the frame is invalid: go back to the last valid one
             final, resume_step = self.last_sane, self.last_sane_step
         else:
@@ -316,10 +316,10 @@ def main() -> None:
     started = time.monotonic()
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
-    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"])
+    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"], examined=True)
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
-    run = LibraryRun(potential, condition, settings, atoms, started, Path(deck.TRACE))
-    run.prepare(deck.INPUT)
+    run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE))
+    run.prepare(input_script.INPUT)
     run.run(settings.n_steps - task["start_step"])
     temporary = Path(OUTPUT + ".part")
     temporary.write_text(json.dumps(run.result()))

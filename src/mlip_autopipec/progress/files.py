@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from mlip_autopipec.lammps.deck import TRACE, TRACE_COLUMNS
+from mlip_autopipec.lammps.input_script import TRACE, TRACE_COLUMNS
 from mlip_autopipec.progress.types import FitLoss, Look
 
 if TYPE_CHECKING:

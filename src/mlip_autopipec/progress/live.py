@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.live import Live
@@ -16,15 +15,19 @@ from rich.text import Text
 
 from mlip_autopipec.database import disk
 from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.managers.local import Watch
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.read import progress_of
 from mlip_autopipec.progress.show import NARROW, Shown, plain_line
+from mlip_autopipec.progress.types import Look, RunningStep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
+    from mlip_autopipec.managers.local import RunningJob
     from mlip_autopipec.progress.types import CampaignProgress
     from mlip_autopipec.schemas.campaign import CampaignDocument
 
@@ -58,7 +61,7 @@ _DOING = {
 
 
 @contextmanager
-def live_view(console: Console, folder: Path) -> Iterator[None]:
+def live_view(console: Console, folder: Path, watch: Watch | None = None) -> Iterator[None]:
     """
     Show how far the campaign in a folder is while the body runs it.
 
@@ -72,16 +75,19 @@ def live_view(console: Console, folder: Path) -> Iterator[None]:
         The one that everything is printed to.
     folder
         Of the campaign: its ``store`` and its ``jobs``.
+    watch
+        Knows the jobs that run.
     """
+    watch = Watch() if watch is None else watch
     if not console.is_terminal or console.is_dumb_terminal or not console.file.isatty():
-        lines = _Lines(console, folder)
+        lines = _Lines(console, folder, watch)
         lines.thread.start()
         try:
             yield
         finally:
             lines.stop()
         return
-    view = _View(console, folder)
+    view = _View(console, folder, watch)
     # rich decides it once, by standard output; with --json the view is on standard error
     interactive, console.is_interactive = console.is_interactive, True
     try:
@@ -98,8 +104,9 @@ def live_view(console: Console, folder: Path) -> Iterator[None]:
 class _View:
     """A thread that reads and shows."""
 
-    def __init__(self, console: Console, folder: Path) -> None:
+    def __init__(self, console: Console, folder: Path, watch: Watch) -> None:
         self.console = console
+        self.watch = watch
         self.folder = folder
         self.live = Live(Text("starting", style="dim"), console=console, auto_refresh=False, transient=True)
         self.thread = threading.Thread(target=self._run, name="progress", daemon=True)
@@ -107,7 +114,7 @@ class _View:
         self._campaigns: Campaigns | None = None
         self._task: CampaignDocument | None = None
         self._progress: CampaignProgress | None = None
-        self._read_job: tuple[str, int] | None = None
+        self._read_jobs: frozenset[Path] | None = None
         self._read_at = self._not_before = 0.0
 
     def stop(self) -> None:
@@ -131,36 +138,30 @@ class _View:
 
     def _look(self) -> Shown | None:
         """Read what may have changed; None while there is nothing to show."""
-        from jobflow import CURRENT_JOB
-
-        job = CURRENT_JOB.job  # a name and a number are read; the job itself belongs to the other thread
-        name = "" if job is None else str(job.name)
-        job_folder: Path | None = Path.cwd()
-        self._read_store(None if job is None else (str(job.uuid), int(job.index)), name)
+        jobs = self.watch.jobs
+        self._read_store(jobs)
         if self._progress is None:
             return None
-        if job_folder is not None and not job_folder.is_relative_to(self.folder / "jobs"):
-            job_folder = None
-        progress = with_files(self._progress.later(time.monotonic() - self._read_at), name, job_folder)
+        progress = with_jobs(self._progress.later(time.monotonic() - self._read_at), jobs)
         lines = self.console.size.height - _OTHER_LINES
         return Shown(progress, max_walkers=max(lines if self.console.width >= NARROW else lines // 2, 3))
 
-    def _read_store(self, job: tuple[str, int] | None, name: str) -> None:
-        now = time.monotonic()
-        if now < self._not_before or (job == self._read_job and self._progress is not None):
+    def _read_store(self, jobs: Sequence[RunningJob]) -> None:
+        now, folders = time.monotonic(), frozenset(job.folder for job in jobs)
+        if now < self._not_before or (folders == self._read_jobs and self._progress is not None):
             return
         if self._campaigns is None:
             # of this thread's own: a transaction of the loop is not to be read half done
             self._campaigns = Campaigns(disk.open_store(self.folder / "store"))
         names = self._campaigns.names()
         if names:
-            found = _NAME.match(name)
+            found = next(filter(None, (_NAME.match(job.name) for job in jobs)), None)
             known = None if self._progress is None else self._progress.cycle
             cycle = int(found["cycle"]) if found else known
             task = self._task or self._campaigns.task(names[0])
             self._progress = progress_of(self._campaigns, names[0], cycle=cycle, task=task)
             self._task = task if found else None  # one that was extended is just about to be recorded
-            self._read_job, self._read_at = job, time.monotonic()
+            self._read_jobs, self._read_at = folders, time.monotonic()
         self._not_before = now + _RARER * (time.monotonic() - now)
 
 
@@ -188,33 +189,31 @@ class _Lines(_View):
                 self._campaigns.store.close()
 
 
-def with_files(progress: CampaignProgress, job_name: str, job_folder: Path | None) -> CampaignProgress:
+def with_jobs(progress: CampaignProgress, jobs: Sequence[RunningJob]) -> CampaignProgress:
     """
-    Add what is known of the job that runs.
+    Add what is known of the jobs that run: what they do, since when, and what the files of MD and fit tell.
 
     Parameters
     ----------
     progress
         By the documents.
-    job_name
-        Name of the job that runs, such as ``explore c003 w01``; empty between two jobs.
-    job_folder
-        Where it runs; None if not known.
+    jobs
+        That run now; none between two jobs.
     """
-    found = _NAME.match(job_name)
-    if found is None:
-        return progress
-    doing = next((_DOING[step] for step in _DOING if found["step"].startswith(step)), progress.doing)
-    progress = replace(progress, doing=doing or progress.doing)
-    if job_folder is None:
-        return progress
-    if found["step"] == "train":
-        return replace(progress, fit=read_fit(job_folder))
-    if found["walker"] is None:
-        return progress
-    index = int(found["walker"])
-    look = read_look(job_folder)
+    now, doing = time.monotonic(), dict[str, None]()
+    running, fit, looks = [], progress.fit, dict[int, Look | None]()
+    for job in jobs:
+        running.append(RunningStep(job.worker, job.name, now - job.since))
+        if (found := _NAME.match(job.name)) is None:
+            continue
+        doing |= next(({_DOING[step]: None} for step in _DOING if found["step"].startswith(step)), {})
+        if found["step"] == "train":
+            fit = read_fit(job.folder)
+        elif found["step"] == "explore" and found["walker"] is not None:
+            looks[int(found["walker"])] = read_look(job.folder)
     walkers = [
-        replace(walker, state="running", look=look) if walker.index == index else walker for walker in progress.walkers
+        replace(walker, state="running", look=looks[walker.index]) if walker.index in looks else walker
+        for walker in progress.walkers
     ]
-    return replace(progress, walkers=tuple(walkers))
+    doing_now = " and ".join(doing) or progress.doing
+    return replace(progress, doing=doing_now, fit=fit, walkers=tuple(walkers), running=tuple(running))

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from mlip_autopipec.progress.types import CampaignProgress, Forecast, WalkerProgress
+    from mlip_autopipec.progress.types import CampaignProgress, Forecast, RunningStep, WalkerProgress
 
 #: Columns below which a walker takes two lines.
 NARROW = 64
@@ -24,6 +24,8 @@ NARROW = 64
 _FIRST = ("running", "halted", "due", "not run", "waiting", "through")
 _COLOURS = {"running": "cyan", "halted": "yellow", "through": "green", "not run": "red"}
 _BAR = 10
+#: Workers that are shown one by one.
+_MOST_WORKERS = 8
 #: A name that was not given by a person.
 _MADE_UP = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -125,6 +127,8 @@ def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
         grid.add_row(
             "training", f"iteration {fit.iteration}{most}, loss {fit.loss:.3g} (began with {fit.first_loss:.3g})"
         )
+    if on_workers := [step for step in progress.running if step.worker]:
+        grid.add_row("workers", _running(on_workers))
     if progress.energy_rmse_meV_atom is not None and progress.forces_rmse_meV_A is not None:
         errors = f"{progress.energy_rmse_meV_atom:.2f} meV/atom, {progress.forces_rmse_meV_A:.1f} meV/A"
         grid.add_row("error", f"{errors} on {progress.errors_on} labels")
@@ -136,6 +140,13 @@ def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
     if progress.doing and progress.gamma_lo is not None and progress.gamma_hi is not None:
         grid.add_row("gamma", f"frames kept above {progress.gamma_lo:g}, MD halts above {progress.gamma_hi:g}")
     return grid
+
+
+def _running(steps: Sequence[RunningStep]) -> str:
+    """Tell which worker runs what."""
+    shown = sorted(steps, key=lambda step: step.worker)[:_MOST_WORKERS]
+    told = [f"{step.worker}: {step.name}, {duration(step.seconds)}" for step in shown]
+    return "; ".join([*told, *([f"and {len(steps) - len(shown)} more"] if len(steps) > len(shown) else [])])
 
 
 def _with_bar(done: float, of: float, text: str) -> Table:

@@ -151,6 +151,26 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class RunningStep:
+    """
+    A job that runs.
+
+    Parameters
+    ----------
+    worker
+        Number of its worker, from 1; 0 where there are none.
+    name
+        Of the job.
+    seconds
+        Since it began, in s.
+    """
+
+    worker: int
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CampaignProgress:
     """
     How far a campaign is.
@@ -177,6 +197,8 @@ class CampaignProgress:
         While a fit is under way that tells its loss.
     forecast
         None while this campaign has not shown how long its steps take.
+    running
+        Jobs that run now, where that is known.
     """
 
     campaign_id: str
@@ -196,6 +218,7 @@ class CampaignProgress:
     gamma_hi: float | None = None
     fit: FitLoss | None = None
     forecast: Forecast | None = None
+    running: tuple[RunningStep, ...] = ()
 
     def later(self, seconds: float) -> CampaignProgress:
         """Return it some time after it was read from the documents, in which nothing ended."""

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlip_autopipec.database.validation import read_errors
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.report.thin import thinned_trace
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
     from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument
+    from mlip_autopipec.schemas.validation import ValidationDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
 
@@ -85,6 +87,8 @@ class CampaignData:
         Labels that were asked for and not obtained.
     checks
         Comparisons with labels from halt-free MD.
+    validated
+        Errors of the final potential on MD of the oracle; None if it was not validated.
     records
         Levels of theory the labels were computed with.
     aside
@@ -101,6 +105,7 @@ class CampaignData:
     dataset: list[Atoms]
     failed: list[LabelDocument]
     checks: list[CheckDocument]
+    validated: ValidationDocument | None
     records: list[OracleRecord]
     aside: dict[str, list[str]]
     final: PotentialDocument | None = None
@@ -169,11 +174,12 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         cycles=campaigns.cycles(campaign_id),
         walks=walks,
         potentials=campaigns.potentials(campaign_id),
-        dataset=campaigns.dataset(campaign_id, with_quarantined=True),
+        dataset=campaigns.dataset(campaign_id, with_outliers=True),
         failed=campaigns.labels(campaign_id, state="failed"),
         checks=campaigns.checks(campaign_id),
+        validated=read_errors(campaigns.store, campaign_id, status.potential_id),
         records=campaigns.oracle_records(campaign_id),
-        aside=campaigns.quarantined(campaign_id),
+        aside=campaigns.outliers(campaign_id),
     )
     if data.potentials:
         data.final = campaigns.potential(campaign_id)

@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 from ase import Atoms
 
 from mlip_autopipec.active_learning.calibration import MIN_LABELS, ThresholdAdapter, calibrate
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORIGINS
 from mlip_autopipec.report.panels import (
     RED,
     SCALE,
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from mlip_autopipec.report.collect import CampaignData
     from mlip_autopipec.schemas.label import LabelDocument
 
-#: What the origins mean; those of other packages are shown as they are.
-ORIGINS = {
+#: What the origins mean besides those of candidates, which their kinds tell.
+MEANINGS = {
     "seed_ideal": "first dataset: the crystal as given",
     "seed_strained": "first dataset: strained",
     "seed_rattled": "first dataset: rattled",
@@ -38,14 +40,20 @@ ORIGINS = {
     "given": "brought along by the user",
     "halted": "the frame at which MD halted",
     "dumped": "a frame between the two thresholds, before the halt",
-    "thermal": "the halted frame, atoms displaced along all normal modes of the potential as at the temperature",
-    "displacement": "the halted frame, atoms displaced at random",
-    "volume": "the halted frame at another volume",
-    "soft_mode": "the halted frame along a soft mode of the potential",
     "cutout": "the surroundings of high grade, cut out of a large cell",
     "check": "a frame of halt-free MD, to check the potential with",
     "property": "a point of a property the potential is compared in",
 }
+
+
+def meaning(origin: str) -> str:
+    """Return what an origin means; nothing for one that no installed package knows."""
+    if origin in MEANINGS:
+        return MEANINGS[origin]
+    try:
+        return ORIGINS[origin].about
+    except (KeyError, InvalidInputError):
+        return ""
 
 
 def by_origin(data: CampaignData) -> Panel:
@@ -83,7 +91,7 @@ def by_origin(data: CampaignData) -> Panel:
 def origin_rows(data: CampaignData) -> list[dict[str, Any]]:
     """Return origins with their meaning and number."""
     totals = Counter(str(a.info["origin"]) for a in data.dataset)
-    return [{"origin": o, "meaning": ORIGINS.get(o, ""), "n": n} for o, n in totals.most_common()]
+    return [{"origin": o, "meaning": meaning(o), "n": n} for o, n in totals.most_common()]
 
 
 def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], int]:

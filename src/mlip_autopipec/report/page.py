@@ -110,6 +110,8 @@ def render(data: CampaignData, limits: Limits) -> str:
         sections=_SECTIONS,
         unreadable=data.unreadable,
         checks=data.checks,
+        validated=data.validated,
+        walker_name=data.walker_name,
         origin_rows=labels.origin_rows(data),
         set_aside=labels.set_aside_rows(data),
         label_rows=label_rows,

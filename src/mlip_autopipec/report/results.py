@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import ase.io
+from rich.markup import escape
 from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
@@ -111,10 +112,10 @@ def summary_table(
         )
     if document.potential is not None:
         suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)
-        table.add_row("potential", f"{folder / 'potential'}/potential{' '.join(suffixes)}")
-        table.add_row("parity plot", str(folder / "parity.png"))
+        table.add_row("potential", escape(f"{folder / 'potential'}/potential{' '.join(suffixes)}"))
+        table.add_row("parity plot", escape(str(folder / "parity.png")))
     if report is not None:
-        table.add_row("report", str(report))
-    table.add_row("dataset, database", f"{folder / 'dataset.extxyz'}, {folder / 'store'}")
+        table.add_row("report", escape(str(report)))
+    table.add_row("dataset, database", escape(f"{folder / 'dataset.extxyz'}, {folder / 'store'}"))
     table.add_row("wall time", f"{seconds:.0f} s")
     return table

@@ -60,9 +60,9 @@ def progress(data: CampaignData) -> Panel:
     for asked in sorted({1e-3 * w.n_steps * w.timestep_fs for w in ran}):
         add_level(figure, asked, dash="dot")
     n_halts = sum(w.status == "HALTED" for w in ran)
-    note = (
-        f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that went through; dotted line: asked for."
-    )
+    note = f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that completed; dotted line: asked for."
+    if thrown := [f"cycle {cycle.cycle}: {one.describe()}" for cycle in data.cycles for one in cycle.thrown_away]:
+        note += f" Walks that were thrown away: {'; '.join(thrown[-_NAMED:])}."
     return Panel("progress", title, {"all walkers": figure}, note)
 
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ase import Atoms
 from jobflow import Flow
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from mlip_autopipec.active_learning.calibration import ThresholdAdapter
-from mlip_autopipec.active_learning.outliers import LabelQuarantine
+from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import elements_of
@@ -30,7 +30,8 @@ from mlip_autopipec.oracle.given import GivenLabels
 from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
-from mlip_autopipec.runfile.fields import Strict
+from mlip_autopipec.runfile.fields import Strict, Whole
+from mlip_autopipec.runfile.limits import beyond_limits
 from mlip_autopipec.runfile.sections import (
     AccuracySection,
     CandidatesSection,
@@ -41,8 +42,8 @@ from mlip_autopipec.runfile.sections import (
     DynamicsSection,
     FirstDatasetSection,
     OracleSection,
+    OutliersSection,
     PropertiesSection,
-    QuarantineSection,
     SelectionSection,
     StartFrom,
     StopSection,
@@ -54,9 +55,9 @@ from mlip_autopipec.runfile.sections import (
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
-from mlip_autopipec.validation.criteria import Gate, Gates
+from mlip_autopipec.validation.criteria import Criteria, Criterion
 from mlip_autopipec.validation.oracle_md import ValidationSettings
-from mlip_autopipec.validation.properties import PropertyGate
+from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 T = TypeVar("T")
@@ -67,7 +68,8 @@ SECTIONS = {
     "MDSettings": "dynamics",
     "OracleMaker": "oracle",
     "StructureGenerator": "first_dataset",
-    "PropertyGate": "properties",
+    "PropertyCriterion": "properties",
+    "OutlierRule": "outliers",
 }
 
 
@@ -75,7 +77,7 @@ class RunFile(Strict):
     """A campaign."""
 
     name: str = Field("campaign", description="Name of the campaign; its folder is runs/<name>.")
-    seed: int = Field(0, description="Seed of all random numbers.")
+    seed: Whole = Field(0, description="Seed of all random numbers.")
     structures: list[StructureSource] = Field(min_length=1, description="Cells in which MD is run.")
     conditions: list[ConditionSection] = Field(
         min_length=1, description="Temperatures and pressures; each structure is explored at each."
@@ -102,8 +104,9 @@ class RunFile(Strict):
         default_factory=list,
         description="Further validation criteria, each with its kind: properties, or one of another package.",
     )
-    quarantine: QuarantineSection | None = Field(
-        default_factory=QuarantineSection,
+    outliers: OutliersSection | None = Field(
+        default_factory=OutliersSection,
+        validation_alias=AliasChoices("outliers", "quarantine"),
         description="When a label is a flagged outlier; null trains on all labels.",
     )
     thresholds: ThresholdsSection | None = Field(
@@ -145,6 +148,11 @@ class RunFile(Strict):
         """Refuse, with their lines, invalid values of the right type."""
         with self._blamed("name"):
             folder = Path(self.name)
+            if len(self.name) > 150 or not self.name.isprintable():
+                raise InvalidInputError.of(
+                    "name",
+                    f"is {self.name[:60]!r}; give at most 150 characters that can be printed, without line breaks",
+                )
             if not folder.parts or folder.is_absolute() or ".." in folder.parts:
                 raise InvalidInputError.of("name", f"is '{self.name}'; it has to name a folder below runs/")
         for i, condition in enumerate(self.load_conditions()):
@@ -162,29 +170,38 @@ class RunFile(Strict):
             ("candidates", CandidateGenerator),
             ("cutouts", CutoutGenerator),
             ("selection", SelectMaker),
-            ("properties", PropertyGate),
-            ("quarantine", LabelQuarantine),
+            ("properties", PropertyCriterion),
+            ("outliers", OutlierRule),
             ("thresholds", ThresholdAdapter),
         ):
-            with self._blamed(name):
+            with self._blamed(self._key(name)):
                 self._made(name, cls)
-        self._property_gate()
+        if (wrong := list(beyond_limits(self))) and self._text is not None:
+            raise self._text.error(wrong)
+        self._criterion()
         with self._blamed("oracle"):
             self.oracle.static_maker()
+
+    def _key(self, name: str) -> str:
+        """Return what the file calls a section: an earlier name is as good."""
+        alias = type(self).model_fields[name].validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [name]
+        content = {} if self._text is None else self._text.content
+        return next((key for key in names if isinstance(key, str) and key in content), name)
 
     def _made(self, name: str, cls: Callable[..., T]) -> T | None:
         """Make what a section describes; None where it is null."""
         given = getattr(self, name)
         return None if given is None else cls(**given.model_dump())
 
-    def _property_gate(self) -> Gate | None:
+    def _criterion(self) -> Criterion | None:
         """Make the one validation criterion of all that are given; None without any."""
-        first = self._made("properties", PropertyGate)
-        gates: list[Gate] = [] if first is None else [first]
+        first = self._made("properties", PropertyCriterion)
+        criteria: list[Criterion] = [] if first is None else [first]
         for i, criterion in enumerate(self.criteria):
             with self._blamed("criteria", i):
-                gates.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
-        return Gates(gates) if len(gates) > 1 else next(iter(gates), None)
+                criteria.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
+        return Criteria(criteria) if len(criteria) > 1 else next(iter(criteria), None)
 
     def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:
         """Name file and line in errors that the values below ``loc`` cause, where there is a file."""
@@ -219,12 +236,10 @@ class RunFile(Strict):
                 reuse_labels=oracle.reuse_labels,
                 n_compared=oracle.n_compared,
             ),
-            train_maker=TrainMaker(
-                trainer=kind.trainer(**trainer), quarantine=self._made("quarantine", LabelQuarantine)
-            ),
+            train_maker=TrainMaker(trainer=kind.trainer(**trainer), outliers=self._made("outliers", OutlierRule)),
             stop_rule=StopRule(
                 **self.stop.model_dump(),
-                property_gate=self._property_gate(),
+                criterion=self._criterion(),
                 accuracy=self._made("accuracy", AccuracyTargets),
             ),
             threshold_adapter=self._made("thresholds", ThresholdAdapter),

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
 import ase.build
-import ase.io
-from ase import Atoms
-from ase.data import atomic_numbers
-from ase.io.formats import UnknownFileTypeError
-from pymatgen.core import Structure
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.intake import TakenIn, take_in
+from mlip_autopipec.structures.intake import LARGEST_A, TakenIn, take_in
+from mlip_autopipec.structures.readers import read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from ase import Atoms
+    from pymatgen.core import Structure
+
 #: Environment variables with the key of the Materials Project.
 KEYS = ("MP_API_KEY", "PMG_MAPI_KEY")
-#: Beginning of a file in which LAMMPS' own formats show, in characters.
-_HEAD = 20_000
 _PARAMETERS = "name, crystalstructure, a, b, c, alpha, covera, u, orthorhombic, cubic, basis"
 
 
@@ -64,93 +60,28 @@ def load_structure(
     return take_in(_fetched(materials_project or ""), f"structures.materials_project: {materials_project}")
 
 
-def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structure:
-    """Read a structure, of several the last; ``elements`` names the atom types of a LAMMPS file."""
-    if not path.is_file():
-        raise InvalidInputError(f"structures.file: '{path}' does not exist")
-    try:
-        of_lammps = _lammps_format(path, elements)
-        if of_lammps is None and elements:
-            raise InvalidInputError.of(
-                "structures.elements",
-                f"is {list(elements)}, and '{path}' is no LAMMPS file: it names its elements itself",
-            )
-        if of_lammps is not None:
-            atoms = ase.io.read(path, **of_lammps)
-        else:
-            try:
-                atoms = ase.io.read(path)
-            except UnknownFileTypeError:
-                return Structure.from_file(path)
-    except InvalidInputError:
-        raise
-    except Exception as error:
-        raise InvalidInputError(f"structures.file: '{path}' cannot be read: {type(error).__name__}: {error}") from error
-    assert isinstance(atoms, Atoms)
-    return atoms
-
-
-def _lammps_format(path: Path, elements: Sequence[str]) -> dict[str, Any] | None:
-    """Return how ASE is to read a file of LAMMPS, whose atom types are no elements; None for other files."""
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD).decode(errors="replace")
-    is_data = re.search(r"^\s*\d+\s+atom types", head, re.MULTILINE) and re.search(r"xlo\s+xhi|\bavec\b", head)
-    columns = re.search(r"^ITEM: ATOMS (.*)$", head, re.MULTILINE)
-    if not is_data and columns is None:
-        return None
-    if unknown := [element for element in elements if element not in atomic_numbers]:
-        raise InvalidInputError(f"structures.elements: {unknown} are no elements")
-    if columns is not None:
-        if not elements and not {"element", "mass"} & set(columns[1].split()):
-            raise InvalidInputError(_nameless(path, "its columns are " + columns[1].strip()))
-        return {"format": "lammps-dump-text", "index": -1} | ({"specorder": list(elements)} if elements else {})
-    types = {number + 1: atomic_numbers[element] for number, element in enumerate(elements)}
-    text = path.read_text(errors="replace")
-    n_types = int(re.findall(r"^\s*(\d+)\s+atom types", head, re.MULTILINE)[0])
-    if types and len(types) != n_types:
-        raise InvalidInputError.of("structures.elements", f"is {list(elements)}, and '{path}' has {n_types} atom types")
-    named = _section(text, "Atom Type Labels")
-    if not types and named and all(name in atomic_numbers for name in named):
-        types = {number: atomic_numbers[name] for number, name in enumerate(named, 1)}
-    if not types:
-        masses = [float(mass) for mass in _section(text, "Masses")]
-        if not masses:
-            raise InvalidInputError(_nameless(path, "it has no section Masses"))
-        # a mass of just 1, or the same one for several types, stands for nothing (hydrogen has 1.008 u)
-        if 1.0 in masses or len({round(mass, 3) for mass in masses}) < len(masses):
-            raise InvalidInputError(_nameless(path, f"its masses are {masses}"))
-    return {"format": "lammps-data"} | ({"Z_of_type": types} if types else {})
-
-
-def _section(text: str, name: str) -> list[str]:
-    """Return the second word of each line of a section of a LAMMPS data file; empty if there is no such section."""
-    found: list[str] = []
-    inside = False
-    for line in text.splitlines():
-        words = line.split("#")[0].split()
-        if words and not words[0].isdigit():
-            inside = " ".join(words) == name
-        elif inside and len(words) > 1:
-            found.append(words[1])
-    return found
-
-
-def _nameless(path: Path, why: str) -> str:
-    return (
-        f"structures.file: '{path}' is a LAMMPS file that does not say which elements its atom types are ({why}). Name "
-        "them in the run file, in the order of the types: {file: ..., elements: [Ni, Al]}; or write the file with a "
-        "section Masses, or a dump with a column element"
-    )
-
-
 def _bulk(arguments: Mapping[str, Any]) -> Atoms:
     # the field's short word for it
     named = {("crystalstructure" if name == "crystal" else name): value for name, value in arguments.items()}
+    if not isinstance(named.get("name"), str):
+        raise InvalidInputError.of(
+            "structures.bulk.name",
+            f"is {named.get('name')!r}; give its formula, and quote what YAML reads as true or false ('No')",
+        )
+    for name in ("a", "b", "c", "covera", "alpha"):
+        value = named.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value <= LARGEST_A):
+            shown = f"{value!r}"[:40]
+            raise InvalidInputError.of(
+                f"structures.bulk.{name}", f"is {shown}; give a positive number (A; alpha in degrees)"
+            )
     try:
         return ase.build.bulk(**named)
     except Exception as error:
+        given = f"{dict(arguments)}"[:300]
         raise InvalidInputError(
-            f"structures.bulk: {dict(arguments)} is not understood by ase.build.bulk: {error}; it takes {_PARAMETERS}"
+            f"structures.bulk: {given} is not understood by ase.build.bulk: {error}; it takes {_PARAMETERS}"
         ) from error
 
 

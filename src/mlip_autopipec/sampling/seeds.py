@@ -6,6 +6,7 @@ volume gamma reaches 1e3 a few percent of strain away, with mixed ones it stays 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,14 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.dimers import DimerGenerator
 from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.structures.electrons import has_total
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell, pair_coverage, with_pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 #: A rattle is repeated so often, each time this much smaller, until nothing is too close.
 _MAX_ATTEMPTS = 30
@@ -175,7 +179,7 @@ class StructureGenerator(MSONable):
         parents = [cell for cell in cells if not _isolated(cell)]
         if self.cover_pairs:
             for pair, count in pair_coverage(cells, self.pair_cutoff).items():
-                if count == 0:
+                if count == 0 and _can_hold(cells, pair):
                     hosts = [self._pair_cell(cells, pair, k, rng) for k in range(self.n_pair_structures)]
                     parents.append(hosts[-1])
                     made += self._spread_over(hosts, rng, made, Origin.SEED_PAIR)
@@ -280,6 +284,15 @@ def isolated_atom(element: str) -> Atoms:
     atoms.center()
     Provenance(Origin.ISOLATED_ATOM, Split.REFERENCE).mark(atoms)
     return atoms
+
+
+def _can_hold(cells: list[Atoms], pair: tuple[str, str]) -> bool:
+    """Whether a missing pair can be planted anywhere: not where the charge or the spin of the cell is given."""
+    hosts = [cell for cell in cells if set(pair) & set(cell.get_chemical_symbols())]
+    if hosts and all(has_total(cell) for cell in hosts):
+        logger.info("no structures hold the pair %s-%s: elements of charged cells are not exchanged", *pair)
+        return False
+    return True
 
 
 def _isolated(atoms: Atoms) -> bool:

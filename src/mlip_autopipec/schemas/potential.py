@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.training.linear_record import LinearFitRecord
-    from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
+    from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
@@ -112,7 +114,7 @@ class GradedLabel(BaseModel):
         return GradedErrors(gamma, force, self.energy_error_eV_atom, self.in_core)
 
 
-class QuarantinedLabel(BaseModel):
+class FlaggedLabel(BaseModel):
     """A label that is not trained on until the user lets it in."""
 
     label_id: str = Field(description="uuid of the label.")
@@ -218,7 +220,7 @@ class PotentialDocument(WithPayload):
     graded: list[GradedLabel] = Field(
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."
     )
-    quarantined: list[QuarantinedLabel] = Field(
+    quarantined: list[FlaggedLabel] = Field(
         default_factory=list, description="Labels of this cycle that were flagged as outliers and not trained on."
     )
     linear: LinearRecord | None = Field(
@@ -286,9 +288,26 @@ class PotentialDocument(WithPayload):
         return None if self.coverage is None else Coverage.from_dict(self.coverage)
 
     def to_potential(self) -> ACEPotential:
-        """Return the potential; needs the payload."""
+        """
+        Return the potential; needs the payload.
+
+        Raises
+        ------
+        MLIPError
+            It has not the fingerprint it was stored with.
+        """
         from mlip_autopipec.potentials.potential import ACEPotential, unpack_active_set
 
         yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")
-        return ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+        potential = ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+        if self.sha256 and potential.sha256 != self.sha256:
+            raise MLIPError(
+                f"the potential of cycle {self.cycle} (document {self.uuid}) is not the one that was stored: its "
+                f"fingerprint is {potential.sha256[:12]}, and {self.sha256[:12]} is recorded, so the store is damaged. "
+                "Put it back from a backup, or take the potential of an earlier cycle"
+            )
+        return potential
+
+
+__getattr__ = renamed_classes(__name__, QuarantinedLabel="FlaggedLabel")

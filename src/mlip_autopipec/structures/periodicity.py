@@ -87,6 +87,12 @@ def goes_on_along(atoms: Atoms, gap_A: float = VACUUM_A) -> NDArray[np.bool_]:
     return gathered(atoms, gap_A)[1]
 
 
+def centre_of(atoms: Atoms) -> NDArray[np.float64]:
+    """Return the centre of the atoms as fractions of the cell vectors, (3,); atoms across a face count as one piece."""
+    middle = gathered(atoms)[0].mean(axis=0)
+    return np.asarray(np.linalg.solve(atoms.cell.complete().array.T, middle) % 1.0)
+
+
 def directions(atoms: Atoms, gap_A: float = VACUUM_A) -> tuple[Direction, ...]:
     """Return what a structure is along each of its three cell vectors."""
     return tuple(

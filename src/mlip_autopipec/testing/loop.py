@@ -24,7 +24,8 @@ def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: A
     events
         Absolute path of the log of events, for all stand-ins.
     check
-        Whether convergence is checked with further labels, which the stand-in of a potential would not pass.
+        Whether convergence is checked, with further labels, which the stand-in of a potential would not pass, and by
+        runs from the start with the final potential.
     makers
         Fields of the loop that are to be other than the default stand-ins.
     """
@@ -34,11 +35,11 @@ def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: A
         "propose_maker": StandInProposeMaker(),
         "select_maker": StandInSelectMaker(),
         "oracle_maker": StandInOracleMaker(),
-        "train_maker": TrainMaker(trainer=StandInTrainer(), quarantine=None),
+        "train_maker": TrainMaker(trainer=StandInTrainer(), outliers=None),
     }
     maker = OTFMaker(**{**defaults, **makers})
     if not check:
-        maker.stop_rule = replace(maker.stop_rule, n_check_labels=0)
+        maker.stop_rule = replace(maker.stop_rule, n_check_labels=0, prove=False)
     if events is not None:
         recorders = (
             maker.dynamics_maker,

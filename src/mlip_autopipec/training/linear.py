@@ -14,7 +14,8 @@ from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, Bas
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, Fit, FitTask
+from mlip_autopipec.training.results import Fit
+from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
 from mlip_autopipec.training.weights import FitWeights
 
 if TYPE_CHECKING:

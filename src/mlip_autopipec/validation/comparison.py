@@ -39,7 +39,7 @@ class PropertyComparison:
     crystal
         Formula, space group and fingerprint of the primitive cell; only the formula of what is no crystal.
     kind
-        ``eos``, ``elastic``, ``phonons``, or the class of a gate of one's own.
+        ``eos``, ``elastic``, ``phonons``, or the class of a criterion of one's own.
     name, unit
         Of the number.
     state

@@ -1,4 +1,4 @@
-"""What a potential has to get right besides small errors: the interface, and gates of one's own.
+"""What a potential has to get right besides small errors: the interface, and criteria of one's own.
 
 The cells to be labelled follow from the structures alone, not from the potential: they are labelled once, found
 again in every later check, and both sides are measured in the same way on the same cells.
@@ -16,6 +16,7 @@ from ase import Atoms
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import renamed_classes, renamed_fields
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.provenance import Origin, Provenance
@@ -38,7 +39,7 @@ def form_of(cell: Atoms) -> str:
     return json.dumps(canonical_form(cell))
 
 
-class Gate(MSONable, ABC):
+class Criterion(MSONable, ABC):
     """Compares a potential with the oracle by what follows from labels of some cells."""
 
     def check(self, atoms: Atoms | Sequence[Atoms], *, gamma_only: bool = False) -> None:
@@ -56,7 +57,7 @@ class Gate(MSONable, ABC):
     @abstractmethod
     def structures(self, atoms: Atoms | Sequence[Atoms]) -> list[Atoms]:
         """
-        Return the cells that the oracle has to label; they depend on the structures and on this gate only.
+        Return the cells that the oracle has to label; they depend on the structures and on this criterion only.
 
         Parameters
         ----------
@@ -123,9 +124,9 @@ class Quantity(NamedTuple):
 
 
 @dataclass
-class CellGate(Gate, ABC):
+class CellCriterion(Criterion, ABC):
     """
-    Base of a gate of one's own: some cells with names, and the numbers that follow from their labels.
+    Base of a criterion of one's own: some cells with names, and the numbers that follow from their labels.
 
     A subclass says which cells (:meth:`cells`) and how to get the numbers (:meth:`measure`): formation energies of
     defects, barriers, surface and stacking fault energies, differences between phases. It has to stand in a module
@@ -134,15 +135,15 @@ class CellGate(Gate, ABC):
     Examples
     --------
     >>> from ase.build import bulk, fcc111
-    >>> class SurfaceGate(CellGate):
+    >>> class SurfaceCriterion(CellCriterion):
     ...     def cells(self, atoms):
     ...         return {"bulk": bulk("Cu", a=3.6), "slab": fcc111("Cu", (1, 1, 7), a=3.6, vacuum=6)}
     ...
     ...     def measure(self, labels):
     ...         slab, of_bulk = labels["slab"], len(labels["slab"].forces) * labels["bulk"].energy
     ...         return {"surface energy": Quantity((slab.energy - of_bulk) / 2, "eV", 0.1)}
-    >>> [cell.info["property"] for cell in SurfaceGate().structures([])]
-    ['SurfaceGate: bulk', 'SurfaceGate: slab']
+    >>> [cell.info["property"] for cell in SurfaceCriterion().structures([])]
+    ['SurfaceCriterion: bulk', 'SurfaceCriterion: slab']
     """
 
     @abstractmethod
@@ -169,7 +170,7 @@ class CellGate(Gate, ABC):
         """
 
     def structures(self, atoms: Atoms | Sequence[Atoms]) -> list[Atoms]:
-        """Return the cells that the oracle has to label; see :meth:`Gate.structures`."""
+        """Return the cells that the oracle has to label; see :meth:`Criterion.structures`."""
         return list(self._tagged(atoms).values())
 
     def compare(
@@ -179,7 +180,7 @@ class CellGate(Gate, ABC):
         potential: ACEPotential | Calculator,
         failures: Mapping[str, str] | None = None,
     ) -> list[PropertyComparison]:
-        """Compare all quantities; see :meth:`Gate.compare`."""
+        """Compare all quantities; see :meth:`Criterion.compare`."""
         cells = self._tagged(atoms)
         kind = type(self).__name__
         of = max(cells.values(), key=len).get_chemical_formula(empirical=True)
@@ -219,45 +220,46 @@ class CellGate(Gate, ABC):
         return tagged
 
 
+@renamed_fields(gates="criteria")
 @dataclass
-class Gates(Gate):
+class Criteria(Criterion):
     """
-    Several gates, all of which a potential has to pass.
+    Several criteria, all of which a potential has to pass.
 
     Parameters
     ----------
-    gates
+    criteria
         In the order in which a budget of labels is spent on them.
     """
 
-    gates: list[Gate] = field(default_factory=list)
+    criteria: list[Criterion] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Refuse what is no gate."""
-        if not self.gates or not all(isinstance(gate, Gate) for gate in self.gates):
+        """Refuse what is no criterion."""
+        if not self.criteria or not all(isinstance(criterion, Criterion) for criterion in self.criteria):
             raise InvalidInputError.of(
-                "Gates.gates", f"is {self.gates}; give one or more gates, for instance PropertyGate()"
+                "Criteria.criteria", f"is {self.criteria}; give one or more criteria, for instance PropertyCriterion()"
             )
 
     def check(self, atoms: Atoms | Sequence[Atoms], *, gamma_only: bool = False) -> None:
         """Raise InvalidInputError where one of them could never pass."""
-        for gate in self.gates:
-            gate.check(atoms, gamma_only=gamma_only)
+        for criterion in self.criteria:
+            criterion.check(atoms, gamma_only=gamma_only)
 
     def structures(self, atoms: Atoms | Sequence[Atoms]) -> list[Atoms]:
-        """Return the cells of all gates, a cell that several ask for once."""
+        """Return the cells of all criteria, a cell that several ask for once."""
         found: dict[str, Atoms] = {}
-        for gate in self.gates:
-            for cell in gate.structures(atoms):
+        for criterion in self.criteria:
+            for cell in criterion.structures(atoms):
                 found.setdefault(form_of(cell), cell)
         return list(found.values())
 
     def affordable(self, atoms: Atoms | Sequence[Atoms], budget: int | None) -> list[Atoms]:
-        """Return the cells of as many properties as fit into a budget; see :meth:`Gate.affordable`."""
+        """Return the cells of as many properties as fit into a budget; see :meth:`Criterion.affordable`."""
         taken: dict[str, Atoms] = {}
-        for gate in self.gates:
+        for criterion in self.criteria:
             left = None if budget is None else budget - len(taken)
-            for cell in gate.affordable(atoms, left):
+            for cell in criterion.affordable(atoms, left):
                 taken.setdefault(form_of(cell), cell)
         return list(taken.values())
 
@@ -268,5 +270,8 @@ class Gates(Gate):
         potential: ACEPotential | Calculator,
         failures: Mapping[str, str] | None = None,
     ) -> list[PropertyComparison]:
-        """Compare the properties of all gates; see :meth:`Gate.compare`."""
-        return [one for gate in self.gates for one in gate.compare(atoms, labelled, potential, failures)]
+        """Compare the properties of all criteria; see :meth:`Criterion.compare`."""
+        return [one for criterion in self.criteria for one in criterion.compare(atoms, labelled, potential, failures)]
+
+
+__getattr__ = renamed_classes(__name__, Gate="Criterion", CellGate="CellCriterion", Gates="Criteria")

@@ -160,7 +160,8 @@ def fit_elastic_constants(
         stresses = [_vector(result.stress) for result in results if result.stress is not None]
         if len(stresses) < len(results):
             raise PropertyError(
-                "there is no stress", "set PropertyGate.elastic_from to 'energy', or have the oracle compute stress"
+                "there is no stress",
+                "set PropertyCriterion.elastic_from to 'energy', or have the oracle compute stress",
             )
         _, clamped = _linear(_copies(matrices, vectors), _copies(matrices, np.array(stresses)))
         clamped = (clamped + clamped.T) / 2
@@ -220,7 +221,7 @@ def _inverse(hessian: Floats) -> Floats:
         raise PropertyError(
             f"the crystal is not stable: a mode at q = 0 has a force constant of {values[internal].min():.4f} eV/A^2, "
             "so its atoms do not relax to a minimum",
-            "give a stable crystal, or set PropertyGate.relaxed_ions to false to compare constants of clamped ions",
+            "give a stable crystal, or set PropertyCriterion.relaxed_ions to false for constants of clamped ions",
         )
     inside = vectors[:, internal]
     return np.asarray((inside / values[internal]) @ inside.T)

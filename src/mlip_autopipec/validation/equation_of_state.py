@@ -90,7 +90,7 @@ def fit_equation_of_state(structures: Sequence[Atoms], results: Sequence[Result]
         raise PropertyError(
             f"the energy has no minimum between {low:.3f} and {high:.3f} A^3/atom (lowest at "
             f"{volumes[np.argmin(energies)]:.3f})",
-            "give the structure near to its equilibrium, or raise PropertyGate.volume_span",
+            "give the structure near to its equilibrium, or raise PropertyCriterion.volume_span",
         )
     residual = float(np.sqrt(np.mean((fit.func(volumes) - fit.energies) ** 2)))
     if residual > _NOISE * np.ptp(energies):

@@ -1,4 +1,4 @@
-"""The property gate: a potential's equation of state, elastic constants and phonons against the oracle's.
+"""The property criterion: a potential's equation of state, elastic constants and phonons against the oracle's.
 
 Small errors on frames of MD promise none of them. Both sides are measured in the same way on the same cells, so that
 strain, displacement and supercell need not be converged to compare them.
@@ -13,11 +13,12 @@ import numpy as np
 from ase import Atoms
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.structures.supercells import cell_width
 from mlip_autopipec.validation.comparison import Measured, PropertyKind, compared, describe_missing, not_compared
-from mlip_autopipec.validation.criteria import Gate, form_of
+from mlip_autopipec.validation.criteria import Criterion, form_of
 from mlip_autopipec.validation.crystals import (
     PropertyError,
     evaluate,
@@ -74,7 +75,7 @@ class PropertyPlan:
 
 
 @dataclass
-class PropertyGate(Gate):
+class PropertyCriterion(Criterion):
     """
     Compares properties of crystals by a potential with those by the oracle.
 
@@ -140,12 +141,13 @@ class PropertyGate(Gate):
         unknown = [name for name in self.properties if name not in PROPERTIES]
         if unknown or not self.properties or len(set(self.properties)) < len(self.properties):
             raise InvalidInputError.of(
-                "PropertyGate.properties", f"is {self.properties}; name one or more of {list(PROPERTIES)}, each once"
+                "PropertyCriterion.properties",
+                f"is {self.properties}; name one or more of {list(PROPERTIES)}, each once",
             )
         for name in ("volume_tolerance", "bulk_modulus_tolerance", "elastic_tolerance", "frequency_tolerance"):
             if not 0 < (value := getattr(self, name)) < 1:
                 raise InvalidInputError.of(
-                    f"PropertyGate.{name}", f"is {value}; a relative deviation lies between 0 and 1"
+                    f"PropertyCriterion.{name}", f"is {value}; a relative deviation lies between 0 and 1"
                 )
         # below, codes and their files round what makes the difference; above, nothing is harmonic or on a curve
         for name, low, high in (
@@ -156,13 +158,15 @@ class PropertyGate(Gate):
             ("symprec", 1e-5, 0.5),
         ):
             if not low <= (value := getattr(self, name)) <= high:
-                raise InvalidInputError.of(f"PropertyGate.{name}", f"is {value}; give a value from {low:g} to {high:g}")
+                raise InvalidInputError.of(
+                    f"PropertyCriterion.{name}", f"is {value}; give a value from {low:g} to {high:g}"
+                )
         for name, least in (("n_volumes", 5), ("max_atoms", 1), ("max_labels", 1)):
             if not (value := getattr(self, name)) >= least:
-                raise InvalidInputError.of(f"PropertyGate.{name}", f"is {value}; it has to be at least {least}")
+                raise InvalidInputError.of(f"PropertyCriterion.{name}", f"is {value}; it has to be at least {least}")
         if self.elastic_from not in ("stress", "energy"):
             raise InvalidInputError.of(
-                "PropertyGate.elastic_from", f"is '{self.elastic_from}'; give 'stress' or 'energy'"
+                "PropertyCriterion.elastic_from", f"is '{self.elastic_from}'; give 'stress' or 'energy'"
             )
 
     def plan(self, atoms: Atoms) -> PropertyPlan:
@@ -178,7 +182,7 @@ class PropertyGate(Gate):
 
     def structures(self, atoms: Atoms | Sequence[Atoms]) -> list[Atoms]:
         """
-        Return the cells that the oracle has to label; see :meth:`~mlip_autopipec.validation.criteria.Gate.structures`.
+        Return the cells that the oracle has to label; see :meth:`.Criterion.structures`.
 
         Each crystal is taken once; there are none for what is no crystal, :meth:`plan` tells why.
         """
@@ -190,7 +194,7 @@ class PropertyGate(Gate):
         return list(found.values())
 
     def affordable(self, atoms: Atoms | Sequence[Atoms], budget: int | None) -> list[Atoms]:
-        """Return the cells of as many properties as fit into a budget; see :meth:`Gate.affordable`."""
+        """Return the cells of as many properties as fit into a budget; see :meth:`Criterion.affordable`."""
         cells = {form_of(cell): cell for cell in self.structures(atoms)}
         if budget is None or len(cells) <= budget:
             return list(cells.values())
@@ -206,7 +210,7 @@ class PropertyGate(Gate):
         """Raise InvalidInputError if none of the structures has any of the properties: nothing could ever pass."""
         if gamma_only and self.min_width == 0:
             raise InvalidInputError.of(
-                "PropertyGate.min_width",
+                "PropertyCriterion.min_width",
                 "is 0, which compares primitive cells, but the oracle samples Gamma only; give "
                 "cells as wide as those of the first dataset (StructureGenerator.min_width)",
             )
@@ -214,7 +218,8 @@ class PropertyGate(Gate):
         if not any(plan.structures for plan in plans):
             why = "; ".join(dict.fromkeys(reason for plan in plans for reason in plan.reasons.values()))
             raise InvalidInputError.of(
-                "PropertyGate.properties", f"is {self.properties}, but no structure of this campaign has them: {why}"
+                "PropertyCriterion.properties",
+                f"is {self.properties}, but no structure of this campaign has them: {why}",
             )
 
     def compare(
@@ -224,7 +229,7 @@ class PropertyGate(Gate):
         potential: ACEPotential | Calculator,
         failures: Mapping[str, str] | None = None,
     ) -> list[PropertyComparison]:
-        """Compare all properties of all crystals; see :meth:`Gate.compare`."""
+        """Compare all properties of all crystals; see :meth:`Criterion.compare`."""
         calculator = potential.calculator() if isinstance(potential, ACEPotential) else potential
         comparisons: list[PropertyComparison] = []
         for plan in self._plans(atoms):
@@ -265,10 +270,12 @@ class PropertyGate(Gate):
             if largest > self.max_atoms or narrowest < 0.9 * self.min_width:
                 plan.reasons[kind] = (
                     f"cells of at most {self.max_atoms} atoms are not {self.min_width:g} A wide; raise "
-                    "PropertyGate.max_atoms or lower PropertyGate.min_width"
+                    "PropertyCriterion.max_atoms or lower PropertyCriterion.min_width"
                 )
             elif len(cells) > self.max_labels:
-                plan.reasons[kind] = f"it would take {len(cells)} labels; PropertyGate.max_labels is {self.max_labels}"
+                plan.reasons[kind] = (
+                    f"it would take {len(cells)} labels; PropertyCriterion.max_labels is {self.max_labels}"
+                )
             else:
                 for what, cell in cells:
                     cell.info = {}
@@ -356,3 +363,6 @@ class PropertyGate(Gate):
 
 def _numbered(cells: list[Atoms]) -> list[tuple[str, Atoms]]:
     return [(f"displaced {k + 1} of {len(cells)}", cell) for k, cell in enumerate(cells)]
+
+
+__getattr__ = renamed_classes(__name__, PropertyGate="PropertyCriterion")

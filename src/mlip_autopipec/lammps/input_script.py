@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.lammps import script
+from mlip_autopipec.lammps import structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.structures.intake import mass_of_elements
 
@@ -193,11 +193,11 @@ def _variables(
         "temperature_K": condition.temperature_at(start_step / settings.n_steps),
         "temperature_end_K": condition.temperature_at(1.0),
         "thermostat_damping_ps": settings.thermostat_damping_fs * fs,
-        "pressure_bar": condition.pressure_GPa * script.GPA_TO_BAR,
+        "pressure_bar": condition.pressure_GPa * structures.GPA_TO_BAR,
         "barostat": {"isotropic": "iso", "anisotropic": "aniso", "triclinic": "tri"}[settings.barostat],
         "barostat_damping_ps": settings.barostat_damping_fs * fs,
         "barostat_words": cell.barostat(
-            settings.barostat, condition.pressure_GPa * script.GPA_TO_BAR, settings.barostat_damping_fs * fs
+            settings.barostat, condition.pressure_GPa * structures.GPA_TO_BAR, settings.barostat_damping_fs * fs
         ),
         "movers": "mobile" if cell.frozen else "all",
         "frozen_ids": [index + 1 for index in cell.frozen],
