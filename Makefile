@@ -29,14 +29,14 @@ tutorials: $(INSTALLED)
 	$(BIN)/python tests/server/mongo.py $(BIN)/python -m pytest tests/tutorials
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check src tests benchmarks tutorials
-	$(BIN)/ruff format --check src tests benchmarks tutorials
+	$(BIN)/ruff check src packages tests benchmarks tutorials
+	$(BIN)/ruff format --check src packages tests benchmarks tutorials
 	$(BIN)/mypy
 
 format: $(INSTALLED)
 	$(BIN)/python docs/_ext/notebooks.py
-	$(BIN)/ruff check --fix src tests benchmarks tutorials
-	$(BIN)/ruff format src tests benchmarks tutorials
+	$(BIN)/ruff check --fix src packages tests benchmarks tutorials
+	$(BIN)/ruff format src packages tests benchmarks tutorials
 
 # Every warning and every reference that leads nowhere is an error. Notebooks that `make tutorials` did not execute are
 # executed now
@@ -55,13 +55,13 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
-# keeps CUDA packages out. Done once: the stamp is newer than both files.
-$(INSTALLED): pyproject.toml constraints.txt
+# keeps CUDA packages out. Done once: the stamp is newer than these files.
+$(INSTALLED): pyproject.toml constraints.txt packages/vasp-stand-in/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
 		|| { echo "Python 3.11, 3.12 or 3.13 is needed, '$(PYTHON)' is another; set PYTHON=python3.12 or so"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]" -e packages/vasp-stand-in
 	touch $@
 
 # Resolve anew, for all supported Python versions at once: names and versions only.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ase import Atoms
 from ase.io.jsonio import decode, encode
 
+from mlip_autopipec.errors import MLIPError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,5 +35,18 @@ def pack(value: Any) -> str:
 
 
 def unpack(packed: str) -> Any:
-    """Undo :func:`pack`."""
-    return decode(zlib.decompress(base64.b64decode(packed)).decode())
+    """
+    Undo :func:`pack`.
+
+    Raises
+    ------
+    MLIPError
+        It is not what was packed: a bit has changed, or a part is missing.
+    """
+    try:
+        return decode(zlib.decompress(base64.b64decode(packed, validate=True)).decode())
+    except (ValueError, zlib.error, KeyError, TypeError) as error:
+        raise MLIPError(
+            f"packed structures are damaged ({type(error).__name__}: {str(error)[:200]}): what is stored is not what "
+            "was written. Copy the store to a safe place, and put it back from a backup"
+        ) from error

@@ -1,5 +1,5 @@
 """
-The kinds of trainers, oracles and validation criteria that a run file can name.
+The kinds of trainers, oracles, validation criteria and origins of candidates that a run file can name.
 
 Everything the package asks about a kind stands in its entry, beside the class: what ``init`` writes, what ``doctor``
 looks for, what ``run --dry-run`` warns of, what to cite. Other packages add kinds by entry points of the same names.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.settings import get_settings
@@ -156,6 +156,36 @@ class OracleKind:
     bibtex: str = ""
 
 
+#: Makes a variant of a structure (ase.Atoms); the argument, at most 1, scales its amplitude.
+Move: TypeAlias = Callable[[float], Any]
+
+
+@dataclass(frozen=True)
+class OriginKind:
+    """
+    A way to make candidates, which a run file can name in ``candidates.shares``.
+
+    Its functions are given a :class:`~mlip_autopipec.sampling.variations.Base`.
+
+    Parameters
+    ----------
+    about
+        What the report says of it.
+    moves
+        Makes so many moves. Each is called until its result is new and no atoms are too close, with a smaller
+        amplitude each time.
+    possible
+        Whether there are any of this structure; else other origins take its share.
+    needs_modes
+        Whether it needs the normal modes of the potential.
+    """
+
+    about: str
+    moves: Callable[[Any, int], Sequence[Move]]
+    possible: Callable[[Any], bool] = lambda base: len(base.atoms) > 0
+    needs_modes: bool = False
+
+
 class Registry(Mapping[str, K], Generic[K]):
     """
     Kinds by the name a run file calls them; each is imported when it is asked for.
@@ -281,6 +311,18 @@ CRITERIA = Registry(
     "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
 )
 
+#: Names in ``shares`` of the section ``candidates``, in the order in which candidates are returned.
+ORIGINS = Registry(
+    "mlip_autopipec.origins",
+    {
+        "thermal": "mlip_autopipec.sampling.variations:THERMAL",
+        "displacement": "mlip_autopipec.sampling.variations:DISPLACEMENT",
+        "volume": "mlip_autopipec.sampling.variations:VOLUME",
+        "soft_mode": "mlip_autopipec.sampling.variations:SOFT_MODE",
+    },
+    OriginKind,
+)
+
 
 def added_packages() -> frozenset[str]:
     """
@@ -289,4 +331,4 @@ def added_packages() -> frozenset[str]:
     Those that add kinds by entry points, and those of MLIP_AUTOPIPEC_CODE_FROM.
     """
     named = {name.strip() for name in get_settings().CODE_FROM.split(",")} - {""}
-    return frozenset(named).union(*(registry.packages for registry in (TRAINERS, ORACLES, CRITERIA)))
+    return frozenset(named).union(*(registry.packages for registry in (TRAINERS, ORACLES, CRITERIA, ORIGINS)))

@@ -79,6 +79,9 @@ MOVED = {
 }
 
 
+#: Modules that are packages of their own now.
+APART = {"testing.vasp": "vasp_stand_in"}
+
 _FIRST = {new: old for old, new in MOVED.items()}
 
 
@@ -133,6 +136,8 @@ class _Finder(MetaPathFinder):
             return None
         if name in EMPTIED:
             return ModuleSpec(fullname, _Found(fullname, None), is_package=True)
+        if name in APART:
+            return ModuleSpec(fullname, _Found(fullname, APART[name]))
         if name in MOVED:
             return ModuleSpec(fullname, _Found(fullname, f"{package}.{MOVED[name]}"))
         return None
@@ -225,6 +230,43 @@ def renamed_fields(**names: str) -> Callable[[F], F]:
             return super(cls, one).from_dict({names.get(key, key): value for key, value in d.items()})
 
         cls.__getattr__, cls.__setattr__, cls.from_dict = read, change, classmethod(from_dict)
+        return cls
+
+    return decorate
+
+
+def dropped_fields(*names: str) -> Callable[[F], F]:
+    """
+    Let a dataclass that monty stores be made with fields that it does not have any more: they are said and ignored.
+
+    Parameters
+    ----------
+    *names
+        Those fields; each is a class variable with the value that holds.
+    """
+
+    def decorate(cls: Any) -> Any:
+        init = cls.__init__
+
+        def keep(given: Mapping[str, Any]) -> dict[str, Any]:
+            for name in names:
+                if name in given and given[name] != getattr(cls, name):
+                    warnings.warn(
+                        f"{cls.__name__}.{name} is not a setting any more: {given[name]} is ignored, "
+                        f"{getattr(cls, name)} holds",
+                        stacklevel=3,
+                    )
+            return {key: value for key, value in given.items() if key not in names}
+
+        @functools.wraps(init)
+        def without(*args: Any, **kwargs: Any) -> None:
+            init(*args, **keep(kwargs))
+
+        def from_dict(one: Any, d: Mapping[str, Any]) -> Any:
+            return super(cls, one).from_dict(keep(d))
+
+        without.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
+        cls.__init__, cls.from_dict, cls.dropped = without, classmethod(from_dict), staticmethod(keep)
         return cls
 
     return decorate

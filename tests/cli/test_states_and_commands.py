@@ -17,13 +17,14 @@ from mlip_autopipec.cli.base import open_store
 from mlip_autopipec.cli.folder import begin_results, held
 from mlip_autopipec.database.validation import KIND
 from mlip_autopipec.frames import unpack_frames
+from mlip_autopipec.schemas.validation import ValidationDocument
 from mlip_autopipec.validation import oracle_md
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GOLD = {"bulk": {"name": "Au", "cubic": True}, "repeat": [2, 2, 2]}
-VALIDATED = {**SMALL, "validation": {"n_frames": 3, "interval_steps": 5}}
+VALIDATED = {**SMALL, "validation": {"n_frames": 5, "interval_steps": 5}}
 
 
 def invoke(*words: object) -> Any:
@@ -189,8 +190,8 @@ def test_overwrite_deletes_what_the_program_made_and_nothing_else(place: Path):
 def test_killed_in_the_validation_it_is_finished_without_computing_a_frame_twice(place: Path, monkeypatch):
     folder = place / "f"
     store = open_store(folder / "store")
-    frames = sorted(store.query({"output.kind": KIND}, load=True), key=lambda d: d["output"]["number"])
-    assert len(frames) == 3
+    frames = sorted(store.query({"output.kind": KIND}, load=True), key=lambda d: d["uuid"])
+    assert sorted(d["output"]["number"] for d in frames) == [0, 0, 1, 1, 2], "from the start, and from the end"
     store.docs_store.remove_docs({"output.kind": KIND, "output.number": {"$gte": 1}})
     unfinished(place)
     runs = []
@@ -198,14 +199,25 @@ def test_killed_in_the_validation_it_is_finished_without_computing_a_frame_twice
     monkeypatch.setattr(oracle_md.Langevin, "run", lambda self, n: (runs.append(n), original(self, n)))
     result = invoke("resume", place / "run.yaml", "--folder", folder, "--json")
     assert result.exit_code == 0, result.output
-    assert runs == [5, 5]
-    again = sorted(store.query({"output.kind": KIND}, load=True), key=lambda d: d["output"]["number"])
+    assert runs == [5, 5, 5]
+    again = sorted(store.query({"output.kind": KIND}, load=True), key=lambda d: d["uuid"])
     for one, other in zip(frames, again, strict=True):  # but for rounding: a new calculator has a new neighbour list
         assert one["output"]["payload"]["random"] == other["output"]["payload"]["random"]
         was, now = (unpack_frames(d["output"]["payload"]["frame"])[0] for d in (one, other))
         assert np.abs(was.positions - now.positions).max() < 1e-9
-    assert "validation" in json.loads(result.stdout)["errors"]
-    assert (folder / "report.html").is_file()
+    errors = json.loads(result.stdout)["errors"]["validation"]
+    stored = ValidationDocument.model_validate(store.query_one({"output.kind": "validated"}, ["output"])["output"])
+    assert stored.errors.model_dump() == errors
+    assert [(w.walker, w.begins, w.errors.n_structures) for w in stored.walks] == [(0, "start", 3), (0, "end", 2)]
+    told = f"{errors['energy_rmse_meV_atom']:.2f} meV/atom, {errors['forces_rmse_meV_A']:.1f} meV/A"
+    assert (
+        f"<p>{told}, {errors['stress_rmse_GPa']:.2f} GPa (5 frames of 2 runs)" in (folder / "report.html").read_text()
+    )
+    assert told in said(invoke("status", folder))
+    exported = place / "exported"
+    assert invoke("export", folder, "-o", exported).exit_code == 0
+    line = next(x for x in (exported / "README.md").read_text().splitlines() if "MD of the oracle itself" in x)
+    assert f"{errors['forces_rmse_meV_A']:.3g} meV/A, {errors['stress_rmse_GPa']:.2g} GPa (5 structures)" in line
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import yaml
 from markdown_it import MarkdownIt
 from paths import ROOT
 from pydantic import BaseModel, Field
+from vasp_stand_in.failures import Failure
 
 from mlip_autopipec.cli.exit_codes import ExitCode
 from mlip_autopipec.doctor.result import Light
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus
-from mlip_autopipec.testing.vasp.failures import Failure
 
 if TYPE_CHECKING:
     from enum import Enum

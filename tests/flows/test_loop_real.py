@@ -90,11 +90,17 @@ def test_converges_after_at_least_one_halt(campaign: Campaign) -> None:
     document = campaign.document
     assert document.status is LoopStatus.CONVERGED, document.why
     assert document.n_halts >= 1
-    assert document.n_cycles == document.n_halts + 1, "the last cycle is the check"
+    assert document.n_cycles == len(campaign.walks), "the last cycle is the check"
     assert document.check is not None
     assert document.check.passed
-    assert [w.status for w in campaign.walks] == ["HALTED"] * document.n_halts + ["CONVERGED"]
-    assert campaign.walks[-1].step == 1000
+    assert sum(w.status == "HALTED" for w in campaign.walks) == document.n_halts
+    last = campaign.walks[-1]
+    assert (last.status, last.start_step, last.step, last.potential_id) == (
+        "CONVERGED",
+        0,
+        1000,
+        document.potential_id,
+    )
 
 
 def test_a_halted_frame_is_known_once_it_is_learnt(campaign: Campaign) -> None:
@@ -114,14 +120,16 @@ def test_a_halted_frame_is_known_once_it_is_learnt(campaign: Campaign) -> None:
 
 
 def test_a_walk_resumes_where_it_halted(campaign: Campaign) -> None:
-    for (walk, successor), potential in zip(pairwise(campaign.walks), campaign.potentials[1:], strict=True):
+    halts = [pair for pair in pairwise(campaign.walks) if pair[0].status == "HALTED"]
+    for (walk, successor), potential in zip(halts, campaign.potentials[1:], strict=True):
         assert (successor.start_step, successor.restart_of) == (walk.step, walk.uuid)
         assert successor.potential_id == potential.uuid
         assert successor.payload["trace"]["step"][0] == walk.step
         # two velocity-Verlet half steps apart, no noise: the kinetic energy is the halted frame's own
         kinetic_K = walk.final_atoms().get_temperature() * 32 / 31
         assert successor.payload["trace"]["temperature_K"][0] == pytest.approx(kinetic_K, rel=1e-6)
-    assert sum(w.step - w.start_step for w in campaign.walks) == 1000
+    whole = sum(w.status == "CONVERGED" for w in campaign.walks)
+    assert sum(w.step - w.start_step for w in campaign.walks) == 1000 * whole
 
 
 def test_no_step_of_a_resumed_walk_changes_positions_or_velocities(campaign: Campaign, tmp_path) -> None:
@@ -178,7 +186,7 @@ def test_each_label_is_stored_once_and_is_what_emt_says(campaign: Campaign) -> N
 
 
 def test_the_halted_frame_is_the_first_candidate_and_the_labels_are_the_most_informative(campaign: Campaign) -> None:
-    for walk in campaign.walks[:-1]:
+    for walk in [walk for walk in campaign.walks if walk.status == "HALTED"]:
         frame = walk.final_atoms()
         found = campaign.store.query_one({"output.kind": "proposal", "output.walk_id": walk.uuid}, load=True)
         halted, *others = ProposalDocument.model_validate(found["output"]).candidates()

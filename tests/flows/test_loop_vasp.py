@@ -14,11 +14,11 @@ import pytest
 import yaml
 from ase.calculators.emt import EMT
 from paths import ROOT
+from vasp_stand_in import vasp_stand_in_environment
 
 from mlip_autopipec.cli import open_store
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.sampling.seeds import isolated_atom
-from mlip_autopipec.testing.vasp import vasp_stand_in_environment
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import OTFDocument

@@ -303,7 +303,7 @@ def test_extended_by_budget(run, events):
         OTFMaker.resume("c", store)
     with pytest.raises(InvalidInputError, match=r"max_cycles=1.*ends the campaign at once"):
         OTFMaker.extend("c", store)
-    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0))
+    wider = replace(recorded_maker("c", store), stop_rule=StopRule(max_cycles=9, n_check_labels=0, prove=False))
     final = run(OTFMaker.extend("c", store, maker=wider), store)
     assert (final.status, final.n_cycles) == ("CONVERGED", 3)
     assert n_trainings(events) == 4

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.schemas.loop import WalkerState
     from mlip_autopipec.schemas.potential import PotentialDocument
-    from mlip_autopipec.training.training import TrainingResult
+    from mlip_autopipec.training.results import TrainingResult
 
 MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
 needs_server = pytest.mark.skipif(

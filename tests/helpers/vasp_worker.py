@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from atomate2.vasp.powerups import (
     add_metadata_to_flow,
     update_user_incar_settings,
@@ -29,6 +29,8 @@ from custodian.vasp.handlers import FrozenJobErrorHandler
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from pymatgen.io.vasp import Kpoints
+from vasp_stand_in import vasp_stand_in_environment
+from vasp_stand_in.potcars import make_believe_potcar
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
@@ -39,8 +41,6 @@ from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.vasp import isolated_atom_maker, vasp_static_maker
 from mlip_autopipec.schemas.walk import ProposalDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
-from mlip_autopipec.testing.vasp import vasp_stand_in_environment
-from mlip_autopipec.testing.vasp.potcars import make_believe_potcar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -262,6 +262,21 @@ def tags() -> dict[str, Any]:
     return results
 
 
+def structures() -> dict[str, Any]:
+    """Structures with charges, spins and vacuum, and what VASP is told for each."""
+    charged = small()
+    charged.info.update(charge=1, multiplicity=2)
+    ordered = small()
+    ordered.set_initial_magnetic_moments([2.0, -2.0])
+    layer = fcc111("Cu", (1, 1, 3), vacuum=6)
+    layer.pbc = True
+    dipole = quick({"LDIPOL": True, "KSPACING": 0.3})
+    return {
+        "plain": label("plain", NEGATIVE, quick(), [small(), charged, ordered]),
+        "dipole": label("dipole", NEGATIVE, dipole, [small(), layer]),
+    }
+
+
 def run_part(part: str, folder: Path) -> dict[str, Any]:
     """Run a part in a process with the stand-in for VASP in its environment; return its results."""
     environment = vasp_stand_in_environment(folder / "potcars", elements=["Cu", "Au"])
@@ -276,5 +291,5 @@ def run_part(part: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    parts = {"labels": labels, "failures": failures, "powerups": powerups, "tags": tags}
+    parts = {"labels": labels, "failures": failures, "powerups": powerups, "tags": tags, "structures": structures}
     Path("results.json").write_text(json.dumps(parts[sys.argv[1]](), default=str))

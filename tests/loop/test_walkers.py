@@ -11,6 +11,7 @@ from paths import ROOT
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
+from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.loop.walkers import (
     TRANSITIONS,
@@ -22,7 +23,9 @@ from mlip_autopipec.loop.walkers import (
     extended,
     given_another_way,
     happened,
+    is_proven,
     next_rungs_released,
+    sent_to_proof,
     state_of,
 )
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
@@ -97,12 +100,68 @@ def test_longer_md_lets_those_go_on_that_were_done():
     assert (state_of(on), on.step, on.walk_id) == (State.PENDING, 100, "w")
 
 
+def ran(one: WalkerState, event: Event, step: int, potential: str) -> WalkerState:
+    return happened(one, event, outcome(event, step, potential_id=potential))
+
+
+def test_a_walk_proves_the_potential_that_led_it_from_its_start_to_its_end():
+    halted = ran(walker(), Event.NOVELTY, 90, "early")
+    assert not is_proven(halted, "early")
+    resumed = ran(halted, Event.COMPLETED, 100, "final")
+    assert not is_proven(resumed, "final"), "another potential led to where it was resumed"
+    (again,) = sent_to_proof([resumed], "final", seed=3)
+    assert (state_of(again), again.step, again.walk_id, again.n_halts) == (State.PENDING, 0, None, 1)
+    assert again.seed != resumed.seed
+    proven = ran(again, Event.COMPLETED, 100, "final")
+    assert is_proven(proven, "final")
+    assert not is_proven(proven, "newer")
+    assert sent_to_proof([proven], "final", seed=3) == [proven]
+    # the wall time was over, and the same potential went on: it is one run
+    parted = ran(ran(walker(), Event.TIMED_OUT, 50, "final"), Event.COMPLETED, 100, "final")
+    assert is_proven(parted, "final")
+    assert not is_proven(ran(ran(walker(), Event.TIMED_OUT, 50, "early"), Event.COMPLETED, 100, "final"), "final")
+
+
+def test_the_loop_converges_only_when_all_walkers_are_proven():
+    done = [ran(walker(), Event.COMPLETED, 100, "p"), ran(walker(index=1), Event.COMPLETED, 100, "early")]
+    state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=done)
+    status, why = StopRule(n_check_labels=0).judge(state)
+    assert status is LoopStatus.LEARNING
+    assert "all 2 walkers completed without a halt, 1 of them still have to run from their start" in why
+    assert not StopRule().needs_check(state), "the check takes its frames from the walks that prove"
+    after = next_cycle(StopRule(), state)
+    assert [state_of(w) for w in after.walkers] == [State.CONVERGED, State.PENDING]
+    assert after.cycle == 1
+    # MD costs no labels: a budget that is spent does not forbid it where none are asked for after it
+    spent = state.model_copy(update={"n_labels": 5})
+    assert StopRule(n_check_labels=0, max_labels=5).judge(spent)[0] is LoopStatus.LEARNING
+    assert StopRule(max_labels=5).judge(spent)[0] is LoopStatus.BUDGET_SPENT
+    assert StopRule(n_check_labels=0, prove=False).judge(state)[0] is LoopStatus.CONVERGED
+
+
+def test_a_walk_that_is_thrown_away_again_and_again_stalls():
+    one = walker()
+    for n in range(1, 4):
+        one = happened(ran(one, Event.NOVELTY, 90, f"p{n}"), Event.ROLLED_BACK, seed=3)
+        assert (state_of(one), one.step, one.walk_id) == (State.PENDING, 0, None)
+        assert (one.n_rolled_back, one.steps_thrown_away, one.n_repeats) == (n, 90 * n, n)
+        one = ran(one, Event.NOVELTY, 20, "q")  # this side of where it was thrown away, a halt is no progress
+        assert one.n_repeats == n
+        one = happened(one, Event.CRASHED).model_copy(update={"n_repeats": n})
+    state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[one])
+    status, why = StopRule(max_repeats=3).judge(state)
+    assert status is LoopStatus.STALLED
+    assert "rolled back to its start 3 times" in why
+    beyond = ran(one, Event.NOVELTY, 95, "q")
+    assert beyond.n_repeats == 0
+
+
 def test_those_that_wait_go_on_waiting_when_others_begin_anew():
     walkers = as_ladders([walker(index=0), walker(index=1)])
     assert [state_of(w) for w in begun_anew(walkers, 0)] == [State.PENDING, State.WAITING]
 
 
-events = st.sampled_from([*RUNS, Event.NOT_RUN, Event.EXTENDED, Event.LENGTHENED, Event.BEGUN_ANEW])
+events = st.sampled_from([*RUNS, Event.NOT_RUN, Event.EXTENDED, Event.LENGTHENED, Event.BEGUN_ANEW, Event.PROOF])
 
 
 @given(st.lists(st.tuples(events, st.integers(0, 200), st.booleans(), st.booleans()), max_size=40))
@@ -111,7 +170,7 @@ def test_random_lives(life):
     one, most = walker(), 3
     for event, further, learnt, partly in life:
         if (state_of(one), event) not in TRANSITIONS:
-            assert state_of(one) is State.CONVERGED
+            assert state_of(one) is State.CONVERGED or event is Event.PROOF
             continue
         before = one
         one = happened(
@@ -121,12 +180,12 @@ def test_random_lives(life):
         assert one.n_halts == before.n_halts + (event in HALTS)
         assert min(one.n_repeats, one.n_explosions, one.stuck_at, one.step) >= 0
         assert one.n_repeats <= before.n_repeats + 1
-        if event is not Event.BEGUN_ANEW:
+        if event not in (Event.BEGUN_ANEW, Event.PROOF):
             assert one.step >= before.step
         assert (one.seed == before.seed) == (one.replica == before.replica)
         one = given_another_way(one, seed=7)
         # a stalled walker can be extended, and everything but a walker that is done is run
-        rule = StopRule(n_check_labels=0, max_repeats=most, max_cycles=99)
+        rule = StopRule(n_check_labels=0, max_repeats=most, max_cycles=99, prove=False)
         state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[one])
         status = rule.judge(state)[0]
         assert status in (LoopStatus.LEARNING, LoopStatus.CONVERGED, LoopStatus.STALLED)

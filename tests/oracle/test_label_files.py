@@ -283,8 +283,17 @@ def test_fixed_atoms_keep_their_forces(tmp_path):
     )
 
 
-def test_a_charged_label_is_refused():
+def test_charged_labels_keep_their_charge_and_no_stress():
     frames = emt()
     frames[1].info["charge"] = 1
-    with pytest.raises(InvalidInputError, match=r"labels\[1\] \(Cu8\) has a total charge of \+1 e"):
+    with pytest.raises(InvalidInputError, match=r"the labels hold Cu with no charge, and with a total charge of \+1 e"):
+        take_in_labels(frames)
+    for atoms in frames:
+        atoms.info["charge"] = 1
+    labels = take_in_labels(frames)
+    assert {atoms.info["charge"] for atoms in labels} == {1}
+    assert not any("stress" in atoms.calc.results for atoms in labels)
+    assert any("have a total charge of +1 e" in remark for remark in labels.remarks)
+    frames[1].info["charge"] = 0.4
+    with pytest.raises(InvalidInputError, match=r"labels\[1\] \(Cu8\) has a total charge of \+0\.4 e"):
         take_in_labels(frames)

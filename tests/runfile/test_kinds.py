@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from paths import ROOT
 
-from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, OracleKind
+from mlip_autopipec.kinds import CRITERIA, ORACLES, ORIGINS, TRAINERS, OracleKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from ase.build import bulk
 
 from mlip_autopipec.jobs.static import EMTStaticMaker
-from mlip_autopipec.kinds import Availability, OracleKind, TrainerKind
+from mlip_autopipec.kinds import Availability, OracleKind, OriginKind, TrainerKind
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.validation.criteria import CellCriterion, Quantity
@@ -78,6 +78,7 @@ TRAINER = TrainerKind(
     default_cutoff_A=5.0,
     look=lambda trainer: Availability("no toy box", "fetch it"),
 )
+ORIGIN = OriginKind(about="pushes toys", moves=lambda base, count: [lambda size: base.atoms.copy()] * count)
 ORACLE = OracleKind(
     maker="toy_kinds.ToyStaticMaker",
     about="labels toys",
@@ -96,6 +97,8 @@ toy = toy_kinds:TRAINER
 toy-emt = toy_kinds:ORACLE
 [mlip_autopipec.criteria]
 toy-difference = toy_kinds:ToyCriterion
+[mlip_autopipec.origins]
+toy-move = toy_kinds:ORIGIN
 """
 
 
@@ -154,6 +157,7 @@ small = {
     "dynamics": {"n_steps": 20, "gamma_every": 10, "gamma_hi": 1e6, "gamma_lo": 1e5},
     "first_dataset": {"n_structures": 3, "n_test": 1},
     "stop": {"n_check_labels": 0},
+    "candidates": {"shares": {"toy-move": 1.0}},
     "criteria": [{"kind": "toy-difference", "tolerance_eV": 5.0}],
 }
 Path("small.yaml").write_text(yaml.safe_dump(small))
@@ -165,6 +169,7 @@ assert "Toy2026" in Path("runs/toy/export/CITATION.bib").read_text()
 recorded = json.loads(Path("runs/toy/export/campaign.json").read_text())
 assert recorded["maker"]["train_maker"]["trainer"]["patience"] == 5
 assert recorded["oracle"] == "ToyStaticMaker"
+assert recorded["maker"]["propose_maker"]["generator"]["shares"] == {"toy-move": 1.0}
 
 from mlip_autopipec.cli.base import asked_for
 from mlip_autopipec.doctor.machine import check_oracle_programs, check_trainer
@@ -218,7 +223,7 @@ def test_names_taken_already_and_names_given_twice(tmp_cwd):
     assert "the package toy-emt adds 'emt'" in done.stderr
 
 
-@pytest.mark.parametrize("registry", [TRAINERS, ORACLES, CRITERIA], ids=lambda registry: registry.group)
+@pytest.mark.parametrize("registry", [TRAINERS, ORACLES, CRITERIA, ORIGINS], ids=lambda registry: registry.group)
 def test_every_kind_of_this_package_is_there(registry):
     assert set(registry.own) <= set(registry.usable())
 

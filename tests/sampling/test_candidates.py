@@ -18,8 +18,9 @@ from monty.json import MontyDecoder
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORIGINS, OriginKind
 from mlip_autopipec.potentials.basis import BasisSettings
-from mlip_autopipec.sampling.candidates import ORIGINS, CandidateGenerator, generate_local_candidates
+from mlip_autopipec.sampling.candidates import CandidateGenerator, generate_local_candidates
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO, nearest_distances, shortest_contact
 from mlip_autopipec.structures.distort import same_structure
@@ -58,7 +59,7 @@ def frame(seed: int = 0, sigma: float = 0.08) -> Atoms:
 def assert_sound(candidates: list[Atoms], n: int) -> None:
     assert len(candidates) == n
     for c in candidates:
-        assert c.info["origin"] in ORIGINS
+        assert c.info["origin"] in ("halted", "dumped", *ORIGINS)
         assert c.calc is None
         assert not c.constraints
         assert not c.has("momenta")
@@ -227,6 +228,27 @@ def test_molecules_and_slabs(atoms):
 def test_wrong_input_is_named(atoms, arguments, message):
     with pytest.raises(InvalidInputError, match=message):
         generate_local_candidates(atoms, **arguments)
+
+
+def test_an_origin_of_another_package_takes_its_share(monkeypatch):
+    def pulled_apart(base, count):
+        def move(size: float) -> Atoms:
+            moved = base.atoms.copy()
+            moved.positions[base.rng.integers(len(moved))] += 0.3 * size
+            return moved
+
+        return [move] * count
+
+    impossible = OriginKind("not of copper", pulled_apart, possible=lambda base: "Fe" in base.atoms.symbols)
+    kinds = {**ORIGINS, "pull": OriginKind("one atom pulled out", pulled_apart), "never": impossible}
+    monkeypatch.setattr("mlip_autopipec.sampling.candidates.ORIGINS", kinds)
+    generator = CandidateGenerator(shares={"pull": 2.0, "volume": 1.0, "never": 9.0})
+    candidates = generator.generate(frame(), 7)
+    assert Counter(c.info["origin"] for c in candidates) == {"halted": 1, "pull": 4, "volume": 2}
+    for pulled in candidates[-4:]:
+        moves = np.abs(pulled.positions - frame().positions).max(axis=1)
+        assert sorted(moves)[-2:] == pytest.approx([0, 0.3])
+    assert not any(same_structure(a, b) for a, b in combinations(candidates, 2))
 
 
 def test_settings_survive_json():

@@ -104,7 +104,24 @@ TAKEN = {
         "",
     ),
     "total charge of zero": (with_info(charge=0, spin=1), None, ""),
-    "ferromagnetic moments": (with_set("initial_magnetic_moments", [2.0] * 4), r"magnetic moments are not used", ""),
+    "a total charge": (with_info(charge=1), r"total charge of \+1 e \(charge\)", "charge=1"),
+    "a total charge by another name": (with_info(total_charge=np.array([-2])), r"total charge of -2 e", "charge=-2"),
+    "charges of the atoms that add up": (
+        with_set("initial_charges", [1, 0, 0, 0]),
+        r"total charge of \+1 e \(sum of initial_charges\)",
+        "charge=1",
+    ),
+    "a spin multiplicity": (with_info(spin=3), r"spin multiplicity of 3 \(spin\)", "multiplicity=3"),
+    "ferromagnetic moments": (
+        with_set("initial_magnetic_moments", [2.0] * 4),
+        r"labels begin with its magnetic moments \(2 to 2",
+        "initial_magmoms",
+    ),
+    "an antiferromagnet": (
+        with_set("initial_magnetic_moments", [2, -2, 2, -2]),
+        r"labels begin with its magnetic moments \(-2 to 2",
+        "initial_magmoms",
+    ),
     "moments of zero": (with_set("initial_magnetic_moments", [0.0, 0.01, 0, 0]), None, ""),
     "fixed atoms": (with_set("constraint", FixAtoms([0, 2])), r"2 of 4 atoms are fixed in it", "fixed"),
     "atoms fixed along all axes": (
@@ -128,11 +145,13 @@ def test_what_is_taken_in_and_what_is_said(field):
     given, said, kept = TAKEN[field]
     before = given.copy()
     taken = take_in(given, "Cu.cif")
-    assert len(taken.remarks) == (said is not None)
+    arrays = [name for name in kept.split() if "=" not in name]
+    info = {name: int(value) for name, value in (entry.split("=") for entry in kept.split() if "=" in entry)}
+    assert len(taken.remarks) == (said is not None) + ("sum of" in str(said))
     if said is not None:
         assert re.search(rf"^Cu\.cif: .*{said}", taken.remarks[0])
-    assert set(taken.atoms.arrays) == {"numbers", "positions", *kept.split()}
-    assert not taken.atoms.info
+    assert set(taken.atoms.arrays) == {"numbers", "positions", *arrays}
+    assert taken.atoms.info == info
     assert not taken.atoms.constraints
     assert taken.atoms.calc is None
     assert (taken.atoms.positions == given.positions).all()
@@ -141,11 +160,14 @@ def test_what_is_taken_in_and_what_is_said(field):
 
 
 REFUSED = {
-    "a total charge": (with_info(charge=1), r"total charge of \+1 e"),
-    "a total charge by another name": (with_info(total_charge=np.array([-2])), r"total charge of -2 e"),
-    "charges of the atoms that add up": (with_set("initial_charges", [1, 0, 0, 0]), r"sum of initial_charges"),
-    "a spin multiplicity": (with_info(spin=3), r"spin multiplicity of 3"),
-    "an antiferromagnet": (with_set("initial_magnetic_moments", [2, -2, 2, -2]), r"-2 and 2 Bohr magnetons on Cu"),
+    "a charge that is no whole number": (
+        with_info(charge=0.5),
+        r"total charge of \+0\.5 e \(charge\), no whole number",
+    ),
+    "partial charges that do not add up": (with_set("initial_charges", [0.4, 0, 0, 0]), r"\+0\.4 e \(sum of initial_c"),
+    "a multiplicity that cannot be": (with_info(spin=2), r"\(spin\) has 116 electrons, which have no spin multipl"),
+    "more unpaired electrons than there are": (with_info(multiplicity=201), r"116 electrons, which have no spin mul"),
+    "moments that are no numbers": (with_set("initial_magnetic_moments", [np.nan] * 4), r"not finite"),
     "moments that are not collinear": (with_set("initial_magnetic_moments", np.eye(4, 3)), r"non-collinear"),
     "partial occupancy": (with_info(occupancy={"0": {"Cu": 0.5, "Au": 0.5}}), r"Cu 0\.5, Au 0\.5.*quasirandom"),
     "vacancies": (with_info(occupancy={"0": {"Cu": 0.9}}), r"Cu 0\.9"),
@@ -190,15 +212,24 @@ def test_pymatgen_structures():
     assert "H 2.014 u" in heavy.remarks[0]
 
 
+def test_the_electrons_of_pymatgen_structures():
+    assert take_in(crystal(["Cu"] * 4, charge=1), "it").atoms.info == {"charge": 1}
+    nickel = take_in(crystal([Species("Ni", spin=5), Species("Ni", spin=-5), "O", "O"]), "it").atoms
+    assert nickel.get_initial_magnetic_moments().tolist() == [5, -5, 0, 0]
+    ammonium = Molecule(["N"] + ["H"] * 4, np.eye(5, 3) * 3, charge=1)
+    assert take_in(ammonium, "it").atoms.info == {"charge": 1}
+    ammonia = Molecule(["N"] + ["H"] * 4, np.eye(5, 3) * 3, charge=0, spin_multiplicity=2)
+    assert take_in(ammonia, "it").atoms.info == {"multiplicity": 2}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         (crystal([{"Cu": 0.5, "Au": 0.5}] * 4), "partly occupied"),
         (crystal([{"Cu": 0.9}] * 4), "partly occupied"),
-        (crystal(["Cu"] * 4, charge=1), r"total charge of \+1 e"),
-        (crystal([Species("Ni", spin=5), Species("Ni", spin=-5), "O", "O"]), "-5 and 5 Bohr magnetons on Ni"),
+        (crystal(["Cu"] * 4, charge=0.5), r"total charge of \+0\.5 e"),
+        (crystal(["Ni"] * 4, site_properties={"magmom": [[0, 0, 2]] * 4}), "non-collinear magnetic moments"),
         (crystal(["X", "Cu", "Cu", "Cu"]), "(atom|site) 0 is 'X.*', no element"),
-        (Molecule(["N"] + ["H"] * 4, np.eye(5, 3), charge=1), r"total charge of \+1 e"),
         ("Cu.cif", "is a str; give an ase.Atoms"),
     ],
 )
@@ -211,8 +242,8 @@ def test_the_python_interface_goes_through_the_door(caplog):
     (atoms,) = as_frames([with_set("velocities", np.zeros((4, 3)))])
     assert not atoms.has("momenta")
     assert "structures[0] (Cu4): velocities (0 K) are not used" in caplog.text
-    with pytest.raises(InvalidInputError, match=r"structures\[1\] \(Cu4\) has a total charge"):
-        as_frames([copper(), with_info(charge=1)])
+    with pytest.raises(InvalidInputError, match=r"structures\[1\] \(Cu4\) has a total charge of \+0.5"):
+        as_frames([copper(), with_info(charge=0.5)])
     assert len(as_frames(crystal(["Cu"] * 4))) == 1
 
 

@@ -16,12 +16,11 @@ from ase.io import read, write
 from ase.units import GPa
 from pymatgen.io.vasp import Incar, Kpoints, Oszicar, Outcar, Poscar, Vasprun
 from pymatgen.io.vasp.inputs import POTCAR_FUNCTIONAL_MAP, PotcarSingle
-
-from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.testing.vasp import write_potcars
-from mlip_autopipec.testing.vasp.command import main
-from mlip_autopipec.testing.vasp.inputs import read_poscar
-from mlip_autopipec.testing.vasp.potcars import FUNCTIONALS, make_believe_potcar, valence_electrons
+from vasp_stand_in import write_potcars
+from vasp_stand_in.command import main
+from vasp_stand_in.errors import InvalidInputError
+from vasp_stand_in.inputs import read_poscar
+from vasp_stand_in.potcars import FUNCTIONALS, make_believe_potcar, valence_electrons
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -62,7 +61,7 @@ def run_here(folder, *options):
 
 def run_process(folder, *options, **variables):
     """Run the executable."""
-    command = [sys.executable, "-m", "mlip_autopipec.testing.vasp", *options]
+    command = [sys.executable, "-m", "vasp_stand_in", *options]
     return subprocess.run(
         command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
     )
@@ -201,8 +200,9 @@ def test_any_calculator_by_its_import_path_with_magnetic_moments(tmp_path):
         "        self.results['magmoms'] = [self.moment * (i + 1) for i in range(len(self.atoms))]\n"
     )
     write_input(tmp_path, bulk("Ni") * (2, 1, 1), INCAR + "ISPIN = 2\nLORBIT = 11\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     options = ["--calculator", "own.Magnetic", "--arguments", '{"moment": 0.25}']
-    assert run_process(tmp_path, *options, PYTHONPATH=str(tmp_path)).returncode == 0
+    assert run_process(tmp_path, *options, PYTHONPATH=path).returncode == 0
     outcar = Outcar(tmp_path / "OUTCAR")
     assert outcar.total_mag == pytest.approx(0.75)
     assert [moment["tot"] for moment in outcar.magnetization] == [0.25, 0.5]
@@ -361,7 +361,7 @@ def test_it_starts_without_pymatgen_and_atomate2(tmp_path):
     """They take seconds to import, and every label is a start."""
     write_input(tmp_path, bulk("Cu"))
     code = (
-        "import sys; from mlip_autopipec.testing.vasp.command import main; assert main([]) == 0; "
+        "import sys; from vasp_stand_in.command import main; assert main([]) == 0; "
         "assert not {'pymatgen.core', 'atomate2', 'jobflow'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)

@@ -16,11 +16,10 @@ from ase.calculators.emt import EMT
 from ase.io import write
 from ase.units import GPa
 from pymatgen.io.vasp import Vasprun
-
-from mlip_autopipec.testing.vasp import vasp_stand_in_environment
-from mlip_autopipec.testing.vasp.command import main
-from mlip_autopipec.testing.vasp.failures import Failure, FailurePlan, hash_fraction
-from mlip_autopipec.testing.vasp.potcars import make_believe_potcar
+from vasp_stand_in import vasp_stand_in_environment
+from vasp_stand_in.command import main
+from vasp_stand_in.failures import Failure, FailurePlan, hash_fraction
+from vasp_stand_in.potcars import make_believe_potcar
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -41,7 +40,7 @@ def run(folder, *options):
 
 def run_process(folder, *options, **variables):
     """Run the executable."""
-    command = [sys.executable, "-m", "mlip_autopipec.testing.vasp", *options]
+    command = [sys.executable, "-m", "vasp_stand_in", *options]
     return subprocess.run(
         command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False
     )
@@ -134,7 +133,7 @@ def test_messages_are_those_custodian_looks_for(tmp_path, capsys, name):
 
 def test_hang(tmp_path, good):
     write_input(tmp_path)
-    command = [sys.executable, "-m", "mlip_autopipec.testing.vasp", "--fail", "hang", "--seconds", "600"]
+    command = [sys.executable, "-m", "vasp_stand_in", "--fail", "hang", "--seconds", "600"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         while not process.stdout.readline().startswith("DAV"):
             assert process.poll() is None

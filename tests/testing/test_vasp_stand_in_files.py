@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from paths import SHARED_DATA
 from pymatgen.io.vasp import Oszicar, Outcar, Poscar
-
-from mlip_autopipec.testing.vasp.command import main
-from mlip_autopipec.testing.vasp.potcars import make_believe_potcar
+from vasp_stand_in.command import main
+from vasp_stand_in.potcars import make_believe_potcar
 
 REAL_RUNS = SHARED_DATA / "vasp_runs"
 LJ_OPTIONS = ["--calculator", "lj", "--arguments", json.dumps({"sigma": 2.1, "epsilon": 0.5, "rc": 6.0})]

@@ -31,7 +31,7 @@ from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.training.training import TrainingResult
+    from mlip_autopipec.training.results import TrainingResult
 
 # not importorskip: TensorFlow stays out of the process of the tests
 pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
+import sqlite3
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -83,7 +85,40 @@ def main() -> None:
 
 def put(result: dict[str, Any]) -> None:
     """Print the JSON document of a command with ``--json``."""
-    typer.echo(json.dumps(result, indent=2, default=str))
+    say(json.dumps(result, indent=2, default=str))
+
+
+def say(text: str) -> None:
+    """Print to standard output; where that is a full disk, say so on standard error and leave with FAILED."""
+    try:
+        typer.echo(text)
+    except OSError as error:
+        with suppress(OSError):
+            typer.echo(f"error: standard output cannot be written: {in_words(error)}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is not tried once more
+        raise typer.Exit(ExitCode.FAILED) from error
+
+
+def in_words(error: BaseException) -> str:
+    """Tell in a sentence what a command failed at: what it raised on purpose, the disk, or the memory."""
+    if isinstance(error, MLIPError):
+        return str(error)
+    what = f"{type(error).__name__}: {error}"
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine does not hold what was asked for ({what}); use smaller structures or files"
+    if isinstance(error, RecursionError):
+        return f"a file or document is nested too deeply to be read ({what}); is it the right file?"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "full" in str(error):
+        place = getattr(error, "filename", None)
+        where = f" while '{place}' was written" if place else ""
+        return f"no space is left on the disk{where} ({error}); make room. What was stored is kept, `resume` continues"
+    if isinstance(error, sqlite3.Error):
+        return (
+            f"the store cannot be read or written ({what}); nothing in it is deleted. Look at disk and permissions, "
+            "and copy it to a safe place before anything else"
+        )
+    name = getattr(error, "filename", None)
+    return what if name is None else f"{getattr(error, 'strerror', None) or what}: '{name}'"
 
 
 @contextmanager
@@ -101,10 +136,12 @@ def told(as_json: bool = False) -> Iterator[None]:
     try:
         with _stdout_to_stderr() if as_json else _as_it_is():
             yield
-    except MLIPError as error:
-        console.print(f"[red]error:[/] {escape(str(error))}", markup=True)
-        if as_json:
-            put({"status": "ERROR", "error": str(error), "exit_code": int(ExitCode.FAILED)})
+    except (MLIPError, OSError, sqlite3.Error, MemoryError, RecursionError) as error:
+        message = in_words(error)
+        with suppress(OSError):
+            console.print(f"[red]error:[/] {escape(message)}", markup=True)
+            if as_json:
+                put({"status": "ERROR", "error": message, "exit_code": int(ExitCode.FAILED)})
         raise typer.Exit(ExitCode.FAILED) from error
 
 
@@ -159,7 +196,7 @@ CampaignName = Annotated[
 
 def campaign_in(folder: Path) -> tuple[JobStore, str]:
     """Open the store of a run and return it with the name of its campaign."""
-    if not (folder / "store").is_dir():
+    if not (folder / "store" / "documents.sqlite").is_file() and not (folder / "store" / "data.sqlite").is_file():
         raise MLIPError(f"'{folder}' holds no campaign; begin one with `mlip-autopipec run`, or name its --folder")
     store, names = names_in(folder)
     if len(names) != 1:
@@ -176,9 +213,15 @@ def names_in(folder: Path) -> tuple[JobStore, list[str]]:
     MLIPError
         It cannot be read.
     """
+    from mlip_autopipec.database.disk import SQLiteStore
+
     try:
         store = open_store(folder / "store")
+        if isinstance(store.docs_store, SQLiteStore):
+            store.docs_store.verify()
         return store, sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
+    except MLIPError:
+        raise
     except Exception as error:
         raise MLIPError(
             f"the store in '{short(folder)}' cannot be read ({type(error).__name__}: {error}); nothing in it is "

@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
 
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import Flow, JobStore
 
+    from mlip_autopipec.database.validation import OracleWalk
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.managers.fork_server import ForkServer
     from mlip_autopipec.runfile.model import RunFile
-    from mlip_autopipec.schemas.loop import OTFDocument
+    from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.validation.oracle_md import ValidationSettings
 
@@ -64,6 +65,7 @@ def run_here(
     dict
         What ``--json`` prints, without the exit code.
     """
+    from mlip_autopipec.database.validation import store_errors
     from mlip_autopipec.jobs.dataset import read_labels
     from mlip_autopipec.managers.local import Watch, run_flow
     from mlip_autopipec.progress import live_view
@@ -87,8 +89,9 @@ def run_here(
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     errors = write_results(folder, document, labels)
     if document.potential is not None and (settings := campaign.validation_settings()) is not None:
-        frames = _validation_frames(campaign, settings, structures, conditions, document.campaign_id, store)
-        errors = write_results(folder, document, labels, frames)
+        runs = _oracle_walks(campaign, settings, structures, document, store)
+        store_errors(store, document.potential, runs)
+        errors = write_results(folder, document, labels, [frame for run in runs for frame in run.frames])
     end_results(folder)
     report = _report(folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
@@ -163,27 +166,41 @@ def check_validation(campaign: RunFile) -> None:
             )
 
 
-def _validation_frames(
-    campaign: RunFile,
-    settings: ValidationSettings,
-    structures: Sequence[Atoms],
-    conditions: Sequence[Condition],
-    campaign_id: str,
-    store: JobStore,
-) -> list[Atoms]:
-    """Return frames of the oracle's own MD, those that are in the store already among them."""
-    from mlip_autopipec.database.validation import stored_md
+def _oracle_walks(
+    campaign: RunFile, settings: ValidationSettings, structures: Sequence[Atoms], document: OTFDocument, store: JobStore
+) -> list[OracleWalk]:
+    """Run the oracle's own MD at every walker's condition; what is in the store already is not computed again."""
+    from mlip_autopipec.database.campaigns import Campaigns
+    from mlip_autopipec.database.validation import OracleWalk, stored_md
     from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.lammps.types import Condition
 
     calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
-    console.print("validating on MD of the oracle itself ...")
-    frames: list[Atoms] = []
-    for i, atoms in enumerate(as_frames(structures)):
-        asked = campaign.maker().oracle_maker.key_of(atoms)
-        for j, condition in enumerate(conditions):
-            seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, i, j)
-            frames += stored_md(store, campaign_id, asked, atoms, calculator, condition.temperature_K, settings, seed)
-    return frames
+    console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
+    maker, starts, conditions = campaign.maker(), as_frames(structures), campaign.load_conditions()
+    dynamics = maker.dynamics_maker.settings
+    barostat = dynamics.barostat if dynamics.ensemble == "npt" else None
+    begins, ends = settings.halves()
+    runs: list[OracleWalk] = []
+
+    def run(walker: WalkerState, which: Literal["start", "end"], atoms: Atoms, condition: Condition) -> None:
+        place = walker.start_index, conditions.index(walker.condition)
+        seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, *place, *([1] if which == "end" else []))
+        half = begins if which == "start" or ends is None else ends
+        asked = maker.oracle_maker.key_of(atoms)
+        frames = stored_md(
+            store, document.campaign_id, asked, atoms, calculator, condition, half, seed, barostat=barostat
+        )
+        runs.append(OracleWalk(walker.index, which, frames))
+
+    for walker in document.walkers:
+        run(walker, "start", starts[walker.start_index], walker.condition)
+        if ends is not None and walker.walk_id is not None:
+            last, condition = Campaigns(store).walk(walker.walk_id).final_atoms(), walker.condition
+            last.arrays.pop("momenta", None)
+            reached = condition.temperature_at(min(1.0, walker.step / dynamics.n_steps))
+            run(walker, "end", last, Condition(reached, condition.pressure_GPa))
+    return runs
 
 
 def log_to(file: Path) -> None:

@@ -207,7 +207,7 @@ def _run(
 
             campaign = RunFile.load(run_file)
             check_validation(campaign)
-            target = (folder or Path("runs") / campaign.name).resolve()
+            target = _resolved(folder or Path("runs") / campaign.name)
             for caution in cautions(campaign):
                 console.print(f"[yellow]note:[/] {escape(caution)}")
             flow = prepare(campaign, target, stack)
@@ -224,6 +224,13 @@ def _run(
     if as_json:
         put(result)
     raise typer.Exit(int(result["exit_code"]))
+
+
+def _resolved(folder: Path) -> Path:
+    try:
+        return folder.resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links is the latter
+        raise MLIPError(f"--folder '{folder}' leads nowhere ({error}); name another folder") from error
 
 
 @contextmanager

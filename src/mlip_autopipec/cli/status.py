@@ -88,6 +88,7 @@ def status(
     """
     with told(as_json):
         from mlip_autopipec.database.campaigns import Campaigns
+        from mlip_autopipec.database.validation import read_errors
         from mlip_autopipec.progress import progress_of
 
         several = _below(folder, campaign)
@@ -113,6 +114,8 @@ def status(
                 document = _watched(campaigns, campaign, watch, folder)
             code = exit_code(document.status)
             result = {**_summary(document), "walkers": _walkers(campaigns, document), "exit_code": int(code)}
+            validated = read_errors(campaigns.store, campaign, document.potential_id)
+            result["validation"] = None if validated is None else validated.model_dump(mode="json")
             result["progress"] = progress_of(campaigns, campaign).to_dict()
             result["running"] = None if folder is None else is_held(folder)
     if as_json:
@@ -196,6 +199,8 @@ def _walkers(campaigns: Campaigns, document: OTFDocument) -> list[dict[str, Any]
                 "n_steps": None if walk is None else walk.n_steps,
                 "ps": None if walk is None else walker.step * walk.timestep_fs / 1000,
                 "n_halts": walker.n_halts,
+                "n_rolled_back": walker.n_rolled_back,
+                "steps_thrown_away": walker.steps_thrown_away,
                 "reason": walker.reason,
                 "verdict": walker.verdict,
                 "gamma_max": walker.gamma_max,
@@ -246,12 +251,22 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
             note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
         return Shown(progress, note="" if running else "if nothing runs, resume it")
+    from mlip_autopipec.database.validation import read_errors
+
     head = Table(title=f"{escape(document.campaign_id)}: {_coloured(document.status)}", show_header=False)
     head.add_row("why", escape(document.why))
     failed = f", {document.n_failed_labels} failed" if document.n_failed_labels else ""
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
     head.add_row("labels", f"{document.n_labels}{reused}{failed}")
+    thrown = [w for w in document.walkers if w.n_rolled_back]
+    if thrown:
+        told = ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
+        head.add_row("walks thrown away", told)
+    if document.check is not None:
+        head.add_row("check", f"{'passed' if document.check.passed else 'failed'}: {document.check.describe()}")
+    if (validated := read_errors(campaigns.store, document.campaign_id, document.potential_id)) is not None:
+        head.add_row("error, MD of the oracle itself", validated.describe())
     for name, errors in (("training set", document.train), ("held-out set", document.test)):
         if errors is not None:
             head.add_row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,6 +14,7 @@ from maggma.stores import MemoryStore
 from monty.json import jsanitize
 
 from mlip_autopipec.database.beside import SQLiteCollection
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.indexes import BLOB_KEY
 
 try:
@@ -71,8 +73,12 @@ class SQLiteStore(MemoryStore):
         self._connection.execute("PRAGMA journal_mode = WAL")
         with self._connection as connection:
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS documents (id INTEGER PRIMARY KEY, {columns}, bson BLOB NOT NULL)"
+                f"CREATE TABLE IF NOT EXISTS documents (id INTEGER PRIMARY KEY, {columns}, bson BLOB NOT NULL, "
+                "checksum TEXT)"
             )
+            # a file of version 0.1.0 has none; what it holds already stays unchecked
+            if "checksum" not in {row[1] for row in connection.execute("PRAGMA table_info(documents)")}:
+                connection.execute("ALTER TABLE documents ADD COLUMN checksum TEXT")
             for field in self.indexed:
                 connection.execute(f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ("{field}")')
 
@@ -121,17 +127,18 @@ class SQLiteStore(MemoryStore):
         """Insert documents, each in place of the one that agrees with it in ``key``."""
         fields = key or self.key
         fields = [fields] if isinstance(fields, str) else fields
-        columns = ", ".join(["id", *(f'"{field}"' for field in self.indexed), "bson"])
-        marks = ", ".join("?" for _ in range(len(self.indexed) + 2))
+        columns = ", ".join(["id", *(f'"{field}"' for field in self.indexed), "bson", "checksum"])
+        marks = ", ".join("?" for _ in range(len(self.indexed) + 3))
         insert = f"INSERT OR REPLACE INTO documents ({columns}) VALUES ({marks})"  # noqa: S608 - values are bound
         for doc in docs if isinstance(docs, list) else [docs]:
             new = jsanitize(doc, allow_bson=True, recursive_msonable=True)
             new.pop("_id", None)
             values = [_word(new, field) for field in self.indexed]
+            content = bson.encode(new)
             with self._open() as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 old = next(self.query({field: new[field] for field in fields}, ["_id"], limit=1), {"_id": None})
-                connection.execute(insert, [old["_id"], *values, bson.encode(new)])
+                connection.execute(insert, [old["_id"], *values, content, _checksum(content)])
 
     def remove_docs(self, criteria: dict[str, Any]) -> None:
         """Delete documents."""
@@ -147,6 +154,42 @@ class SQLiteStore(MemoryStore):
         """Tell whether there is an index; those there are were made with the file."""
         return key in self.indexed and not unique
 
+    def verify(self) -> None:
+        """
+        Look at each document, also at the index by which it is found.
+
+        Raises
+        ------
+        MLIPError
+            One is not what was written.
+        """
+        columns = ", ".join(f'"{field}"' for field in self.indexed)
+        select = f"SELECT id, bson, checksum, {columns} FROM documents"  # noqa: S608 - names of this class
+        for number, content, checksum, *words in self._open().execute(select):
+            document = self._decoded(number, content, checksum)
+            if words != [_word(document, field) for field in self.indexed]:
+                raise MLIPError(self._damaged(number, document.get("uuid"), "its index has changed"))
+
+    def _decoded(self, number: int, content: bytes, checksum: str | None) -> dict[str, Any]:
+        """Return a document if it is what was written."""
+        why, document = "", dict[str, Any]()
+        try:
+            document = bson.decode(content)
+        except Exception as error:  # of bson, whatever the bytes are
+            why = f"{type(error).__name__}: {str(error)[:100]}"
+        if checksum is not None and checksum != _checksum(content):
+            why = "its checksum is another"
+        if why:
+            raise MLIPError(self._damaged(number, document.get("uuid") or document.get("job_uuid"), why))
+        return document
+
+    def _damaged(self, number: int, name: Any, why: str) -> str:
+        return (
+            f"'{self.path}' is damaged: document {number} ({str(name)[:60]}) is not what was written ({why}). Nothing "
+            "is changed. Copy the folder to a safe place, then put this file back from a backup; without one, all "
+            "other documents can still be read, and the labels in dataset.extxyz begin another campaign (start_from)"
+        )
+
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
             self.connect()
@@ -159,8 +202,8 @@ class SQLiteStore(MemoryStore):
         """Documents that meet the criteria; ``rest`` are those that no index answers."""
         # all rows at once: a read that is left half done would make this process's next write fail as soon as another
         # process has written
-        for number, blob, is_unsure in self._rows(narrowing).fetchall():
-            document = {**bson.decode(blob), "_id": number}
+        for number, blob, checksum, is_unsure in self._rows(narrowing).fetchall():
+            document = {**self._decoded(number, blob, checksum), "_id": number}
             unknown = criteria if is_unsure else rest
             if not unknown or filter_applies(unknown, document):
                 yield document
@@ -176,26 +219,64 @@ class SQLiteStore(MemoryStore):
         return found
 
     def _rows(self, narrowing: dict[str, list[str]]) -> sqlite3.Cursor:
-        """Rows that match, and some of which only the document tells; with number, document, and whether it is such."""
+        """Rows that match, and some that only the document tells: number, document, checksum, whether it is such."""
         conditions, values = ["1"], []
         for field, words in narrowing.items():
             marks = ", ".join("?" for _ in words)
             conditions.append(f'"{field}" IN (?, {marks})')
             values += [_OTHER, *words]
         unsure = " OR ".join(["0", *(f'"{field}" = ?' for field in narrowing)])
-        select = f"SELECT id, bson, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
+        select = f"SELECT id, bson, checksum, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
         return self._open().execute(select, [*(_OTHER for _ in narrowing), *values])
+
+
+class DiskJobStore(JobStore):
+    """A JobStore that says which bulk data is missing where jobflow raises a KeyError."""
+
+    def query(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:
+        """
+        Return documents; as jobflow's.
+
+        Raises
+        ------
+        MLIPError
+            A document refers to bulk data that is not there.
+        """
+        try:
+            yield from super().query(*args, **kwargs)
+        except KeyError as error:
+            raise MLIPError(
+                f"{self.docs_store.name} refers to bulk data {error} that is not in data.sqlite beside it: that file "
+                "was emptied, or is of another time. Nothing is changed; put it back from a backup"
+            ) from error
 
 
 def open_store(folder: Path | str) -> JobStore:
     """Open (or make) the on-disk JobStore of a run: documents in one SQLite file, bulk data in another."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "data.sqlite").exists() and not (folder / "documents.sqlite").exists():
+        raise MLIPError(_half(folder, "documents.sqlite"))
     documents = SQLiteStore(str(folder / "documents.sqlite"))
+    # one that another process makes at this moment holds nothing yet
+    if not (folder / "data.sqlite").exists() and documents.query_one({}, ["uuid"]) is not None:
+        documents.close()
+        raise MLIPError(_half(folder, "data.sqlite"))
     data = SQLiteStore(str(folder / "data.sqlite"), indexed=[BLOB_KEY])
-    store = JobStore(documents, additional_stores={"data": data})
+    store = DiskJobStore(documents, additional_stores={"data": data})
     store.connect()
     return store
+
+
+def _half(folder: Path, missing: str) -> str:
+    return (
+        f"the store '{folder}' has no {missing}, and is of no use without it: it was not copied as a whole, or was "
+        "deleted. Put that file back; nothing is changed"
+    )
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _word(document: dict[str, Any], field: str) -> str | None:

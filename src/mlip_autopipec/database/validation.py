@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.frames import pack, pack_frames, unpack, unpack_frames
+from mlip_autopipec.schemas.campaign import now_utc
+from mlip_autopipec.schemas.potential import Errors
+from mlip_autopipec.schemas.validation import ValidatedWalk, ValidationDocument
+from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.oracle_md import MDState, oracle_md_states
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
     from ase.calculators.calculator import Calculator
     from jobflow import JobStore
 
+    from mlip_autopipec.lammps.types import Barostat, Condition
+    from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.validation.oracle_md import ValidationSettings
 
 KIND = "validation"
+
+
+@dataclass(frozen=True)
+class OracleWalk:
+    """
+    One MD run of the oracle.
+
+    Parameters
+    ----------
+    walker
+        Number of the walker whose structure and condition it has.
+    begins
+        Where the walker started, or where it ended.
+    frames
+        Labelled.
+    """
+
+    walker: int
+    begins: Literal["start", "end"]
+    frames: list[Atoms]
 
 
 def stored_md(
@@ -27,9 +56,10 @@ def stored_md(
     asked: str,
     atoms: Atoms,
     calculator: Calculator,
-    temperature_K: float,
+    condition: Condition,
     settings: ValidationSettings,
     seed: int,
+    barostat: Barostat | None = None,
 ) -> list[Atoms]:
     """
     Run MD of the oracle from the last frame that is stored on, and return all its frames.
@@ -42,16 +72,22 @@ def stored_md(
         The campaign.
     asked
         Key of the label of ``atoms``: with another oracle it is another run.
-    atoms, calculator, temperature_K, settings, seed
+    atoms, calculator, condition, settings, seed, barostat
         As for :func:`~mlip_autopipec.validation.oracle_md.oracle_md_states`.
     """
-    essence = [asked, temperature_K, settings.interval_steps, settings.timestep_fs, seed]
+    essence = [asked, condition.temperature_K, settings.interval_steps, settings.timestep_fs, seed]
+    if condition.temperature_end_K not in (None, condition.temperature_K):
+        essence += [condition.temperature_end_K, settings.n_frames]
+    if barostat is not None:
+        essence += [barostat, condition.pressure_GPa]
     run = hashlib.sha256(json.dumps(essence).encode()).hexdigest()[:32]
     of_run = {"output.kind": KIND, "output.run": run, "output.campaign_id": campaign_id}
     found = sorted(store.query(of_run, ["output"], load=True), key=lambda document: document["output"]["number"])
     states = [_unpacked(document["output"]["payload"]) for document in found][: settings.n_frames]
     for number, state in enumerate(
-        oracle_md_states(atoms, calculator, temperature_K, settings, seed, states[-1] if states else None, len(states)),
+        oracle_md_states(
+            atoms, calculator, condition, settings, seed, states[-1] if states else None, len(states), barostat
+        ),
         start=len(states),
     ):
         output = {
@@ -59,7 +95,8 @@ def stored_md(
             "campaign_id": campaign_id,
             "run": run,
             "number": number,
-            "temperature_K": temperature_K,
+            "temperature_K": condition.temperature_K,
+            "pressure_GPa": condition.pressure_GPa,
         }
         payload = {"frame": pack_frames([state.frame]), "results": pack(state.frame.calc.results)}
         document: dict[str, Any] = {
@@ -76,3 +113,45 @@ def _unpacked(payload: dict[str, Any]) -> MDState:
     (frame,) = unpack_frames(payload["frame"])
     frame.calc = SinglePointCalculator(frame, **unpack(payload["results"]))
     return MDState(frame, payload["random"])
+
+
+def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[OracleWalk]) -> ValidationDocument:
+    """
+    Measure a potential on MD of the oracle, and store the errors.
+
+    Parameters
+    ----------
+    store
+        Of the campaign.
+    potential
+        With its files.
+    runs
+        At least one frame.
+    """
+    fitted = potential.to_potential()
+
+    def errors(frames: list[Atoms]) -> Errors:
+        found = Errors.from_metrics(compute_errors(fitted, frames))
+        assert found is not None
+        return found
+
+    document = ValidationDocument(
+        uuid=f"validated-{potential.uuid}",
+        campaign_id=potential.campaign_id,
+        cycle=potential.cycle,
+        made_at=now_utc(),
+        potential_id=potential.uuid,
+        errors=errors([frame for run in runs for frame in run.frames]),
+        walks=[ValidatedWalk(walker=r.walker, begins=r.begins, errors=errors(r.frames)) for r in runs if r.frames],
+    )
+    stored: dict[str, Any] = {"uuid": document.uuid, "index": 1, "output": document.model_dump(mode="json")}
+    store.update(stored, key=["uuid", "index"])
+    return document
+
+
+def read_errors(store: JobStore, campaign_id: str, potential_id: str | None) -> ValidationDocument | None:
+    """Return the stored errors of a potential on MD of the oracle; None if it was not validated."""
+    found = store.query_one(
+        {"output.kind": "validated", "output.campaign_id": campaign_id, "output.potential_id": potential_id}, ["output"]
+    )
+    return None if found is None else ValidationDocument.model_validate(found["output"])

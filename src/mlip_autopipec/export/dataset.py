@@ -9,6 +9,8 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 #: Of what ``Campaigns.dataset`` puts into ``info``, what others should know. The folder of a calculation is none of it.
-_TOLD = ("campaign_id", "label_id", "cycle", "origin", "walker", "gamma", "energy_kind")
+_TOLD = ("campaign_id", "label_id", "cycle", "origin", "walker", "gamma", "energy_kind", CHARGE, MULTIPLICITY)
 #: MACE looks for isolated atoms by this.
 _ISOLATED = {"config_type": "IsolatedAtom"}
 

@@ -14,9 +14,11 @@ from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.oracle.comparison import check_shift
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
+from mlip_autopipec.structures.electrons import has_total, told
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.frozen import freeze as freeze_atoms
 from mlip_autopipec.structures.intake import FIXED, take_in
@@ -75,6 +77,7 @@ def check_campaign(
             "candidates would be made that are not labelled; raise the one or lower the other"
         )
     maker.oracle_maker.check(elements_of([*frames, *labels]))
+    maker.oracle_maker.check_structures([*frames, *labels], maker.propose_maker.cutouts.max_atoms)
     for atoms in frames:
         check_structure(atoms)
         for condition in conditions:
@@ -83,12 +86,20 @@ def check_campaign(
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
     _check_labels(labels, initial_potential)
+    if labels and maker.oracle_maker.energy_shift == "fit":
+        check_shift(labels)
     if initial_potential is not None and labels and not initial_potential.active_set_inverse:
         raise InvalidInputError(
             "initial_potential has no active set; give its .asi file, or build_active_set(...) first"
         )
     maker.train_maker.trainer.basis.section(elements_of([*frames, *labels]))
     if maker.stop_rule.criterion is not None:
+        if charged := [atoms for atoms in frames if has_total(atoms)]:
+            raise InvalidInputError.of(
+                "StopRule.criterion",
+                f"asks for properties of crystals, and {charged[0].get_chemical_formula()} has {told(charged[0])}: the "
+                "cells they are computed with have other numbers of atoms. Leave the property criteria out",
+            )
         gamma_only = samples_gamma_only(maker.oracle_maker.static_maker)
         maker.stop_rule.criterion.check(frames, gamma_only=gamma_only)
     if maker.stop_rule.max_labels is not None and not labels:

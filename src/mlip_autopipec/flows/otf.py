@@ -25,11 +25,12 @@ from mlip_autopipec.jobs.base import (
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
+from mlip_autopipec.jobs.reach import out_of_reach
 from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
-from mlip_autopipec.schemas.label import LabelBatch
+from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
 from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.schemas.loop import ThrownAway
 
 logger = logging.getLogger(__name__)
 
@@ -192,14 +194,15 @@ class OTFMaker(LoopParts):
         jobs: list[Job] = []
         potential: Job | str
         batch: Job | str | None
+        compared: Job | None = None
         if done.potential_id is not None:
             potential, batch = done.potential_id, done.batch_id
         else:
-            jobs, potential, batch = first_potential(self, state, record, labels, initial_potential)
+            jobs, potential, batch, compared = first_potential(self, state, record, labels, initial_potential)
         jobs = [
             record,
             *jobs,
-            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record),
+            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record, compared),
         ]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
@@ -259,6 +262,7 @@ class OTFMaker(LoopParts):
         batch: LabelBatch | str | None,
         labelled: bool,
         check: CheckDocument | None = None,
+        compared: ComparisonDocument | None = None,
     ) -> OTFDocument | Response[OTFDocument]:
         """
         Judge a cycle: end the loop, or append the next cycle.
@@ -279,6 +283,8 @@ class OTFMaker(LoopParts):
             Whether there should be a batch.
         check
             Of the potential, if that was what the labels were for.
+        compared
+            Of the user's own labels with the oracle, in the first cycle.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
@@ -287,16 +293,26 @@ class OTFMaker(LoopParts):
         done = [load_document(WalkDocument, walk) if isinstance(walk, str) else walk for walk in walks]
         aside = [] if potential is None else [label.label_id for label in potential.quarantined]
         learnt = walkers_learnt(batch, aside) if batch is not None else {}
-        state = update_state(state, done, walkers, potential, batch, learnt, check)
+        thrown_away = out_of_reach(state, walkers, done, potential, batch) if self.stop_rule.prove else []
+        state = update_state(state, done, walkers, potential, batch, learnt, check, thrown_away)
         state = state.model_copy(
             update={
                 "hours": hours_worked(state.campaign_id, state.hours_before, state.clock_started),
                 "gamma_thresholds": self.adapted_thresholds(state),
             }
         )
-        status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled)
-        document = assessment(state, status, why, potential, batch, done)
+        gone = batch is not None and _all_thrown_away(thrown_away, done)
+        if potential is None and gone and state.potential_id is not None:
+            # nothing goes on from what could not be learnt; the next training has these labels too
+            logger.warning("training of cycle %d failed on labels of walks that are thrown away", state.cycle)
+            potential = load_document(PotentialDocument, state.potential_id)
+        status, why = judge_cycle(
+            self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away, compared=compared
+        )
+        document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())
+        if status is LoopStatus.LEARNING and self.stop_rule.unproven(state):
+            logger.info("%s", why)
         if status is not LoopStatus.LEARNING:
             logger.info("%s: %s", status, why)
             if potential is None and state.potential_id is not None:
@@ -308,3 +324,8 @@ class OTFMaker(LoopParts):
         jobs = cycle_jobs(self, state)
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
+
+
+def _all_thrown_away(thrown_away: Sequence[ThrownAway], walks: Sequence[WalkDocument | None]) -> bool:
+    """Whether none of the walks of a cycle is gone on with."""
+    return bool(thrown_away) and {one.walker for one in thrown_away} >= {w.walker for w in walks if w is not None}

@@ -13,6 +13,7 @@ from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted
+from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document, time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
@@ -83,7 +84,8 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
     record: Job | None = None
     done: CycleResults | None = None
     if maker is None:
-        done = _stored_results(campaign_id, state.cycle + 1, store, state.walkers, state.potential_id)
+        walkers = next_cycle(using.stop_rule, state).walkers
+        done = _stored_results(campaign_id, state.cycle + 1, store, walkers, state.potential_id)
     else:
         check_campaign(maker, task.structures(), task.conditions, [], None)
         record = maker.recording(_next_generation(task))

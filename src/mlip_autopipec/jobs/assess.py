@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.jobs.base import current_uuid
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.loop.walkers import after_walk, begun_anew, next_rungs_released
+from mlip_autopipec.loop.walkers import Event, after_walk, begun_anew, happened, next_rungs_released
 from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlip_autopipec.schemas.label import LabelBatch
+    from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
+    from mlip_autopipec.schemas.loop import ThrownAway
     from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -30,6 +31,7 @@ def update_state(
     batch: LabelBatch | None,
     learnt: Mapping[int, int] | None = None,
     check: CheckDocument | None = None,
+    thrown_away: Sequence[ThrownAway] = (),
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -48,10 +50,14 @@ def update_state(
         Walkers whose halted frame was labelled in this cycle, with the number of atoms of that label.
     check
         Of this cycle, if it was one.
+    thrown_away
+        Walks that led to where their temperature does not lead, by the labels of this cycle.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
         updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index))
+    for one in thrown_away:
+        updated[one.walker] = happened(updated[one.walker], Event.ROLLED_BACK, seed=state.seed)
     new_walkers = next_rungs_released([updated[w.index] for w in state.walkers])
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and check.teaches:
@@ -80,7 +86,14 @@ def can_nest_further() -> bool:
 
 
 def judge_cycle(
-    rule: StopRule, state: LoopState, potential: PotentialDocument | None, batch: LabelBatch | None, *, labelled: bool
+    rule: StopRule,
+    state: LoopState,
+    potential: PotentialDocument | None,
+    batch: LabelBatch | None,
+    *,
+    labelled: bool,
+    compared: ComparisonDocument | None = None,
+    thrown_away: Sequence[ThrownAway] = (),
 ) -> tuple[LoopStatus, str]:
     """
     Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
@@ -95,7 +108,13 @@ def judge_cycle(
         Of the cycle; None where none came out.
     labelled
         Whether there should be a batch.
+    compared
+        Of the user's own labels with the oracle, in the first cycle.
+    thrown_away
+        Walks that are not resumed: the loop goes on without their labels.
     """
+    if compared is not None and compared.refused is not None:
+        return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
     if batch is not None and batch.oracle_failing:
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
@@ -104,7 +123,7 @@ def judge_cycle(
         return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} failed; see the log of its job for the reason"
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
-    if labelled and graded and {one.label_id for one in aside} >= {one.label_id for one in graded}:
+    if labelled and graded and not thrown_away and {one.label_id for one in aside} >= {one.label_id for one in graded}:
         first_label = aside[0]
         return LoopStatus.STALLED, (
             f"all {len(aside)} labels of cycle {state.cycle} are flagged as outliers, the first "
@@ -124,6 +143,7 @@ def assessment(
     potential: PotentialDocument | None,
     batch: LabelBatch | None,
     walks: Sequence[WalkDocument | None],
+    thrown_away: Sequence[ThrownAway] = (),
 ) -> OTFDocument:
     """Make the document of a cycle."""
     trained = potential is not None and potential.cycle == state.cycle
@@ -142,6 +162,7 @@ def assessment(
         n_cycles=state.cycle,
         n_new_labels=0 if batch is None else batch.n_labelled,
         seconds=seconds,
+        thrown_away=list(thrown_away),
         linear=potential.linear if potential is not None and trained else None,
         **state.model_dump(),
         **errors,

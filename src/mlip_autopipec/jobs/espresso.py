@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase.io.espresso import kspacing_to_grid
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.static import AseStaticMaker
 from mlip_autopipec.kinds import Availability, OracleKind
 from mlip_autopipec.oracle.code_settings import refused_settings
-from mlip_autopipec.oracle.refused import refuse
+from mlip_autopipec.oracle.refused import refuse, switched_on
 from mlip_autopipec.settings import get_settings, on_path
-from mlip_autopipec.structures.periodicity import goes_on_along
+from mlip_autopipec.structures.periodicity import centre_of, goes_on_along
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,6 +32,10 @@ LABEL_INPUT: dict[str, dict[str, Any]] = {
 }
 
 
+#: Part of the cell over which the potential of the dipole correction jumps back.
+_JUMP = 0.1
+
+
 @dataclass
 class EspressoStaticMaker(AseStaticMaker):
     """
@@ -44,6 +49,8 @@ class EspressoStaticMaker(AseStaticMaker):
         File of each element.
     input_data
         Namelists of ``pw.x`` and their keywords, over :data:`LABEL_INPUT`; ``system: ecutwfc`` has to be given.
+        ``control: {tefield: true, dipfield: true}`` asks for the dipole correction: direction and place of the jump are
+        set for each slab, and other structures go without.
     kspacing
         Largest distance of k-points in 1/A, without the factor 2 pi (0.035 is VASP's KSPACING = 0.22). The same
         density for cells of any size and shape, and one k-point along vacuum.
@@ -79,7 +86,7 @@ class EspressoStaticMaker(AseStaticMaker):
         given = {section.lower(): keywords for section, keywords in self.input_data.items()}
         if "ecutwfc" not in given.get("system", {}):
             raise InvalidInputError("input_data.system.ecutwfc (Ry) is missing; pw.x has no default for it")
-        settings_of_pw = {**self.calculator_kwargs, "input_data": self.input_data}
+        settings_of_pw = {**self.calculator_kwargs, "input_data": self.input_to_check()}
         refuse("Espresso", refused_settings("ase.calculators.espresso.Espresso", settings_of_pw))
         return Espresso(
             profile=EspressoProfile(settings.ESPRESSO_CMD, folder),
@@ -92,12 +99,51 @@ class EspressoStaticMaker(AseStaticMaker):
     def _calculate(self, atoms: Atoms, calculator: Calculator, name: str) -> Path:
         if missing := sorted(set(atoms.symbols) - set(self.pseudopotentials)):
             raise InvalidInputError.of("EspressoStaticMaker.pseudopotentials", f"has no file for {missing}")
-        if self.kspacing is not None and not (goes_on := goes_on_along(atoms)).all():
+        self.set_along_vacuum(atoms, calculator)
+        return super()._calculate(atoms, calculator, name)
+
+    def set_along_vacuum(self, atoms: Atoms, calculator: Any) -> None:
+        """
+        Set one k-point along vacuum, and the dipole correction of a slab where it is asked for.
+
+        Parameters
+        ----------
+        atoms
+            The structure.
+        calculator
+            ASE's; is changed.
+        """
+        goes_on = goes_on_along(atoms)
+        if self.kspacing is not None and not goes_on.all():
             # ASE would put two and more along vacuum, which costs and tells nothing
             density = kspacing_to_grid(atoms, self.kspacing)
             calculator.parameters.pop("kspacing", None)
             calculator.parameters["kpts"] = tuple(n if on else 1 for n, on in zip(density, goes_on, strict=True))
-        return super()._calculate(atoms, calculator, name)
+        if not self._wants_dipole_correction():
+            return
+        # a copy: the maker has no part in what belongs to one structure
+        data = {section: dict(keywords) for section, keywords in calculator.parameters["input_data"].items()}
+        if goes_on.sum() != 2:
+            for keyword in ("tefield", "dipfield"):
+                data["control"].pop(keyword, None)
+        else:
+            axis = int(np.flatnonzero(~goes_on)[0])
+            # the potential jumps back over a tenth of the cell, in the middle of the vacuum
+            begin = (centre_of(atoms)[axis] + 0.5 - _JUMP / 2) % 1.0
+            data["system"] |= {"edir": axis + 1, "emaxpos": round(float(begin), 6), "eopreg": _JUMP, "eamp": 0.0}
+        calculator.parameters["input_data"] = data
+
+    def input_to_check(self) -> dict[str, dict[str, Any]]:
+        """Return the namelists with what is set for each slab: the dipole correction has no field of its own."""
+        if not self._wants_dipole_correction():
+            return self.input_data
+        return {**self.input_data, "dipole correction": {"eamp": 0.0}}
+
+    def _wants_dipole_correction(self) -> bool:
+        """Whether tefield and dipfield are set, and nothing of a direction or a field."""
+        given = {name.lower(): value for keywords in self.input_data.values() for name, value in keywords.items()}
+        both = all(switched_on(given.get(name, False)) for name in ("tefield", "dipfield"))
+        return both and "edir" not in given and not switched_on(given.get("eamp", 0.0))
 
 
 def _look() -> Availability:

@@ -14,17 +14,19 @@ from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, lacks_space
 from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
+from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
-from mlip_autopipec.jobs.run_oracle import check_settings, is_of_vasp, run_static
+from mlip_autopipec.jobs.run_oracle import check_settings, given_to_oracle, is_of_vasp, run_static, told_for
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.extracted import differs_from
-from mlip_autopipec.oracle.identity import bare, former_keys, label_key
+from mlip_autopipec.oracle.identity import former_keys, label_key
 from mlip_autopipec.oracle.inputs import files_read
 from mlip_autopipec.oracle.record import OracleRecord, maker_record, storable
 from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
-from mlip_autopipec.schemas.label import FailedLabel, LabelBatch, LabelDocument
+from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
+from mlip_autopipec.structures.electrons import charge_of, check_one_state, has_total, moments_of, take_over, told
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
 if TYPE_CHECKING:
@@ -38,10 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: Label jobs that one job appends. FireWorks keeps them in one document: 7 to 13 kB each with VASP's maker.
 LABELS_PER_JOB = 64
-#: Letters of the reasons of all failed labels together, and of each if there are so many.
-_REASONS_LENGTH, _REASON_LENGTH = 200_000, 200
-
-
 #: There is no default oracle: labels of a test oracle would give a meaningless potential without a message.
 NO_ORACLE = (
     "OracleMaker.static_maker is missing, and there is no default: give what computes the labels, for instance "
@@ -74,6 +72,9 @@ class OracleMaker(Maker):
     n_compared
         Of a dataset to start from, so many labels are computed again before anything is trained; if they differ by
         more than noise, the dataset is refused. 0 compares none.
+    energy_shift
+        ``fit`` adds a constant for each element to the energies of a dataset to start from, fitted to labels that were
+        computed again, where their forces agree with the oracle's; ``none`` refuses such a dataset.
     """
 
     name: str = "label"
@@ -83,6 +84,7 @@ class OracleMaker(Maker):
     minimum_distance_ratio: float = LABEL_RATIO
     reuse_labels: bool = True
     n_compared: int = 2
+    energy_shift: str = "none"
 
     def check(self, elements: Sequence[str] = ()) -> None:
         """
@@ -108,9 +110,50 @@ class OracleMaker(Maker):
             check_settings(maker, elements)
         if self.n_compared < 0:
             raise InvalidInputError.of("OracleMaker.n_compared", f"is {self.n_compared}; give a number of labels, or 0")
+        if self.energy_shift not in ("none", "fit"):
+            raise InvalidInputError.of("OracleMaker.energy_shift", f"is {self.energy_shift!r}; none and fit are known")
+        if self.energy_shift == "fit" and self.n_compared == 0:
+            raise InvalidInputError.of(
+                "OracleMaker.energy_shift", "is fit, and n_compared is 0: there is nothing to fit to; raise n_compared"
+            )
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError.of(
                 "OracleMaker.max_failed_fraction", f"is {self.max_failed_fraction}; it lies in 0 to 1"
+            )
+
+    def check_structures(self, structures: Sequence[Atoms], largest: int | None = None) -> None:
+        """
+        Refuse structures whose charge, spin or magnetic order the oracle would not compute.
+
+        Parameters
+        ----------
+        structures
+            Of the campaign, and the labels it begins with.
+        largest
+            Number of atoms above which cut-outs are labelled instead of whole structures, None: never.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the structure, what it has, and what to do.
+        """
+        check_one_state(structures, "structures and labels")
+        dropped = 0
+        for atoms in structures:
+            given = self.given(atoms)
+            dropped += moments_of(given) is None and moments_of(atoms) is not None
+            if has_total(atoms) and largest is not None and len(atoms) > largest:
+                raise InvalidInputError.of(
+                    "CutoutSettings.max_atoms",
+                    f"is {largest}, and {atoms.get_chemical_formula()} of {len(atoms)} atoms has {told(atoms)}: "
+                    "nothing says how much of it belongs to a cut-out. Raise max_atoms, so that whole structures are "
+                    "labelled, or take a smaller structure",
+                )
+        if dropped:
+            logger.warning(
+                "%s takes no moments of single atoms: those of %d structures are not used",
+                type(self.static_maker).__name__,
+                dropped,
             )
 
     @loop_job(tolerate_failed_inputs=True)
@@ -223,7 +266,7 @@ class OracleMaker(Maker):
             keys = self.keys_of(candidate)
             fields["key"] = keys[0]
             if not self.reuse_labels:
-                return self._computed(candidate, fields, started)
+                return self.computed(candidate, fields, started)
             if reuse_only:
                 found = load_document(LabelDocument, known) if known is not None else find_label(keys)
                 if found is None:
@@ -234,7 +277,7 @@ class OracleMaker(Maker):
             with claimed(*keys) as existing:
                 if existing is not None:
                     return self._referring(existing, fields)
-                label = self._computed(candidate, fields, started)
+                label = self.computed(candidate, fields, started)
                 store_at_once(label)  # the claim is good only as long as this process
                 return label
         except ConnectionFailure:  # the database is away; that is no failure of this label
@@ -255,7 +298,24 @@ class OracleMaker(Maker):
                 seconds=time.perf_counter() - started,
             )
 
-    def _computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
+    def computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
+        """
+        Compute a label here and now, and make its document.
+
+        Parameters
+        ----------
+        candidate
+            The structure.
+        fields
+            Of the document, which are no matter of the calculation.
+        started
+            ``time.perf_counter()`` when its job began.
+
+        Raises
+        ------
+        LabelError
+            The calculation failed, or two atoms are too close.
+        """
         maker, contact = self.maker_of(candidate), shortest_contact(candidate, self.minimum_distance_ratio)
         if contact is not None:
             raise LabelError(
@@ -282,12 +342,23 @@ class OracleMaker(Maker):
 
     def key_of(self, atoms: Atoms) -> str:
         """Return the key of a calculation; what another oracle replaces is :meth:`asked`."""
-        return label_key(atoms, self.asked(atoms))
+        return label_key(self.given(atoms), self.asked(atoms))
+
+    def given(self, atoms: Atoms) -> Atoms:
+        """
+        Return what the oracle is given of a structure.
+
+        Raises
+        ------
+        InvalidInputError
+            The structure has a charge, a spin or a magnetic order that the oracle cannot be told.
+        """
+        return given_to_oracle(self.maker_of(atoms), atoms)
 
     def keys_of(self, atoms: Atoms) -> list[str]:
         """Return the key of a calculation, and after it those that earlier versions gave it."""
-        asked = self.asked(atoms)
-        return [label_key(atoms, asked), *former_keys(atoms, asked)]
+        asked, given = self.asked(atoms), self.given(atoms)
+        return [label_key(given, asked), *former_keys(given, asked)]
 
     def asked(self, atoms: Atoms) -> OracleRecord:
         """Return what the oracle would be asked to do for a structure."""
@@ -319,10 +390,15 @@ class OracleMaker(Maker):
 
     def compute(self, atoms: Atoms) -> ExtractedLabel:
         """Run the maker of a candidate here and now, and read off its label."""
-        maker, structure = self.maker_of(atoms), bare(atoms)
-        label = extract_label(run_static(maker, structure))
+        maker, structure = self.maker_of(atoms), self.given(atoms)
+        own = told_for(maker, structure)
+        label = extract_label(run_static(maker, structure, own), own.settings)
         if (difference := differs_from(structure, label.atoms)) is not None:
             raise LabelError(f"{type(maker).__name__} computed another structure: {difference}")
+        take_over(structure, label.atoms, moments=False)  # those of the atoms that came back may be in another order
+        if charge_of(structure) or structure.pbc.sum() != atoms.pbc.sum():
+            # of the field of the background that makes a cell neutral, or of a cell with vacuum that was added
+            label.atoms.calc.results.pop("stress", None)
         return label if label.record is not None else replace(label, record=self.asked(atoms))
 
     @loop_job(tolerate_failed_inputs=True)
@@ -348,26 +424,9 @@ class OracleMaker(Maker):
         begin
             Index of the first.
         """
-        failed = []
-        length = max(_REASONS_LENGTH // max(len(labels), 1), _REASON_LENGTH)  # the label itself has the whole reason
-        for index, label in enumerate(labels, begin):
-            reason = None
-            if label is None:
-                reason = "the job failed; see its folder and the log of its manager"
-            elif label.state == "failed":
-                reason = label.reason or "unknown"
-            if reason is not None:
-                lost = "isolated atom: " if index in required else ""
-                failed.append(FailedLabel(index=index, required=bool(lost), reason=f"{lost}{reason}"[:length]))
         release([label for label in labels if label is not None])
-        return self._batch(
-            campaign_id,
-            cycle,
-            n_asked=len(labels),
-            failed=failed,
-            label_ids=[label.uuid for label in labels if label is not None],
-            n_reused=sum(label is not None and label.reused_from is not None for label in labels),
-            seconds=sum(label.seconds for label in labels if label is not None),
+        return LabelCounts.of(labels, required, begin).to_batch(
+            current_uuid(), campaign_id, cycle, self.max_failed_fraction
         )
 
     @loop_job(tolerate_failed_inputs=True)
@@ -384,48 +443,8 @@ class OracleMaker(Maker):
         campaign_id, cycle
             Of the loop.
         """
-        failed = []
-        for begin, part in zip(range(0, n_asked, LABELS_PER_JOB), parts, strict=True):
-            if part is None:
-                lost = range(begin, min(begin + LABELS_PER_JOB, n_asked))
-                failed += [FailedLabel(index=index, reason="the job that requests it failed") for index in lost]
-            else:
-                failed += part.failed
-        counted = [part for part in parts if part is not None]
-        return self._batch(
-            campaign_id,
-            cycle,
-            n_asked=n_asked,
-            failed=failed,
-            label_ids=[uuid for part in counted for uuid in part.label_ids],
-            n_reused=sum(part.n_reused for part in counted),
-            seconds=sum(part.seconds for part in counted),
-        )
-
-    def _batch(
-        self,
-        campaign_id: str,
-        cycle: int,
-        *,
-        n_asked: int,
-        failed: list[FailedLabel],
-        label_ids: list[str],
-        **numbers: float,
-    ) -> LabelBatch:
-        n_labelled = n_asked - len(failed)
-        lost = any(one.required for one in failed)
-        none_came = n_labelled == 0 and n_asked > 0
-        return LabelBatch(
-            uuid=current_uuid(),
-            campaign_id=campaign_id,
-            cycle=cycle,
-            n_asked=n_asked,
-            n_labelled=n_labelled,
-            failed=sorted(failed, key=lambda one: not one.required),
-            label_ids=label_ids,
-            oracle_failing=lost or none_came or len(failed) > self.max_failed_fraction * n_asked,
-            **numbers,
-        )
+        counts = LabelCounts.of_parts(parts, n_asked, LABELS_PER_JOB)
+        return counts.to_batch(current_uuid(), campaign_id, cycle, self.max_failed_fraction)
 
 
 def load_source(uuid: str) -> ProposalDocument | SelectionDocument:

@@ -11,8 +11,10 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.code_settings import refused_settings
+from mlip_autopipec.oracle.electrons import Told, given_to, taken_by, with_keywords
 from mlip_autopipec.oracle.refused import refuse
-from mlip_autopipec.oracle.suitability import calculator_of
+from mlip_autopipec.oracle.suitability import calculator_of, takes_any_pbc
+from mlip_autopipec.structures.periodicity import boxed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
+
+
+_CP2K = ("atomate2.cp2k.jobs.base", "BaseCp2kMaker")
 
 
 def is_of_vasp(maker: Maker) -> TypeGuard[BaseVaspMaker]:
@@ -53,20 +58,89 @@ def check_settings(maker: Maker, elements: Sequence[str]) -> None:
         from mlip_autopipec.oracle.vasp import check_vasp
 
         check_vasp(maker, elements)
-    elif _is_of(maker, "atomate2.cp2k.jobs.base", "BaseCp2kMaker"):
+    elif _is_of(maker, *_CP2K):
         from mlip_autopipec.oracle.cp2k import check_cp2k
 
         check_cp2k(maker, elements)
     elif (calculator := calculator_of(maker)) is not None:
         settings = dict(getattr(maker, "calculator_kwargs", None) or {})
-        if given := getattr(maker, "input_data", None):
+        checked = getattr(maker, "input_to_check", None)
+        if given := checked() if checked is not None else getattr(maker, "input_data", None):
             settings["input_data"] = given
         refuse(calculator.rpartition(".")[2], refused_settings(calculator, settings))
 
 
-def run_static(maker: Maker, atoms: Atoms) -> Any:
-    """Run the job of a static maker in this process and this folder; return its document."""
-    static = maker.make(AseAtomsAdaptor.get_structure(atoms))
+def given_to_oracle(maker: Maker, atoms: Atoms) -> Atoms:
+    """
+    Return what an oracle is given of a structure: its atoms and cell; charge, spin and moments where it takes them.
+
+    Parameters
+    ----------
+    maker
+        A static maker.
+    atoms
+        The structure.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`~mlip_autopipec.oracle.electrons.given_to`.
+    """
+    taken = taken_by(maker)
+    if is_of_vasp(maker):
+        from mlip_autopipec.oracle.vasp_structure import TAKES
+
+        taken = TAKES
+    elif _is_of(maker, *_CP2K):
+        taken = frozenset(["charge", "multiplicity"])
+    return given_to(type(maker).__name__, taken, _with_vacuum(maker, atoms), calculator_of(maker))
+
+
+def _with_vacuum(maker: Maker, atoms: Atoms) -> Atoms:
+    """Return the structure in the cell that the oracle can compute: most are periodic whatever ``pbc`` says."""
+    if atoms.cell.rank == 3 and takes_any_pbc(maker):
+        return atoms
+    return boxed(atoms)
+
+
+def told_for(maker: Maker, atoms: Atoms) -> Told:
+    """
+    Return a maker as it computes one structure.
+
+    Parameters
+    ----------
+    maker
+        Is not changed.
+    atoms
+        As :func:`given_to_oracle` makes it.
+    """
+    if is_of_vasp(maker):
+        from mlip_autopipec.oracle.vasp_structure import for_vasp
+
+        return for_vasp(maker, atoms)
+    if _is_of(maker, *_CP2K):
+        from mlip_autopipec.oracle.cp2k import for_cp2k
+
+        return for_cp2k(maker, atoms)
+    structure = AseAtomsAdaptor.get_structure(atoms)
+    structure.properties = {key: value for key, value in structure.properties.items() if value is not None}
+    return Told(with_keywords(maker, atoms), structure)
+
+
+def run_static(maker: Maker, atoms: Atoms, told: Told | None = None) -> Any:
+    """
+    Run the job of a static maker in this process and this folder; return its document.
+
+    Parameters
+    ----------
+    maker, atoms
+        As for :func:`told_for`.
+    told
+        What :func:`told_for` returned, if that was asked already.
+    """
+    told = told or told_for(maker, atoms)
+    maker = told.maker
+    static = maker.make(told.structure)
     if not isinstance(static, Job):
         raise LabelError(f"{type(maker).__name__}.make returns a Flow; a label needs a maker of a single job")
     function = getattr(static.function, "original", static.function)

@@ -27,6 +27,7 @@ from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.kinds import Availability, OracleKind, added_packages
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.code_settings import refused_settings
+from mlip_autopipec.oracle.electrons import tell
 from mlip_autopipec.oracle.extracted import EnergyKind
 from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments
@@ -71,8 +72,8 @@ class AseStaticMaker(AseMaker):
         What the calculator's ``energy`` is, for calculators that state no ``free_energy``: ``potential_energy``
         or ``free_energy``. Only if its forces derive from that energy. None leaves it to the calculator.
     initial_moments_muB
-        Magnetic moment in Bohr magnetons that each atom of an element starts with; the calculator has to be told
-        to be spin-polarised by its own parameters.
+        Magnetic moment in Bohr magnetons that each atom of an element starts with, where the structure has no moments
+        of its own; the calculator has to be told to be spin-polarised by its own parameters.
     """
 
     name: str = "ASE static"
@@ -97,9 +98,10 @@ class AseStaticMaker(AseMaker):
             If the calculator failed, did not converge, or gave no energy or forces.
         """
         atoms = AseAtomsAdaptor.get_atoms(mol_or_struct, msonable=False)
-        if self.initial_moments_muB:
+        if self.initial_moments_muB and not atoms.has("initial_magmoms"):
             atoms.set_initial_magnetic_moments([self.initial_moments_muB.get(s, 0.0) for s in atoms.symbols])
         calculator = self._get_calculator()
+        tell(calculator, f"{type(calculator).__module__}.{type(calculator).__qualname__}", atoms)
         name = str(getattr(calculator, "name", type(calculator).__name__)).lower()
         started = time.perf_counter()
         directory = self._calculate(atoms, calculator, name)
@@ -111,9 +113,13 @@ class AseStaticMaker(AseMaker):
                 "its parameters may have to ask for them (tprnfor of Quantum ESPRESSO)"
             )
         stress = _voigt(results.get("stress"), name)
+        computed = mol_or_struct.copy()
+        computed.site_properties.pop("magmom", None)
+        for site, moment in zip(computed, _moments(results, len(atoms)), strict=False):
+            site.properties["magmom"] = moment
         return StaticTaskDoc.from_structure(
             meta_structure=mol_or_struct,
-            structure=mol_or_struct,
+            structure=computed,
             output=OutputDoc(
                 mol_or_struct=mol_or_struct,
                 energy=results.get("energy", energy),
@@ -150,6 +156,12 @@ class AseStaticMaker(AseMaker):
         if getattr(calculator, "converged", True) is False:
             raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
         return directory
+
+
+def _moments(results: Mapping[str, Any], n_atoms: int) -> list[float]:
+    """Return the computed moments of the atoms in Bohr magnetons; empty without any."""
+    moments = np.asarray(results.get("magmoms", ()), dtype=float)
+    return moments.tolist() if moments.shape == (n_atoms,) and moments.any() else []
 
 
 def _voigt(stress: Any, name: str) -> tuple[float, float, float, float, float, float] | None:

@@ -19,11 +19,12 @@ from mlip_autopipec.lammps import input_script, readback, startup, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
+from mlip_autopipec.processes import run_process
 from mlip_autopipec.settings import get_settings
 from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from ase import Atoms
 
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 STYLE = "pace/extrapolation"
 #: Seconds ``lmp -h`` may take; a launcher outside of a batch job may wait for ever.
 PROBE_TIMEOUT_S = 120
-#: Seconds between two looks at whether the first frame is there to be checked.
-POLL_S = 0.2
 ADVICE = (
     "install a LAMMPS built with the package ML-PACE (cmake -D PKG_ML-PACE=yes) and set "
     "MLIP_AUTOPIPEC_LAMMPS_CMD to its command, or use engine='library', which does without"
@@ -164,7 +163,12 @@ def run(
     try:
         (folder / input_script.INPUT).write_text(text)
         check = partial(startup.check_first_frame, folder, frame, potential, forces_too=settings.template is None)
-        code = _run_watched(command, folder, check)
+        code = run_process(
+            [*command, "-in", input_script.INPUT, "-log", input_script.LOG, "-screen", "none", "-nocite"],
+            folder / input_script.SCREEN,
+            _environment(command),
+            watch=check,
+        )
     except OSError as error:
         raise ExplorationError(f"LAMMPS cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     result = readback.read_result(
@@ -180,40 +184,3 @@ def run(
     for path in (folder / input_script.FRAMES, folder / input_script.FIRST, *folder.glob(input_script.LOOKS)):
         path.unlink(missing_ok=True)
     return result
-
-
-def _run_watched(command: Sequence[str], folder: Path, check: Callable[[], bool]) -> int:
-    """Run LAMMPS and return its exit code; ``check`` is called until it is true, and ends LAMMPS if it raises."""
-    checked = False
-    with (folder / input_script.SCREEN).open("w") as screen:
-        process = subprocess.Popen(
-            [*command, "-in", input_script.INPUT, "-log", input_script.LOG, "-screen", "none", "-nocite"],
-            cwd=folder,
-            env=_environment(command),
-            stdin=subprocess.DEVNULL,
-            stdout=screen,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            while True:
-                try:
-                    code = process.wait(timeout=POLL_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    checked = checked or check()
-            if not checked:
-                check()
-        except BaseException:
-            _end(process)
-            raise
-    return code
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end (a launcher passes that on to its ranks), then make it."""
-    process.terminate()
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -18,6 +18,7 @@ from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
+from mlip_autopipec.structures.electrons import take_over
 from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, gathered, shape_of
 
@@ -120,12 +121,20 @@ def run_exploration(
     result.engine = engine
     if atoms is not None and FROZEN in atoms.arrays:
         _mark_frozen(result, frozen_atoms(atoms))
+    if atoms is not None:  # LAMMPS knows nothing of electrons, and the labels of its frames need them
+        for frame in {id(f): f for f in (result.final, *result.frames, *_halted(result))}.values():
+            if len(frame) == len(atoms):
+                take_over(atoms, frame)
     if result.status is WalkStatus.TIMED_OUT and result.step <= start_step:
         raise ExplorationError(
             f"the wall time of {settings.wall_time_s} s was over after {result.seconds:.1f} s without one MD step from "
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def _halted(result: ExplorationResult) -> list[Atoms]:
+    return [] if result.halt is None else [result.halt.atoms]
 
 
 def _mark_frozen(result: ExplorationResult, still: NDArray[np.intp]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
+from mlip_autopipec.processes import run_process
 from mlip_autopipec.structures.intake import mass_of_elements
 
 if TYPE_CHECKING:
@@ -64,15 +64,7 @@ def run(
     try:
         (folder / input_script.INPUT).write_text(text)
         (folder / INPUT).write_text(json.dumps(task))
-        with (folder / LOG).open("w") as log:
-            code = subprocess.run(
-                [sys.executable, "-m", "mlip_autopipec.lammps.worker"],
-                cwd=folder,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            ).returncode
+        code = run_process([sys.executable, "-m", "mlip_autopipec.lammps.worker"], folder / LOG, environment)
     except OSError as error:
         raise ExplorationError(f"MD cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     if code != 0 or not (folder / OUTPUT).is_file():

@@ -9,13 +9,14 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.loop.walkers import is_proven
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 if TYPE_CHECKING:
-    from mlip_autopipec.schemas.loop import LoopState
+    from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
 
 @renamed_fields(property_gate="criterion")
@@ -38,6 +39,10 @@ class StopRule(MSONable):
         When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
         potential is compared with them before it is trained on them. If an error is larger than it may be, they are
         learnt and all walkers begin anew with other seeds. 0: halt-free MD is believed.
+    prove
+        Whether each walker has to do its full length from its start with the final potential before the loop converges.
+        A walker that was resumed after a halt may be in a state that only an earlier, worse potential leads to; this
+        costs one more run of its MD, and labels only where that halts.
     max_relative_force_error, force_error_floor_meV_A
         Where ``accuracy`` does not say otherwise, an error may be this share of what the labels vary by: of forces, of
         their root mean square, and at least this many meV/A; of energies, of their spread, and at least 10 meV/atom; of
@@ -55,6 +60,7 @@ class StopRule(MSONable):
     max_hours: float | None = None
     max_repeats: int = 4
     n_check_labels: int = 2
+    prove: bool = True
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
     criterion: Criterion | None = None
@@ -83,27 +89,36 @@ class StopRule(MSONable):
         """Return how many labels may still be computed; None for no limit."""
         return None if self.max_labels is None else self.max_labels - state.n_labels
 
+    def unproven(self, state: LoopState) -> list[WalkerState]:
+        """Return the walkers that have to run from their start with the present potential, when all have completed."""
+        if not self.prove or any(w.status != "CONVERGED" for w in state.walkers):
+            return []
+        return [w for w in state.walkers if not is_proven(w, state.potential_id)]
+
     def needs_check(self, state: LoopState) -> bool:
         """Whether the potential is to be compared with labels from MD without halts."""
         completed = all(w.status == "CONVERGED" for w in state.walkers)
         checked = state.check is not None and state.check.potential_id == state.potential_id
         asked = self.n_check_labels > 0 or self.criterion is not None
-        return asked and completed and not checked
+        return asked and completed and not checked and not self.unproven(state)
 
     def judge(self, state: LoopState) -> tuple[LoopStatus, str]:
         """Decide whether the loop goes on, and say why."""
         open_walkers = [w for w in state.walkers if w.status != "CONVERGED"]
         completed = f"all {len(state.walkers)} walkers completed without a halt"
         passed = state.check is None or state.check.passed
-        if not open_walkers and not self.needs_check(state) and passed:
+        unproven = self.unproven(state)
+        if not open_walkers and not unproven and not self.needs_check(state) and passed:
             checked = "" if state.check is None else f"; {state.check.describe()}"
-            return LoopStatus.CONVERGED, completed + checked
-        if state.check is not None and state.check.is_still and not open_walkers:
+            whole = ", from their start and with the final potential" if self.prove else ""
+            return LoopStatus.CONVERGED, completed + whole + checked
+        settled = not open_walkers and not unproven
+        if state.check is not None and state.check.is_still and settled:
             return LoopStatus.STALLED, (
                 f"the atoms hardly move in MD (root mean square force {state.check.forces_rms_meV_A:.2g} meV/A), so "
                 "that its frames prove nothing; look at temperature and thermostat"
             )
-        if state.check is not None and not state.check.passed and not state.check.teaches and not open_walkers:
+        if state.check is not None and not state.check.passed and not state.check.teaches and settled:
             found = state.check.describe()
             if state.check.beyond_budget:
                 return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {completed}; {found}"
@@ -121,9 +136,12 @@ class StopRule(MSONable):
         if stuck:
             return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
         left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
+        if unproven:
+            left = f"{completed}, {len(unproven)} of them still have to run from their start with the final potential"
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
-        if self.max_labels is not None and state.n_labels >= self.max_labels:
+        labels_wanted = not unproven or self.n_check_labels > 0 or self.criterion is not None
+        if self.max_labels is not None and state.n_labels >= self.max_labels and labels_wanted:
             return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {left}"
         if self.max_hours is not None and state.hours >= self.max_hours:
             return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"

@@ -67,6 +67,10 @@ class Event(StrEnum):
     """There was no potential."""
     BEGUN_ANEW = "begun_anew"
     """It has to take another way, with other velocities: a check failed, or it kept exploding."""
+    PROOF = "proof"
+    """It completed, but not from its start with the final potential: it runs once more, with other velocities."""
+    ROLLED_BACK = "rolled_back"
+    """Its state is out of thermal reach by the oracle: the walk is thrown away, it goes back to its start."""
     EXTENDED = "extended"
     """The campaign was extended: the count of halts without progress starts again at zero."""
     LENGTHENED = "lengthened"
@@ -88,6 +92,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     **{(state, event): follows for state in _DUE for event, follows in _RUN.items()},
     (State.WAITING, Event.RELEASED): State.PENDING,
     **{(state, Event.BEGUN_ANEW): State.PENDING for state in (*_DUE, State.CONVERGED)},
+    (State.CONVERGED, Event.PROOF): State.PENDING,
+    **{
+        (state, Event.ROLLED_BACK): State.PENDING
+        for state in (State.HALTED, State.CRASHED, State.TIMED_OUT, State.NOT_RUN, State.CONVERGED)
+    },
     **{(state, Event.EXTENDED): state for state in State},
     **{(state, Event.LENGTHENED): state for state in State},
     (State.CONVERGED, Event.LENGTHENED): State.PENDING,
@@ -112,6 +121,8 @@ class Outcome:
         uuid of the walk.
     reason, gamma_max, atom_index
         Of a halt.
+    potential_id
+        uuid of the potential it ran with.
     learnt_before
         Whether the frame it had halted at before was labelled and trained on.
     partly
@@ -123,6 +134,7 @@ class Outcome:
     reason: str | None = None
     gamma_max: float | None = None
     atom_index: int | None = None
+    potential_id: str | None = None
     learnt_before: bool = False
     partly: bool = False
 
@@ -157,7 +169,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     outcome
         Of the run; needed by ``completed``, ``timed_out`` and the halts.
     seed
-        Of the campaign; needed by ``begun_anew``.
+        Of the campaign; needed by ``begun_anew``, ``proof`` and ``rolled_back``.
 
     Raises
     ------
@@ -168,8 +180,10 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     if (before, event) not in TRANSITIONS:
         raise MLIPError(f"walker {walker.index} is {before}; the event '{event}' is invalid in this state")
     after = TRANSITIONS[before, event]
-    if event is Event.BEGUN_ANEW:
+    if event in (Event.BEGUN_ANEW, Event.PROOF):
         return _begun_anew(walker, seed)
+    if event is Event.ROLLED_BACK:
+        return _rolled_back(walker, seed)
     update: dict[str, Any] = {"status": str(after), **_STORED.get(after, {})}
     if event in (Event.EXTENDED, Event.LENGTHENED):
         # its verdict was about halts that no longer count
@@ -191,6 +205,9 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
     found: dict[str, Any] = {
         "step": outcome.step,
         "walk_id": outcome.walk_id,
+        "only_potential_id": outcome.potential_id
+        if walker.walk_id is None or walker.only_potential_id == outcome.potential_id
+        else None,
         "reason": outcome.reason,
         "gamma_max": outcome.gamma_max,
         "atom_index": outcome.atom_index,
@@ -239,6 +256,7 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
     outcome = Outcome(
         step=walk.step,
         walk_id=walk.uuid,
+        potential_id=walk.potential_id,
         reason=walk.reason if halted else None,
         gamma_max=walk.gamma_max if halted else None,
         atom_index=walk.atom_index,
@@ -249,7 +267,17 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
 
 
 def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
-    kept = {"index", "formula", "condition", "start_id", "start_index", "start_volume_A3", "n_halts"}
+    kept = {
+        "index",
+        "formula",
+        "condition",
+        "start_id",
+        "start_index",
+        "start_volume_A3",
+        "n_halts",
+        "n_rolled_back",
+        "steps_thrown_away",
+    }
     replica = walker.replica + 1
     new_seed = derive_seed(seed, SeedPurpose.WALKER, walker.index, replica)
     return WalkerState(**walker.model_dump(include=kept), seed=new_seed, replica=replica)
@@ -258,6 +286,31 @@ def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
 def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
     """Let walkers take other ways; those that still wait for the rung below go on waiting."""
     return [w if state_of(w) is State.WAITING else happened(w, Event.BEGUN_ANEW, seed=seed) for w in walkers]
+
+
+def _rolled_back(walker: WalkerState, seed: int) -> WalkerState:
+    """Throw the walk away. Halts on the new one are no progress before it is as far as the old one."""
+    return _begun_anew(walker, seed).model_copy(
+        update={
+            "n_repeats": walker.n_repeats + 1,
+            "stuck_at": max(walker.step, walker.stuck_at),
+            "n_rolled_back": walker.n_rolled_back + 1,
+            "steps_thrown_away": walker.steps_thrown_away + walker.step,
+        }
+    )
+
+
+def is_proven(walker: WalkerState, potential_id: str | None) -> bool:
+    """Whether a walker did its whole length from its start with this potential (its uuid), without a halt."""
+    return state_of(walker) is State.CONVERGED and walker.only_potential_id == potential_id
+
+
+def sent_to_proof(walkers: Sequence[WalkerState], potential_id: str | None, seed: int) -> list[WalkerState]:
+    """Let completed walkers that are not proven with this potential run once more from their start."""
+    return [
+        happened(w, Event.PROOF, seed=seed) if state_of(w) is State.CONVERGED and not is_proven(w, potential_id) else w
+        for w in walkers
+    ]
 
 
 def given_another_way(walker: WalkerState, seed: int) -> WalkerState:

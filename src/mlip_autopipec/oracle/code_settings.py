@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.oracle.refused import LEAVE_OUT, Rule, broken, one_of, other_than, switched_on
+from mlip_autopipec.oracle.refused import Rule, broken, one_of, other_than, switched_on
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
 if TYPE_CHECKING:
@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 _AT_REST = "the atoms move, and energy and forces would be of another structure"
 _CHARGED = "every cell, of any size, would have this charge, isolated atoms too"
+_OF_STRUCTURE = "give it to the structure that has it (info['charge'])"
+_SPIN = "every cell, of any size, would have this spin, isolated atoms too"
+_SPIN_OF_STRUCTURE = "give it to the structure that has it (info['multiplicity'])"
 _FIELD = "a potential of positions alone cannot hold an external field"
 _PENALTY = "a penalty is in the energy"
 _ONE = "several calculations are made in one run"
+#: Of a whole cell; in the input of a charged structure because of that structure.
+CHARGE_OF_CP2K = "FORCE_EVAL/DFT/CHARGE"
 
 
 def _field_of_pw(value: Any, settings: Mapping[str, Any]) -> bool:
@@ -29,7 +34,7 @@ def _negative(value: Any, settings: Mapping[str, Any]) -> bool:
 
 def _more_than_one(value: Any, settings: Mapping[str, Any]) -> bool:
     del settings
-    return float(value) > 1
+    return value is not None and float(value) > 1
 
 
 def _potential_without_energy(value: Any, settings: Mapping[str, Any]) -> bool:
@@ -43,8 +48,13 @@ def _potential_without_energy(value: Any, settings: Mapping[str, Any]) -> bool:
 ESPRESSO = (
     Rule("calculation", other_than("scf"), "no single self-consistent calculation is made", "set scf"),
     Rule("scf_must_converge", lambda v, _: not switched_on(v), "an unconverged field would not be an error"),
-    Rule("tot_charge", switched_on, _CHARGED, f"{LEAVE_OUT}; charged cells are not labelled"),
-    Rule("tefield", _field_of_pw, _FIELD, "leave it out, or set eamp = 0 if it is for the dipole correction"),
+    Rule("tot_charge", switched_on, _CHARGED, _OF_STRUCTURE),
+    Rule(
+        "tefield",
+        _field_of_pw,
+        _FIELD,
+        "leave it out; for the dipole correction of slabs set tefield and dipfield alone, or eamp = 0",
+    ),
     Rule("lelfield", switched_on, _FIELD),
     Rule("b_field", switched_on, _FIELD),
     Rule("gate", switched_on, "a charged plate is part of the energy"),
@@ -64,8 +74,8 @@ ABINIT = (
     Rule("iscf", _negative, "the density is kept, so the energy is not the one of the ground state"),
     Rule("ndtset", switched_on, _ONE),
     Rule("nimage", _more_than_one, _ONE),
-    Rule("charge", switched_on, _CHARGED, f"{LEAVE_OUT}; charged cells are not labelled"),
-    Rule("cellcharge", switched_on, _CHARGED, f"{LEAVE_OUT}; charged cells are not labelled"),
+    Rule("charge", switched_on, _CHARGED, _OF_STRUCTURE),
+    Rule("cellcharge", switched_on, _CHARGED, _OF_STRUCTURE),
     Rule("berryopt", one_of(4, 6, 7, 14, 16, 17), _FIELD),
     Rule("zeemanfield", switched_on, _FIELD),
     Rule("magconon", switched_on, _PENALTY),
@@ -75,10 +85,15 @@ ABINIT = (
     Rule("natfix", switched_on, "constraints change forces"),
     Rule("natcon", switched_on, "constraints change forces"),
 )
+TBLITE = (
+    Rule("charge", switched_on, _CHARGED, _OF_STRUCTURE),
+    Rule("multiplicity", _more_than_one, _SPIN, _SPIN_OF_STRUCTURE),
+    Rule("electric_field", switched_on, _FIELD),
+)
 #: Keywords and sections by their path in the input.
 CP2K = (
     Rule("GLOBAL/RUN_TYPE", other_than("ENERGY_FORCE", "ENERGY"), _AT_REST, "set ENERGY_FORCE"),
-    Rule("FORCE_EVAL/DFT/CHARGE", switched_on, _CHARGED, f"{LEAVE_OUT}; charged cells are not labelled"),
+    Rule(CHARGE_OF_CP2K, switched_on, _CHARGED, _OF_STRUCTURE),
     Rule("FORCE_EVAL/RESCALE_FORCES", switched_on, "large forces are made smaller"),
     *(
         Rule(f"FORCE_EVAL/{name}", switched_on, _FIELD)
@@ -149,7 +164,7 @@ def _of_abinit(settings: Mapping[str, Any]) -> list[str]:
 def _of_cp2k(settings: Mapping[str, Any]) -> list[str]:
     given = {**cp2k_settings(str(settings.get("inp") or ""))}
     if switched_on(settings.get("charge", 0)):
-        given["FORCE_EVAL/DFT/CHARGE"] = settings["charge"]
+        given[CHARGE_OF_CP2K] = settings["charge"]
     reasons = broken(CP2K, given)
     if diagonal_stress(given):
         reasons.append(
@@ -173,6 +188,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "ase.calculators.cp2k.CP2K": _of_cp2k,
     "ase.calculators.vasp.Vasp": _of_vasp,
     "ase.calculators.vasp.vasp.Vasp": _of_vasp,
+    "tblite.ase.TBLite": lambda settings: broken(TBLITE, settings),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,16 @@ from monty.os.path import zpath
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
-from mlip_autopipec.oracle.code_settings import CP2K, cp2k_settings, diagonal_stress
+from mlip_autopipec.oracle.code_settings import CHARGE_OF_CP2K, CP2K, cp2k_settings, diagonal_stress
+from mlip_autopipec.oracle.electrons import Told
 from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.refused import broken, crystal_of, refuse
+from mlip_autopipec.structures.electrons import charge_of, multiplicity_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from ase import Atoms
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -56,7 +61,31 @@ def check_cp2k(maker: Any, elements: Sequence[str]) -> None:
     refuse("CP2K", broken(CP2K, cp2k_settings(text)))
 
 
-def label_from_cp2k(document: Any) -> ExtractedLabel:
+def for_cp2k(maker: Any, atoms: Atoms) -> Told:
+    """
+    Return a maker of CP2K as it computes one structure, with its charge and multiplicity.
+
+    Parameters
+    ----------
+    maker
+        Is not changed.
+    atoms
+        As :func:`~mlip_autopipec.oracle.electrons.given_to` makes it.
+    """
+    structure = AseAtomsAdaptor.get_structure(atoms)
+    structure.properties = {}
+    told: dict[str, Any] = {}
+    if charge := charge_of(atoms):
+        structure.set_charge(charge)
+        told[CHARGE_OF_CP2K] = None
+    if (multiplicity := multiplicity_of(atoms)) is not None:
+        maker = deepcopy(maker)
+        generator = maker.input_set_generator
+        generator.user_input_settings = {**generator.user_input_settings, "multiplicity": multiplicity}
+    return Told(maker, structure, told)
+
+
+def label_from_cp2k(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:
     """
     Read a label off the ``TaskDocument`` of ``atomate2.cp2k``.
 
@@ -64,6 +93,13 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
     as CP2K printed them, and an unconverged field counts as a success there: the units, and whether the field
     converged, are read from ``cp2k.out`` in the folder of the run, its settings from ``cp2k.inp``. A stress of which
     CP2K computed the diagonal alone is left out.
+
+    Parameters
+    ----------
+    document
+        Of the run.
+    of_structure
+        Settings that were made for this structure, as in :class:`~mlip_autopipec.oracle.electrons.Told`.
 
     Raises
     ------
@@ -78,7 +114,7 @@ def label_from_cp2k(document: Any) -> ExtractedLabel:
         raise LabelError(f"{file} is missing; the units of CP2K's forces and stress are in this file only")
     with zopen(file, mode="rt", encoding="utf-8", errors="replace") as stream:
         printed = str(stream.read())
-    settings = _settings_of(file.parent)
+    settings = {key: value for key, value in _settings_of(file.parent).items() if key not in (of_structure or {})}
     if reasons := broken(CP2K, settings):
         raise LabelError(f"the numbers of CP2K in {file.parent} are not those of a label: {'. '.join(reasons)}")
     if "SCF run NOT converged" in printed:

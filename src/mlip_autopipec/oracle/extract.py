@@ -13,21 +13,21 @@ from mlip_autopipec.oracle.ase_calculators import label_from_ase
 from mlip_autopipec.oracle.cp2k import label_from_cp2k
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
 
-def _label_from_vasp(document: Any) -> ExtractedLabel:
+def _label_from_vasp(document: Any, of_structure: Mapping[str, Any]) -> ExtractedLabel:
     # here, since it imports all of atomate2's VASP
     from mlip_autopipec.oracle.vasp import label_from_vasp
 
-    return label_from_vasp(document)
+    return label_from_vasp(document, of_structure)
 
 
 # by module and class: several codes call their document TaskDoc
-_READERS: dict[str, Callable[[Any], ExtractedLabel]] = {
-    "atomate2.ase.schemas.AseStructureTaskDoc": label_from_ase,
+_READERS: dict[str, Callable[[Any, Mapping[str, Any]], ExtractedLabel]] = {
+    "atomate2.ase.schemas.AseStructureTaskDoc": lambda document, _: label_from_ase(document),
     "atomate2.cp2k.schemas.task.TaskDocument": label_from_cp2k,
     "emmet.core.tasks.TaskDoc": _label_from_vasp,
     "emmet.core.tasks.CoreTaskDoc": _label_from_vasp,
@@ -46,7 +46,7 @@ _NOT_PROVEN = {
 }
 
 
-def extract_label(document: Any) -> ExtractedLabel:
+def extract_label(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:
     """
     Read a label off a task document.
 
@@ -55,6 +55,8 @@ def extract_label(document: Any) -> ExtractedLabel:
     document
         The document of an ASE calculator (atomate2's ``AseStructureTaskDoc``), of VASP (emmet's ``TaskDoc``) or of
         CP2K (atomate2's ``TaskDocument``).
+    of_structure
+        Settings that were made for this structure, as in :class:`~mlip_autopipec.oracle.electrons.Told`.
 
     Raises
     ------
@@ -64,7 +66,7 @@ def extract_label(document: Any) -> ExtractedLabel:
     names = [f"{cls.__module__}.{cls.__qualname__}" for cls in type(document).__mro__]
     for name in names:
         if name in _READERS:
-            return _READERS[name](document)
+            return _READERS[name](document, of_structure or {})
     known = "Known are the documents of ASE calculators, VASP and CP2K; see docs/oracles.md"
     for name in names:
         if name in _NOT_PROVEN:

@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
+from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
@@ -271,9 +272,11 @@ def _labelled(atoms: Atoms, values: Mapping[str, Any], name: str, keys: _Keys) -
         if np.abs(stress).max() > 0 or np.abs(forces).max() == 0:  # all zero: it was not computed
             results["stress"] = stress
     labelled = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    # charge and spin travel on to be looked at
-    kept = ("split", "config_type", "charge", "total_charge", "spin", "multiplicity")
+    kept = ("split", "config_type", *CHARGES, *MULTIPLICITIES)
     labelled.info = {key: atoms.info[key] for key in kept if key in atoms.info}
+    for array in ("initial_charges", "initial_magmoms"):
+        if array in atoms.arrays:
+            labelled.set_array(array, atoms.arrays[array])
     if len(atoms) == 1 and str(atoms.info.get("config_type", "")).lower() in _ISOLATED:
         mark(labelled, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
     labelled.calc = SinglePointCalculator(labelled, **results)

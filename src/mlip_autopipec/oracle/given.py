@@ -13,7 +13,8 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
-from mlip_autopipec.structures.intake import refuse_charge_and_spin
+from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
+from mlip_autopipec.structures.intake import refuse_numbers, take_electrons
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
 if TYPE_CHECKING:
@@ -104,6 +105,9 @@ def take_in_labels(
             f"labels: energy and free_energy differ in {n_other} of {len(frames)} (by up to {largest:.3g} eV); "
             "free_energy is used, which the forces derive from"
         )
+    if charged := [atoms for atoms in frames if has_total(atoms)]:
+        said.append(f"labels: {len(charged)} of {len(frames)} have {told(charged[0])}; ACE itself knows no charges")
+    check_one_state(frames, "the labels")
     for look in (_forces_and_stress, _contacts, _energies):
         _refuse(look(frames, where))
     said += _lone_atoms(frames, where)
@@ -123,7 +127,7 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
         )
     if len(atoms) == 0:
         raise InvalidInputError(f"{name} has no atoms; leave it out")
-    refuse_charge_and_spin(atoms, name)
+    refuse_numbers(atoms, name)
     forces = np.array(results["forces"], dtype=float)
     if forces.shape != (len(atoms), 3):
         raise InvalidInputError(f"{name} has forces of shape {forces.shape} for {len(atoms)} atoms")
@@ -142,7 +146,10 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
     if results.get("magmoms") is not None:
         values["magmoms"] = results["magmoms"]
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    bare.info = dict(atoms.info)
+    bare.info = {key: value for key, value in atoms.info.items() if key not in (CHARGE, MULTIPLICITY)}
+    take_electrons(atoms, atoms, bare, name)
+    if charge_of(bare):
+        values.pop("stress", None)  # it holds the field of the background that makes the cell neutral
     bare = right_handed(bare)
     bare.calc = SinglePointCalculator(bare, **values)
     other = results.get("energy")
@@ -196,7 +203,7 @@ def _lone_atoms(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     alone: dict[str, tuple[float, str]] = {}
     said = []
     for atoms, name in zip(frames, names, strict=True):
-        if len(atoms) != 1 or len(neighbours("ij", atoms, _ALONE_A)[0]):
+        if len(atoms) != 1 or charge_of(atoms) or len(neighbours("ij", atoms, _ALONE_A)[0]):
             continue
         if "split" not in atoms.info:
             mark(atoms, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)

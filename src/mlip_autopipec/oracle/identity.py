@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms
 
+from mlip_autopipec.structures.electrons import charge_of, moments_of, multiplicity_of, take_over
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -60,8 +62,12 @@ def former_keys(atoms: Atoms, asked: OracleRecord) -> list[str]:
 
 
 def bare(atoms: Atoms) -> Atoms:
-    """Return what an oracle is given of a structure: elements, positions, cell and periodicity."""
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    """
+    Return what an oracle is given of a structure.
+
+    Elements, positions, cell and periodicity; charge, spin multiplicity and initial magnetic moments where it has them.
+    """
+    return take_over(atoms, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc))
 
 
 def canonical_form(atoms: Atoms) -> dict[str, Any]:
@@ -69,7 +75,8 @@ def canonical_form(atoms: Atoms) -> dict[str, Any]:
     Return cell and atoms as integers in one form, out of all that describe the same structure.
 
     The cell is turned into lower triangular form, positions are wrapped along periodic directions, and atoms are
-    sorted by element and position. Cells that do not span space stay as they are.
+    sorted by element and position. Cells that do not span space stay as they are. Charge, multiplicity and moments are
+    there only where a structure has them, so that the keys of all others stay what they were.
     """
     if atoms.cell.rank == 3:
         cell, _ = atoms.cell.standard_form()
@@ -78,12 +85,19 @@ def canonical_form(atoms: Atoms) -> dict[str, Any]:
     else:
         cell, steps = atoms.cell, _whole(atoms.positions / _LENGTH_A)
     order = np.lexsort((steps[:, 2], steps[:, 1], steps[:, 0], atoms.numbers))
-    return {
+    form: dict[str, Any] = {
         "cell": _whole(np.asarray(cell) / _LENGTH_A).tolist(),
         "pbc": [bool(p) for p in atoms.pbc],
         "numbers": atoms.numbers[order].tolist(),
         "positions": steps[order].tolist(),
     }
+    if charge := charge_of(atoms):
+        form["charge"] = charge
+    if (multiplicity := multiplicity_of(atoms)) is not None:
+        form["multiplicity"] = multiplicity
+    if (moments := moments_of(atoms)) is not None:
+        form["moments"] = [round(float(moment), 2) for moment in moments[order]]
+    return form
 
 
 def _whole(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.oracle.vasp_tags import PER_SPECIES, stress_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 #: INCAR keys that do not change the energy, forces and stress of a converged static calculation. A key that is not
 #: here counts as physics, so that a new one is never overlooked. Values with which they would change them (ALGO None,
@@ -211,7 +211,7 @@ def corrections(document: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     return found
 
 
-def vasp_record(document: Any) -> OracleRecord:
+def vasp_record(document: Any, of_structure: Mapping[str, Any] | None = None) -> OracleRecord:
     """
     Make the record of a VASP run from its document.
 
@@ -222,16 +222,19 @@ def vasp_record(document: Any) -> OracleRecord:
     ----------
     document
         An emmet ``TaskDoc``.
+    of_structure
+        Tags that were set for this structure alone, and their values for all others; None where they have none.
     """
-    used = document.calcs_reversed[0].input
-    settings = physics(used.incar)
+    used, others = document.calcs_reversed[0].input, of_structure or {}
+    settings = {key: value for key, value in physics(used.incar).items() if key not in others}
+    settings |= {key: normal(value) for key, value in others.items() if value is not None}
     settings.setdefault("ENCUT", normal((used.parameters or {}).get("ENMAX")))
     species = [symbol.split("_")[0] for symbol in used.potcar or []]
     for key in PER_SPECIES:
         if key in settings and isinstance(settings[key], list) and len(settings[key]) == len(species):
             settings[key] = dict(zip(species, settings[key], strict=True))
     kspacing, mesh = settings.pop("KSPACING", None), None
-    if used.kpoints is not None and not _follows_from(used, kspacing):
+    if used.kpoints is not None and "KSPACING" not in others and not _follows_from(used, kspacing):
         kspacing, mesh = None, _mesh(used.kpoints)
     return OracleRecord.of(
         "VASP",

@@ -34,6 +34,15 @@ _NEEDED = {
     "ase.calculators.lj.LennardJones": ("sigma", "epsilon"),
     "ase.calculators.morse.MorsePotential": ("epsilon", "r0", "rho0"),
 }
+#: Potentials of positions alone: they have no electrons, and take any periodicity.
+POTENTIALS = frozenset(
+    [
+        "ase.calculators.emt.EMT",
+        "ase.calculators.lj.LennardJones",
+        "ase.calculators.morse.MorsePotential",
+        "ase.calculators.eam.EAM",
+    ]
+)
 _EMT = frozenset(["ase.calculators.emt.EMT"])
 _EAM = frozenset(["ase.calculators.eam.EAM"])
 _TBLITE = frozenset(["tblite.ase.TBLite"])
@@ -54,6 +63,22 @@ def calculator_of(maker: Any) -> str | None:
     if named:
         return str(named)
     return next((_OF_MAKERS[cls.__name__] for cls in type(maker).__mro__ if cls.__name__ in _OF_MAKERS), None)
+
+
+def takes_any_pbc(maker: Any) -> bool:
+    """
+    Return whether an oracle computes structures that are periodic along some cell vectors only.
+
+    Codes with plane waves repeat every cell in three directions, and so do GFN-xTB and others where one is periodic.
+    A maker of one's own says so by an attribute ``any_pbc``.
+
+    Parameters
+    ----------
+    maker
+        A static maker.
+    """
+    own = getattr(maker, "any_pbc", None)
+    return bool(own) if own is not None else calculator_of(maker) in POTENTIALS
 
 
 def check_elements(maker: Any, elements: Sequence[str]) -> None:

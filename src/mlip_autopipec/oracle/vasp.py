@@ -24,10 +24,11 @@ from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, o
 from mlip_autopipec.oracle.record import OracleRecord, beside_the_input, class_name
 from mlip_autopipec.oracle.refused import crystal_of, refuse
 from mlip_autopipec.oracle.vasp_failures import unconverged
+from mlip_autopipec.oracle.vasp_structure import without_electrons
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ase import Atoms
     from custodian.custodian import ErrorHandler
@@ -209,7 +210,8 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     maker
         An atomate2 maker of VASP.
     atoms
-        The structure.
+        The structure. Charge, multiplicity and moments of its own, and what is set along its vacuum
+        (:func:`~mlip_autopipec.oracle.vasp_structure.for_vasp`), are no part of what is returned.
 
     Raises
     ------
@@ -219,7 +221,8 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     """
     # making the input leaves the structure on the input set
     input_set: Any = deepcopy(maker.input_set_generator)
-    inputs = input_set.get_input_set(AseAtomsAdaptor.get_structure(bare(atoms)), prev_dir=None, potcar_spec=True)
+    structure = AseAtomsAdaptor.get_structure(bare(without_electrons(atoms)))
+    inputs = input_set.get_input_set(structure, prev_dir=None, potcar_spec=True)
     incar = dict(inputs.get("INCAR") or {})
     if maker.write_input_set_kwargs.get("apply_incar_updates", True):
         incar.update(ATOMATE2.VASP_INCAR_UPDATES)
@@ -284,11 +287,18 @@ def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
         logger.debug("no INCAR was made to look at", exc_info=True)
 
 
-def label_from_vasp(document: Any) -> ExtractedLabel:
+def label_from_vasp(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:
     """
     Read a label off an emmet ``TaskDoc``.
 
     A stress of which VASP computed no or not all components (ISIF 0 or 1) is left out.
+
+    Parameters
+    ----------
+    document
+        Of the run.
+    of_structure
+        Tags that were set for this structure, as in :class:`~mlip_autopipec.oracle.electrons.Told`.
 
     Raises
     ------
@@ -301,7 +311,9 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
         raise LabelError(f"the VASP document in {where} holds no ionic step; keep store_trajectory at NO")
     last = steps[-1]
     incar, parameters = calculation.input.incar or {}, calculation.input.parameters or {}
-    if reasons := refused_tags({key: normal(value) for key, value in incar.items()}, parameters):
+    own = dict(of_structure or {})
+    tags = {key: normal(value) for key, value in incar.items() if key not in own}
+    if reasons := refused_tags(tags, {key: value for key, value in parameters.items() if key not in own}):
         raise LabelError(f"the numbers of VASP in {where} are not those of a label: {'. '.join(reasons)}")
     if not last.electronic_steps:
         raise LabelError(f"VASP in {where} made no electronic step: its forces are not DFT's (ML_LMLFF?)")
@@ -331,4 +343,4 @@ def label_from_vasp(document: Any) -> ExtractedLabel:
     stress = output.stress if stress_mode(incar, parameters) == stress_mode({"ISIF": 2}) else None
     label = labelled(output.structure, last.e_fr_energy, output.forces, stress, "free_energy")
     corrected = tuple(errors for errors, _ in corrections(document))
-    return replace(label, record=vasp_record(document), corrections=corrected)
+    return replace(label, record=vasp_record(document, own), corrections=corrected)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from monty.json import MSONable
@@ -11,6 +13,8 @@ from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pyace import BBasisConfiguration
 
 #: Default cutoff (Angstrom) for a linear fit of a given number of functions, and the number of version 0.1.
 LINEAR_CUTOFF, LINEAR_FUNCTIONS = 5.0, 30
@@ -30,6 +34,8 @@ GRADIENT_SHAPE = {
     "TERNARY": ([15, 3, 3, 2, 1], [0, 2, 2, 1, 1]),
     "ALL": ([15, 3, 2, 1, 1], [0, 2, 2, 1, 1]),
 }
+#: So many functions of a block are remembered.
+_MOST_IN_A_BLOCK = 1500
 # in a potential section these start from another potential, which is not the basis' business
 _STARTS = ("filename", "initial_potential", "reset")
 
@@ -136,6 +142,35 @@ class BasisSettings(MSONable):
             "functions": {"number_of_functions_per_element": number, **self._shape(linear)},
         }
 
+    def configuration(self, elements: Sequence[str]) -> BBasisConfiguration:
+        """
+        Return the basis as pyace creates it of :meth:`section`, with coefficients zero.
+
+        pyace checks and sorts all functions within the limits of the shape before it takes the first of them: tens of
+        thousands for an alloy, in seconds. Here the first are taken at once.
+
+        Parameters
+        ----------
+        elements
+            Chemical symbols; their order does not matter.
+        """
+        from pyace import create_multispecies_basis_config
+        from pyace.multispecies_basisextension import clean_bbasisconfig, extend_multispecies_basis
+
+        section = self.section(elements)
+        if self.potential_section is not None:
+            return create_multispecies_basis_config(section)
+        number = section["functions"]["number_of_functions_per_element"]
+        full, n_blocks = _first_functions(
+            json.dumps(replace(self, number_of_functions_per_element=1).section(elements), sort_keys=True)
+        )
+        each = number * len(section["elements"]) // n_blocks
+        if not 0 < each <= _MOST_IN_A_BLOCK:
+            return create_multispecies_basis_config(section)
+        empty = full.copy()
+        clean_bbasisconfig(empty)
+        return extend_multispecies_basis(empty, full.copy(), "power_order", each)
+
     def _shape(self, linear: bool) -> dict[str, dict[str, list[int]]]:
         """Write the radial and angular limits of each block."""
         if (self.nradmax_by_orders is None) != (self.lmax_by_orders is None):
@@ -148,6 +183,27 @@ class BasisSettings(MSONable):
         else:
             blocks = {"ALL": LINEAR_SHAPE} if linear else GRADIENT_SHAPE
         return {name: {"nradmax_by_orders": list(n), "lmax_by_orders": list(m)} for name, (n, m) in blocks.items()}
+
+
+@lru_cache(maxsize=8)
+def _first_functions(section: str) -> tuple[BBasisConfiguration, int]:
+    """Return a basis with the functions of lowest order of each block of a section, and the number of blocks."""
+    from pyace import BBasisConfiguration
+    from pyace.basisextension import sort_funcspecs_list
+    from pyace.multispecies_basisextension import (
+        create_multispecies_basisblocks_list,
+        validate_bonds_nradmax_lmax_nradbase,
+    )
+
+    given = json.loads(section)
+    blocks = create_multispecies_basisblocks_list(given)
+    for block in blocks:
+        block.funcspecs = sort_funcspecs_list(block.funcspecs, "power_order")[:_MOST_IN_A_BLOCK]
+    configuration = BBasisConfiguration()
+    configuration.deltaSplineBins = given["deltaSplineBins"]
+    configuration.funcspecs_blocks = blocks
+    validate_bonds_nradmax_lmax_nradbase(configuration)
+    return configuration, len(blocks)
 
 
 def _complete(section: Mapping[str, Any], symbols: list[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.examine import LARGEST, examine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from pyace.grace_fs import GRACEFSBasisSet, GRACEFSBEvaluator
 
     from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
+
+
+#: Most bytes of an active set.
+_LARGEST_ASI = 4 * 2**30
 
 
 class PotentialPaths(NamedTuple):
@@ -67,13 +72,48 @@ class ACEPotential:
         yaml_path: str | Path,
         asi_path: str | Path | None = None,
         reference_energies: Mapping[str, float] | None = None,
+        *,
+        examined: bool = False,
     ) -> ACEPotential:
-        """Read a potential made by pacemaker (or by :meth:`write`) from disk."""
+        """
+        Read a potential made by pacemaker (or by :meth:`write`) from disk.
+
+        Parameters
+        ----------
+        yaml_path, asi_path
+            Its B-basis, and its active set.
+        reference_energies
+            Energy in eV of an isolated atom of each element.
+        examined
+            Whether it was examined before. Else it is loaded and evaluated in a process of its own first: pyace crashes
+            on some damaged files.
+
+        Raises
+        ------
+        InvalidInputError
+            Names the file and what is wrong with it.
+        """
         yaml_file = Path(yaml_path)
         if not yaml_file.is_file():
             raise InvalidInputError(f"potential file '{yaml_file}' does not exist; give the B-basis .yaml file")
-        asi = Path(asi_path).read_bytes() if asi_path is not None else b""
-        return cls(yaml_file.read_text(), unpack_active_set(asi), reference_energies or {})
+        content = b""
+        try:
+            for file in (yaml_file, *([] if asi_path is None else [Path(asi_path)])):
+                if file.exists() and file.stat().st_size > LARGEST:
+                    raise InvalidInputError(f"potential file '{file}' is larger than {LARGEST / 1e6:g} MB")
+            text = yaml_file.read_text(encoding="utf-8")
+            content = b"" if asi_path is None else Path(asi_path).read_bytes()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInputError(f"potential file '{yaml_file}' or '{asi_path}' cannot be read: {error}") from error
+        try:
+            inverse = unpack_active_set(content)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"active set '{asi_path}': {error}") from error
+        potential = cls(text, inverse, reference_energies or {})
+        if not examined:
+            what = f"'{yaml_file}'" + ("" if asi_path is None else f" with '{asi_path}'")
+            examine(text, content, inverse, what)
+        return potential
 
     @classmethod
     def from_basis(cls, basis: ACEBBasisSet | BBasisConfiguration, **kwargs: Any) -> ACEPotential:
@@ -259,8 +299,24 @@ def pack_active_set(inverse: Mapping[str, NDArray[np.float64]]) -> bytes:
 
 
 def unpack_active_set(data: bytes) -> dict[str, NDArray[np.float64]]:
-    """Read the bytes of an ``.asi`` file; no bytes, no active set."""
+    """
+    Read the bytes of an ``.asi`` file; no bytes, no active set.
+
+    Raises
+    ------
+    InvalidInputError
+        They are no archive of plain matrices.
+    """
     if not data:
         return {}
-    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-        return {element: archive[element] for element in archive.files}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            if sum(entry.file_size for entry in archive.zip.infolist()) > _LARGEST_ASI:
+                raise InvalidInputError("it unpacks to more than 4 GB; the .asi file is damaged")
+            return {element: archive[element] for element in archive.files}
+    except InvalidInputError:
+        raise
+    except Exception as error:  # of zipfile, zlib, numpy's headers, the memory
+        raise InvalidInputError(
+            f"it holds no matrices ({type(error).__name__}: {str(error)[:200]}); copy it again"
+        ) from error

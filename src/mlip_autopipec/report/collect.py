@@ -7,8 +7,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mlip_autopipec.database.validation import read_errors
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.report.thin import thinned_trace
+from mlip_autopipec.schemas.loop import LoopStatus
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
     from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument
+    from mlip_autopipec.schemas.validation import ValidationDocument
     from mlip_autopipec.schemas.walk import WalkDocument
 
 
@@ -85,12 +88,16 @@ class CampaignData:
         Labels that were asked for and not obtained.
     checks
         Comparisons with labels from halt-free MD.
+    validated
+        Errors of the final potential on MD of the oracle; None if it was not validated.
     records
         Levels of theory the labels were computed with.
     aside
         Flagged outliers, by uuid with the reasons; accepted ones are left out.
     unreadable
         What could not be read, in words.
+    running
+        Whether a process runs the campaign; None where that is not known.
     """
 
     status: OTFDocument
@@ -101,6 +108,7 @@ class CampaignData:
     dataset: list[Atoms]
     failed: list[LabelDocument]
     checks: list[CheckDocument]
+    validated: ValidationDocument | None
     records: list[OracleRecord]
     aside: dict[str, list[str]]
     final: PotentialDocument | None = None
@@ -108,6 +116,12 @@ class CampaignData:
     halted: dict[str, Atoms] = field(default_factory=dict)
     n_unread: int = 0
     unreadable: list[str] = field(default_factory=list)
+    running: bool | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it is to go on and nothing runs it."""
+        return self.running is False and self.status.status in (LoopStatus.LEARNING, LoopStatus.PAUSED)
 
     @property
     def maker(self) -> dict[str, Any]:
@@ -172,6 +186,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         dataset=campaigns.dataset(campaign_id, with_outliers=True),
         failed=campaigns.labels(campaign_id, state="failed"),
         checks=campaigns.checks(campaign_id),
+        validated=read_errors(campaigns.store, campaign_id, status.potential_id),
         records=campaigns.oracle_records(campaign_id),
         aside=campaigns.outliers(campaign_id),
     )

@@ -10,6 +10,8 @@ import plotly.graph_objects as go
 from ase import Atoms
 
 from mlip_autopipec.active_learning.calibration import MIN_LABELS, ThresholdAdapter, calibrate
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORIGINS
 from mlip_autopipec.report.panels import (
     RED,
     SCALE,
@@ -19,6 +21,7 @@ from mlip_autopipec.report.panels import (
     colour_of,
     make_logarithmic,
     new_figure,
+    number_cycles,
     safe,
 )
 
@@ -27,8 +30,8 @@ if TYPE_CHECKING:
     from mlip_autopipec.report.collect import CampaignData
     from mlip_autopipec.schemas.label import LabelDocument
 
-#: What the origins mean; those of other packages are shown as they are.
-ORIGINS = {
+#: What the origins mean besides those of candidates, which their kinds tell.
+MEANINGS = {
     "seed_ideal": "first dataset: the crystal as given",
     "seed_strained": "first dataset: strained",
     "seed_rattled": "first dataset: rattled",
@@ -38,14 +41,24 @@ ORIGINS = {
     "given": "brought along by the user",
     "halted": "the frame at which MD halted",
     "dumped": "a frame between the two thresholds, before the halt",
-    "thermal": "the halted frame, atoms displaced along all normal modes of the potential as at the temperature",
-    "displacement": "the halted frame, atoms displaced at random",
-    "volume": "the halted frame at another volume",
-    "soft_mode": "the halted frame along a soft mode of the potential",
     "cutout": "the surroundings of high grade, cut out of a large cell",
     "check": "a frame of halt-free MD, to check the potential with",
     "property": "a point of a property the potential is compared in",
 }
+
+
+def meaning(origin: str) -> str:
+    """Return what an origin means; nothing for one that no installed package knows."""
+    if origin in MEANINGS:
+        return MEANINGS[origin]
+    try:
+        return ORIGINS[origin].about
+    except (KeyError, InvalidInputError):
+        return ""
+
+
+#: Rank correlations from which on gamma tells errors apart, and hardly does.
+_TELLS, _HARDLY = 0.6, 0.3
 
 
 def by_origin(data: CampaignData) -> Panel:
@@ -62,7 +75,7 @@ def by_origin(data: CampaignData) -> Panel:
     highest = max(sum(n for (_, of), n in counts.items() if of == cycle) for cycle in cycles)
     figure = new_figure("cycle", "labels", barmode="stack", showlegend=True)
     figure.update_yaxes(dtick=max(1, round(highest / 6)))
-    figure.update_xaxes(dtick=1 if max(cycles) < 15 else None)
+    number_cycles(figure, cycles)
     for place, origin in enumerate(sorted(totals, key=lambda o: (o == "failed", -totals[o], o))):
         figure.add_trace(
             go.Bar(
@@ -83,7 +96,7 @@ def by_origin(data: CampaignData) -> Panel:
 def origin_rows(data: CampaignData) -> list[dict[str, Any]]:
     """Return origins with their meaning and number."""
     totals = Counter(str(a.info["origin"]) for a in data.dataset)
-    return [{"origin": o, "meaning": ORIGINS.get(o, ""), "n": n} for o, n in totals.most_common()]
+    return [{"origin": o, "meaning": meaning(o), "n": n} for o, n in totals.most_common()]
 
 
 def label_rows(data: CampaignData, n_rows: int) -> tuple[list[dict[str, Any]], int]:
@@ -227,7 +240,8 @@ def _told(found: Calibration, data: CampaignData) -> str:
     if found.n_labels < MIN_LABELS:
         return f"{words} Too few to calibrate: {found.why}."
     if found.spearman is not None:
-        words += f" Rank correlation {found.spearman:.2f}, correlation of the logarithms {found.log_pearson:.2f}."
+        words += f" Rank correlation {found.spearman:.2f}, correlation of the logarithms {found.log_pearson:.2f}:"
+        words += f" {_concluded(found.spearman)}."
     share = f"{found.quantile:.0%}"
     if found.threshold is None:
         words += f" No threshold: {found.why}."
@@ -247,14 +261,23 @@ def _told(found: Calibration, data: CampaignData) -> str:
     return words
 
 
+def _concluded(correlation: float) -> str:
+    """Say what a rank correlation of gamma and error means for the use of gamma."""
+    if correlation >= _TELLS:
+        return "gamma tells which labels the potential has large errors on"
+    if correlation >= _HARDLY:
+        return "gamma tells large errors from small ones only roughly"
+    return (
+        "on these labels gamma does not tell large errors from small ones, so believe neither a low gamma nor a "
+        "threshold set by them. Either all labels are of one kind and alike in error, or the errors have another "
+        "cause: the basis, or the noise of the oracle"
+    )
+
+
 def _adapter(data: CampaignData) -> ThresholdAdapter:
     """Return the wished error of the campaign, or the package's own where it has none."""
     recorded = _find(data.maker, "wished_error")
-    default = ThresholdAdapter()
-    if recorded is None:
-        return default
-    quantile = recorded.get("quantile") or default.quantile
-    return ThresholdAdapter(wished_error=float(recorded["wished_error"]), quantile=float(quantile))
+    return ThresholdAdapter() if recorded is None else ThresholdAdapter(wished_error=float(recorded["wished_error"]))
 
 
 def _find(value: Any, name: str) -> dict[str, Any] | None:

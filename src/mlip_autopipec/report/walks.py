@@ -16,6 +16,7 @@ from mlip_autopipec.report.panels import (
     make_logarithmic,
     marker_size,
     new_figure,
+    number_cycles,
     safe,
 )
 
@@ -38,7 +39,7 @@ def progress(data: CampaignData) -> Panel:
     walkers = sorted({w.walker for w in ran})
     figure = new_figure("cycle", "simulated time / ps", showlegend=len(walkers) <= _NAMED)
     figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(dtick=1 if max(w.cycle for w in ran) < 15 else None)
+    number_cycles(figure, [w.cycle for w in ran])
     for place, index in enumerate(walkers):
         own = [w for w in ran if w.walker == index]
         figure.add_trace(
@@ -60,9 +61,9 @@ def progress(data: CampaignData) -> Panel:
     for asked in sorted({1e-3 * w.n_steps * w.timestep_fs for w in ran}):
         add_level(figure, asked, dash="dot")
     n_halts = sum(w.status == "HALTED" for w in ran)
-    note = (
-        f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that went through; dotted line: asked for."
-    )
+    note = f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that completed; dotted line: asked for."
+    if thrown := [f"cycle {cycle.cycle}: {one.describe()}" for cycle in data.cycles for one in cycle.thrown_away]:
+        note += f" Walks that were thrown away: {'; '.join(thrown[-_NAMED:])}."
     return Panel("progress", title, {"all walkers": figure}, note)
 
 

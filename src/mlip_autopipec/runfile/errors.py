@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.runfile.text import Loc, misread, parsed, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from yaml.nodes import Node
 
-Loc = tuple[int | str, ...]
-
+#: Most mistakes that are told at once.
+_MOST_TOLD = 20
 #: Longest value that is quoted whole.
 _LONGEST = 80
 
@@ -42,12 +44,8 @@ class RunFileText:
         self.path = path
         if not path.is_file():
             raise InvalidInputError(_no_file(path))
-        try:
-            text = path.read_text()
-            self._root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.content = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-            raise InvalidInputError(f"run file '{path}' is not valid YAML: {error}") from error
+        text = read_text(path)
+        self.content, self._root = parsed(text, path)
         if not isinstance(self.content, dict):
             raise InvalidInputError(
                 f"run file '{path}' holds {_shown(self.content)}, not a mapping of keys to values; "
@@ -55,6 +53,8 @@ class RunFileText:
             )
         if twice := list(_twice(self._root, ())):
             raise self.error([(loc, "is given twice; YAML would use the last one without a message") for loc in twice])
+        if traps := list(misread(self._root, ())):
+            raise self.error(traps)
 
     def line(self, loc: Loc) -> tuple[int, Loc]:
         """
@@ -81,10 +81,13 @@ class RunFileText:
     def error(self, problems: Sequence[tuple[Loc, str]]) -> InvalidInputError:
         """Make one error of several problems, each a location and what is wrong there."""
         lines = []
-        for loc, what in problems:
+        for loc, what in problems[:_MOST_TOLD]:
             line, _ = self.line(loc)
             lines.append((line, f"  line {line}, {'.'.join(map(str, loc))}: {what}"))
-        return InvalidInputError(f"run file '{self.path}':\n" + "\n".join(text for _, text in sorted(lines)))
+        told = [text for _, text in sorted(lines)]
+        if len(problems) > _MOST_TOLD:
+            told.append(f"  and {len(problems) - _MOST_TOLD} more")
+        return InvalidInputError(f"run file '{self.path}':\n" + "\n".join(told))
 
     def explain(self, error: ValidationError, schema: Mapping[str, Any]) -> InvalidInputError:
         """
@@ -98,7 +101,8 @@ class RunFileText:
             JSON schema of the model, which knows the keys that are allowed.
         """
         problems = []
-        for one in error.errors():
+        found_errors = error.errors(include_url=False)
+        for one in found_errors[:_MOST_TOLD]:
             loc, kind = one["loc"], one["type"]
             _, found = self.line(loc)
             if kind == "extra_forbidden":
@@ -125,6 +129,10 @@ class RunFileText:
             inner = loc if error.field is None else (*loc, error.field.rpartition(".")[2])
             # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            # arguments of others' functions and classes, whose types are known to them alone
+            told = f"is refused where it is used: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise self.error([(loc, told)]) from error
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -140,6 +148,8 @@ def _no_file(path: Path) -> str:
     """Say that there is no such run file, and which one was probably meant."""
     if path.is_dir():
         return f"'{path}' is a folder; name the run file, for instance {path.name}.yaml"
+    if path.exists():
+        return f"'{path}' is no file; name the run file"
     others = sorted(one.name for one in path.parent.glob("*.y*ml"))
     close = get_close_matches(path.name, others, n=1) or others[:1]
     hint = f"; there is {path.parent / close[0]}" if close else "; `mlip-autopipec init` writes one"
@@ -199,10 +209,10 @@ def _choices(schema: Mapping[str, Any], part: Mapping[str, Any]) -> list[Mapping
 
 def _twice(node: Node | None, loc: Loc) -> Iterator[Loc]:
     if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        yield from ((*loc, name) for name in sorted({name for name in names if names.count(name) > 1}))
+        names = Counter(str(key.value) for key, _ in node.value)
+        yield from ((*loc, name) for name, times in sorted(names.items()) if times > 1)
         for key, value in node.value:
-            yield from _twice(value, (*loc, key.value))
+            yield from _twice(value, (*loc, str(key.value)))
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield from _twice(value, (*loc, index))

@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 import re
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 _NAMES = re.compile(r"^\w+(, \w+)*$")
@@ -17,7 +17,19 @@ _NAMES = re.compile(r"^\w+(, \w+)*$")
 class Strict(BaseModel):
     """A part of a run file, which has no other keys than these."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuse what YAML makes of yes, no, on, off and true where a number is asked for; pydantic takes 1 for it."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false, as YAML reads yes, no, on and off; give a number")  # noqa: TRY004 pydantic's
+    return value
+
+
+#: Numbers of a run file.
+Number = Annotated[float, BeforeValidator(_no_truth)]
+Whole = Annotated[int, BeforeValidator(_no_truth)]
 
 
 def section(cls: type, *leave_out: str, model_name: str | None = None, **extra: Any) -> type[Strict]:
@@ -51,14 +63,29 @@ def section(cls: type, *leave_out: str, model_name: str | None = None, **extra: 
         field = default if isinstance(default, FieldInfo) else Field(default, description=described.get(name))
         fields[name] = (hint, field)
     summary = (inspect.getdoc(cls) or "").split("\n", 1)[0]
-    return create_model(model_name or cls.__name__, __base__=Strict, __doc__=summary, **fields)
+    checks: dict[str, Any] = {}
+    if drop := getattr(cls, "dropped", None):  # settings of earlier versions
+        checks["_drop"] = model_validator(mode="before")(
+            lambda given: drop(given) if isinstance(given, dict) else given
+        )
+    return create_model(model_name or cls.__name__, __base__=Strict, __doc__=summary, __validators__=checks, **fields)
 
 
 def _nested(hint: Any) -> Any:
-    if get_origin(hint) in (Union, UnionType):
-        choices = [_nested(choice) for choice in get_args(hint)]
-        return Union[tuple(choices)] if NoneType in get_args(hint) else hint  # noqa: UP007 - made at run time
-    return section(hint) if isinstance(hint, type) and dataclasses.is_dataclass(hint) else hint
+    """Return the hint of a field in a run file: dataclasses become sections, numbers take no true and false."""
+    if hint in (float, int):
+        return Number if hint is float else Whole
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return section(hint)
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        # of a dataclass or something else, a class that the file names would be made
+        if NoneType not in inner and any(dataclasses.is_dataclass(choice) for choice in inner):
+            return hint
+        return Union[tuple(map(_nested, inner))]  # noqa: UP007 - made at run time
+    if origin in (list, tuple, dict):
+        return origin[tuple(one if one is Ellipsis else _nested(one) for one in inner)]
+    return hint
 
 
 def parameter_descriptions(cls: type) -> dict[str, str]:

@@ -30,7 +30,8 @@ from mlip_autopipec.oracle.given import GivenLabels
 from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.errors import RunFileText
-from mlip_autopipec.runfile.fields import Strict
+from mlip_autopipec.runfile.fields import Strict, Whole
+from mlip_autopipec.runfile.limits import beyond_limits
 from mlip_autopipec.runfile.sections import (
     AccuracySection,
     CandidatesSection,
@@ -76,7 +77,7 @@ class RunFile(Strict):
     """A campaign."""
 
     name: str = Field("campaign", description="Name of the campaign; its folder is runs/<name>.")
-    seed: int = Field(0, description="Seed of all random numbers.")
+    seed: Whole = Field(0, description="Seed of all random numbers.")
     structures: list[StructureSource] = Field(min_length=1, description="Cells in which MD is run.")
     conditions: list[ConditionSection] = Field(
         min_length=1, description="Temperatures and pressures; each structure is explored at each."
@@ -175,6 +176,8 @@ class RunFile(Strict):
         ):
             with self._blamed(self._key(name)):
                 self._made(name, cls)
+        if (wrong := list(beyond_limits(self))) and self._text is not None:
+            raise self._text.error(wrong)
         self._criterion()
         with self._blamed("oracle"):
             self.oracle.static_maker()
@@ -232,6 +235,7 @@ class RunFile(Strict):
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
                 reuse_labels=oracle.reuse_labels,
                 n_compared=oracle.n_compared,
+                energy_shift=oracle.energy_shift,
             ),
             train_maker=TrainMaker(trainer=kind.trainer(**trainer), outliers=self._made("outliers", OutlierRule)),
             stop_rule=StopRule(

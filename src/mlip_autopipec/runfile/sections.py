@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
 
 import numpy as np
@@ -21,16 +23,20 @@ from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, TrainerKind
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.runfile.errors import nearest
-from mlip_autopipec.runfile.fields import Strict, parameter_descriptions, section
+from mlip_autopipec.runfile.fields import Number, Strict, Whole, parameter_descriptions, section
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
+from mlip_autopipec.structures.electrons import repeated
 from mlip_autopipec.structures.frozen import freeze
 from mlip_autopipec.structures.intake import FIXED
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
+
+#: Most atoms of a structure.
+MOST_ATOMS = 2_000_000
 
 
 def told_trainers() -> str:
@@ -110,7 +116,7 @@ else:
 class FrozenBelow(Strict):
     """Atoms below a plane."""
 
-    below_A: float = Field(description="Atoms with a smaller Cartesian z than this, in A, are frozen.")
+    below_A: Number = Field(description="Atoms with a smaller Cartesian z than this, in A, are frozen.")
 
 
 class StructureSource(Strict):
@@ -131,8 +137,8 @@ class StructureSource(Strict):
         default_factory=list,
         description="Element of each atom type, in their order, of a LAMMPS data or dump file that does not name them.",
     )
-    repeat: tuple[int, int, int] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
-    frozen: Literal["from_structure"] | list[int] | FrozenBelow | None = Field(
+    repeat: tuple[Whole, Whole, Whole] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
+    frozen: Literal["from_structure"] | list[Whole] | FrozenBelow | None = Field(
         None,
         description="Atoms that rest in MD: from_structure (those that the file fixes in all directions), a list of "
         "indices from 0 on, counted after the repetition, or {below_A: z}. By default all atoms move.",
@@ -151,7 +157,13 @@ class StructureSource(Strict):
         """Read, build or fetch the structure."""
         if self._loaded is None:
             taken = load_structure(folder, self.file, self.bulk, self.materials_project, self.elements)
-            self._loaded, self._remarks = self._frozen(taken.atoms.repeat(self.repeat)), taken.remarks
+            if (n_atoms := len(taken.atoms) * math.prod(self.repeat)) > MOST_ATOMS:
+                raise InvalidInputError.of(
+                    "structures.repeat",
+                    f"is {list(self.repeat)}, which makes {n_atoms} atoms; {MOST_ATOMS} are the most",
+                )
+            whole = repeated(taken.atoms, taken.atoms.repeat(self.repeat))
+            self._loaded, self._remarks = self._frozen(whole), taken.remarks
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
@@ -192,15 +204,20 @@ else:
     OracleName = Literal[tuple(ORACLES)]
 
 
+#: Parameters of makers that hold keys and values.
+_MAPPINGS = frozenset("incar potcar run_vasp input_data pseudopotentials initial_moments_muB".split())
+
+
 class OracleSection(Strict):
     """Who labels."""
 
     kind: OracleName = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
-    max_failed_fraction: float = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
-    minimum_distance_ratio: float = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
+    max_failed_fraction: Number = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
+    minimum_distance_ratio: Number = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
-    n_compared: int = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
+    n_compared: Whole = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
+    energy_shift: Literal["none", "fit"] = Field("none", description=_OF_ORACLE["energy_shift"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
@@ -219,6 +236,9 @@ class OracleSection(Strict):
             raise InvalidInputError(
                 f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
             )
+        for name, value in self.maker.items():
+            if (name in _MAPPINGS or name.endswith("_kwargs")) and not isinstance(value, (dict, NoneType)):
+                raise InvalidInputError.of(f"oracle.maker.{name}", f"is {str(value)[:60]!r}; give keys and values")
         check = ORACLES[self.kind].check
         if check is not None:
             check(self.maker)
@@ -230,7 +250,7 @@ class StartFrom(Strict):
 
     potential: Path | None = Field(None, description="B-basis .yaml file.")
     active_set: Path | None = Field(None, description=".asi file of the potential.")
-    reference_energies: dict[str, float] = Field(
+    reference_energies: dict[str, Number] = Field(
         default_factory=dict, description="Energies of isolated atoms in eV, which the potential does not contain."
     )
     labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
@@ -243,4 +263,4 @@ class StartFrom(Strict):
         description="What it calls virials (eV, positive = compressed); a stress or virial is found by its name if not "
         "given.",
     )
-    test_fraction: float = Field(0.0, description="Share of the labels that is held out, where they do not say so.")
+    test_fraction: Number = Field(0.0, description="Share of the labels that is held out, where they do not say so.")

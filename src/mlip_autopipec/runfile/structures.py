@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ase.build
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.intake import TakenIn, take_in
+from mlip_autopipec.structures.intake import LARGEST_A, TakenIn, take_in
 from mlip_autopipec.structures.readers import read_structure
 
 if TYPE_CHECKING:
@@ -52,7 +52,16 @@ def load_structure(
         Names the field, its value and what is wrong.
     """
     if file is not None:
-        return take_in(read_structure(folder / file, elements), f"structures.file: '{file}'")
+        read, what = read_structure(folder / file, elements), f"structures.file: '{file}'"
+        try:
+            return take_in(read, what)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(
+                f"{what} holds something that is not understood ({type(error).__name__}: {error}); write it as extxyz "
+                "with elements, positions and cell alone"
+            ) from error
     if elements:
         raise InvalidInputError.of("structures.elements", f"is {list(elements)}; it goes with a LAMMPS file alone")
     if bulk is not None:
@@ -63,11 +72,25 @@ def load_structure(
 def _bulk(arguments: Mapping[str, Any]) -> Atoms:
     # the field's short word for it
     named = {("crystalstructure" if name == "crystal" else name): value for name, value in arguments.items()}
+    if not isinstance(named.get("name"), str):
+        raise InvalidInputError.of(
+            "structures.bulk.name",
+            f"is {named.get('name')!r}; give its formula, and quote what YAML reads as true or false ('No')",
+        )
+    for name in ("a", "b", "c", "covera", "alpha"):
+        value = named.get(name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value <= LARGEST_A):
+            shown = f"{value!r}"[:40]
+            raise InvalidInputError.of(
+                f"structures.bulk.{name}", f"is {shown}; give a positive number (A; alpha in degrees)"
+            )
     try:
         return ase.build.bulk(**named)
     except Exception as error:
+        given = f"{dict(arguments)}"[:300]
         raise InvalidInputError(
-            f"structures.bulk: {dict(arguments)} is not understood by ase.build.bulk: {error}; it takes {_PARAMETERS}"
+            f"structures.bulk: {given} is not understood by ase.build.bulk: {error}; it takes {_PARAMETERS}"
         ) from error
 
 

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from ase import Atoms
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.kinds import ORIGINS, Move
+from mlip_autopipec.moved import dropped_fields
 from mlip_autopipec.sampling import modes
+from mlip_autopipec.sampling.variations import Base
 from mlip_autopipec.structures.distances import LABEL_RATIO, MINIMUM_DISTANCE_RATIO, shortest_contact
-from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
-from mlip_autopipec.structures.periodicity import goes_on_along
+from mlip_autopipec.structures.distort import bare_copy, same_structure
 from mlip_autopipec.structures.provenance import mark
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
     from ase.calculators.calculator import Calculator
 
-#: All values of ``info["origin"]``, in the order in which candidates are returned.
-ORIGINS = ("halted", "dumped", "thermal", "displacement", "volume", "soft_mode")
+#: Origins that take the share of those that are not possible: they need neither potential nor trajectory.
+_WHATEVER = ("displacement", "volume")
 _SHRINK = 0.7
 _MAX_ATTEMPTS = 12
 
-#: Makes a variant of the base; the argument scales its amplitude.
-Move = Callable[[float], Atoms]
 
-
+@dropped_fields("shear_strain", "n_modes", "omega_floor_THz", "hessian_displacement")
 @dataclass
 class CandidateGenerator(MSONable):
     """
@@ -43,24 +44,16 @@ class CandidateGenerator(MSONable):
         the origin ``displacement``.
     volume_range
         Volumes are scaled by 1 +- this.
-    shear_strain
-        Largest component of the volume-conserving strain that goes with the scaling. Cells of
-        one atom differ by it only, since displacements do not change them.
     shares
-        Relative share of each origin among the candidates besides the halted frame. A share that
-        cannot be used (no calculator, no dumped frames, one atom) goes to the others; that of
-        ``thermal``, which needs the normal modes of the potential, goes to ``displacement``.
+        Relative share of each origin among the candidates besides the halted frame: ``dumped`` and those of
+        :data:`~mlip_autopipec.kinds.ORIGINS`. A share that cannot be used (no calculator, no dumped frames, one atom)
+        goes to the others; that of ``thermal``, which needs the normal modes of the potential, goes to
+        ``displacement``.
     max_thermal_ratio
         Largest displacement of an atom along all modes, in units of the mean nearest-neighbour distance
         of its element. The amplitude is that of the walker's temperature where this is smaller.
-    n_modes
-        Number of softest modes to combine.
     max_mode_displacement
         Largest displacement of an atom along the softest modes, in Angstrom.
-    omega_floor_THz
-        Modes below this frequency get the amplitude of this one.
-    hessian_displacement
-        Finite-difference step in Angstrom.
     max_mode_atoms
         In larger structures only so many atoms nearest to ``centre`` are displaced for the
         Hessian: 6 force evaluations each.
@@ -73,41 +66,47 @@ class CandidateGenerator(MSONable):
     n_samples: int = 15
     displacement_sigma: float = 0.1
     volume_range: float = 0.04
-    shear_strain: float = 0.015
     shares: dict[str, float] = field(
         default_factory=lambda: {"dumped": 1.0, "thermal": 1.0, "volume": 1.0, "soft_mode": 1.0}
     )
     max_thermal_ratio: float = modes.MAX_THERMAL_RATIO
-    n_modes: int = 8
     max_mode_displacement: float = modes.MAX_MODE_DISPLACEMENT
-    omega_floor_THz: float = modes.OMEGA_FLOOR_THZ
-    hessian_displacement: float = modes.HESSIAN_DISPLACEMENT
     max_mode_atoms: int = 64
     minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
     seed: int = 0
 
+    #: Largest component of the volume-conserving strain that goes with the scaling. Cells of one atom differ by it
+    #: only, since displacements do not change them.
+    shear_strain: ClassVar[float] = 0.015
+    #: Number of softest modes to combine.
+    n_modes: ClassVar[int] = 8
+    #: Modes below this frequency get the amplitude of this one.
+    omega_floor_THz: ClassVar[float] = modes.OMEGA_FLOOR_THZ
+    #: Finite-difference step in Angstrom.
+    hessian_displacement: ClassVar[float] = modes.HESSIAN_DISPLACEMENT
+
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
-        for name in ("n_samples", "n_modes", "max_mode_atoms"):
+        for name in ("n_samples", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
                 raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be at least 1")
         for name in (
             "displacement_sigma",
             "max_thermal_ratio",
             "max_mode_displacement",
-            "omega_floor_THz",
-            "hessian_displacement",
         ):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be positive")
-        for name in ("volume_range", "shear_strain"):
-            if not 0 <= (value := getattr(self, name)) < 0.5:
-                raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; give a value in [0, 0.5)")
-        unknown = sorted(set(self.shares) - set(ORIGINS[1:]))
+        if not 0 <= self.volume_range < 0.5:
+            raise InvalidInputError.of(
+                "CandidateGenerator.volume_range", f"is {self.volume_range}; give a value in [0, 0.5)"
+            )
+        known = ["dumped", *ORIGINS]
+        unknown = sorted(set(self.shares) - set(known))
         if unknown or min(self.shares.values(), default=0.0) < 0 or not sum(self.shares.values()) > 0:
             raise InvalidInputError.of(
                 "CandidateGenerator.shares",
-                f"is {self.shares}; give non-negative shares, not all zero, of {ORIGINS[1:]}",
+                f"is {self.shares}; give non-negative shares, not all zero, of {known}",
             )
 
     def generate(
@@ -142,8 +141,9 @@ class CandidateGenerator(MSONable):
         Returns
         -------
         list of ase.Atoms
-            Exactly ``n_samples``, pairwise different, in the order of :data:`ORIGINS`, without
-            calculator, velocities and constraints; ``info["origin"]`` tells how each was made.
+            Exactly ``n_samples``, pairwise different: the halted frame, dumped frames, then in the order of
+            :data:`~mlip_autopipec.kinds.ORIGINS`, without calculator, velocities and constraints; ``info["origin"]``
+            tells how each was made.
             A halted frame that is too close for a label (:data:`~mlip_autopipec.structures.distances.LABEL_RATIO`) is
             left out. If it is too close to be varied, variants are made from the last dumped frame that is not; without
             such a frame, those variants of the halted frame are returned that remove the contact, perhaps fewer.
@@ -171,19 +171,15 @@ class CandidateGenerator(MSONable):
         healthy = contact is None or bool(alike)
         # the Hessian of overlapping atoms says nothing about the material
         has_modes = calculator is not None and len(base) > 1 and healthy
-        possible = {
-            "thermal": has_modes,
-            "displacement": len(base) > 1,
-            "volume": bool(goes_on_along(base).any()) and self.volume_range + self.shear_strain > 0,
-            "soft_mode": has_modes,
-        }
-        wished = {o: self.shares.get(o, 0.0) for o in ORIGINS[1:]}
+        varied = Base(base, self, rng, temperature_K, has_modes)
+        kinds = {o: ORIGINS[o] for o in ORIGINS if o in self.shares or o in _WHATEVER}
+        wished = {o: self.shares.get(o, 0.0) for o in ("dumped", *kinds)}
         if not has_modes:
-            wished["displacement"] += wished["thermal"]
-        shares = {o: share for o, share in wished.items() if o == "dumped" or possible[o]}
+            wished["displacement"] += wished.get("thermal", 0.0)
+        shares = {o: share for o, share in wished.items() if o == "dumped" or kinds[o].possible(varied)}
         # the ways that can make any number of structures must not all be weighted to nothing
         if not any(w > 0 for o, w in shares.items() if o != "dumped"):
-            shares |= {o: 1e-9 for o in ("displacement", "volume") if possible[o]}
+            shares |= dict.fromkeys((o for o in _WHATEVER if o in shares), 1e-9)
         chosen += self._dumped(sound, _split(wanted - len(chosen), shares)["dumped"], chosen)
         missing = wanted - len(chosen)
         del shares["dumped"]
@@ -194,12 +190,11 @@ class CandidateGenerator(MSONable):
                 "surroundings to vary); ask for fewer or give a periodic cell"
             )
         counts = _split(missing, shares)
-        found = None
-        if calculator is not None and counts.get("thermal", 0) + counts.get("soft_mode", 0):
+        if calculator is not None and any(kinds[o].needs_modes for o, count in counts.items() if count):
             indices = modes.nearest_atoms(base, centre, self.max_mode_atoms)
-            found = modes.normal_modes(base, calculator, indices, self.hessian_displacement)
+            varied.normal_modes = modes.normal_modes(base, calculator, indices, self.hessian_displacement)
         for origin, count in counts.items():
-            for move in self._moves(origin, count, base, rng, found, temperature_K):
+            for move in kinds[origin].moves(varied, count):
                 made = self._attempt(move, chosen, origin, healthy)
                 if made is not None:
                     chosen.append(_marked(made, origin))
@@ -233,43 +228,6 @@ class CandidateGenerator(MSONable):
             if not any(same_structure(frame, other) for other in [*taken, *new]):
                 new.append(_marked(frame, "dumped"))
         return new
-
-    def _moves(
-        self,
-        origin: str,
-        count: int,
-        base: Atoms,
-        rng: np.random.Generator,
-        found: modes.NormalModes | None,
-        temperature_K: float,
-    ) -> list[Move]:
-        """Return ``count`` ways to change the base."""
-        if origin == "displacement":
-            return [lambda size: rattle(base, self.displacement_sigma * size, rng)] * count
-        if origin == "volume":
-
-            def scaled(change: float) -> Move:
-                return lambda size: deform(base, random_deformation(1 + change * size, self.shear_strain * size, rng))
-
-            # one volume from each of equal intervals: spread evenly, whatever the seed
-            edges = np.linspace(-self.volume_range, self.volume_range, count + 1)
-            return [scaled(float(change)) for change in rng.uniform(edges[:-1], edges[1:])]
-        if count == 0 or found is None:
-            return []
-        softest = found.softest(self.n_modes)
-
-        # amplitudes go with the root of the temperature: smaller is colder
-        def thermally(size: float) -> Atoms:
-            ratio, floor = self.max_thermal_ratio * size, self.omega_floor_THz
-            colder = temperature_K * size**2
-            return modes.displace_thermally(base, found, colder, rng, omega_floor_THz=floor, max_ratio=ratio)
-
-        def along_softest(size: float) -> Atoms:
-            reach, floor = self.max_mode_displacement * size, self.omega_floor_THz
-            colder = temperature_K * size**2
-            return modes.displace_along_modes(base, softest, colder, rng, omega_floor_THz=floor, max_displacement=reach)
-
-        return [thermally if origin == "thermal" else along_softest] * count
 
     def _attempt(self, move: Move, taken: list[Atoms], origin: str, healthy: bool) -> Atoms | None:
         """Repeat a random move until it is new and nothing is too close; smaller each time."""

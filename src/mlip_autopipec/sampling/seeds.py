@@ -6,8 +6,9 @@ volume gamma reaches 1e3 a few percent of strain away, with mixed ones it stays 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -15,14 +16,18 @@ from monty.json import MSONable
 
 from mlip_autopipec.cutouts.pieces import cut_pieces
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import dropped_fields
 from mlip_autopipec.structures.dimers import DimerGenerator
 from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
+from mlip_autopipec.structures.electrons import has_total
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell, pair_coverage, with_pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 #: A rattle is repeated so often, each time this much smaller, until nothing is too close.
 _MAX_ATTEMPTS = 30
@@ -36,6 +41,7 @@ ATOM_BOX_A = (14.0, 14.5, 15.0)
 _SUBSTITUTED = (0.0, 0.25, 0.5)
 
 
+@dropped_fields("pair_cutoff")
 @dataclass
 class StructureGenerator(MSONable):
     """
@@ -69,8 +75,6 @@ class StructureGenerator(MSONable):
         Add structures in which each missing pair of elements is neighbours.
     n_pair_structures
         Number of structures for each missing pair.
-    pair_cutoff
-        Distance in Angstrom up to which two atoms are neighbours.
     isolated_atoms
         Add each element as a single atom in a box. Their energies become the reference energies
         of the potential; they are not trained on.
@@ -91,9 +95,11 @@ class StructureGenerator(MSONable):
     minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
     cover_pairs: bool = True
     n_pair_structures: int = 6
-    pair_cutoff: float = 5.0
     isolated_atoms: bool = False
     dimers: DimerGenerator | None = None
+
+    #: Distance in Angstrom up to which two atoms are neighbours.
+    pair_cutoff: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
@@ -175,7 +181,7 @@ class StructureGenerator(MSONable):
         parents = [cell for cell in cells if not _isolated(cell)]
         if self.cover_pairs:
             for pair, count in pair_coverage(cells, self.pair_cutoff).items():
-                if count == 0:
+                if count == 0 and _can_hold(cells, pair):
                     hosts = [self._pair_cell(cells, pair, k, rng) for k in range(self.n_pair_structures)]
                     parents.append(hosts[-1])
                     made += self._spread_over(hosts, rng, made, Origin.SEED_PAIR)
@@ -280,6 +286,15 @@ def isolated_atom(element: str) -> Atoms:
     atoms.center()
     Provenance(Origin.ISOLATED_ATOM, Split.REFERENCE).mark(atoms)
     return atoms
+
+
+def _can_hold(cells: list[Atoms], pair: tuple[str, str]) -> bool:
+    """Whether a missing pair can be planted anywhere: not where the charge or the spin of the cell is given."""
+    hosts = [cell for cell in cells if set(pair) & set(cell.get_chemical_symbols())]
+    if hosts and all(has_total(cell) for cell in hosts):
+        logger.info("no structures hold the pair %s-%s: elements of charged cells are not exchanged", *pair)
+        return False
+    return True
 
 
 def _isolated(atoms: Atoms) -> bool:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.frames import unpack
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
+from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, charge_of, moments_of, multiplicity_of
 from mlip_autopipec.structures.intake import raw_forces
 
 
@@ -23,6 +24,11 @@ class AtomsRecord(BaseModel):
     positions_A: list[list[float]] = Field(description="Cartesian positions in Angstrom, (n_atoms, 3).")
     cell_A: list[list[float]] = Field(description="Cell vectors as rows in Angstrom, (3, 3).")
     pbc: list[bool] = Field(description="Periodicity along each cell vector.")
+    charge_e: int = Field(0, description="Total charge of the cell in e.")
+    multiplicity: int | None = Field(None, description="Spin multiplicity; None where it was left to the oracle.")
+    initial_moments_muB: list[float] | None = Field(
+        None, description="Moments in Bohr magnetons to begin with, (n_atoms,), of labels that a user gave."
+    )
 
     @classmethod
     def from_atoms(cls, atoms: Atoms) -> AtomsRecord:
@@ -32,11 +38,21 @@ class AtomsRecord(BaseModel):
             positions_A=atoms.positions.tolist(),
             cell_A=atoms.cell.array.tolist(),
             pbc=[bool(p) for p in atoms.pbc],
+            charge_e=charge_of(atoms),
+            multiplicity=multiplicity_of(atoms),
+            initial_moments_muB=None if (moments := moments_of(atoms)) is None else moments.tolist(),
         )
 
     def to_atoms(self) -> Atoms:
         """Return the ASE structure."""
-        return Atoms(numbers=self.numbers, positions=self.positions_A, cell=self.cell_A, pbc=self.pbc)
+        atoms = Atoms(numbers=self.numbers, positions=self.positions_A, cell=self.cell_A, pbc=self.pbc)
+        if self.charge_e:
+            atoms.info[CHARGE] = self.charge_e
+        if self.multiplicity is not None:
+            atoms.info[MULTIPLICITY] = self.multiplicity
+        if self.initial_moments_muB is not None:
+            atoms.set_array(MOMENTS, np.array(self.initial_moments_muB))
+        return atoms
 
 
 class LabelDocument(Document):
@@ -47,7 +63,11 @@ class LabelDocument(Document):
     its structure nor its forces and stress.
     """
 
-    kind: Literal["label"] = "label"
+    kind: Literal["label", "compared_label"] = Field(
+        "label",
+        description="compared_label: one of the user's own, computed again to compare; found by its key, no part of "
+        "the dataset.",
+    )
     index: int = Field(description="Number of the label within its cycle.")
     state: Literal["successful", "failed"] = Field(description="Failed labels are never trained on.")
     reason: str | None = Field(None, description="Why it failed.")
@@ -202,7 +222,15 @@ class ComparisonDocument(Document):
     """How labels of the user's own compare with the oracle."""
 
     kind: Literal["comparison"] = "comparison"
-    compared: list[ComparedLabel] = Field(default_factory=list, description="What was computed again.")
+    compared: list[ComparedLabel] = Field(
+        default_factory=list, description="What was computed again, by this job and those before it."
+    )
+    refused: str | None = Field(None, description="Why the dataset is refused; None if it is not.")
+    energy_shift_eV: dict[str, float] | None = Field(
+        None, description="What is added to the given energies for each atom of an element, in eV; None: nothing."
+    )
+    n_reused: int = Field(0, description="Of the labels, those that were there already.")
+    seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
 
 
 class DatasetDocument(WithPayload):

@@ -58,13 +58,20 @@ class WalkerState(BaseModel):
     gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
     atom_index: int | None = Field(None, description="Atom of that grade.")
     walk_id: str | None = Field(None, description="uuid of its last walk.")
+    only_potential_id: str | None = Field(
+        None, description="uuid of the potential of all its MD since its start; None where there were several."
+    )
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
     n_explosions: int = Field(0, description="Explosions in a row, crashes between them not counted.")
     stuck_at: int = Field(0, description="MD step of the repeated explosions before it was restarted with a new seed.")
     replica: int = Field(
-        0, description="Number of restarts with a new seed, after a failed check or repeated explosions."
+        0,
+        description="Number of restarts with a new seed: after a failed check, repeated explosions or a roll-back, or "
+        "to run from its start with the final potential.",
     )
+    n_rolled_back: int = Field(0, description="How often its walk was thrown away and it went back to its start.")
+    steps_thrown_away: int = Field(0, description="MD steps of these walks.")
 
     @property
     def is_due(self) -> bool:
@@ -79,10 +86,37 @@ class WalkerState(BaseModel):
     def describe(self) -> str:
         """Return the state of this walker as a short text."""
         where = f"w{self.index} {self.condition.temperature_K:g} K"
+        if self.n_rolled_back:
+            times = "once" if self.n_rolled_back == 1 else f"{self.n_rolled_back} times"
+            where += f" (rolled back to its start {times}, {self.steps_thrown_away} steps thrown away)"
         if self.status == "HALTED":
             grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
             return f"{where} halted at step {self.step} ({self.reason}{grade})"
         return f"{where} {self.status.lower()} at step {self.step}"
+
+
+class ThrownAway(BaseModel):
+    """A walk that was thrown away: its last halt is not where its temperature leads."""
+
+    walker: int = Field(description="Number of the walker.")
+    steps: int = Field(description="MD steps thrown away.")
+    reason: str = Field(description="Why: the reason of the halt, or energy.")
+    energy_above_start_eV_atom: float | None = Field(
+        None,
+        description="Energy of the halted frame above that of its start, with the work of the barostat, per atom that "
+        "moves, eV; by its label, or by the potential that was trained on the labels around it.",
+    )
+    limit_eV_atom: float | None = Field(None, description="How far above its temperature leads at most, eV/atom.")
+
+    def describe(self) -> str:
+        """Return it as a short text."""
+        why = f"it halted by {self.reason}"
+        if self.energy_above_start_eV_atom is not None and self.limit_eV_atom is not None:
+            why = (
+                f"it halted {self.energy_above_start_eV_atom:.3g} eV/atom above its start, where its temperature leads "
+                f"to {self.limit_eV_atom:.2g} at most"
+            )
+        return f"w{self.walker} rolled back to its start, {self.steps} steps thrown away: {why}"
 
 
 class CheckResult(Document):
@@ -107,6 +141,10 @@ class CheckResult(Document):
         "PropertyComparison without their curves.",
     )
     passed: bool = Field(description="Whether error and properties are within their limits.")
+    left_out_exceeded: list[str] = Field(
+        default_factory=list,
+        description="Errors of labels left out of the linear fit that are larger than asked for, with these limits.",
+    )
     beyond_budget: bool = Field(False, description="Whether the labels left were too few for one of the properties.")
 
     @property
@@ -118,10 +156,10 @@ class CheckResult(Document):
     def exceeded(self) -> list[str]:
         """The errors that are larger than they may be."""
         if self.errors is None:
-            return []
-        return Limits(self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa).exceeded_by(
-            self.errors
-        )
+            return self.left_out_exceeded
+        return self.left_out_exceeded + Limits(
+            self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa
+        ).exceeded_by(self.errors)
 
     def describe(self) -> str:
         """Return the result as a short text."""
@@ -136,6 +174,8 @@ class CheckResult(Document):
                 told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
             if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
                 told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
+        if self.left_out_exceeded:
+            told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
         told += [str(p["description"]) for p in wrong]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):
@@ -217,6 +257,9 @@ class OTFDocument(Document):
     )
     elements: list[str] = Field(default_factory=list, description="Elements of the campaign, alphabetical.")
     walkers: list[WalkerState] = Field(description="All walkers.")
+    thrown_away: list[ThrownAway] = Field(
+        default_factory=list, description="Walks that were thrown away in this cycle, after they had run on."
+    )
     potential_id: str | None = Field(description="uuid of the potential; None if none could be trained.")
     potential: PotentialDocument | None = Field(
         None, description="The potential with its active set, in the final document."
@@ -247,6 +290,7 @@ class OTFDocument(Document):
             told = f"check {'passed' if self.check.passed else 'failed'}: {self.check.describe()}"
             return f"cycle {self.cycle:3d}  {told}  | labels {self.n_labels} (+{self.n_new_labels})"
         shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
+        shown = ", ".join([*filter(None, [shown]), *(one.describe() for one in self.thrown_away)])
         parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]
         if self.train is not None:
             parts.append(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.training.linear_record import LinearFitRecord
-    from mlip_autopipec.training.training import FitProgress, LossPoint, Refit, TrainingResult
+    from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
 
 class Errors(BaseModel):
@@ -73,6 +74,11 @@ class LinearRecord(BaseModel):
             stress_left_out_GPa=record.left_out.stress_GPa,
             n_doubtful_stresses=len(record.doubtful_stresses),
         )
+
+    @property
+    def left_out(self) -> tuple[float, float, float | None]:
+        """Errors of labels left out of the fit: meV/atom, meV/A, GPa."""
+        return self.energy_left_out_meV_atom, self.forces_left_out_meV_A, self.stress_left_out_GPa
 
     def describe(self) -> str:
         """Tell the errors of labels left out in a few words."""
@@ -287,12 +293,26 @@ class PotentialDocument(WithPayload):
         return None if self.coverage is None else Coverage.from_dict(self.coverage)
 
     def to_potential(self) -> ACEPotential:
-        """Return the potential; needs the payload."""
+        """
+        Return the potential; needs the payload.
+
+        Raises
+        ------
+        MLIPError
+            It has not the fingerprint it was stored with.
+        """
         from mlip_autopipec.potentials.potential import ACEPotential, unpack_active_set
 
         yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")
-        return ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+        potential = ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+        if self.sha256 and potential.sha256 != self.sha256:
+            raise MLIPError(
+                f"the potential of cycle {self.cycle} (document {self.uuid}) is not the one that was stored: its "
+                f"fingerprint is {potential.sha256[:12]}, and {self.sha256[:12]} is recorded, so the store is damaged. "
+                "Put it back from a backup, or take the potential of an earlier cycle"
+            )
+        return potential
 
 
 __getattr__ = renamed_classes(__name__, QuarantinedLabel="FlaggedLabel")

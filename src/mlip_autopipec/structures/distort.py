@@ -8,6 +8,7 @@ import numpy as np
 from ase import Atoms
 from scipy.linalg import expm
 
+from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY
 from mlip_autopipec.structures.periodicity import gathered
 
 if TYPE_CHECKING:
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 
 #: Per-atom input of an electronic-structure calculation; everything else (velocities, gamma,
 #: constraints, stale results) belongs to the run the frame came from.
-_KEPT_ARRAYS = ("tags", "initial_magmoms", "initial_charges")
-#: Total charge and spin of the cell, under the names that ASE calculators read.
-_KEPT_INFO = ("charge", "spin")
+_KEPT_ARRAYS = ("tags", MOMENTS, "initial_charges")
+_KEPT_INFO = (CHARGE, MULTIPLICITY)
 #: Two structures are the same if no atom differs by more than this (Angstrom).
 SAME_TOLERANCE = 1e-3
 
@@ -31,7 +31,7 @@ def bare_copy(atoms: Atoms, keep_info: bool = False) -> Atoms:
     atoms
         The original, left as it is.
     keep_info
-        Keep all of ``info``; otherwise only ``charge`` and ``spin``, since steps and grades
+        Keep all of ``info``; otherwise only charge and spin multiplicity, since steps and grades
         do not hold for a structure that is going to be changed.
     """
     copy = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)

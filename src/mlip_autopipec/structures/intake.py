@@ -14,6 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
 from mlip_autopipec.structures.frozen import FROZEN
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Names under which programs keep the total charge (e), and the spin multiplicity, in ``atoms.info``.
-_CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
-_MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
+CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
+MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
 #: The same, and what readers of files call partial occupancy.
 _OCCUPANCIES = ("occupancy", "occupancies")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
@@ -32,6 +33,8 @@ _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
 _HEAVIEST = 3.5
 #: Masses that differ by less than this share are the same.
 _SAME_MASS = 2e-3
+#: Largest coordinate or cell vector (A), thinnest periodic cell (A), largest volume (A^3): 1000 A to the third.
+LARGEST_A, THINNEST_A, LARGEST_A3 = 1e5, 0.3, 1e9
 #: Array of the atoms that a constraint of the given structure fixes.
 FIXED = "fixed"
 
@@ -45,7 +48,9 @@ class TakenIn:
     ----------
     atoms
         Elements, positions (A), right-handed cell (A), periodicity, tags; masses (u) where they are not the elements';
-        the array ``fixed`` (bool) where the given structure fixes atoms. Nothing else.
+        total charge (e), spin multiplicity and initial moments (Bohr magnetons) where they are not 0, 1 and none
+        (:mod:`~mlip_autopipec.structures.electrons`); the array ``fixed`` (bool) where the given structure fixes
+        atoms. Nothing else.
     remarks
         One line for each thing that was left out or taken over and that a user may not expect.
     """
@@ -73,18 +78,19 @@ def take_in(given: Any, what: str) -> TakenIn:
     Raises
     ------
     InvalidInputError
-        For partial occupancy, a total charge, unpaired electrons, antiferromagnetic or non-collinear moments, two
-        masses of one element, dummy atoms and numbers that are not finite: the loop would compute something else.
+        For partial occupancy, charges that are no whole numbers, multiplicities that the electrons cannot have,
+        non-collinear moments, two masses of one element, dummy atoms and numbers that are not finite: the loop would
+        compute something else.
     """
     atoms, heavy = _as_ase(given, what)
-    _refuse_numbers(atoms, what)
+    refuse_numbers(atoms, what)
     _refuse_occupancy(atoms, what)
-    _refuse_charge_and_spin(atoms, given, what)
-    remarks = [*_about_moments(atoms, what), *_about_charges(atoms), *_about_velocities(atoms)]
+    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    remarks = take_electrons(atoms, given, bare, what)
+    remarks += [*_about_charges(atoms), *_about_velocities(atoms)]
     if atoms.calc is not None and getattr(atoms.calc, "results", None):
         names = ", ".join(sorted(atoms.calc.results))
         remarks.append(f"what was computed for it ({names}) is not used; a dataset goes to start_from (labels=)")
-    bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     if atoms.has("tags"):
         bare.set_tags(atoms.get_tags())
     masses = _masses(atoms, heavy, what)
@@ -113,16 +119,33 @@ def mass_of_elements(elements: Sequence[str], atoms: Atoms | None = None) -> lis
     return [float(own.get(element, atomic_masses[chemical_symbols.index(element)])) for element in elements]
 
 
-def refuse_charge_and_spin(atoms: Atoms, what: str) -> None:
+def take_electrons(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
     """
-    Refuse a structure with a total charge or unpaired electrons, as :func:`take_in` does.
+    Take over total charge, spin multiplicity and initial magnetic moments, whatever the structure calls them.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    given
+        What the user gave: the same, or an object of pymatgen.
+    bare
+        Gets ``info["charge"]`` (e), ``info["multiplicity"]`` and the array ``initial_magmoms`` (Bohr magnetons), each
+        only where it is not zero or 1.
+    what
+        How messages name it.
+
+    Returns
+    -------
+    list of str
+        What there is to say.
 
     Raises
     ------
     InvalidInputError
-        Names the structure and the value.
+        For charges that are no whole numbers, multiplicities that the electrons cannot have, non-collinear moments.
     """
-    _refuse_charge_and_spin(atoms, atoms, what)
+    return [*_take_total(atoms, given, bare, what), *_take_moments(atoms, bare, what)]
 
 
 def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
@@ -156,6 +179,54 @@ def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
     return atoms, heavy
 
 
+def refuse_numbers(atoms: Atoms, what: str) -> None:
+    """
+    Refuse a structure without atoms, or with numbers on which a search for neighbours would hang.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the structure, the atom or cell vector, and the value.
+    """
+    if len(atoms) == 0:
+        raise InvalidInputError(f"{what} has no atoms; give a structure of at least one")
+    _refuse_numbers(atoms, what)
+    cell, pbc = atoms.cell.array, atoms.pbc
+    far = np.abs(atoms.positions).max(axis=1)
+    if far.max() > LARGEST_A:
+        index = int(far.argmax())
+        raise InvalidInputError(
+            f"{what}: atom {index} is at {atoms.positions[index].tolist()} A, and {LARGEST_A:g} A is the largest "
+            "coordinate; is it another unit?"
+        )
+    lengths = np.linalg.norm(cell, axis=1)
+    if lengths.max() > LARGEST_A:
+        index = int(lengths.argmax())
+        raise InvalidInputError(
+            f"{what}: cell vector {index} is {lengths[index]:g} A long; {LARGEST_A:g} A is the most"
+        )
+    if (pbc & (lengths == 0)).any():
+        raise InvalidInputError(
+            f"{what}: it is periodic along cell vector {int(np.flatnonzero(pbc & (lengths == 0))[0])}, which is "
+            "missing; give that vector, or set pbc to False there (vacuum is then added)"
+        )
+    full = atoms.cell.complete().array
+    faces = [np.linalg.norm(np.cross(full[axis - 2], full[axis - 1])) for axis in range(3)]
+    heights = abs(np.linalg.det(full)) / np.maximum(faces, 1e-12)
+    if pbc.any() and heights[pbc].min() < THINNEST_A:
+        axis = int(np.flatnonzero(pbc)[heights[pbc].argmin()])
+        raise InvalidInputError(
+            f"{what}: the cell is {heights[axis]:.3g} A high along vector {axis}: it is flat, or its vectors lie in "
+            f"one plane ({cell.tolist()}); give a cell in A that holds the atoms"
+        )
+    extent = np.maximum(np.ptp(atoms.positions, axis=0), 1.0)
+    volume = float(np.prod(heights)) if pbc.all() else float(np.prod(np.maximum(extent, np.where(pbc, heights, 1.0))))
+    if volume > LARGEST_A3:
+        raise InvalidInputError(
+            f"{what} fills {volume:.3g} A^3, and {LARGEST_A3:g} A^3 is the most; is it another unit?"
+        )
+
+
 def _refuse_numbers(atoms: Atoms, what: str) -> None:
     for name, values in (("position", atoms.positions), ("cell vector", atoms.cell.array)):
         if not np.isfinite(values).all():
@@ -174,6 +245,17 @@ def _partial(what: str, where: str) -> str:
 
 
 def _refuse_occupancy(atoms: Atoms, what: str) -> None:
+    try:
+        _refuse_partial(atoms, what)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(
+            f"{what}: its occupancies cannot be read ({error}); give numbers from 0 to 1, or leave them out"
+        ) from error
+
+
+def _refuse_partial(atoms: Atoms, what: str) -> None:
     for name in _OCCUPANCIES:
         if isinstance(kinds := atoms.info.get(name), dict):
             for kind in kinds.values():
@@ -201,8 +283,9 @@ def _number(info: Mapping[str, Any], names: Sequence[str]) -> tuple[str, float] 
     return None
 
 
-def _refuse_charge_and_spin(atoms: Atoms, given: Any, what: str) -> None:
-    found = _number(atoms.info, _CHARGES)
+def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
+    """Take over total charge and spin multiplicity; return what to say of them."""
+    found = _number(atoms.info, CHARGES)
     for attribute in ("_charge", "charge"):  # of pymatgen's classes, and what its adaptor leaves on an Atoms
         if found is None and isinstance(charge := given.__dict__.get(attribute), (int, float)):
             found = ("charge", float(charge))
@@ -211,48 +294,54 @@ def _refuse_charge_and_spin(atoms: Atoms, given: Any, what: str) -> None:
         # partial charges of a force field add up with a rounding error of each atom
         if abs(total) > max(_NO_CHARGE, 1e-4 * len(atoms)):
             found = ("sum of initial_charges", total)
+    remarks = []
     if found is not None and abs(found[1]) >= _NO_CHARGE:
-        raise InvalidInputError(
-            f"{what} has a total charge of {found[1]:+g} e ({found[0]}); all labels are computed for neutral cells, "
-            "and ACE knows no charges, so another system would be learnt. Add the counter-ion, or take the charge out; "
-            "a dataset of charged cells cannot be used"
+        if abs(found[1] - round(found[1])) >= _NO_CHARGE:
+            raise InvalidInputError(
+                f"{what} has a total charge of {found[1]:+g} e ({found[0]}), no whole number; round it to the number "
+                "of electrons that are missing, or take the entry out"
+            )
+        bare.info[CHARGE] = round(found[1])
+        remarks.append(
+            f"labels are computed with a total charge of {found[1]:+.0f} e ({found[0]}), a supercell with that of all "
+            "its cells, and without stress; ACE itself knows no charges"
         )
-    spin = _number(atoms.info, _MULTIPLICITIES)
+    spin = _number(atoms.info, MULTIPLICITIES)
     if spin is None and (multiplicity := getattr(given, "_spin_multiplicity", None)) is not None:
         spin = ("spin_multiplicity", float(multiplicity))
     if spin is not None and spin[1] > 1:
-        raise InvalidInputError(
-            f"{what} asks for a spin multiplicity of {spin[1]:g} ({spin[0]}); structures carry no spin through the "
-            "loop, and their labels would be another state's. Take the entry out; moments are set for each element "
-            "in the oracle (initial_moments_muB of ASE makers, MAGMOM in incar of VASP)"
-        )
+        bare.info[MULTIPLICITY] = round(spin[1])
+        if abs(spin[1] - round(spin[1])) > 1e-6:
+            raise InvalidInputError(f"{what} has a spin multiplicity of {spin[1]:g} ({spin[0]}); give a whole number")
+        check_parity(bare, f"{what} ({spin[0]})")
+        remarks.append(f"labels are computed with a spin multiplicity of {spin[1]:g} ({spin[0]})")
+    return remarks
 
 
-def _about_moments(atoms: Atoms, what: str) -> list[str]:
+def _take_moments(atoms: Atoms, bare: Atoms, what: str) -> list[str]:
+    """Take over the moments that labels begin with; return what to say of them."""
     if not atoms.has("initial_magmoms"):
         return []
     moments = np.asarray(atoms.get_initial_magnetic_moments(), dtype=float)
+    if not np.isfinite(moments).all():
+        raise InvalidInputError(f"{what} has magnetic moments that are not finite; give numbers in Bohr magnetons")
     if not (np.abs(moments) > _NO_MOMENT).any():
         return []
-    remedy = (
-        "The loop keeps no moments of single atoms, and labels would be those of another magnetic order. Take the "
-        "moments out of the structure to learn the order that the oracle begins with (one moment for each element: "
-        "initial_moments_muB of ASE makers, MAGMOM in incar of VASP)"
-    )
     if moments.ndim > 1:
-        raise InvalidInputError(f"{what} has non-collinear magnetic moments. {remedy}")
-    for element in sorted(set(atoms.get_chemical_symbols())):
-        own = moments[np.asarray(atoms.get_chemical_symbols()) == element]
-        if own.min() < -_NO_MOMENT and own.max() > _NO_MOMENT:
-            raise InvalidInputError(
-                f"{what} has magnetic moments of {own.min():g} and {own.max():g} Bohr magnetons on {element}. {remedy}"
-            )
-    return ["magnetic moments are not used: labels begin with the moments that the oracle gives each element"]
+        raise InvalidInputError(
+            f"{what} has non-collinear magnetic moments; labels begin with collinear ones. Give one number for each "
+            "atom, or take them out: the oracle then gives each element its moment (initial_moments_muB of ASE makers, "
+            "MAGMOM in incar of VASP)"
+        )
+    bare.set_array(MOMENTS, moments)
+    return [f"labels begin with its magnetic moments ({moments.min():g} to {moments.max():g} Bohr magnetons)"]
 
 
 def _about_charges(atoms: Atoms) -> list[str]:
-    charged = atoms.has("initial_charges") and (np.abs(atoms.get_initial_charges()) > _NO_CHARGE).any()
-    return ["charges of the atoms, neutral in all, are not used"] if charged else []
+    if not atoms.has("initial_charges") or not (np.abs(atoms.get_initial_charges()) > _NO_CHARGE).any():
+        return []
+    neutral = abs(float(np.sum(atoms.get_initial_charges()))) <= max(_NO_CHARGE, 1e-4 * len(atoms))
+    return [f"charges of the atoms{', neutral in all,' if neutral else ', other than their sum,'} are not used"]
 
 
 def _about_velocities(atoms: Atoms) -> list[str]:

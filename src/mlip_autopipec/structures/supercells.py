@@ -14,6 +14,7 @@ from ase.build.supercells import eval_shape_deviation
 from ase.neighborlist import neighbor_list
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.electrons import has_total, repeated
 from mlip_autopipec.structures.periodicity import goes_on_along, heights_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def nearly_cubic_supercell(atoms: Atoms, max_atoms: int, min_width: float) -> At
     if largest < 2 or not goes_on.any() or cell_width(atoms.cell.complete().array, goes_on) >= min_width:
         return atoms.copy()
     if not goes_on.all():
-        return _repeat_along_periodic(atoms, goes_on, largest, min_width)
+        return repeated(atoms, _repeat_along_periodic(atoms, goes_on, largest, min_width))
     cell = atoms.cell.array
     # no cell is wider than the cube of its volume
     smallest = math.ceil(min_width**3 / atoms.get_volume() * (1 - 1e-9))
@@ -75,7 +76,7 @@ def nearly_cubic_supercell(atoms: Atoms, max_atoms: int, min_width: float) -> At
     good = [n for n in found if widths[n] >= needed]
     # of equal shapes the smaller
     best = min(good, key=lambda n: (round(float(eval_shape_deviation(found[n] @ cell)), 6), n))
-    return make_supercell(atoms, found[best])
+    return repeated(atoms, make_supercell(atoms, found[best]))
 
 
 def pair_coverage(structures: Iterable[Atoms], cutoff: float) -> dict[tuple[str, str], int]:
@@ -119,7 +120,8 @@ def with_pair(
     Parameters
     ----------
     cells
-        Structures to choose from; each holds at least one of the pair to be usable.
+        Structures to choose from; each holds at least one of the pair to be usable, and has no charge or spin
+        multiplicity.
     pair
         Two symbols, may be equal.
     cutoff
@@ -134,6 +136,8 @@ def with_pair(
     """
     options = []
     for cell in cells:
+        if has_total(cell):  # with other elements it is another number of electrons
+            continue
         for host, guest in {pair, pair[::-1]}:
             if host in cell.get_chemical_symbols():
                 options.append((cell, host, guest))

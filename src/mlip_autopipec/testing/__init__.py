@@ -4,10 +4,9 @@ Stand-ins for LAMMPS, the oracle and the ACE fit: the real loop in milliseconds.
 Each replaces one physics call of the maker it is derived from and nothing else, so what runs
 is the loop itself: the same jobs, documents and stores. What a stand-in does is written in its
 fields, and what happened is written to a file; it keeps no state, hence works under any
-manager. `mlip_autopipec.testing.vasp` stands in for VASP itself, at the level of the process.
+manager. The package ``vasp_stand_in`` stands in for VASP itself, at the level of the process.
 
-The names below are imported when they are first used: the stand-in for VASP starts once per
-label, and need not wait for atomate2.
+The names below are imported when they are first used.
 
 Examples
 --------
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.testing.oracle import StandInOracleMaker
     from mlip_autopipec.testing.sampling import StandInProposeMaker, StandInSelectMaker
     from mlip_autopipec.testing.trainer import StandInTrainer, tiny_potential
-    from mlip_autopipec.testing.vasp import vasp_stand_in_environment, write_potcars
 
 _HOMES = {
     "Halt": "dynamics",
@@ -43,8 +41,6 @@ _HOMES = {
     "record_event": "events",
     "stand_in_loop": "loop",
     "tiny_potential": "trainer",
-    "vasp_stand_in_environment": "vasp",
-    "write_potcars": "vasp",
 }
 __all__ = [
     "Halt",
@@ -58,13 +54,13 @@ __all__ = [
     "record_event",
     "stand_in_loop",
     "tiny_potential",
-    "vasp_stand_in_environment",
-    "write_potcars",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from its home."""
+    if name in ("vasp_stand_in_environment", "write_potcars"):
+        return getattr(import_module("mlip_autopipec.testing.vasp"), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'mlip_autopipec.testing' has no attribute '{name}'")
     return getattr(import_module(f"mlip_autopipec.testing.{_HOMES[name]}"), name)

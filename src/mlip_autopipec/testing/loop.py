@@ -24,7 +24,8 @@ def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: A
     events
         Absolute path of the log of events, for all stand-ins.
     check
-        Whether convergence is checked with further labels, which the stand-in of a potential would not pass.
+        Whether convergence is checked, with further labels, which the stand-in of a potential would not pass, and by
+        runs from the start with the final potential.
     makers
         Fields of the loop that are to be other than the default stand-ins.
     """
@@ -38,7 +39,7 @@ def stand_in_loop(events: str | None = None, *, check: bool = False, **makers: A
     }
     maker = OTFMaker(**{**defaults, **makers})
     if not check:
-        maker.stop_rule = replace(maker.stop_rule, n_check_labels=0)
+        maker.stop_rule = replace(maker.stop_rule, n_check_labels=0, prove=False)
     if events is not None:
         recorders = (
             maker.dynamics_maker,

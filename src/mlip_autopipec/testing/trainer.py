@@ -14,7 +14,8 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.testing.events import is_current_job, record_event
 from mlip_autopipec.training.accuracy import ErrorMetrics
-from mlip_autopipec.training.training import ACETrainer, FitTask, TrainingInput, TrainingResult
+from mlip_autopipec.training.results import TrainingResult
+from mlip_autopipec.training.training import ACETrainer, FitTask, TrainingInput
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

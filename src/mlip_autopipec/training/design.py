@@ -1,10 +1,7 @@
 """
 The design matrix of a linear ACE: what each basis function adds to energies, forces and stresses.
 
-pyace gives the derivatives of the basis functions by atom, not by pair, and adds those of periodic images to
-their atoms. Here every image within the cutoff is an atom of its own without neighbours. Then the strain
-derivative is the sum of force times position over all of them, exact to rounding, and the forces are the
-sums over images.
+The derivatives are those of :mod:`mlip_autopipec.training.derivatives`.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +18,7 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.training.derivatives import Derivatives
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet
 
-#: xx yy zz yz xz xy: order of the components of a stress in ASE.
-VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+    from mlip_autopipec.training.derivatives import StructureRows
+
 #: Atoms times functions above which further processes are worth their start.
 _WORTH_A_PROCESS = 200_000
 
@@ -58,91 +57,6 @@ def basis_functions(basis: ACEBBasisSet) -> list[BasisFunction]:
         for rank1, higher in zip(basis.basis_rank1, basis.basis, strict=True)
         for f in (*rank1, *higher)
     ]
-
-
-class StructureRows(NamedTuple):
-    """
-    Derivatives of one structure by basis function, and what the core repulsion adds.
-
-    Parameters
-    ----------
-    energy
-        Sum of the projections of all atoms, (n_functions,), eV per unit coefficient.
-    forces
-        (n_atoms, 3, n_functions), eV/A.
-    virial
-        Derivative of the energy by strain, (6, n_functions), eV, in ASE's order; the stress times the volume.
-    core_energy, core_forces, core_virial
-        The same of the core: eV; (n_atoms, 3), eV/A; (6,), eV.
-    """
-
-    energy: NDArray[np.float64]
-    forces: NDArray[np.float64]
-    virial: NDArray[np.float64]
-    core_energy: float
-    core_forces: NDArray[np.float64]
-    core_virial: NDArray[np.float64]
-
-
-class Derivatives:
-    """
-    Evaluates the rows of structures.
-
-    Parameters
-    ----------
-    basis
-        Its coefficients are set to zero: what is left of the energy is the core repulsion.
-    """
-
-    def __init__(self, basis: ACEBBasisSet) -> None:
-        from pyace import ACEBEvaluator, ACECalculator
-
-        basis.basis_coeffs = np.zeros(len(basis.basis_coeffs))
-        self._basis = basis
-        self._evaluator = ACEBEvaluator(basis)  # pyace's calculator holds no reference of its own
-        self._calculator = ACECalculator(self._evaluator)
-        counts = [len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True)]
-        self._first = np.concatenate([[0], np.cumsum(counts)])
-        self._species = basis.elements_to_index_map
-        self._cutoff = basis.cutoffmax
-
-    def of(self, atoms: Atoms) -> StructureRows:
-        """Return the rows of a structure; its calculator and label are not looked at."""
-        from pyace.atomicenvironment import aseatoms_to_atomicenvironment
-
-        bare = atoms.copy()
-        environment = aseatoms_to_atomicenvironment(bare, cutoff=self._cutoff, elements_mapper_dict=self._species)
-        n_atoms, n_images = environment.n_atoms_real, environment.n_atoms_extended
-        origins = np.asarray(environment.origins)
-        environment.neighbour_list = list(environment.neighbour_list[:n_atoms]) + [[]] * (n_images - n_atoms)
-        environment.origins = list(range(n_images))
-        environment.n_atoms_real = n_images
-        self._calculator.compute(environment, compute_projections=True, compute_b_grad=True)
-        energy = np.zeros(self._first[-1])
-        for species, projection in zip(
-            environment.species_type[:n_atoms], self._calculator.projections[:n_atoms], strict=True
-        ):
-            energy[self._first[species] : self._first[species + 1]] += projection
-        by_image = np.asarray(self._calculator.forces_bfuncs)  # (n_images, n_functions, 3)
-        core_by_image = np.asarray(self._calculator.forces).reshape(n_images, 3)
-        positions = np.asarray(environment.x)
-        forces = np.zeros((n_atoms, *by_image.shape[1:]))
-        np.add.at(forces, origins, by_image)
-        core_forces = np.zeros((n_atoms, 3))
-        np.add.at(core_forces, origins, core_by_image)
-        return StructureRows(
-            energy,
-            forces.transpose(0, 2, 1),
-            _voigt(-np.tensordot(by_image, positions, ((0,), (0,)))),
-            float(np.sum(self._calculator.energies)),
-            core_forces,
-            _voigt(-(core_by_image.T @ positions)),
-        )
-
-
-def _voigt(tensor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the six components of symmetric tensors (..., 3, 3) as (6, ...)."""
-    return np.array([(tensor[..., i, j] + tensor[..., j, i]) / 2 for i, j in VOIGT])
 
 
 def label_stress(atoms: Atoms) -> NDArray[np.float64] | None:
@@ -269,6 +183,10 @@ _worker: dict[str, Derivatives] = {}
 
 
 def _start_worker(basis: ACEBBasisSet) -> None:
+    # the process that began the fit answers signals and tells of them; its workers end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     _worker["derivatives"] = Derivatives(basis)
 
 

@@ -24,7 +24,8 @@ from mlip_autopipec.training.pacemaker.files import label_frame
 from mlip_autopipec.training.pacemaker.input import merge
 from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, fail, read_device
 from mlip_autopipec.training.program import find_program, run_program
-from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, Fit, FitProgress, FitTask, LossPoint
+from mlip_autopipec.training.results import Fit, FitProgress, LossPoint
+from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, FitTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

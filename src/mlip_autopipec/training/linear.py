@@ -14,7 +14,8 @@ from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, Bas
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, Fit, FitTask
+from mlip_autopipec.training.results import Fit
+from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
 from mlip_autopipec.training.weights import FitWeights
 
 if TYPE_CHECKING:
@@ -103,8 +104,6 @@ class LinearACETrainer(ACETrainer):
         number
             Functions per element; None for the basis of the initial potential, or as the settings say.
         """
-        from pyace import create_multispecies_basis_config
-
         if number is None and task.start is not None:
             configuration = task.start.configuration()
         else:
@@ -113,7 +112,7 @@ class LinearACETrainer(ACETrainer):
                 number = LINEAR_FUNCTIONS
             if number is not None and settings.potential_section is None:
                 settings = replace(settings, number_of_functions_per_element=number)
-            configuration = create_multispecies_basis_config(settings.section(task.elements))
+            configuration = settings.configuration(task.elements)
         if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-    from mlip_autopipec.training.design import Derivatives
+    from mlip_autopipec.training.derivatives import Derivatives
     from mlip_autopipec.training.regression import LeftOut
 
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError
+from mlip_autopipec.processes import run_process
 from mlip_autopipec.training.pacemaker.log import fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-#: Seconds between the polite and the final signal to a fit that took too long.
-LAST_WORDS_S = 5.0
 
 
 def find_program(name: str, command: str | None, advice: str) -> list[str]:
@@ -62,44 +58,16 @@ def run_program(name: str, arguments: Sequence[str], log: Path, timeout: float |
     TrainingError
         If it takes too long or ends with another exit code than 0.
     """
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            env=environment(),
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            _end_group(process)
-            problem = f"{name} did not end within {timeout:g} s"
-            fail(problem, log, log.read_text(errors="replace"), "raise timeout or lower maxiter")
-        except BaseException:
-            _end_group(process)
-            raise
+    try:
+        code = run_process(arguments, log, environment(), timeout=timeout, own_group=True)
+    except TimeoutError:
+        problem = f"{name} did not end within {timeout:g} s"
+        fail(problem, log, log.read_text(errors="replace"), "raise timeout or lower maxiter")
     text = log.read_text(errors="replace")
     if code:
         killed = "it was killed; if the memory ran out lower batch_size" if code < 0 else ""
         fail(f"{name} ended with exit code {code}", log, text, killed)
     return text
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a program and all that it started (a launcher's program would run on)."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
 
 
 def environment() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import pandas as pd
 
 from mlip_autopipec.errors import INSTALL_ACE, TrainingError
-from mlip_autopipec.training.training import FitProgress, LossPoint
+from mlip_autopipec.training.results import FitProgress, LossPoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -24,15 +24,13 @@ from mlip_autopipec.training.pacemaker.input import check_optimizer, check_secti
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
 from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.training.program import find_program
+from mlip_autopipec.training.results import Fit, Refit, TrainingResult
 from mlip_autopipec.training.training import (
     BASIS_TEMPLATE,
     ITERATIONS_TEMPLATE,
     ACETrainer,
-    Fit,
     FitTask,
-    Refit,
     TrainingInput,
-    TrainingResult,
     prove_learning,
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 
-from mlip_autopipec.errors import InvalidInputError
+from vasp_stand_in.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlip_autopipec.testing.vasp.compute import KBAR
+from vasp_stand_in.compute import KBAR
 
 if TYPE_CHECKING:
-    from mlip_autopipec.testing.vasp.compute import SinglePoint
-    from mlip_autopipec.testing.vasp.electrons import Bands, Loop
-    from mlip_autopipec.testing.vasp.inputs import VaspInput
+    from vasp_stand_in.compute import SinglePoint
+    from vasp_stand_in.electrons import Bands, Loop
+    from vasp_stand_in.inputs import VaspInput
 
 # The version whose files are imitated; VASP itself puts a fourth part of any text behind such numbers
 IMITATED_VERSION = "6.1.2"

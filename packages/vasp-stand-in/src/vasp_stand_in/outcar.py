@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.units import Hartree
 
-from mlip_autopipec.testing.vasp.compute import KBAR
-from mlip_autopipec.testing.vasp.electrons import HBAR2_OVER_2M
-from mlip_autopipec.testing.vasp.parameters import fft_grids, parameter_values
-from mlip_autopipec.testing.vasp.vasprun import number
+from vasp_stand_in.compute import KBAR
+from vasp_stand_in.electrons import HBAR2_OVER_2M
+from vasp_stand_in.parameters import fft_grids, parameter_values
+from vasp_stand_in.vasprun import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from mlip_autopipec.testing.vasp.run import StandInRun
+    from vasp_stand_in.run import StandInRun
 
 RULE = "-" * 104
 VOIGT = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0))  # VASP's order: XX YY ZZ XY YZ ZX

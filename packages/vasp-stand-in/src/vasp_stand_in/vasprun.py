@@ -7,13 +7,13 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from mlip_autopipec.testing.vasp.parameters import format_value, incar_kinds, parameter_values
+from vasp_stand_in.parameters import format_value, incar_kinds, parameter_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from mlip_autopipec.testing.vasp.run import StandInRun
+    from vasp_stand_in.run import StandInRun
 
 ENERGY_PARTS = ("alphaZ", "ewald", "hartreedc", "XCdc", "pawpsdc", "pawaedc", "eentropy", "bandstr", "atom")
 

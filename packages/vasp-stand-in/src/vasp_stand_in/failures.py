@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.errors import InvalidInputError
+from vasp_stand_in.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.testing.vasp.environment import OPTIONS_VARIABLE
-from mlip_autopipec.testing.vasp.failures import MESSAGES, Failure, FailurePlan
+from vasp_stand_in.environment import OPTIONS_VARIABLE
+from vasp_stand_in.errors import InvalidInputError
+from vasp_stand_in.failures import MESSAGES, Failure, FailurePlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.testing.vasp.run import StandInRun
+    from vasp_stand_in.run import StandInRun
 
 # VASP opens all of these when it starts
 FILES = ("OUTCAR", "OSZICAR", "CONTCAR", "IBZKPT", "vasprun.xml")
@@ -28,7 +28,7 @@ FILES = ("OUTCAR", "OSZICAR", "CONTCAR", "IBZKPT", "vasprun.xml")
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the options; those of the environment come first, so that the command line overrides them."""
     parser = argparse.ArgumentParser(
-        prog="python -m mlip_autopipec.testing.vasp",
+        prog="python -m vasp_stand_in",
         description="Stand-in for VASP: reads POSCAR, INCAR, KPOINTS and POTCAR of this directory, computes a single "
         "point with an ASE calculator and writes VASP's files. NOT VASP, and the files say so.",
         epilog=f"Options are also read from the environment variable {OPTIONS_VARIABLE}.",
@@ -94,10 +94,10 @@ def _say(*lines: str) -> None:
 
 def run_single_point(folder: Path, options: argparse.Namespace, failure: Failure | None = None) -> StandInRun:
     """Read the folder's input, compute it, and make up what is to be made up."""
-    from mlip_autopipec.testing.vasp.compute import build_calculator, compute, free_atoms_energy_eV
-    from mlip_autopipec.testing.vasp.electrons import empty_lattice_bands, made_up_loop
-    from mlip_autopipec.testing.vasp.inputs import read_input
-    from mlip_autopipec.testing.vasp.run import StandInRun
+    from vasp_stand_in.compute import build_calculator, compute, free_atoms_energy_eV
+    from vasp_stand_in.electrons import empty_lattice_bands, made_up_loop
+    from vasp_stand_in.inputs import read_input
+    from vasp_stand_in.run import StandInRun
 
     given = read_input(folder)
     calculator = build_calculator(options.calculator, options.arguments)
@@ -114,9 +114,9 @@ def run_single_point(folder: Path, options: argparse.Namespace, failure: Failure
 
 def write_files(run: StandInRun, folder: Path, plan: FailurePlan, failure: Failure | None) -> int:
     """Write standard output and the files in the order of VASP, as far as the failure lets it; return the exit code."""
-    from mlip_autopipec.testing.vasp import smallfiles
-    from mlip_autopipec.testing.vasp.outcar import write_outcar
-    from mlip_autopipec.testing.vasp.vasprun import write_vasprun
+    from vasp_stand_in import smallfiles
+    from vasp_stand_in.outcar import write_outcar
+    from vasp_stand_in.vasprun import write_vasprun
 
     _say(*smallfiles.stdout_head(run))
     for name in FILES:

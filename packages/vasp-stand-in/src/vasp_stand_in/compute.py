@@ -14,7 +14,7 @@ from ase.calculators.calculator import PropertyNotImplementedError, all_changes
 from ase.stress import voigt_6_to_full_3x3_stress
 from ase.units import GPa
 
-from mlip_autopipec.errors import InvalidInputError
+from vasp_stand_in.errors import InvalidInputError
 
 KNOWN = {
     "emt": "ase.calculators.emt.EMT",

@@ -16,7 +16,7 @@ import numpy as np
 from ase.units import Bohr, Hartree
 
 if TYPE_CHECKING:
-    from mlip_autopipec.testing.vasp.inputs import Incar, VaspInput
+    from vasp_stand_in.inputs import Incar, VaspInput
 
 HBAR2_OVER_2M = 0.5 * Hartree * Bohr**2  # eV A^2
 DEFAULT_NELM = 60

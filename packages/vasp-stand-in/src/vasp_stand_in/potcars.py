@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from ase.data import atomic_masses, atomic_numbers, covalent_radii
 
-from mlip_autopipec.errors import InvalidInputError
+from vasp_stand_in.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.testing.vasp.potcars import write_potcars
+from vasp_stand_in.potcars import write_potcars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +52,7 @@ def vasp_stand_in_environment(
         ``ATOMATE2_VASP_CMD``, ``..._GAMMA_CMD``, ``..._NCL_CMD`` and ``PMG_VASP_PSP_DIR``. Options can also be
         given later, in the variable ``VASP_STAND_IN_OPTIONS`` that each run of the executable reads.
     """
-    command = [sys.executable, "-m", "mlip_autopipec.testing.vasp", "--calculator", calculator]
+    command = [sys.executable, "-m", "vasp_stand_in", "--calculator", calculator]
     if calculator_arguments:
         command += ["--arguments", json.dumps(calculator_arguments)]
     line = shlex.join([*command, *options])

@@ -2,7 +2,7 @@
 
 import sys
 
-from mlip_autopipec.testing.vasp.command import main
+from vasp_stand_in.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,11 +8,11 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.testing.vasp.electrons import DEFAULT_EDIFF_EV, plane_wave_cutoff
-from mlip_autopipec.testing.vasp.inputs import DEFAULT_KSPACING, is_true
+from vasp_stand_in.electrons import DEFAULT_EDIFF_EV, plane_wave_cutoff
+from vasp_stand_in.inputs import DEFAULT_KSPACING, is_true
 
 if TYPE_CHECKING:
-    from mlip_autopipec.testing.vasp.inputs import Incar, VaspInput
+    from vasp_stand_in.inputs import Incar, VaspInput
 
 # of tags that VASP does not list among the parameters, or lists under another name
 OTHER_KINDS = {"ENCUT": "float", "MAGMOM": "floats", "LDAUU": "floats", "LDAUJ": "floats", "LDAUL": "ints"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.testing.vasp.vasprun import number
+from vasp_stand_in.vasprun import number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mlip_autopipec.testing.vasp.run import StandInRun
+    from vasp_stand_in.run import StandInRun
 
 
 def fortran_e(value: float, width: int, digits: int) -> str:

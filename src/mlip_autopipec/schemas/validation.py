@@ -1,0 +1,36 @@
+"""Errors of a potential on MD of the oracle itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.potential import Errors
+
+
+class ValidatedWalk(BaseModel):
+    """Errors on one MD run of the oracle."""
+
+    walker: int = Field(description="Number of the walker whose structure and condition it has.")
+    begins: Literal["start", "end"] = Field(description="Where it begins: where the walker started, or where it ended.")
+    errors: Errors = Field(description="Of the potential on its frames.")
+
+
+class ValidationDocument(Document):
+    """Errors of a potential on frames of the oracle's own MD, which nothing was trained on or chosen by."""
+
+    kind: Literal["validated"] = "validated"
+    potential_id: str = Field(description="uuid of the potential.")
+    errors: Errors = Field(description="On all frames.")
+    walks: list[ValidatedWalk] = Field(default_factory=list, description="On those of each run.")
+
+    def describe(self) -> str:
+        """Return the errors as a short text."""
+        e = self.errors
+        stress = "" if e.stress_rmse_GPa is None else f", {e.stress_rmse_GPa:.2f} GPa"
+        return (
+            f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.1f} meV/A{stress} "
+            f"({e.n_structures} frames of {len(self.walks)} runs)"
+        )
