@@ -49,6 +49,7 @@ class _Row:
 
 
 _NONE = "no campaign is there yet; one that was submitted appears when a worker has run its first job"
+_COLUMNS = ("folder", "campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h")
 _COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_FAILING": "red"}
 
 
@@ -214,30 +215,35 @@ def _coloured(status: str) -> str:
 
 
 def _overview(rows: Sequence[_Row]) -> Table:
+    """Return one line for each campaign; those of folders have the folder in place of elements and energy error."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     in_folders = any(row.folder is not None for row in rows)
-    names = ("campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h")
-    for name in (*names, *(["folder"] if in_folders else [])):
+    left_out = ("elements", "meV/atom") if in_folders else ("folder",)
+    lines = [_cells(row) for row in rows]
+    for name in (name for name in _COLUMNS if name not in left_out):
         table.add_column(name, no_wrap=name not in ("campaign", "elements", "folder"), overflow="fold")
-    for row in rows:
-        one = row.document
-        errors = one.test or one.train
-        energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
-        interrupted = row.running is False and exit_code(one.status) is ExitCode.UNFINISHED
-        table.add_row(
-            escape(one.campaign_id),
-            "-".join(one.elements),
-            "[yellow]interrupted[/]" if interrupted else _coloured(one.status),
-            str(one.n_cycles),
-            f"{one.n_labels}" + (f" ({one.n_failed_labels} failed)" if one.n_failed_labels else ""),
-            str(one.n_halts),
-            energy if isinstance(energy, str) else f"{energy:.2f}",
-            forces if isinstance(forces, str) else f"{forces:.1f}",
-            f"{one.hours:.1f}",
-            *([escape(str(row.folder))] if in_folders else []),
-        )
+    for cells in lines:
+        table.add_row(*(cell for name, cell in zip(_COLUMNS, cells, strict=True) if name not in left_out))
     table.caption = "errors on the held-out set, where there is one"
     return table
+
+
+def _cells(row: _Row) -> tuple[str, ...]:
+    one = row.document
+    errors = one.test or one.train
+    interrupted = row.running is False and exit_code(one.status) is ExitCode.UNFINISHED
+    return (
+        "" if row.folder is None else escape(str(row.folder)),
+        escape(one.campaign_id),
+        "-".join(one.elements),
+        "[yellow]interrupted[/]" if interrupted else _coloured(one.status),
+        str(one.n_cycles),
+        f"{one.n_labels}" + (f" ({one.n_failed_labels} failed)" if one.n_failed_labels else ""),
+        str(one.n_halts),
+        "" if errors is None else f"{errors.energy_rmse_meV_atom:.2f}",
+        "" if errors is None else f"{errors.forces_rmse_meV_A:.1f}",
+        f"{one.hours:.1f}",
+    )
 
 
 def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) -> RenderableType:
