@@ -1,12 +1,11 @@
-"""Every field of a structure, for every kind of oracle: what the oracle is given of it, and whether the key holds it."""
+"""Every field of a structure, for every kind of oracle: what the oracle is given of it, and if it is in the key."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
@@ -18,6 +17,9 @@ from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.vasp import vasp_static_maker
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 ORACLES: dict[str, Any] = {
     "EMT": EMTStaticMaker(),
