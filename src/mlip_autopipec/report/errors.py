@@ -21,6 +21,7 @@ from mlip_autopipec.report.panels import (
     make_logarithmic,
     marker_size,
     new_figure,
+    number_cycles,
 )
 from mlip_autopipec.report.thin import with_worst
 from mlip_autopipec.structures.periodicity import stress_without_vacuum
@@ -61,9 +62,11 @@ def by_cycle(data: CampaignData) -> list[Panel]:
         ("energy_rmse_meV_atom", "Energy error by cycle", "meV/atom"),
     ):
         figure = new_figure("cycle", f"root mean square error / {unit}")
+        checks = [(c, e) for c in data.checks if (e := c.errors) is not None]
         drawn = [getattr(e, key) for p in data.potentials for e in p.errors().values() if e is not None]
+        drawn += [getattr(e, key) for _, e in checks]
         make_logarithmic(figure, y=[max(value, _LEAST) for value in drawn])
-        figure.update_xaxes(dtick=1 if len(data.potentials) < 15 else None)
+        number_cycles(figure, [p.cycle for p in data.potentials] + [c.cycle for c, _ in checks])
         for curve, (label, colour, symbol) in _CURVES.items():
             found: list[tuple[int, Errors]] = [
                 (p.cycle, e) for p in data.potentials if (e := p.errors()[curve]) is not None
@@ -82,17 +85,16 @@ def by_cycle(data: CampaignData) -> list[Panel]:
                     hovertemplate=f"{label}, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )
             )
-        checks = [(c, c.errors) for c in data.checks if c.errors is not None]
-        if key == "forces_rmse_meV_A" and checks:
+        if checks:
             figure.add_trace(
                 go.Scatter(
                     x=[c.cycle for c, _ in checks],
-                    y=[max(e.forces_rmse_meV_A, _LEAST) for _, e in checks],
+                    y=[max(getattr(e, key), _LEAST) for _, e in checks],
                     mode="markers",
                     name="check",
                     marker={"symbol": "diamond", "size": 10, "color": VIOLET},
-                    text=[f"{'passed' if c.passed else 'failed'}, limit {c.limit_meV_A:.3g} meV/Å" for c, _ in checks],
-                    hovertemplate="check, cycle %{x}: %{y:.3g} meV/Å, %{text}<extra></extra>",
+                    text=["passed" if c.passed else "failed" for c, _ in checks],
+                    hovertemplate=f"check, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )
             )
         if figure.data:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlip_autopipec.training.regression import Factorisation, LeftOut, prior_scale
+from mlip_autopipec.training.regression import Factorisation, LeftOut, prior_scale, triangle_of
 from mlip_autopipec.training.weights import ErrorsByKind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -70,6 +70,11 @@ class FittedRung:
         """Coefficients, (n_functions,), in the order of ``functions``."""
         return self.factorisation.coefficients(self.rung.strength)
 
+    def columns(self, functions: Sequence[BasisFunction]) -> NDArray[np.intp]:
+        """Return where the given functions are in the order of the fit."""
+        place = {function: i for i, function in enumerate(self.functions)}
+        return np.array([place[function] for function in functions], dtype=np.intp)
+
 
 def rungs_within(atoms_of: Mapping[str, int], least: int = 0) -> list[int]:
     """
@@ -114,9 +119,23 @@ def fit_rung(
     leave_out
         Compute the errors of structures left out; else those of the fit take their place.
     """
-    columns = design.columns(functions)
-    matrix = np.take(design.matrix, columns, axis=1) / unit[:, None]
-    factorisation = Factorisation.of(matrix, design.target / unit, design.blocks, prior_scale(functions))
+    matrix = np.take(design.matrix, design.columns(functions), axis=1) / unit[:, None]
+    return _fit(matrix, None, design, functions, n_functions, weights, unit, judged, leave_out)
+
+
+def _fit(
+    matrix: NDArray[np.float64],
+    triangle: NDArray[np.float64] | None,
+    design: Design,
+    functions: Sequence[BasisFunction],
+    n_functions: int,
+    weights: FitWeights,
+    unit: NDArray[np.float64],
+    judged: NDArray[np.bool_],
+    leave_out: bool,
+) -> FittedRung:
+    """Fit the weighted columns of some functions; see :func:`fit_rung`."""
+    factorisation = Factorisation.of(matrix, design.target / unit, design.blocks, prior_scale(functions), triangle)
     strength = factorisation.evidence_strength()
     left_out = factorisation.leave_out(strength) if leave_out else factorisation.fitted(strength)
     residuals, kind = (left_out.residuals * unit)[judged], design.kind[judged]
@@ -160,8 +179,12 @@ def climb(
     """
     climbed: list[Rung] = []
     fitted: list[FittedRung] = []
+    # each basis begins with the functions of the one before: one decomposition serves all
+    order = {n: list(dict.fromkeys(f for m in sorted(bases) if m <= n for f in bases[m])) for n in bases}
+    matrix = np.take(design.matrix, design.columns(order[max(bases)]), axis=1) / unit[:, None]
+    triangle = triangle_of(matrix)
     for n in sorted(bases):
-        found = fit_rung(design, bases[n], n, weights, unit, judged)
+        found = _fit(matrix[:, : len(order[n])], triangle, design, order[n], n, weights, unit, judged, leave_out=True)
         climbed.append(found.rung)
         best = min(rung.score for rung in climbed)
         # matrices as large as the design: keep what can still be taken

@@ -100,6 +100,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
                 raise
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
     residuals = fitted.left_out.residuals * unit
+    columns = fitted.columns(basis_functions(bases[fitted.rung.n_functions]))
     record = LinearFitRecord(
         weights,
         fitted.rung.strength,
@@ -110,8 +111,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         md_cost(potential, task.labels),
         doubtful,
         Posterior(
-            fitted.coefficients,
-            fitted.factorisation.covariance_root(fitted.rung.strength),
+            fitted.coefficients[columns],
+            fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
             calibrate(design.kind, fitted.left_out, judged),
         ),
     )
@@ -229,7 +230,7 @@ def _trusted(
 
 
 def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
-    basis.basis_coeffs = fitted.coefficients
+    basis.basis_coeffs = fitted.coefficients[fitted.columns(basis_functions(basis))]
     return ACEPotential.from_basis(basis)
 
 

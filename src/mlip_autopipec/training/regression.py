@@ -2,14 +2,16 @@
 Ridge regression with its strength chosen by the data, from one factorisation.
 
 The weighted design matrix ``A`` (residuals in units of what an error is worth) with columns divided by the prior
-scale of each coefficient is decomposed once, ``A / g = U s V'``. For every strength ``lambda`` the coefficients,
-the hat matrix ``H = U s^2/(s^2 + lambda) U'``, the evidence and the errors of leaving one structure ``b`` out,
+scale of each coefficient is decomposed, ``A / g = U s V'``, from one triangle for all bases of a ladder
+(:func:`triangle_of`). For every strength ``lambda`` the coefficients, the hat matrix
+``H = U s^2/(s^2 + lambda) U'``, the evidence and the errors of leaving one structure ``b`` out,
 ``(1 - H_bb)^-1 r_b``, follow in closed form; the last are exactly those of refits without that structure.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -52,6 +54,12 @@ def prior_scale(functions: Sequence[BasisFunction], power: float = DEGREE_POWER)
     return (degree / degree.min()) ** power
 
 
+def triangle_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return R of the QR decomposition of a matrix, (n, n_functions); its first k columns are R of the first k."""
+    triangle = qr(matrix, mode="r", check_finite=False)[0]
+    return np.asarray(triangle[: min(matrix.shape)])
+
+
 @dataclass(frozen=True)
 class Factorisation:
     """
@@ -59,8 +67,8 @@ class Factorisation:
 
     Parameters
     ----------
-    left
-        (n_rows, rank), orthonormal columns.
+    matrix
+        Weighted design matrix, (n_rows, n_functions).
     singular
         Singular values, (rank,).
     right
@@ -71,7 +79,7 @@ class Factorisation:
         Rows of each structure.
     """
 
-    left: NDArray[np.float64]
+    matrix: NDArray[np.float64]
     singular: NDArray[np.float64]
     right: NDArray[np.float64]
     target: NDArray[np.float64]
@@ -84,6 +92,7 @@ class Factorisation:
         target: NDArray[np.float64],
         blocks: Sequence[slice],
         scale: NDArray[np.float64],
+        triangle: NDArray[np.float64] | None = None,
     ) -> Factorisation:
         """
         Decompose a weighted design matrix.
@@ -98,33 +107,38 @@ class Factorisation:
             Rows of each structure.
         scale
             Damping of each coefficient, (n_functions,).
+        triangle
+            :func:`triangle_of` the matrix, or of one that begins with its columns; computed if None.
 
         Raises
         ------
         TrainingError
             If the decomposition fails.
         """
-        scaled = matrix / scale
         try:
-            if len(scaled) > matrix.shape[1]:
-                triangle = qr(scaled, mode="r", check_finite=False)[0][: matrix.shape[1]]
-                _, singular, right = svd(triangle, full_matrices=False)
-                keep = singular > singular[0] * np.finfo(float).eps * len(singular)
-                left = scaled @ (right[keep].T / singular[keep])
-            else:
-                left, singular, right = svd(scaled, full_matrices=False)
-                keep = singular > singular[0] * np.finfo(float).eps * len(singular)
-                left = left[:, keep]
+            if triangle is None:
+                triangle = triangle_of(matrix)
+            n = matrix.shape[1]
+            _, singular, right = svd(triangle[:n, :n] / scale, full_matrices=False)
+            keep = singular > singular[0] * np.finfo(float).eps * len(singular)
         except (LinAlgError, ValueError) as error:
             raise TrainingError(f"the design matrix of {matrix.shape} could not be decomposed: {error}") from error
-        return cls(left, singular[keep], right[keep].T / scale[:, None], target, tuple(blocks))
+        return cls(matrix, singular[keep], right[keep].T / scale[:, None], target, tuple(blocks))
+
+    @property
+    def _left(self) -> NDArray[np.float64]:
+        """Orthonormal columns, (n_rows, rank)."""
+        return np.asarray(self.matrix @ (self.right / self.singular))
 
     def _shrink(self, strength: float) -> NDArray[np.float64]:
         return self.singular**2 / (self.singular**2 + strength)
 
-    @property
+    @cached_property
     def _projected(self) -> NDArray[np.float64]:
-        return self.left.T @ self.target
+        return np.asarray((self.right / self.singular).T @ (self.matrix.T @ self.target))
+
+    def _residuals(self, strength: float) -> NDArray[np.float64]:
+        return np.asarray(self.target - self.matrix @ self.coefficients(strength))
 
     def coefficients(self, strength: float) -> NDArray[np.float64]:
         """Return the coefficients (n_functions,) of a strength."""
@@ -145,10 +159,11 @@ class Factorisation:
     def leave_out(self, strength: float) -> LeftOut:
         """Leave out each structure in turn."""
         shrink = self._shrink(strength)
-        residuals = self.target - self.left @ (shrink * self._projected)
+        residuals = self._residuals(strength)
+        weighted = self._left * np.sqrt(shrink)
         out, variance = np.empty_like(residuals), np.empty_like(residuals)
         for rows in self.blocks:
-            half = self.left[rows] * np.sqrt(shrink)
+            half = weighted[rows]
             hat = half @ half.T
             # ill-conditioned where a structure alone fixes a coefficient; the limit of strength zero is refused then
             inverse = np.linalg.inv(np.eye(len(hat)) - hat)
@@ -157,10 +172,9 @@ class Factorisation:
         return LeftOut(out, variance)
 
     def fitted(self, strength: float) -> LeftOut:
-        """Return residuals and variances of the fit to all structures."""
-        shrink = self._shrink(strength)
-        residuals = self.target - self.left @ (shrink * self._projected)
-        return LeftOut(residuals, np.sum(self.left**2 * shrink, axis=1))
+        """Return the residuals of the fit to all structures, without variances."""
+        residuals = self._residuals(strength)
+        return LeftOut(residuals, np.zeros_like(residuals))
 
     def covariance_root(self, strength: float) -> NDArray[np.float64]:
         """Return ``L``, (n_functions, rank), of the covariance ``L L'`` of the coefficients for unit noise."""
