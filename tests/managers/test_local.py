@@ -25,6 +25,7 @@ from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.managers.fork_server import ForkServer
 from mlip_autopipec.managers.local import Run as OneRun
 from mlip_autopipec.managers.local import RunningJob, Watch, run_flow, run_flows
+from mlip_autopipec.managers.worker import pack, unpack
 from mlip_autopipec.schemas.walk import Choice
 from mlip_autopipec.settings import available_cores, default_workers, thread_variables
 from mlip_autopipec.structures.provenance import Provenance, Split
@@ -227,6 +228,12 @@ def test_several_flows_share_the_workers(server, store, tmp_path) -> None:
     assert run_flows(runs, store, workers=2, server=server) == {}
     assert len(list((tmp_path / "a").iterdir())) == len(list((tmp_path / "b").iterdir())) == 8
     assert len(outputs(store)) == 16
+
+
+def test_a_job_that_no_worker_can_import_is_told() -> None:
+    packed = pack(where()).replace(b"test_local", b"__main__")
+    with pytest.raises(MLIPError, match=r"where, or what it is given, cannot be imported by a worker"):
+        unpack(packed)
 
 
 def test_a_store_in_memory_is_refused(tmp_path) -> None:

@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from secrets import randbelow
 from typing import TYPE_CHECKING
@@ -272,7 +273,7 @@ def _run_here(queue: _Queue, store: JobStore) -> None:
     while queue:
         begun = queue.begin(0, os.getpid())
         with cd(begun.folder):
-            outcome = run_job(begun.entry.task.payload, store, _as_it_is)
+            outcome = run_job(partial(_as_it_is, begun.entry.task.payload), store, _as_it_is)
         queue.end(begun, outcome)
 
 
