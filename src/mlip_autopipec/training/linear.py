@@ -16,7 +16,7 @@ from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
-from mlip_autopipec.training.weights import FitWeights
+from mlip_autopipec.training.weights import FitWeights, at_least_one, positive
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -73,6 +73,19 @@ class LinearACETrainer(ACETrainer):
     forces_meV_A: float = 100.0
     stress_GPa: float = 0.1
     max_us_per_atom_step: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse weights, strengths and limits that are no positive numbers."""
+        super().__post_init__()
+        positive(self, "energy_meV_atom", "forces_meV_A", "stress_GPa", "energy_weight", "force_weight")
+        positive(self, "max_us_per_atom_step")
+        at_least_one(self, "processes")
+        if self.ridge is not None and not (np.isfinite(self.ridge) and self.ridge >= 0):
+            raise InvalidInputError.of(
+                "LinearACETrainer.ridge", f"is {self.ridge}; it has to be a number of at least 0"
+            )
+        if not np.isfinite(self.core_margin):
+            raise InvalidInputError.of("LinearACETrainer.core_margin", f"is {self.core_margin}; give a number in A")
 
     @property
     def is_plain(self) -> bool:

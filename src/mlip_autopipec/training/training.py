@@ -24,6 +24,7 @@ from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other 
     Refit,
     TrainingResult,
 )
+from mlip_autopipec.training.weights import positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -129,6 +130,15 @@ class ACETrainer(MSONable, ABC):
     reference_energies: dict[str, float] | None = None
     dimer_weight: float = 0.001
 
+    def __post_init__(self) -> None:
+        """Refuse weights and energies that are no numbers."""
+        positive(self, "dimer_weight")
+        for symbol, energy in (self.reference_energies or {}).items():
+            if not np.isfinite(energy):
+                raise InvalidInputError.of(
+                    f"{type(self).__name__}.reference_energies", f"of {symbol} is {energy}; give a number in eV"
+                )
+
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""
@@ -186,8 +196,7 @@ class ACETrainer(MSONable, ABC):
         """Train; what a trainer overrides that does more than one fit. See :meth:`train`."""
         labels, new_labels, test_labels = given.labels, given.new_labels, given.test_labels
         initial_potential, fine_tune = given.initial_potential, given.fine_tune
-        if not self.dimer_weight > 0:
-            raise InvalidInputError(f"dimer_weight is {self.dimer_weight}; it has to be positive")
+        positive(self, "dimer_weight")  # checked again: it is a field that can be set
         everything = [*labels, *new_labels]
         _check_labels([*everything, *test_labels])
         ordinary = [label for label in everything if not is_dimer(label)]
