@@ -13,7 +13,8 @@ SOURCE = ROOT / "src" / "mlip_autopipec"
 
 #: From the bottom up: a room imports from itself and from the lines before its own. docs/architecture.md has the same.
 FLOORS = (
-    ("errors", "frames", "settings", "seeds", "processes", "moved"),
+    ("errors",),
+    ("frames", "settings", "seeds", "processes", "moved"),
     ("kinds",),
     ("structures",),
     ("potentials", "oracle"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,20 @@ import pytest
 from monty.json import MontyDecoder
 
 import mlip_autopipec
-from mlip_autopipec import Campaigns, Criteria, PropertyCriterion, StopRule, TrainMaker
+from mlip_autopipec import (
+    Campaigns,
+    CandidateGenerator,
+    Criteria,
+    PropertyCriterion,
+    StopRule,
+    StructureGenerator,
+    TrainMaker,
+)
+from mlip_autopipec.active_learning.calibration import ThresholdAdapter
+from mlip_autopipec.active_learning.outliers import OutlierRule
+from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.moved import MOVED
+from mlip_autopipec.runfile import sections
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))
@@ -118,3 +131,28 @@ def test_earlier_methods_of_a_database_call_those_of_today(memory_jobstore):
         assert campaigns.quarantined("c") == {}
     with pytest.warns(DeprecationWarning, match=r"with_quarantined of Campaigns\.dataset is now with_outliers"):
         assert campaigns.dataset("c", with_quarantined=True) == []
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "value"),
+    [
+        (CandidateGenerator, "n_modes", 8),
+        (CutoutGenerator, "composition_tolerance", 0.1),
+        (StructureGenerator, "pair_cutoff", 5.0),
+        (ThresholdAdapter, "quantile", 0.9),
+        (OutlierRule, "n_largest", 2.0),
+    ],
+)
+def test_a_setting_that_is_gone_is_said_where_it_was_another_than_the_default(cls, name, value, recwarn):
+    made = cls()
+    assert name not in made.as_dict()
+    assert cls(**{name: value}) == cls.from_dict({**made.as_dict(), name: value}) == made
+    assert not recwarn
+    said = f"{cls.__name__}.{name} is not a setting any more: 0.3 is ignored, {value} holds"
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        assert cls(**{name: 0.3}) == made
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        assert getattr(cls.from_dict({**made.as_dict(), name: 0.3}), name) == value
+    with pytest.warns(UserWarning, match=re.escape(said)):
+        model = sections.section(cls)(**{name: 0.3})
+    assert name not in model.model_dump()

@@ -311,17 +311,6 @@ CRITERIA = Registry(
     "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
 )
 
-
-def added_packages() -> frozenset[str]:
-    """
-    Name the packages that the owner of this machine lets run files and stored documents name classes of.
-
-    Those that add kinds by entry points, and those of MLIP_AUTOPIPEC_CODE_FROM.
-    """
-    named = {name.strip() for name in get_settings().CODE_FROM.split(",")} - {""}
-    return frozenset(named).union(*(registry.packages for registry in (TRAINERS, ORACLES, CRITERIA)))
-
-
 #: Names in ``shares`` of the section ``candidates``, in the order in which candidates are returned.
 ORIGINS = Registry(
     "mlip_autopipec.origins",
@@ -333,3 +322,13 @@ ORIGINS = Registry(
     },
     OriginKind,
 )
+
+
+def added_packages() -> frozenset[str]:
+    """
+    Name the packages that the owner of this machine lets run files and stored documents name classes of.
+
+    Those that add kinds by entry points, and those of MLIP_AUTOPIPEC_CODE_FROM.
+    """
+    named = {name.strip() for name in get_settings().CODE_FROM.split(",")} - {""}
+    return frozenset(named).union(*(registry.packages for registry in (TRAINERS, ORACLES, CRITERIA, ORIGINS)))

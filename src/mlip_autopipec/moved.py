@@ -235,6 +235,43 @@ def renamed_fields(**names: str) -> Callable[[F], F]:
     return decorate
 
 
+def dropped_fields(*names: str) -> Callable[[F], F]:
+    """
+    Let a dataclass that monty stores be made with fields that it does not have any more: they are said and ignored.
+
+    Parameters
+    ----------
+    *names
+        Those fields; each is a class variable with the value that holds.
+    """
+
+    def decorate(cls: Any) -> Any:
+        init = cls.__init__
+
+        def keep(given: Mapping[str, Any]) -> dict[str, Any]:
+            for name in names:
+                if name in given and given[name] != getattr(cls, name):
+                    warnings.warn(
+                        f"{cls.__name__}.{name} is not a setting any more: {given[name]} is ignored, "
+                        f"{getattr(cls, name)} holds",
+                        stacklevel=3,
+                    )
+            return {key: value for key, value in given.items() if key not in names}
+
+        @functools.wraps(init)
+        def without(*args: Any, **kwargs: Any) -> None:
+            init(*args, **keep(kwargs))
+
+        def from_dict(one: Any, d: Mapping[str, Any]) -> Any:
+            return super(cls, one).from_dict(keep(d))
+
+        without.__signature__ = inspect.signature(init)  # type: ignore[attr-defined]
+        cls.__init__, cls.from_dict, cls.dropped = without, classmethod(from_dict), staticmethod(keep)
+        return cls
+
+    return decorate
+
+
 def renamed_method(old: str, new: str) -> Any:
     """
     Return a method that warns and calls the one of today.

@@ -215,7 +215,7 @@ def test_killed_in_the_validation_it_is_finished_without_computing_a_frame_twice
     )
     assert told in said(invoke("status", folder))
     exported = place / "exported"
-    assert invoke("export", folder, exported).exit_code == 0
+    assert invoke("export", folder, "-o", exported).exit_code == 0
     line = next(x for x in (exported / "README.md").read_text().splitlines() if "MD of the oracle itself" in x)
     assert f"{errors['forces_rmse_meV_A']:.3g} meV/A, {errors['stress_rmse_GPa']:.2g} GPa (5 structures)" in line
 

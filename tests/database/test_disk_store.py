@@ -19,7 +19,18 @@ DOCUMENTS = [
     {"uuid": "c", "index": 1, "output": [{"kind": "label", "campaign_id": "x"}, {"kind": "other"}]},
     {"uuid": "d", "index": 1, "output": {"kind": ["label", "list"], "campaign_id": 3}},
     {"uuid": "e", "index": 1, "output": None},
+    {"uuid": "g", "index": 1, "output": {"kind": "label", "parts": [{"a": 1, "b": {"c": 2, "d": 3}}, 4, {"x": 5}, []]}},
     {"uuid": "f", "index": 1, "time": datetime(2026, 1, 2, tzinfo=UTC).replace(tzinfo=None)},
+]
+
+PROJECTIONS = [
+    ["uuid", "index"],
+    ["output"],
+    ["output.kind", "output.energy", "time"],
+    ["output.steps", "no.where"],
+    ["output.parts.a", "output.parts.b.c", "uuid"],
+    {"output.kind": 1},
+    {"output": 0},
 ]
 
 
@@ -56,8 +67,11 @@ def test_answers_are_those_of_a_store_in_memory(store, criteria):
     memory.connect()
     memory.update(DOCUMENTS, key=["uuid", "index"])
     for options in ({}, {"sort": {"uuid": -1, "index": 1}, "skip": 1, "limit": 2}, {"limit": 1}):
-        found, expected = ([{**d, "_id": 0} for d in s.query(criteria, **options)] for s in (store, memory))
-        assert found == expected
+        for properties in (None, *PROJECTIONS):
+            found, expected = (
+                [{**d, "_id": 0} for d in s.query(criteria, properties, **options)] for s in (store, memory)
+            )
+            assert found == expected
     assert store.count(criteria) == memory.count(criteria)
     assert sorted(store.distinct("uuid", criteria)) == sorted(memory.distinct("uuid", criteria))
 
@@ -85,7 +99,7 @@ def test_an_index_is_used(store):
         if "documents" in row[-1]
     )
     assert "USING INDEX by uuid" in plan
-    looked_at = store._narrowed({"uuid": "a", "index": 1}).fetchall()
+    looked_at = store._rows(store._narrowing({"uuid": "a", "index": 1})).fetchall()
     assert len(looked_at) == 2
 
 

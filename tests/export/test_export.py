@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ase.io
 import numpy as np
@@ -29,6 +29,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import executable
+from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
@@ -48,10 +49,11 @@ pybtex = pytest.importorskip("pybtex.database")
 NAME = "copper-gold"
 
 
-def run(maker: OTFMaker, atoms: Atoms, name: str, folder: Path, **given: list[Atoms]) -> Campaigns:
+def run(maker: OTFMaker, atoms: Atoms, name: str, folder: Path, **given: Any) -> Campaigns:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     store.connect()
-    flow = maker.make(atoms, 600, campaign_id=name, **given)
+    folder.mkdir(exist_ok=True)
+    flow = maker.make(atoms, given.pop("conditions", 600), campaign_id=name, **given)
     run_locally(flow, store=store, create_folders=True, root_dir=folder, log=False)
     return Campaigns(store)
 
@@ -145,6 +147,28 @@ def test_the_lammps_input_runs_in_the_library(folder: Path, expected: dict[str, 
     assert sorted(frames[-1].symbols) == sorted(ase.io.read(folder / "structure.extxyz").symbols)
     moved = np.linalg.norm(frames[-1].positions - frames[0].positions, axis=1)
     assert 0.01 < moved.max() < 3
+
+
+@pytest.mark.parametrize("barostat", ["isotropic", "triclinic"])
+def test_an_npt_campaign_gives_an_npt_input_at_its_pressure(tmp_path: Path, barostat: str):
+    settings = MDSettings(ensemble="npt", barostat=barostat, barostat_damping_fs=500.0)
+    maker = stand_in_loop(
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
+        dynamics_maker=ScriptedDynamicsMaker(settings=settings),
+        generate_maker=GenerateMaker(generator=StructureGenerator(n_structures=6, n_test=1, max_atoms=32)),
+        train_maker=TrainMaker(trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12))),
+    )
+    conditions = [Condition(300.0, pressure_GPa=2.0), Condition(600.0)]
+    campaigns = run(maker, bulk("Cu", cubic=True) * 2, "squeezed", tmp_path / "run", conditions=conditions)
+    write_export(tmp_path / "export", campaigns, "squeezed")
+    text = (tmp_path / "export" / "lammps" / "in.lammps").read_text()
+    words = {"isotropic": "iso", "triclinic": "tri"}[barostat]
+    assert f"npt temp ${{temperature}} ${{temperature}} 0.1 {words} 20000 20000 0.5" in text
+    assert "Cu32 at 300 K and 2 GPa, 600 K and 0 GPa (NPT)" in (tmp_path / "export" / "README.md").read_text()
+    python("run_without_mlpace.py", "n_steps=60", "every=20", cwd=tmp_path / "export" / "lammps")
+    log = (tmp_path / "export" / "lammps" / "log.lammps").read_text()
+    volumes = [float(line.split()[-1]) for line in re.findall(r"^ +(?:0|60) .*$", log, re.MULTILINE)]
+    assert volumes[-1] < volumes[0]
 
 
 @pytest.mark.parametrize("forces", ["pace", "gamma"])

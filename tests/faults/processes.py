@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -256,15 +257,16 @@ def run_or_resume(
 
     from mlip_autopipec.managers.local import run_flow
 
-    store = open_any(address)
-    flow = next_flow(store, events, campaign_id, dumped_bytes)
-    if flow is not None and workers is None:
-        jobs.mkdir(exist_ok=True)
-        run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
-    elif flow is not None:
-        with forked_server() as server:
+    # forked before a store is open: SQLite's locks do not survive a fork
+    with forked_server() if workers is not None else nullcontext() as server:
+        store = open_any(address)
+        flow = next_flow(store, events, campaign_id, dumped_bytes)
+        if flow is not None and workers is None:
+            jobs.mkdir(exist_ok=True)
+            run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
+        elif flow is not None:
             run_flow(flow, store, jobs, workers=workers or 0, server=server)
-    store.close()
+        store.close()
 
 
 def forked_server() -> ForkServer:

@@ -14,6 +14,8 @@ from jobflow import Job, run_locally
 from mlip_autopipec import AccuracyTargets, OTFMaker
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.jobs.check import _apart
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
@@ -201,6 +203,34 @@ def test_each_kind_of_error_can_keep_a_potential_from_converging(run_loop, store
     assert check.teaches
     assert said in check.describe()
     assert check.errors.stress_rmse_GPa > 0
+
+
+def test_errors_of_labels_left_out_of_the_fit_have_to_be_within_what_is_asked_for(run_loop, stored_documents):
+    maker = loop(max_cycles=1)
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="free"))
+    assert final.status == "CONVERGED", "nothing is asked for"
+    potential = stored_documents(PotentialDocument)[-1]
+    between = (potential.linear.forces_left_out_meV_A + final.check.errors.forces_rmse_meV_A) / 2
+    assert final.check.errors.forces_rmse_meV_A < between, "the check alone would pass"
+    asked = AccuracyTargets(forces_meV_A=between)
+    final = run_loop(loop(max_cycles=1, accuracy=asked).make(COPPER, [300, 600], campaign_id="asked"))
+    assert final.status == "MAX_ITER_REACHED"
+    assert not final.check.passed
+    assert final.check.teaches
+    told = f"forces of labels left out of the fit {potential.linear.forces_left_out_meV_A:.3g} meV/A, asked for"
+    assert told in final.check.describe()
+    assert "more labels or a larger basis would help" in final.check.describe()
+
+
+def test_frames_close_in_time_are_checked_once():
+    frames = []
+    for step in (100, 140, 400, 420, 950):
+        frame = COPPER.copy()
+        frame.info["step"] = step
+        frames.append(frame)
+    payload = {"frames": pack_frames(frames)}
+    walk = WalkDocument(walker=0, status="CONVERGED", step=1000, timestep_fs=1.0, payload=payload)
+    assert [frame.info["step"] for frame in _apart(walk)] == [140, 420]
 
 
 def test_no_walker_goes_unchecked(run_loop, stored_documents):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlip_autopipec.database.documents import labels_in_state
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.jobs.compare import compare_given
-from mlip_autopipec.jobs.dataset import pack_labels, read_labels
+from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.oracle.comparison import compare_labels, worth_comparing
+from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.structures.provenance import Split, mark
 from mlip_autopipec.testing import stand_in_loop
@@ -46,7 +49,7 @@ def flow(labels, n_compared=2):
 def test_labels_of_the_oracle_pass_and_the_comparison_is_stored(run_loop, memory_jobstore):
     run_loop(flow(dataset()))
     documents = memory_jobstore.query({"output.kind": "comparison"}, ["output"])
-    found = [one for document in documents for one in document["output"]["compared"]]  # of a job each
+    found = max((document["output"]["compared"] for document in documents), key=len)  # the last one has all
     assert sorted(one["index"] for one in found) == [0, 1]
     assert max(abs(one["energy_meV_atom"]) for one in found) < 1e-6
     assert len(read_labels("c", store=memory_jobstore)) == 3
@@ -55,18 +58,112 @@ def test_labels_of_the_oracle_pass_and_the_comparison_is_stored(run_loop, memory
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (dataset(lambda e, n: e - 1000 * n), r"label 0 of the dataset \(Cu4\).*\+1e\+06 meV/atom.*another zero"),
+        (dataset(lambda e, n: e - 1000 * n), r"\(Cu4\).*\+1e\+06 meV/atom.*another zero"),
         (dataset(lambda e, n: e + 0.3 * n), r"-300 meV/atom.*shift them by a constant for each element"),
         (dataset(forces=1.3), r"forces [\d.]+ meV/A of [\d.]+, .*Label the dataset with the settings of the oracle"),
         (dataset(stress=-1.0), r"the stress has another sign, order or unit"),
     ],
 )
 def test_labels_of_another_surface_are_refused_before_anything_is_trained(run_loop, memory_jobstore, labels, told):
-    assert run_loop(flow(labels)).status is LoopStatus.FAILED
-    oracle = OracleMaker(static_maker=EMTStaticMaker(), reuse_labels=False)
-    with pytest.raises(InvalidInputError, match=told):
-        compare_given.original(oracle, pack_labels(labels, "c", [0, 1]), "c")
+    ended = run_loop(flow(labels))
+    assert ended.status is LoopStatus.FAILED
+    assert re.search(rf"^the dataset is refused: label \d of the dataset.*{told}", ended.why)
     assert memory_jobstore.query_one({"output.kind": "potential"}) is None
+
+
+def test_a_refused_dataset_ends_with_one_sentence(run_loop, memory_jobstore, caplog):
+    run_loop(flow(dataset(forces=1.3)))
+    assert not [record for record in caplog.records if record.levelname == "ERROR" or "Traceback" in record.message]
+    assert "the label job failed" not in caplog.text
+    documents = [doc["output"] for doc in memory_jobstore.query({"output.kind": "comparison"}, ["output"])]
+    assert [len(document["compared"]) for document in documents] == [1, 1]  # the second computes nothing more
+    assert len({document["refused"] for document in documents}) == 1
+
+
+def test_what_was_computed_is_kept_and_is_no_label_of_the_dataset(run_loop, memory_jobstore, monkeypatch):
+    run_loop(flow(dataset()))
+    (one, two) = memory_jobstore.query({"output.kind": "compared_label"}, ["output"])
+    label = LabelDocument.model_validate(one["output"])
+    assert label.energy_eV is not None
+    assert label.computed_with is not None
+    assert one["output"]["key"] != two["output"]["key"]
+    assert len(read_labels("c", store=memory_jobstore)) == 3
+    assert memory_jobstore.count(labels_in_state("c", "successful")) == 0
+    # a second campaign buys nothing again, and neither does a label of the loop
+    monkeypatch.setattr(EMTStaticMaker, "_get_calculator", no_calculator)
+    oracle = OracleMaker(static_maker=EMTStaticMaker(), n_compared=2)
+    run_loop(stand_in_loop(oracle_maker=oracle).make(COPPER, 300, labels=dataset(), campaign_id="d"))
+    again = [doc["output"] for doc in memory_jobstore.query({"output.campaign_id": "d"}, ["output"])]
+    last = max((doc for doc in again if doc["kind"] == "comparison"), key=lambda doc: len(doc["compared"]))
+    assert (last["n_reused"], last["refused"]) == (2, None)
+    assert memory_jobstore.count({"output.kind": "compared_label"}) == 2
+
+
+def no_calculator(self):
+    raise AssertionError("a label is bought again")
+
+
+def alloy_dataset(shift, elements=("Cu", "Au"), wrong=0.0):
+    """Labels of EMT whose energies have another zero for each element."""
+    frames = []
+    for seed, n_other in enumerate((0, 1, 2, 3, 4)):
+        atoms = COPPER.copy()
+        atoms.symbols[:n_other] = elements[1]
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        energy = atoms.get_potential_energy() - sum(shift[s] for s in atoms.symbols) + wrong * seed**2
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=atoms.get_forces(), stress=atoms.get_stress())
+        frames.append(atoms)
+    return frames
+
+
+def shifted_flow(labels, campaign_id="c"):
+    oracle = OracleMaker(static_maker=EMTStaticMaker(), energy_shift="fit")
+    return stand_in_loop(oracle_maker=oracle).make(labels[0], 300, labels=labels, campaign_id=campaign_id)
+
+
+def test_energies_are_shifted_for_each_element_on_request(run_loop, memory_jobstore, caplog):
+    shift = {"Cu": 0.3, "Au": -1000.0}
+    labels = alloy_dataset(shift)
+    run_loop(shifted_flow(labels))
+    documents = [doc["output"] for doc in memory_jobstore.query({"output.kind": "comparison"}, ["output"])]
+    (found,) = [document["energy_shift_eV"] for document in documents if document["energy_shift_eV"]]
+    assert found == pytest.approx(shift, abs=1e-6)
+    assert "are shifted by eV per atom: Au -1000.0000, Cu +0.3000" in caplog.text
+    for label, given in zip(read_labels("c", store=memory_jobstore), labels, strict=True):
+        atoms = label.to_atoms()
+        energy = atoms.get_potential_energy()
+        atoms.calc = EMT()
+        assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+        assert energy != pytest.approx(given.get_potential_energy())
+        assert "energy shifted by" in label.corrections[-1]
+    assert memory_jobstore.query_one({"output.kind": "potential"}) is not None
+
+
+def test_energies_that_agree_are_not_shifted(run_loop, memory_jobstore):
+    run_loop(shifted_flow(alloy_dataset({"Cu": 0.0, "Au": 0.0})))
+    documents = memory_jobstore.query({"output.kind": "comparison"}, ["output"])
+    assert all(doc["output"]["energy_shift_eV"] is None for doc in documents)
+
+
+def test_what_no_constant_mends_is_refused(run_loop):
+    ended = run_loop(shifted_flow(alloy_dataset({"Cu": 0.3, "Au": 1.0}, wrong=0.5)))
+    assert ended.status is LoopStatus.FAILED
+    assert re.search(r"a constant for each element \(eV: Au .*leaves differences of up to", ended.why)
+
+
+def test_compositions_that_do_not_determine_a_shift_are_refused():
+    same = [atoms for atoms in alloy_dataset({"Cu": 0.3, "Au": 1.0}) if list(atoms.symbols).count("Au") == 2] * 2
+    with pytest.raises(InvalidInputError, match=r"do not tell the energies of Au, Cu apart \(1 independent"):
+        shifted_flow(same)
+    with pytest.raises(InvalidInputError, match="n_compared is 0: there is nothing to fit to"):
+        OracleMaker(static_maker=EMTStaticMaker(), energy_shift="fit", n_compared=0).check(["Cu"])
+
+
+def test_enough_labels_are_compared_for_a_shift():
+    labels = alloy_dataset({"Cu": 0.3, "Au": 1.0})
+    assert len(worth_comparing(labels, 1, for_shift=True)) == 3
+    assert len(worth_comparing(labels, 4, for_shift=True)) == 4
 
 
 def test_noise_is_let_in_and_nothing_is_compared_on_request(run_loop, memory_jobstore):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from ase.build import fcc111
+from ase.build import bulk, fcc111
 from ase.cluster import Icosahedron
 
 from mlip_autopipec.errors import InvalidInputError
@@ -19,7 +19,7 @@ from mlip_autopipec.lammps.cell import MDCell, check_ensemble
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.structures.frozen import freeze, frozen_atoms
-from mlip_autopipec.structures.periodicity import boxed
+from mlip_autopipec.structures.periodicity import boxed, pieces
 
 if TYPE_CHECKING:
     from typing import Any
@@ -114,6 +114,54 @@ def test_an_atom_that_leaves_halts_the_walk(copper_potential: ACEPotential, tmp_
     assert result.halt.reason.verdict is HaltVerdict.EXPLOSION
     assert result.halt.atom_index == 1
     assert result.step < result.halt.step, "it goes on from the last frame in which the cluster was whole"
+
+
+def breaking(n_leaving: int = 2) -> Atoms:
+    """A cluster that some atoms leave together, so that none is ever alone."""
+    begun = with_velocities(boxed(Icosahedron("Cu", 2), 40.0), 50.0, seed=1)
+    velocities = begun.get_velocities()
+    pair = [1, *[k for k in range(2, 13) if begun.get_distance(1, k) < 2.8][: n_leaving - 1]]
+    away = begun.positions[pair].mean(axis=0) - begun.positions[0]
+    velocities[pair] = 1.0 * away / np.linalg.norm(away)
+    begun.set_velocities(velocities)
+    return begun
+
+
+def test_a_cluster_that_breaks_up_halts_the_walk(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    run = {"n_steps": 150, "ensemble": "nve", "temperature_limit_K": 1e9}
+    result = explore(breaking(), copper_potential, tmp_path, **run)
+    assert result.halt is not None
+    assert result.halt.reason is HaltReason.EVAPORATION
+    apart = pieces(result.final, copper_potential.cutoff)
+    assert apart.max() == 0, "it goes on from the last frame in which the cluster was whole"
+    allowed = explore(breaking(), copper_potential, tmp_path, **run, halt_on_break_up=False)
+    assert allowed.status is WalkStatus.CONVERGED
+    assert sorted(np.bincount(pieces(allowed.final, copper_potential.cutoff))) == [2, 11]
+
+
+def test_several_molecules_may_meet_and_part() -> None:
+    two = Icosahedron("Cu", 1) + Icosahedron("Cu", 2)
+    far = two.copy()
+    far.positions[1:] += 9.0
+    cell = MDCell.of(boxed(far), 5.0)
+    assert not cell.is_one_piece
+    three = boxed(Icosahedron("Cu", 2))
+    whole = MDCell.of(three, 5.0)
+    assert whole.is_one_piece
+    three.positions[:2] += 12.0
+    assert whole.gone(three, 5.0).tolist() == [0, 1]
+    assert whole.gone(three, 5.0, break_up=False).tolist() == []
+    assert MDCell.of(bulk("Cu", cubic=True) * (2, 2, 2), 5.0).is_one_piece is False
+
+
+def test_the_executable_halts_on_a_break_up(tmp_path: Path) -> None:
+    for name, halts in (("halts", True), ("allowed", False)):
+        (tmp_path / name).mkdir()
+        run = {"n_steps": 150, "ensemble": "nve", "temperature_limit_K": 1e9, "halt_on_break_up": halts}
+        looks = run_input(breaking(), tmp_path / name, **run)
+        assert looks[-1].reason is (HaltReason.EVAPORATION if halts else None)
+        apart = pieces(final(breaking(), tmp_path / name), 5.0)
+        assert sorted(np.bincount(apart)) == [2, 11]
 
 
 def test_velocities_of_a_cluster_do_not_turn_it() -> None:

@@ -89,12 +89,12 @@ def test_what_is_no_active_set(paths):
 def test_a_crash_or_a_hang_of_the_process_is_told(copper_potential, monkeypatch, tmp_path):
     monkeypatch.setattr(examine, "TIME_S", 0.01)
     with pytest.raises(InvalidInputError, match=r"p: the potential cannot be used: it was not loaded within"):
-        examine.examine(copper_potential, "p")
+        examine.examine(copper_potential.yaml, b"", {}, "p")
     monkeypatch.setattr(examine, "TIME_S", 60)
     (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidInputError, match=r"pyace crashed on it .SIGSEGV."):
-        examine.examine(copper_potential, "p")
+        examine.examine(copper_potential.yaml, b"", {}, "p")
 
 
 def test_a_stored_potential_in_which_a_bit_changed_is_noticed(copper_potential):

@@ -33,6 +33,7 @@ from mlip_autopipec.report.panels import Panel, new_figure
 from mlip_autopipec.report.thin import thinned_trace, with_worst
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -176,6 +177,22 @@ def test_errors_by_cycle_and_label_by_label(page: str, campaigns: Campaigns, dat
     assert drawn["training"] == 6 * len([a for a in data.dataset if a.info["split"] == "train"])
     text = Outline(page).text
     assert f"held-out {expected.forces_rmse_meV_A:.3g} meV/Å" in text
+
+
+def test_the_check_is_in_both_plots_of_errors_by_cycle(data: CampaignData):
+    assert any(check.errors is not None for check in data.checks)
+    for panel in errors.by_cycle(data):
+        (figure,) = panel.views.values()
+        assert "check" in [trace.name for trace in figure.data], panel.key
+
+
+def test_an_interrupted_campaign_is_not_said_to_learn(data: CampaignData):
+    learning = replace(data, status=data.status.model_copy(update={"status": LoopStatus.LEARNING}))
+    for running, word in ((False, "INTERRUPTED"), (True, "LEARNING"), (None, "LEARNING")):
+        learning.running = running
+        page = render(learning, Limits())
+        assert f'busy">{word}<' in page or f'bad">{word}<' in page
+        assert ("resume continues" in page) is (running is False)
 
 
 def test_labels_of_a_check_are_training_once_they_are_learnt(data: CampaignData):

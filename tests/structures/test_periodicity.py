@@ -10,13 +10,22 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cluster import Icosahedron
 from ase.constraints import FixAtoms, FixedLine
+from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distort import deform
 from mlip_autopipec.structures.frozen import constrained_atoms, freeze, frozen_atoms
-from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, Direction, Shape, boxed, directions, shape_of
+from mlip_autopipec.structures.periodicity import (
+    BOX_VACUUM_A,
+    Direction,
+    Shape,
+    boxed,
+    directions,
+    shape_of,
+    stress_without_vacuum,
+)
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell
 
 
@@ -129,3 +138,23 @@ def test_frozen_atoms_come_from_constraints_or_indices() -> None:
         freeze(atoms, [99])
     with pytest.raises(InvalidInputError, match="all 13"):
         freeze(atoms, range(13))
+
+
+@pytest.mark.parametrize("turned", [0.0, 30.0])
+def test_only_stresses_along_the_structure_are_compared(turned: float) -> None:
+    atoms = boxed(slab())
+    across = np.array([0.0, 0.0, 5.0, 3.0, 4.0, 0.0])  # zz, yz, xz
+    within = np.array([1.0, 2.0, 0.0, 0.0, 0.0, 0.5])  # xx, yy, xy
+    rotation = np.eye(3)
+    if turned:
+        before = atoms.cell.array.copy()
+        atoms.rotate(turned, (1.0, 2.0, 3.0), rotate_cell=True)
+        rotation = np.linalg.solve(before, atoms.cell.array)
+    for stress, n_large in ((across, 0), (within, 3)):
+        full = rotation.T @ voigt_6_to_full_3x3_stress(stress) @ rotation
+        found = stress_without_vacuum(full_3x3_to_voigt_6_stress(full), atoms)
+        assert len(found) == 3
+        assert (np.abs(found) > 1e-9).sum() == n_large
+    assert stress_without_vacuum(across, boxed(wire())).tolist() == [pytest.approx(5.0)]
+    assert stress_without_vacuum(across, boxed(Icosahedron("Ni", 2))).tolist() == []
+    assert stress_without_vacuum(across, bulk("Cu")).tolist() == across.tolist()

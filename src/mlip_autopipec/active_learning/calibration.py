@@ -9,12 +9,13 @@ together, and which threshold of gamma keeps the errors within a wished limit.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import dropped_fields
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.intake import raw_forces
 
@@ -197,6 +198,7 @@ def calibrate(
     )
 
 
+@dropped_fields("quantile")
 @dataclass
 class ThresholdAdapter(MSONable):
     """
@@ -206,8 +208,6 @@ class ThresholdAdapter(MSONable):
     ----------
     wished_error
         Wished limit of the force error of atoms in MD, in eV/A.
-    quantile
-        See :func:`calibrate`.
     bounds
         Smallest and largest upper threshold.
     max_change
@@ -215,9 +215,11 @@ class ThresholdAdapter(MSONable):
     """
 
     wished_error: float = 0.2
-    quantile: float = 0.9
     bounds: tuple[float, float] = (2.0, 25.0)
     max_change: float = 1.5
+
+    #: See :func:`calibrate`.
+    quantile: ClassVar[float] = 0.9
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
@@ -226,10 +228,9 @@ class ThresholdAdapter(MSONable):
             raise InvalidInputError.of(
                 "ThresholdAdapter.bounds", f"is {self.bounds}; give two numbers above 1, smallest first"
             )
-        if not self.wished_error > 0 or not 0 < self.quantile < 1 or not self.max_change > 1:
+        if not self.wished_error > 0 or not self.max_change > 1:
             raise InvalidInputError(
-                f"ThresholdAdapter: wished_error {self.wished_error}, quantile {self.quantile}, max_change "
-                f"{self.max_change}; give > 0, within (0, 1) and > 1"
+                f"ThresholdAdapter: wished_error {self.wished_error}, max_change {self.max_change}; give > 0 and > 1"
             )
         self.bounds = (float(low), float(high))
 

@@ -10,14 +10,14 @@ that left the branch of all other labels are such a state, and a scalar potentia
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.moved import renamed_classes
+from mlip_autopipec.moved import dropped_fields, renamed_classes
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.intake import raw_forces
@@ -55,6 +55,7 @@ class Outlier:
     reasons: tuple[str, ...]
 
 
+@dropped_fields("n_largest")
 @dataclass
 class OutlierRule(MSONable):
     """
@@ -67,8 +68,6 @@ class OutlierRule(MSONable):
     n_sigma
         A label is an outlier only if its error is larger than this many robust standard deviations (1.4826 times the
         median absolute deviation) of the potential's errors on the other labels.
-    n_largest
-        The error must also be larger than this many times the largest of those errors.
     energy_floor_eV_atom, force_floor_eV_A
         The error must also be at least this large.
     moment_floor_muB
@@ -79,15 +78,17 @@ class OutlierRule(MSONable):
 
     gamma_max: float = 1.5
     n_sigma: float = 10.0
-    n_largest: float = 2.0
     energy_floor_eV_atom: float = 0.03
     force_floor_eV_A: float = 0.5
     moment_floor_muB: float = 0.5
     min_labels: int = 10
 
+    #: The error must also be larger than this many times the largest of those errors.
+    n_largest: ClassVar[float] = 2.0
+
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
-        for name in ("n_sigma", "n_largest", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
+        for name in ("n_sigma", "energy_floor_eV_atom", "force_floor_eV_A", "moment_floor_muB"):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError.of(f"OutlierRule.{name}", f"is {value}; it has to be positive")
         if self.gamma_max < 1 or self.min_labels < 3:

@@ -85,7 +85,18 @@ def main() -> None:
 
 def put(result: dict[str, Any]) -> None:
     """Print the JSON document of a command with ``--json``."""
-    typer.echo(json.dumps(result, indent=2, default=str))
+    say(json.dumps(result, indent=2, default=str))
+
+
+def say(text: str) -> None:
+    """Print to standard output; where that is a full disk, say so on standard error and leave with FAILED."""
+    try:
+        typer.echo(text)
+    except OSError as error:
+        with suppress(OSError):
+            typer.echo(f"error: standard output cannot be written: {in_words(error)}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is buffered is not tried once more
+        raise typer.Exit(ExitCode.FAILED) from error
 
 
 def in_words(error: BaseException) -> str:

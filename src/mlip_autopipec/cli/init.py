@@ -51,19 +51,22 @@ def init(
     Write a run file with a comment for every setting.
 
     Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change them
-    where needed. An existing file is never overwritten.
+    where needed. A file of several labelled structures (extxyz) becomes the dataset to start from. An existing file is
+    never overwritten.
 
     For instance:
 
         mlip-autopipec init --element Cu --crystal fcc
         mlip-autopipec init -e Mg -e O --crystal rocksalt --a 4.21 --oracle gfn-xtb -T 300 -T 1500
+        mlip-autopipec init dataset.xyz --oracle vasp
         mlip-autopipec init bulk.cif surface.cif --oracle vasp --trainer pacemaker -o alloy.yaml
     """
     with told(as_json):
         from mlip_autopipec.runfile.init import Choices, write_run_file
-        from mlip_autopipec.runfile.sources import crystal_source, formula_of, named_source
+        from mlip_autopipec.runfile.sources import Source, crystal_source, formula_of, labels_in, named_source
 
-        sources = []
+        sources: list[Source] = []
+        datasets: dict[str, int] = {}
         if element:
             sources.append(crystal_source(element, crystal, a))
         elif crystal is not None or a is not None:
@@ -73,6 +76,11 @@ def init(
             # the run file names it relative to itself
             shown = str(path) if path.is_absolute() else os.path.relpath(path, folder)
             sources.append(named_source("file", shown, folder))
+            n_labels, remark = labels_in(path)
+            if n_labels:
+                datasets[shown] = n_labels
+            if remark:
+                console.print(f"[yellow]note:[/] {escape(remark)}")
         sources += [named_source("materials_project", one, folder) for one in materials_project or []]
         if not sources:
             raise InvalidInputError(
@@ -83,8 +91,18 @@ def init(
             formulas = [formula_of(source.atoms) for source in sources]
             name = "-".join(dict.fromkeys(formulas))
         path = output or Path(f"{name}.yaml")
-        choices = Choices(name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator)
+        choices = Choices(
+            name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator, next(iter(datasets), None)
+        )
         campaign = write_run_file(path, sources, choices)
+        for shown, n_labels in datasets.items():
+            used = shown == choices.labels
+            told_use = (
+                "the campaign starts from them (start_from); MD begins in the last structure"
+                if used
+                else ("only one file of labels is used: put them into one to start from all")
+            )
+            console.print(f"[yellow]note:[/] {escape(shown)} holds {n_labels} labels: {told_use}")
         atoms = campaign.load_structures()
         kelvin = [condition.temperature_K for condition in campaign.load_conditions()]
         at = " and ".join(f"{t:g} K" for t in kelvin)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlip_autopipec.cli.base import AsJson, CampaignName, RunFolder, app, asked_for, console, put, told
+from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
 
 
@@ -34,7 +35,7 @@ def report(
         default = Path(f"{name.replace('/', '-')}-report.html") if folder is None else folder / "report.html"
         path = (output or default).resolve()
         try:
-            size = write_report(path, campaigns, name)
+            size = write_report(path, campaigns, name, running=None if folder is None else is_held(folder))
         except OSError as error:
             raise MLIPError(f"'{path}' cannot be written: {error}; name another place with --output") from error
         console.print(f"{path} ({size / 1e6:.1f} MB)", markup=False)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mlip_autopipec.cli.base import app
+from mlip_autopipec.cli.base import app, say, told
 
 
 @app.command()
@@ -25,10 +25,11 @@ def schema(
     and name it in the file's first line, "# yaml-language-server: $schema=run.schema.json": VS Code with its YAML
     extension, Neovim, Emacs and others read that.
     """
-    from mlip_autopipec.runfile.model import json_schema
+    with told():
+        from mlip_autopipec.runfile.model import json_schema
 
-    text = json.dumps(json_schema(), indent=2) + "\n"
+        text = json.dumps(json_schema(), indent=2)
+        if output is not None:
+            output.write_text(text + "\n")
     if output is None:
-        typer.echo(text, nl=False)
-    else:
-        output.write_text(text)
+        say(text)

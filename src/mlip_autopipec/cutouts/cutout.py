@@ -20,6 +20,7 @@ from mlip_autopipec.active_learning.activeset import enlarge_active_set
 from mlip_autopipec.cutouts.cutting import Cutout, CutoutError, Cutting, evaluate, grading_calculator
 from mlip_autopipec.cutouts.settings import CutoutSettings
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import dropped_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Cutout", "CutoutError", "CutoutGenerator", "choose_centres"]
 
 
+@dropped_fields("relax_fmax", "max_seam_ratio", "max_seam_force", "composition_tolerance")
 @dataclass
 class CutoutGenerator(CutoutSettings):
     """

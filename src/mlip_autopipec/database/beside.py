@@ -80,6 +80,8 @@ class SQLiteCollection:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None)) as connection:
+            # claims and names need not outlive a power failure; the documents of the file, which do, are written FULL
+            connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             with connection:
                 connection.execute(

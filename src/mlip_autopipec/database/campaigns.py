@@ -176,7 +176,7 @@ class Campaigns:
         referring = {**criteria, "output.reused_from": {"$ne": None}}
         originals = {"$in": self.store.distinct("output.reused_from", referring)}
         records = {}
-        for asked in (criteria, {"output.kind": "label", "uuid": originals}):
+        for asked in (criteria, {"uuid": originals}):
             for digest in filter(None, self.store.distinct(f"{field}.sha256", asked)):
                 found = self.store.query_one({**asked, f"{field}.sha256": digest}, ["output.computed_with"])
                 if found is not None:

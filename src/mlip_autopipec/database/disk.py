@@ -17,8 +17,13 @@ from mlip_autopipec.database.beside import SQLiteCollection
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.indexes import BLOB_KEY
 
+try:
+    from mongomock_ng.filtering import filter_applies  # that of maggma's MemoryStore
+except ModuleNotFoundError:  # maggma before 0.77
+    from mongomock.filtering import filter_applies  # type: ignore[assignment]
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from maggma.core import Sort
 
@@ -27,7 +32,6 @@ _INDEXED = ("uuid", "output.campaign_id", "output.kind", "output.key")
 #: Stands in an index for what is neither a word nor absent; such documents are looked at one by one.
 _OTHER = "\x00"
 _BUSY_S = 60.0
-_CHUNK = 50
 
 
 class SQLiteStore(MemoryStore):
@@ -96,15 +100,19 @@ class SQLiteStore(MemoryStore):
     ) -> Iterator[dict[str, Any]]:
         """Return documents; see maggma's ``MongoStore.query``. ``_id`` is the number of the row."""
         del hint
-        # all rows at once: a read that is left half done would make this process's next write fail as soon as another
-        # process has written
-        rows = self._narrowed(criteria or {}).fetchall()
-        size = len(rows) if sort or skip or limit else _CHUNK
-        for some in (rows[i : i + size] for i in range(0, len(rows), size or 1)):
-            found = MemoryStore()
-            found.connect()
-            found._collection.insert_many({**self._decoded(*row), "_id": row[0]} for row in some)
-            yield from found.query(criteria, properties, sort=sort, skip=skip, limit=limit, **kwargs)
+        criteria = criteria or {}
+        narrowing = self._narrowing(criteria)
+        rest = {field: wanted for field, wanted in criteria.items() if field not in narrowing}
+        found = self._found(narrowing, criteria, rest)
+        if sort or skip or limit or isinstance(properties, dict) or kwargs:
+            memory = MemoryStore()
+            memory.connect()
+            if documents := list(found):
+                memory._collection.insert_many(documents)
+            yield from memory.query({}, properties, sort=sort, skip=skip, limit=limit, **kwargs)
+        else:
+            fields = None if properties is None else _tree(["_id", *properties])
+            yield from found if fields is None else (_projected(document, fields) for document in found)
 
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """Count documents."""
@@ -188,18 +196,38 @@ class SQLiteStore(MemoryStore):
         assert self._connection is not None
         return self._connection
 
-    def _narrowed(self, criteria: dict[str, Any]) -> sqlite3.Cursor:
-        """Rows that may match the criteria: all that match, and perhaps others."""
-        conditions, values = ["1"], []
+    def _found(
+        self, narrowing: dict[str, list[str]], criteria: dict[str, Any], rest: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """Documents that meet the criteria; ``rest`` are those that no index answers."""
+        # all rows at once: a read that is left half done would make this process's next write fail as soon as another
+        # process has written
+        for number, blob, checksum, is_unsure in self._rows(narrowing).fetchall():
+            document = {**self._decoded(number, blob, checksum), "_id": number}
+            unknown = criteria if is_unsure else rest
+            if not unknown or filter_applies(unknown, document):
+                yield document
+
+    def _narrowing(self, criteria: dict[str, Any]) -> dict[str, list[str]]:
+        """Return the criteria that an index answers: fields and the words they may have."""
+        found = {}
         for field in self.indexed:
             wanted = criteria.get(field)
-            words = wanted["$in"] if isinstance(wanted, dict) and "$in" in wanted else [wanted]
+            words = wanted["$in"] if isinstance(wanted, dict) and list(wanted) == ["$in"] else [wanted]
             if words and all(isinstance(word, str) for word in words):
-                marks = ", ".join("?" for _ in words)
-                conditions.append(f'"{field}" IN (?, {marks})')
-                values += [_OTHER, *words]
-        select = f"SELECT id, bson, checksum FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound too
-        return self._open().execute(select, values)
+                found[field] = list(words)
+        return found
+
+    def _rows(self, narrowing: dict[str, list[str]]) -> sqlite3.Cursor:
+        """Rows that match, and some of which only the document tells; with number, document, checksum, and whether it is such."""
+        conditions, values = ["1"], []
+        for field, words in narrowing.items():
+            marks = ", ".join("?" for _ in words)
+            conditions.append(f'"{field}" IN (?, {marks})')
+            values += [_OTHER, *words]
+        unsure = " OR ".join(["0", *(f'"{field}" = ?' for field in narrowing)])
+        select = f"SELECT id, bson, checksum, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
+        return self._open().execute(select, [*(_OTHER for _ in narrowing), *values])
 
 
 class DiskJobStore(JobStore):
@@ -227,18 +255,24 @@ def open_store(folder: Path | str) -> JobStore:
     """Open (or make) the on-disk JobStore of a run: documents in one SQLite file, bulk data in another."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    there = {name for name in ("documents", "data") if (folder / f"{name}.sqlite").exists()}
-    if len(there) == 1:
-        missing = "data" if "documents" in there else "documents"
-        raise MLIPError(
-            f"the store '{folder}' has no {missing}.sqlite, and is of no use without it: it was not copied as a whole, "
-            "or was deleted. Put that file back; nothing is changed"
-        )
+    if (folder / "data.sqlite").exists() and not (folder / "documents.sqlite").exists():
+        raise MLIPError(_half(folder, "documents.sqlite"))
     documents = SQLiteStore(str(folder / "documents.sqlite"))
+    # one that another process makes at this moment holds nothing yet
+    if not (folder / "data.sqlite").exists() and documents.query_one({}, ["uuid"]) is not None:
+        documents.close()
+        raise MLIPError(_half(folder, "data.sqlite"))
     data = SQLiteStore(str(folder / "data.sqlite"), indexed=[BLOB_KEY])
     store = DiskJobStore(documents, additional_stores={"data": data})
     store.connect()
     return store
+
+
+def _half(folder: Path, missing: str) -> str:
+    return (
+        f"the store '{folder}' has no {missing}, and is of no use without it: it was not copied as a whole, or was "
+        "deleted. Put that file back; nothing is changed"
+    )
 
 
 def _checksum(content: bytes) -> str:
@@ -254,3 +288,26 @@ def _word(document: dict[str, Any], field: str) -> str | None:
         elif value is not None:
             return _OTHER
     return value if value is None or isinstance(value, str) else _OTHER
+
+
+def _tree(names: Iterable[str]) -> dict[str, Any]:
+    """Return dotted names as nested dictionaries; an empty one takes all below it."""
+    tree: dict[str, Any] = {}
+    for name in names:
+        branch = tree
+        for part in name.split("."):
+            branch = branch.setdefault(part, {})
+    return tree
+
+
+def _projected(value: Any, fields: dict[str, Any]) -> Any:
+    """Return some fields of a document, as MongoDB's projection does: of lists those of their documents."""
+    if not fields:
+        return value
+    if isinstance(value, list):
+        return [_projected(item, fields) for item in value if isinstance(item, dict | list)]
+    found = {}
+    for name, below in fields.items():
+        if name in value and (not below or isinstance(value[name], dict | list)):
+            found[name] = _projected(value[name], below)
+    return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ase.io
+from ase import units
 from jinja2 import Environment, StrictUndefined
 
 from mlip_autopipec.database.validation import read_errors
@@ -19,9 +20,12 @@ from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.export.citations import citations
 from mlip_autopipec.export.dataset import write_dataset
 from mlip_autopipec.lammps import structures
+from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.loop import OTFDocument
@@ -36,7 +40,14 @@ _TEMPLATES = {
     "run_without_mlpace.py": "lammps/run_without_mlpace.py",
     "for_pacemaker.py": "dataset/for_pacemaker.py",
 }
-_EXAMPLE = {"timestep_fs": 1.0, "thermostat_damping_fs": 100.0, "gamma_hi": 10.0}
+_EXAMPLE: dict[str, Any] = {
+    "timestep_fs": 1.0,
+    "thermostat_damping_fs": 100.0,
+    "barostat_damping_fs": 1000.0,
+    "gamma_hi": 10.0,
+    "ensemble": "nvt",
+    "barostat": "isotropic",
+}
 
 
 def write_export(folder: Path, campaigns: Campaigns, campaign_id: str) -> list[Path]:
@@ -115,11 +126,8 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "formula": atoms.get_chemical_formula(),
         "formulas": ", ".join(task.formulas),
         "temperature_K": task.conditions[0].temperature_K,
-        "conditions": ", ".join(
-            f"{c.temperature_K:g}" + (f" to {c.temperature_end_K:g}" if c.temperature_end_K else "") + " K"
-            f"{f' and {c.pressure_GPa:g} GPa' if c.pressure_GPa else ''}"
-            for c in task.conditions
-        ),
+        "conditions": explored_at(task, _dynamics(task)["ensemble"]),
+        **_ensemble(task, atoms, potential.cutoff),
         "seed": task.seed,
         "example_seed": derive_seed(task.seed, SeedPurpose.EXAMPLE),
         "cutoff_A": potential.cutoff,
@@ -151,10 +159,39 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
     (folder / "campaign.json").write_text(json.dumps(recorded, indent=2, default=str) + "\n")
 
 
+def explored_at(task: CampaignDocument, ensemble: str) -> str:
+    """Tell temperatures and, where a barostat held it, the pressure of a campaign's MD; else that volumes were kept."""
+    told = []
+    for c in task.conditions:
+        kelvin = f"{c.temperature_K:g}" + (f" to {c.temperature_end_K:g}" if c.temperature_end_K is not None else "")
+        told.append(f"{kelvin} K" + (f" and {c.pressure_GPa:g} GPa" if ensemble == "npt" else ""))
+    kept = "" if ensemble == "npt" else ", at the volume of each cell"
+    return f"{', '.join(told)} ({ensemble.upper()}{kept})"
+
+
+def _dynamics(task: CampaignDocument) -> dict[str, Any]:
+    """Return the settings of the campaign's MD, with those of an example where it recorded none."""
+    maker = json.loads(task.payload.get("maker") or "{}")
+    found = (maker.get("dynamics_maker") or {}).get("settings") or {}
+    return {**_EXAMPLE, **{name: value for name, value in found.items() if value}}
+
+
+def _ensemble(task: CampaignDocument, atoms: Atoms, cutoff_A: float) -> dict[str, Any]:
+    """Return what the LAMMPS input needs to run in the campaign's own ensemble."""
+    found, pressure = _dynamics(task), task.conditions[0].pressure_GPa
+    kind, damping_ps = str(found["barostat"]), 1e-3 * float(found["barostat_damping_fs"])
+    return {
+        "ensemble": found["ensemble"],
+        "pressure_GPa": pressure,
+        "triclinic": found["ensemble"] == "npt" and kind == "triclinic",
+        # LAMMPS' units are bar
+        "barostat_words": MDCell.of(atoms, cutoff_A).barostat(kind, pressure * units.GPa / units.bar, damping_ps),
+    }
+
+
 def _settings(task: CampaignDocument, status: OTFDocument) -> dict[str, float]:
     """Return time step, damping and threshold as the campaign's own MD had them, for the examples."""
-    maker = json.loads(task.payload.get("maker") or "{}")
-    found = {**_EXAMPLE, **{k: v for k, v in maker.get("dynamics_maker", {}).get("settings", {}).items() if v}}
+    found = _dynamics(task)
     high = float(found["gamma_hi"]) if status.gamma_thresholds is None else status.gamma_thresholds[1]
     return {
         "timestep_fs": float(found["timestep_fs"]),

@@ -14,6 +14,7 @@ from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+from mlip_autopipec.oracle.comparison import check_shift
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
@@ -85,6 +86,8 @@ def check_campaign(
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
     _check_labels(labels, initial_potential)
+    if labels and maker.oracle_maker.energy_shift == "fit":
+        check_shift(labels)
     if initial_potential is not None and labels and not initial_potential.active_set_inverse:
         raise InvalidInputError(
             "initial_potential has no active set; give its .asi file, or build_active_set(...) first"

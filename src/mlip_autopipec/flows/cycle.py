@@ -29,21 +29,32 @@ if TYPE_CHECKING:
 
 def first_potential(
     maker: LoopParts, state: LoopState, record: Job, labels: Sequence[Atoms], initial_potential: ACEPotential | None
-) -> tuple[list[Job], Job, Job | None]:
-    """Jobs up to the first potential: generated or given labels, trained or given potential."""
+) -> tuple[list[Job], Job, Job | None, Job | None]:
+    """
+    Make the jobs up to the first potential: generated or given labels, trained or given potential.
+
+    Returns
+    -------
+    tuple
+        All jobs; the one whose output is the potential, the one that labels, and the last one that compares given
+        labels with the oracle, where there are any.
+    """
     campaign, jobs = state.campaign_id, []
     batch: Job | None = None
     given: Job | None = None
+    compared: Job | None = None
     last = record
     if labels:
         for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
             last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
             jobs.append(last)
-        for i, index in enumerate(worth_comparing(labels, maker.oracle_maker.n_compared)):
+        oracle = maker.oracle_maker
+        chosen = worth_comparing(labels, oracle.n_compared, oracle.energy_shift == "fit") if oracle.n_compared else []
+        for i, index in enumerate(chosen):
             packed = pack_labels(labels, campaign, [index])  # a job each: one that dies costs one calculation
-            last = named(
-                compare_given(maker.oracle_maker, packed, campaign, last.output), f"label compared c000 {i:03d}"
-            )
+            is_last = i == len(chosen) - 1
+            compare = compare_given(oracle, packed, campaign, last.output, last=is_last)
+            compared = last = named(compare, f"label compared c000 {i:03d}")
             jobs.append(last)
         source = last
     else:
@@ -58,7 +69,7 @@ def first_potential(
         given = named(import_potential(potential, campaign, last.output), "import potential")
         jobs.append(given)
     if given is not None and labels:
-        return jobs, given, None
+        return jobs, given, None, compared
     train = maker.train_maker.make(
         batch=source.output,
         campaign_id=campaign,
@@ -68,7 +79,7 @@ def first_potential(
         initial_potential=None if given is None else given.output,
         fine_tune=given is not None,
     )
-    return [*jobs, named(train, "train c000")], train, batch
+    return [*jobs, named(train, "train c000")], train, batch, compared
 
 
 def explorations(
@@ -79,6 +90,7 @@ def explorations(
     batch: Job | str | None,
     done: CycleResults,
     record: Job | None,
+    compared: Job | None = None,
 ) -> list[Job]:
     """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
     potential_or_id = potential if isinstance(potential, str) else potential.output
@@ -107,6 +119,7 @@ def explorations(
         potential=potential_or_id,
         batch=batch.output if isinstance(batch, Job) else batch,
         labelled=batch is not None,
+        compared=None if compared is None else compared.output,
     )
     return [*jobs, named(assess, f"assess c{state.cycle:03d}")]
 

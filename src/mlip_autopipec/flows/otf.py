@@ -30,7 +30,7 @@ from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
-from mlip_autopipec.schemas.label import LabelBatch
+from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
 from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -194,14 +194,15 @@ class OTFMaker(LoopParts):
         jobs: list[Job] = []
         potential: Job | str
         batch: Job | str | None
+        compared: Job | None = None
         if done.potential_id is not None:
             potential, batch = done.potential_id, done.batch_id
         else:
-            jobs, potential, batch = first_potential(self, state, record, labels, initial_potential)
+            jobs, potential, batch, compared = first_potential(self, state, record, labels, initial_potential)
         jobs = [
             record,
             *jobs,
-            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record),
+            *explorations(self, state, [w for w in walkers if w.is_due], potential, batch, done, record, compared),
         ]
         return Flow([*jobs], output=jobs[-1].output, name=self.name)
 
@@ -261,6 +262,7 @@ class OTFMaker(LoopParts):
         batch: LabelBatch | str | None,
         labelled: bool,
         check: CheckDocument | None = None,
+        compared: ComparisonDocument | None = None,
     ) -> OTFDocument | Response[OTFDocument]:
         """
         Judge a cycle: end the loop, or append the next cycle.
@@ -281,6 +283,8 @@ class OTFMaker(LoopParts):
             Whether there should be a batch.
         check
             Of the potential, if that was what the labels were for.
+        compared
+            Of the user's own labels with the oracle, in the first cycle.
         """
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
@@ -302,7 +306,9 @@ class OTFMaker(LoopParts):
             # nothing goes on from what could not be learnt; the next training has these labels too
             logger.warning("training of cycle %d failed on labels of walks that are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
-        status, why = judge_cycle(self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away)
+        status, why = judge_cycle(
+            self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away, compared=compared
+        )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())
         if status is LoopStatus.LEARNING and self.stop_rule.unproven(state):

@@ -13,7 +13,7 @@ from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OT
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mlip_autopipec.schemas.label import LabelBatch
+    from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
     from mlip_autopipec.schemas.loop import ThrownAway
     from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.schemas.walk import WalkDocument
@@ -92,6 +92,7 @@ def judge_cycle(
     batch: LabelBatch | None,
     *,
     labelled: bool,
+    compared: ComparisonDocument | None = None,
     thrown_away: Sequence[ThrownAway] = (),
 ) -> tuple[LoopStatus, str]:
     """
@@ -107,9 +108,13 @@ def judge_cycle(
         Of the cycle; None where none came out.
     labelled
         Whether there should be a batch.
+    compared
+        Of the user's own labels with the oracle, in the first cycle.
     thrown_away
         Walks that are not resumed: the loop goes on without their labels.
     """
+    if compared is not None and compared.refused is not None:
+        return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
     if batch is not None and batch.oracle_failing:
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"

@@ -24,6 +24,7 @@ from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import label_stress
@@ -46,6 +47,8 @@ CHECK = "check"
 _TRIED = 4
 #: Why a cell of a property was not labelled.
 _TOO_DEAR = "not asked for: StopRule.max_labels leaves fewer labels than this property takes; raise it"
+#: Frames of MD closer than this in time say the same: a period of vibration takes 100 to 300 fs.
+_CORRELATED_FS = 200.0
 #: Two atoms at most this far apart are the same one.
 _SAME_PLACE_A = 0.01
 
@@ -73,7 +76,7 @@ def propose_check(
         Of the loop.
     n_labels
         Number of frames, at least one of each walk: last frames of all walks first, then frames dumped on their way,
-        whose gamma is above the lower threshold.
+        whose gamma is above the lower threshold, as long as they are not close in time to one another.
     seed
         Of the choice.
     potential_id
@@ -89,7 +92,7 @@ def propose_check(
     rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
     last = [walk.final_atoms() for walk in walks]
-    dumped = [frame for walk in walks for frame in walk.dumped_frames()]
+    dumped = [frame for walk in walks for frame in _apart(walk)]
     n_labels = max(n_labels, len(last)) if n_labels else 0  # none of the walkers goes unchecked
     frames = [*last, *(dumped[i] for i in rng.permutation(len(dumped)))][:n_labels]
     candidates = [bare_copy(frame) for frame in frames if cutouts is None or not cutouts.wanted(frame)]
@@ -115,6 +118,19 @@ def propose_check(
         seed=seed,
         payload={"candidates": pack_frames(candidates)},
     )
+
+
+def _apart(walk: WalkDocument) -> list[Atoms]:
+    """Return the frames dumped on the way that are far in time from the last frame, and from one another."""
+    chosen: list[Atoms] = []
+    before = walk.step
+    for frame in reversed(walk.dumped_frames()):
+        step = frame.info.get("step")
+        if step is None or (before - step) * walk.timestep_fs < _CORRELATED_FS:
+            continue
+        chosen.append(frame)
+        before = step
+    return chosen[::-1]
 
 
 def _least_known(
@@ -168,9 +184,10 @@ def _energy_spread_meV_atom(potential: ACEPotential, labels: Sequence[Atoms]) ->
 
 
 def _stress_rms_GPa(labels: Sequence[Atoms]) -> float | None:
-    """Return the root mean square component of the labels' stresses (GPa), None where they have none."""
-    found = [stress for atoms in labels if (stress := label_stress(atoms)) is not None]
-    return EV_A3_IN_GPA * float(np.sqrt(np.mean(np.square(found)))) if found else None
+    """Return the root mean square of the labels' stresses (GPa) but for components across vacuum; None without."""
+    given = [(stress, atoms) for atoms in labels if (stress := label_stress(atoms)) is not None]
+    found = np.concatenate([np.empty(0), *(stress_without_vacuum(*one) for one in given)])
+    return EV_A3_IN_GPA * float(np.sqrt(np.mean(np.square(found)))) if len(found) else None
 
 
 @loop_job()
@@ -215,7 +232,11 @@ def measure(
     labels = with_originals([label for label in found if label.state == "successful"], store)
     checked = [label for label in labels if label.origin == CHECK]
     frames = [label.to_atoms() for label in checked]
-    potential = load_document(PotentialDocument, potential_id).to_potential()
+    trained = load_document(PotentialDocument, potential_id)
+    potential = trained.to_potential()
+    left_out = (
+        [] if targets is None or trained.linear is None else targets.exceeded_by_left_out(*trained.linear.left_out)
+    )
     cores = [_core(label, atoms) for label, atoms in zip(checked, frames, strict=True)]
     errors, forces, limits = compute_errors(potential, frames, cores), None, Limits(None, None, None)
     if errors is not None:
@@ -268,7 +289,10 @@ def measure(
         energy_limit_meV_atom=limits.energy_meV_atom,
         stress_limit_GPa=limits.stress_GPa,
         is_still=is_still,
-        passed=within and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
+        left_out_exceeded=left_out,
+        passed=within
+        and not left_out
+        and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
         beyond_budget=bool(too_dear),
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
         properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],

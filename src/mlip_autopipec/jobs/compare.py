@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.errors import InvalidInputError, MLIPError
+from ase.formula import Formula
+from monty.json import jsanitize
+
+from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import unpack
-from mlip_autopipec.jobs.base import current_uuid, loop_job
-from mlip_autopipec.jobs.reuse import find_label
-from mlip_autopipec.oracle.comparison import compare_labels
+from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.bulk import patiently
+from mlip_autopipec.jobs.reuse import claimed, release
+from mlip_autopipec.oracle.comparison import compare_labels, fit_shift, is_noise
 from mlip_autopipec.schemas.label import ComparedLabel, ComparisonDocument, LabelDocument
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from mlip_autopipec.jobs.label import OracleMaker
 
 logger = logging.getLogger(__name__)
+_TRUST = "OracleMaker.n_compared (run file: oracle.n_compared) = 0 trusts the dataset unseen"
 
 
 @loop_job()
-def compare_given(maker: OracleMaker, labels: str, campaign_id: str, after: object = None) -> ComparisonDocument:
+def compare_given(
+    maker: OracleMaker, labels: str, campaign_id: str, after: object = None, *, last: bool = True
+) -> ComparisonDocument:
     """
-    Compute some of the user's own labels again, and refuse them all if they are of another energy surface.
+    Compute some of the user's own labels again, and say whether they are of the oracle's energy surface.
+
+    What is computed is stored at once, and found by its key when the campaign is begun again.
 
     Parameters
     ----------
@@ -34,35 +42,108 @@ def compare_given(maker: OracleMaker, labels: str, campaign_id: str, after: obje
     campaign_id
         The campaign they will be used in.
     after
-        Output of a job that has to be done before.
+        Output of a job that has to be done before; a comparison is continued, a refused one is passed on.
+    last
+        Whether no further label is compared, so that an energy shift can be fitted.
 
-    Raises
-    ------
-    InvalidInputError
-        Energies, forces or stresses differ by more than two runs of one calculation do.
+    Returns
+    -------
+    ComparisonDocument
+        ``refused`` if energies, forces or stresses differ by more than two runs of one calculation do. The loop then
+        ends with this sentence.
     """
-    del after
-    compared = []
+    document = ComparisonDocument(uuid=current_uuid(), campaign_id=campaign_id)
+    if isinstance(after, ComparisonDocument):
+        carried = {"compared": after.compared, "refused": after.refused}
+        document = document.model_copy(update={**carried, "n_reused": after.n_reused, "seconds": after.seconds})
+    if document.refused is not None:
+        return document
+    document.compared = list(document.compared)
     for given in (LabelDocument.model_validate(one) for one in unpack(labels)):
-        own = given.to_atoms()
         try:
-            computed = _computed(maker, own)
+            computed = _computed(maker, given, campaign_id)
         except MLIPError as error:  # one that does not converge says nothing of the others
             logger.warning("label %d of the dataset could not be compared with the oracle: %s", given.index, error)
-            compared.append(ComparedLabel(index=given.index, formula=given.formula, failed=str(error)[:500]))
+            failed = ComparedLabel(index=given.index, formula=given.formula, failed=str(error)[:500])
+            document.compared.append(failed)
             continue
-        found = compare_labels(own, computed)
-        compared.append(ComparedLabel(index=given.index, formula=given.formula, **found.as_dict()))
+        document.n_reused += computed.reused_from is not None
+        document.seconds += computed.seconds
+        own = given.to_atoms()
+        found = compare_labels(own, computed.to_atoms())
+        document.compared.append(ComparedLabel(index=given.index, formula=given.formula, **found.as_dict()))
         logger.info("label %d of the dataset, computed again: %s", given.index, found)
-        if found.differs:
-            raise InvalidInputError(
+        wrong = found.differs_beyond_energy if maker.energy_shift == "fit" else found.differs
+        if wrong:
+            document.refused = (
                 f"label {given.index} of the dataset ({given.formula}), computed again by {type(maker).__name__}'s "
-                f"{type(maker.static_maker).__name__}: {found}. {found.remedy} OracleMaker.n_compared (run file: "
-                "oracle.n_compared) = 0 trusts the dataset unseen"
+                f"{type(maker.static_maker).__name__}: {found}. {found.remedy} {_TRUST}"
             )
-    return ComparisonDocument(uuid=current_uuid(), campaign_id=campaign_id, compared=compared)
+            return document
+    if last and maker.energy_shift == "fit":
+        _fit(document)
+    return document
 
 
-def _computed(maker: OracleMaker, atoms: Atoms) -> Atoms:
-    known = find_label(maker.keys_of(atoms)) if maker.reuse_labels else None
-    return known.to_atoms() if known is not None else maker.compute(atoms).atoms
+def _fit(document: ComparisonDocument) -> None:
+    """Fit an energy shift to all that was compared, and write it into the document."""
+    known = [one for one in document.compared if one.energy_meV_atom is not None]
+    if all(is_noise(one.energy_meV_atom or 0.0) for one in known) and known:
+        logger.info("the dataset has the oracle's energies already; nothing is shifted")
+        return
+    n_atoms = [len(list(Formula(one.formula))) for one in known]
+    differences = [1e-3 * (one.energy_meV_atom or 0.0) * n for one, n in zip(known, n_atoms, strict=True)]
+    try:
+        shift, left = fit_shift([one.formula for one in known], differences)
+    except MLIPError as error:
+        document.refused = f"{error}; see why the others failed, or raise OracleMaker.n_compared"
+        return
+    told = ", ".join(f"{element} {energy:+.4f}" for element, energy in shift.items())
+    if not is_noise(left):
+        document.refused = (
+            f"a constant for each element (eV: {told}) leaves differences of up to {left:.4g} meV/atom between the "
+            f"dataset and the oracle: they are no matter of another zero. Label the dataset with the settings of the "
+            f"oracle, or give the oracle those of the dataset. {_TRUST}"
+        )
+        return
+    document.energy_shift_eV = shift
+    logger.warning(
+        "the energies of the dataset are shifted by eV per atom: %s; %d labels then agree with the oracle within %.2g "
+        "meV/atom",
+        told,
+        len(known),
+        left,
+    )
+
+
+def _computed(maker: OracleMaker, given: LabelDocument, campaign_id: str) -> LabelDocument:
+    """Compute a label, or take the one that is there; what is computed is stored beside the labels of the cycles."""
+    atoms = given.to_atoms()
+    started = time.perf_counter()
+    keys = maker.keys_of(atoms)
+    fields = {
+        "uuid": f"{current_uuid()}-{given.index:05d}",
+        "kind": "compared_label",
+        "campaign_id": campaign_id,
+        "index": given.index,
+        "origin": given.origin,
+        "split": given.split,
+        "key": keys[0],
+    }
+    if not maker.reuse_labels:
+        label = maker.computed(atoms, fields, started)
+        _store(label)
+        return label
+    with claimed(*keys) as existing:
+        if existing is not None:
+            return existing.model_copy(update={"reused_from": existing.uuid, "seconds": 0.0})
+        label = maker.computed(atoms, fields, started)
+        _store(label)
+    release([label.model_copy(update={"uuid": current_uuid()})])
+    return label
+
+
+def _store(label: LabelDocument) -> None:
+    document = {"uuid": label.uuid, "index": 1, "output": jsanitize(label, strict=True, enum_values=True)}
+    store = current_store()
+    patiently(lambda: store.update(document, key=["uuid", "index"]))

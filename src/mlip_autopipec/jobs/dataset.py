@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.errors import InvalidInputError, MLIPError
@@ -16,7 +17,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.outliers import read_accepted, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch, LabelDocument
+from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
@@ -58,23 +59,41 @@ def read_labels(
     """
     store = current_store() if store is None else store
     in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
-    criteria = {"output.kind": {"$in": ["label", "dataset"]}, "output.campaign_id": campaign_id, **in_cycle}
+    criteria = {
+        "output.kind": {"$in": ["label", "dataset", "comparison"]},
+        "output.campaign_id": campaign_id,
+        **in_cycle,
+    }
     imported: dict[tuple[int, str], list[LabelDocument]] = {}
     labels: dict[tuple[int, int, str], LabelDocument] = {}
+    compared: list[ComparisonDocument] = []
     for output in (doc["output"] for doc in store.query(criteria, ["output"])):
-        if output["kind"] == "dataset":
+        if output["kind"] == "comparison":
+            compared.append(ComparisonDocument.model_validate(output))
+        elif output["kind"] == "dataset":
             (dataset,) = store.query({"uuid": output["uuid"]}, ["output"], load=True)
             found = DatasetDocument.model_validate(dataset["output"])
             imported[found.part, found.sha256] = found.labels()
         elif output["state"] == "successful":
             label = LabelDocument.model_validate(output)
             labels.setdefault((label.cycle, label.index, label.key or ""), label)
-    given = [label for part in sorted(imported) for label in imported[part]]
+    last = max(compared, key=lambda document: document.made_at or "", default=None)
+    shift = {} if last is None else last.energy_shift_eV or {}
+    given = [_shifted(label, shift) for part in sorted(imported) for label in imported[part]]
     aside: set[str] = set()
     if not with_outliers:
         aside = set(read_outliers(campaign_id, store, last_cycle)) - read_accepted(campaign_id, store)
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*given, *with_originals(wanted, store)]
+
+
+def _shifted(label: LabelDocument, shift_eV: Mapping[str, float]) -> LabelDocument:
+    """Add to a given energy what the comparison with the oracle found for each atom of its elements (eV)."""
+    if not shift_eV or label.atoms is None or label.energy_eV is None:
+        return label
+    shift = sum(shift_eV.get(chemical_symbols[number], 0.0) for number in label.atoms.numbers)
+    told = f"energy shifted by {shift:+.6f} eV to the scale of the oracle"
+    return label.model_copy(update={"energy_eV": label.energy_eV + shift, "corrections": [*label.corrections, told]})
 
 
 def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
@@ -208,7 +227,7 @@ def import_labels(labels: str, campaign_id: str, part: int = 0, after: object = 
 
 
 @loop_job()
-def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument:
+def import_potential(document: dict[str, Any], campaign_id: str, after: object = None) -> PotentialDocument | None:
     """
     Store a potential given by the user; its coverage is known from the labels given with it.
 
@@ -219,9 +238,16 @@ def import_potential(document: dict[str, Any], campaign_id: str, after: object =
     campaign_id
         The campaign it will be used in.
     after
-        Output of a job that has to be done before MD starts, such as the import of labels.
+        Output of a job that has to be done before MD starts, such as the import of labels, or their comparison with
+        the oracle.
+
+    Returns
+    -------
+    PotentialDocument or None
+        None where that comparison refuses the labels.
     """
-    del after
+    if isinstance(after, ComparisonDocument) and after.refused is not None:
+        return None
     potential = PotentialDocument.model_validate({**document, "uuid": current_uuid(), "campaign_id": campaign_id})
     given = [label.to_atoms() for label in read_labels(campaign_id)]
     if not given:

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.structures.periodicity import goes_on_along, pieces
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -168,11 +169,18 @@ class LammpsDynamicsMaker(Maker):
         self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
     ) -> ExplorationResult:
         """Run the MD; what a stand-in for LAMMPS replaces."""
+        settings = self.settings.begun_with(walker.start_volume_A3)
+        if walker.walk_id is not None and walker.start_id is not None and settings.halt_on_break_up:
+            # what begins as several molecules may meet and part
+            started = load_document(CampaignDocument, walker.start_id).structures()[walker.start_index]
+            if not goes_on_along(started).all():
+                together = not pieces(started, potential.cutoff_A).any()
+                settings = replace(settings, halt_on_break_up=together)
         return run_exploration(
             atoms,
             potential.to_potential(),
             walker.condition,
-            self.settings.begun_with(walker.start_volume_A3),
+            settings,
             start_step=walker.step,
             seed=walker.seed,
             restart_file=restart_file,

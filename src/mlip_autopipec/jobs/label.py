@@ -72,6 +72,9 @@ class OracleMaker(Maker):
     n_compared
         Of a dataset to start from, so many labels are computed again before anything is trained; if they differ by
         more than noise, the dataset is refused. 0 compares none.
+    energy_shift
+        ``fit`` adds a constant for each element to the energies of a dataset to start from, fitted to labels that were
+        computed again, where their forces agree with the oracle's; ``none`` refuses such a dataset.
     """
 
     name: str = "label"
@@ -81,6 +84,7 @@ class OracleMaker(Maker):
     minimum_distance_ratio: float = LABEL_RATIO
     reuse_labels: bool = True
     n_compared: int = 2
+    energy_shift: str = "none"
 
     def check(self, elements: Sequence[str] = ()) -> None:
         """
@@ -106,6 +110,12 @@ class OracleMaker(Maker):
             check_settings(maker, elements)
         if self.n_compared < 0:
             raise InvalidInputError.of("OracleMaker.n_compared", f"is {self.n_compared}; give a number of labels, or 0")
+        if self.energy_shift not in ("none", "fit"):
+            raise InvalidInputError.of("OracleMaker.energy_shift", f"is {self.energy_shift!r}; none and fit are known")
+        if self.energy_shift == "fit" and self.n_compared == 0:
+            raise InvalidInputError.of(
+                "OracleMaker.energy_shift", "is fit, and n_compared is 0: there is nothing to fit to; raise n_compared"
+            )
         if not 0 <= self.max_failed_fraction <= 1:
             raise InvalidInputError.of(
                 "OracleMaker.max_failed_fraction", f"is {self.max_failed_fraction}; it lies in 0 to 1"
@@ -256,7 +266,7 @@ class OracleMaker(Maker):
             keys = self.keys_of(candidate)
             fields["key"] = keys[0]
             if not self.reuse_labels:
-                return self._computed(candidate, fields, started)
+                return self.computed(candidate, fields, started)
             if reuse_only:
                 found = load_document(LabelDocument, known) if known is not None else find_label(keys)
                 if found is None:
@@ -267,7 +277,7 @@ class OracleMaker(Maker):
             with claimed(*keys) as existing:
                 if existing is not None:
                     return self._referring(existing, fields)
-                label = self._computed(candidate, fields, started)
+                label = self.computed(candidate, fields, started)
                 store_at_once(label)  # the claim is good only as long as this process
                 return label
         except ConnectionFailure:  # the database is away; that is no failure of this label
@@ -288,7 +298,24 @@ class OracleMaker(Maker):
                 seconds=time.perf_counter() - started,
             )
 
-    def _computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
+    def computed(self, candidate: Atoms, fields: dict[str, Any], started: float) -> LabelDocument:
+        """
+        Compute a label here and now, and make its document.
+
+        Parameters
+        ----------
+        candidate
+            The structure.
+        fields
+            Of the document, which are no matter of the calculation.
+        started
+            ``time.perf_counter()`` when its job began.
+
+        Raises
+        ------
+        LabelError
+            The calculation failed, or two atoms are too close.
+        """
         maker, contact = self.maker_of(candidate), shortest_contact(candidate, self.minimum_distance_ratio)
         if contact is not None:
             raise LabelError(

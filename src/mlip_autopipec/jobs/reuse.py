@@ -44,7 +44,7 @@ def find_labels(keys: Sequence[str]) -> dict[str, LabelDocument]:
         The label of each key that there is one of, never a mere reference.
     """
     criteria = {
-        "output.kind": "label",
+        "output.kind": {"$in": ["label", "compared_label"]},
         "output.key": {"$in": sorted(set(keys))},
         "output.state": "successful",
         "output.reused_from": None,
@@ -64,7 +64,7 @@ def find_label(keys: Sequence[str]) -> LabelDocument | None:
 def with_originals(labels: Sequence[LabelDocument], store: JobStore) -> list[LabelDocument]:
     """Give each label that refers to another one that one's energy, forces, stress and structure."""
     wanted = sorted({label.reused_from for label in labels if label.reused_from is not None})
-    found = store.query({"uuid": {"$in": wanted}, "output.kind": "label"}, ["output"]) if wanted else []
+    found = store.query({"uuid": {"$in": wanted}}, ["output"]) if wanted else []
     originals = {doc["output"]["uuid"]: LabelDocument.model_validate(doc["output"]) for doc in found}
     missing = sorted(set(wanted) - set(originals))
     if missing:

@@ -86,7 +86,7 @@ class TrainMaker(Maker):
         Returns
         -------
         PotentialDocument or None
-            None when the oracle is failing.
+            None when the oracle is failing, or the user's labels are refused.
         """
         earlier = False
         if batch is None:
@@ -94,6 +94,8 @@ class TrainMaker(Maker):
         if isinstance(batch, str):
             earlier, batch = True, load_document(LabelBatch, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
+            return None
+        if isinstance(batch, ComparisonDocument) and batch.refused is not None:
             return None
         labels = read_labels(campaign_id, last_cycle=cycle)
         # labels of a check are trained on in the next training

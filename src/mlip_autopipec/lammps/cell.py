@@ -9,10 +9,11 @@ import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.frozen import frozen_atoms
-from mlip_autopipec.structures.periodicity import goes_on_along, lone_atoms
+from mlip_autopipec.structures.periodicity import goes_on_along, lone_atoms, pieces
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
     from mlip_autopipec.lammps.types import Condition, MDSettings
 
@@ -35,11 +36,15 @@ class MDCell:
     evaporates
         Whether MD halts when an atom is farther than the cutoff from all others: with vacuum somewhere, unless the
         structure begins with such an atom.
+    is_one_piece
+        Whether it is one piece, no part of it farther than the cutoff from the rest, with vacuum somewhere. MD halts
+        when it breaks up.
     """
 
     goes_on: tuple[bool, bool, bool] = (True, True, True)
     frozen: tuple[int, ...] = ()
     evaporates: bool = False
+    is_one_piece: bool = False
 
     @classmethod
     def of(cls, atoms: Atoms | None, cutoff_A: float) -> MDCell:
@@ -58,7 +63,27 @@ class MDCell:
         along = goes_on_along(atoms)
         evaporates = not along.all() and len(atoms) > 1 and not len(lone_atoms(atoms, cutoff_A))
         a, b, c = (bool(on) for on in along)
-        return cls((a, b, c), tuple(int(i) for i in frozen_atoms(atoms)), evaporates)
+        one_piece = evaporates and not pieces(atoms, cutoff_A).any()
+        return cls((a, b, c), tuple(int(i) for i in frozen_atoms(atoms)), evaporates, one_piece)
+
+    def gone(self, atoms: Atoms, cutoff_A: float, break_up: bool = True) -> NDArray[np.intp]:
+        """
+        Return the indices of the atoms that left the structure MD began with.
+
+        Parameters
+        ----------
+        atoms
+            The present frame.
+        cutoff_A
+            Of the potential, in Angstrom.
+        break_up
+            Whether pieces of several atoms count, where it began as one piece.
+        """
+        if not self.evaporates:
+            return np.empty(0, dtype=np.intp)
+        return (
+            np.flatnonzero(pieces(atoms, cutoff_A)) if self.is_one_piece and break_up else lone_atoms(atoms, cutoff_A)
+        )
 
     @property
     def is_bulk(self) -> bool:

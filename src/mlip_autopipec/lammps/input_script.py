@@ -203,6 +203,7 @@ def _variables(
         "frozen_ids": [index + 1 for index in cell.frozen],
         "thermometer": "mobile_temp" if cell.frozen else "thermo_temp",
         "evaporates": cell.evaporates,
+        "breaks_up": cell.is_one_piece and settings.halt_on_break_up,
         "gamma_lo": settings.gamma_lo,
         "gamma_hi": settings.gamma_hi,
         "gamma_every": every,

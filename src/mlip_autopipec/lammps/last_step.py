@@ -13,7 +13,6 @@ from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.readback import Look
 from mlip_autopipec.potentials.core import deepest_in_core
-from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -65,7 +64,7 @@ def graded(
     else:
         if temperature > settings.hottest_allowed_K(condition) or volume > settings.largest_volume_A3:
             stop += input_script.STOP["explosion"]
-        if cell.evaporates and len(lone_atoms(atoms, potential.cutoff)):
+        if len(cell.gone(atoms, potential.cutoff, settings.halt_on_break_up)):
             stop += input_script.STOP["evaporation"]
         if worst > settings.gamma_hi:
             stop += input_script.STOP["gamma"]

@@ -41,7 +41,7 @@ class HaltReason(StrEnum):
     EXPLOSION = "explosion"
     """Too hot, too large a volume, or gamma beyond ``gamma_explosion``."""
     EVAPORATION = "evaporation"
-    """An atom left a slab, wire or cluster: it is farther than the cutoff from all others, where gamma sees nothing."""
+    """Atoms left a slab, wire or cluster: they are farther than the cutoff from the rest, where gamma sees nothing."""
     LOST_ATOMS = "lost_atoms"
     """LAMMPS lost atoms: they moved too far between two neighbour lists."""
     NOT_FINITE = "not_finite"
@@ -151,6 +151,9 @@ class MDSettings(MSONable):
         Wall time in s after which a run writes a restart file and ends, for another job to
         continue; set it below the limit of the batch queue. LAMMPS takes whole seconds and reads
         its clock every ``gamma_every`` steps. None: no limit.
+    halt_on_break_up
+        Whether MD of a slab, wire or cluster that begins as one piece halts when pieces of it, of any size, are farther
+        apart than the cutoff. Without, only single atoms that leave halt it.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
@@ -170,6 +173,7 @@ class MDSettings(MSONable):
     wall_time_s: float | None = None
     template: str | None = None
     barostat: Barostat = "isotropic"
+    halt_on_break_up: bool = True
 
     def check(self) -> None:
         """Refuse invalid values, naming the field and the value."""

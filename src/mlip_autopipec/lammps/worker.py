@@ -26,7 +26,6 @@ from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
-from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -223,7 +222,7 @@ class LibraryRun:
             or (gamma_max > self.settings.explosive_gamma and self.last_sane is not None)
         ):
             reason = HaltReason.EXPLOSION
-        elif self.cell.evaporates and atoms is not None and len(gone := lone_atoms(atoms, self.cutoff)):
+        elif atoms is not None and len(gone := self.cell.gone(atoms, self.cutoff, self.settings.halt_on_break_up)):
             reason, first_gone = HaltReason.EVAPORATION, int(gone[0])
         elif gamma_max > self.settings.gamma_hi:
             reason = HaltReason.GAMMA

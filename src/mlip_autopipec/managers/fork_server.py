@@ -2,7 +2,8 @@
 A process that has imported what jobs need, and forks worker processes on demand.
 
 Importing the package and atomate2 takes some seconds of processor time; a fork takes milliseconds. The process does
-nothing else and has no threads, so forking is safe, whatever the process that runs the campaign has done before.
+nothing else, has no threads and no open store (SQLite's locks do not survive a fork), so forking is safe, whatever the
+process that runs the campaign has done before.
 
 It ends its workers, with the programs they started, as soon as the process that runs the campaign is gone, however
 that ended: otherwise they would go on writing into a store that another process resumes from.

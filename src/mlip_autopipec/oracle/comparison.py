@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.formula import Formula
 
+from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ class Comparison:
         return abs(self.energy_meV_atom) > _ENERGY_meV or self.forces_differ or self.stress_differs
 
     @property
+    def differs_beyond_energy(self) -> bool:
+        """Whether forces or stress differ by more than noise: no constant for each element mends that."""
+        return self.forces_differ or self.stress_differs
+
+    @property
     def remedy(self) -> str:
         """What a user can do about it."""
         if self.forces_differ:
@@ -71,8 +78,8 @@ class Comparison:
         if abs(self.energy_meV_atom) > _ENERGY_meV:
             return (
                 "The forces agree, so the energies have another zero (other pseudopotentials, isolated atoms "
-                "subtracted): shift them by a constant for each element to the scale of the oracle, or take them from "
-                "the same code."
+                "subtracted): shift them by a constant for each element to the scale of the oracle, which "
+                "OracleMaker.energy_shift (run file: oracle.energy_shift) = fit does, or take them from the same code."
             )
         return "Forces and energy agree, so the stress has another sign, order or unit (eV/A^3, ASE sign): mend it."
 
@@ -124,7 +131,7 @@ def _sizes(atoms: Atoms, forces: Any) -> Any:
     return sizes[np.lexsort((sizes, atoms.numbers))]
 
 
-def worth_comparing(labels: Sequence[Atoms], n: int) -> list[int]:
+def worth_comparing(labels: Sequence[Atoms], n: int, for_shift: bool = False) -> list[int]:
     """
     Choose labels to compute again: small cells, first one of each set of elements, with forces rather than without.
 
@@ -134,6 +141,9 @@ def worth_comparing(labels: Sequence[Atoms], n: int) -> list[int]:
         The dataset.
     n
         How many at most.
+    for_shift
+        Whether an energy shift is fitted to them: then there are at least as many as it takes to tell the elements
+        apart, and one more to test it.
 
     Returns
     -------
@@ -150,4 +160,85 @@ def worth_comparing(labels: Sequence[Atoms], n: int) -> list[int]:
         elements = frozenset(labels[i].get_chemical_symbols())
         (rest if elements in seen else first).append(i)
         seen.add(elements)
-    return [*first, *rest][:n]
+    chosen = [*first, *rest]
+    if not for_shift:
+        return chosen[:n]
+    counts = _counts([labels[i].get_chemical_symbols() for i in chosen], _elements(labels, chosen))
+    needed: list[int] = []
+    for row in range(len(chosen)):
+        if np.linalg.matrix_rank(counts[[*needed, row]]) > len(needed):
+            needed.append(row)
+    others = [row for row in range(len(chosen)) if row not in needed]
+    rows = [*needed, *others[: max(1, n - len(needed))]]
+    return [chosen[row] for row in rows]
+
+
+def check_shift(labels: Sequence[Atoms]) -> None:
+    """
+    Refuse a dataset whose compositions do not determine an energy shift for each element.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the elements, and what to add.
+    """
+    chosen = worth_comparing(labels, len(labels))
+    elements = _elements(labels, chosen)
+    rank = int(np.linalg.matrix_rank(_counts([labels[i].get_chemical_symbols() for i in chosen], elements)))
+    if rank < len(elements) or not elements:
+        raise InvalidInputError.of(
+            "OracleMaker.energy_shift",
+            f"is fit, and the compositions of the dataset do not tell the energies of {', '.join(elements)} apart "
+            f"({rank} independent compositions for {len(elements)} elements); add labels of other compositions, or "
+            "shift the energies yourself",
+        )
+
+
+def fit_shift(formulas: Sequence[str], differences_eV: Sequence[float]) -> tuple[dict[str, float], float]:
+    """
+    Fit one energy for each element to what an oracle says more than the given labels.
+
+    Parameters
+    ----------
+    formulas
+        Chemical formulas of the labels that were computed again.
+    differences_eV
+        Energy of the oracle less the given one, of each.
+
+    Returns
+    -------
+    tuple
+        Shift of each element in eV/atom, and the largest difference in meV/atom that is left.
+
+    Raises
+    ------
+    LabelError
+        If the formulas do not determine it.
+    """
+    symbols = [list(Formula(formula)) for formula in formulas]
+    elements = sorted({symbol for one in symbols for symbol in one})
+    counts = _counts(symbols, elements)
+    if not elements or np.linalg.matrix_rank(counts) < len(elements):
+        raise LabelError(
+            f"the labels that could be computed again ({', '.join(formulas) or 'none'}) do not determine an energy "
+            f"shift of {', '.join(elements) or 'any element'}"
+        )
+    energies = np.asarray(differences_eV, dtype=float)
+    shift = np.linalg.lstsq(counts, energies, rcond=None)[0]
+    left = (energies - counts @ shift) / counts.sum(axis=1)
+    return dict(zip(elements, map(float, shift), strict=True)), 1e3 * float(np.abs(left).max())
+
+
+def is_noise(energy_meV_atom: float) -> bool:
+    """Return whether two careful calculations may differ by this."""
+    return abs(energy_meV_atom) <= _ENERGY_meV
+
+
+def _elements(labels: Sequence[Atoms], chosen: Sequence[int]) -> list[str]:
+    return sorted({symbol for i in chosen for symbol in labels[i].get_chemical_symbols()})
+
+
+def _counts(symbols: Sequence[Sequence[str]], elements: Sequence[str]) -> Any:
+    return np.array([[list(one).count(element) for element in elements] for one in symbols], dtype=float).reshape(
+        len(symbols), len(elements)
+    )

@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.examine import LARGEST, examine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -92,8 +93,6 @@ class ACEPotential:
         InvalidInputError
             Names the file and what is wrong with it.
         """
-        from mlip_autopipec.potentials.examine import LARGEST, examine
-
         yaml_file = Path(yaml_path)
         if not yaml_file.is_file():
             raise InvalidInputError(f"potential file '{yaml_file}' does not exist; give the B-basis .yaml file")
@@ -112,7 +111,8 @@ class ACEPotential:
             raise InvalidInputError(f"active set '{asi_path}': {error}") from error
         potential = cls(text, inverse, reference_energies or {})
         if not examined:
-            examine(potential, f"'{yaml_file}'" + ("" if asi_path is None else f" with '{asi_path}'"))
+            what = f"'{yaml_file}'" + ("" if asi_path is None else f" with '{asi_path}'")
+            examine(text, content, inverse, what)
         return potential
 
     @classmethod

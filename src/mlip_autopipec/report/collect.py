@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.database.validation import read_errors
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.report.thin import thinned_trace
+from mlip_autopipec.schemas.loop import LoopStatus
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -95,6 +96,8 @@ class CampaignData:
         Flagged outliers, by uuid with the reasons; accepted ones are left out.
     unreadable
         What could not be read, in words.
+    running
+        Whether a process runs the campaign; None where that is not known.
     """
 
     status: OTFDocument
@@ -113,6 +116,12 @@ class CampaignData:
     halted: dict[str, Atoms] = field(default_factory=dict)
     n_unread: int = 0
     unreadable: list[str] = field(default_factory=list)
+    running: bool | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it is to go on and nothing runs it."""
+        return self.running is False and self.status.status in (LoopStatus.LEARNING, LoopStatus.PAUSED)
 
     @property
     def maker(self) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from mlip_autopipec.report.panels import (
     make_logarithmic,
     marker_size,
     new_figure,
+    number_cycles,
 )
 from mlip_autopipec.report.thin import with_worst
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,9 +62,11 @@ def by_cycle(data: CampaignData) -> list[Panel]:
         ("energy_rmse_meV_atom", "Energy error by cycle", "meV/atom"),
     ):
         figure = new_figure("cycle", f"root mean square error / {unit}")
+        checks = [(c, e) for c in data.checks if (e := c.errors) is not None]
         drawn = [getattr(e, key) for p in data.potentials for e in p.errors().values() if e is not None]
+        drawn += [getattr(e, key) for _, e in checks]
         make_logarithmic(figure, y=[max(value, _LEAST) for value in drawn])
-        figure.update_xaxes(dtick=1 if len(data.potentials) < 15 else None)
+        number_cycles(figure, [p.cycle for p in data.potentials] + [c.cycle for c, _ in checks])
         for curve, (label, colour, symbol) in _CURVES.items():
             found: list[tuple[int, Errors]] = [
                 (p.cycle, e) for p in data.potentials if (e := p.errors()[curve]) is not None
@@ -81,17 +85,16 @@ def by_cycle(data: CampaignData) -> list[Panel]:
                     hovertemplate=f"{label}, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )
             )
-        checks = [(c, c.errors) for c in data.checks if c.errors is not None]
-        if key == "forces_rmse_meV_A" and checks:
+        if checks:
             figure.add_trace(
                 go.Scatter(
                     x=[c.cycle for c, _ in checks],
-                    y=[max(e.forces_rmse_meV_A, _LEAST) for _, e in checks],
+                    y=[max(getattr(e, key), _LEAST) for _, e in checks],
                     mode="markers",
                     name="check",
                     marker={"symbol": "diamond", "size": 10, "color": VIOLET},
-                    text=[f"{'passed' if c.passed else 'failed'}, limit {c.limit_meV_A:.3g} meV/Å" for c, _ in checks],
-                    hovertemplate="check, cycle %{x}: %{y:.3g} meV/Å, %{text}<extra></extra>",
+                    text=["passed" if c.passed else "failed" for c, _ in checks],
+                    hovertemplate=f"check, cycle %{{x}}: %{{y:.3g}} {unit}, %{{text}}<extra></extra>",
                 )
             )
         if figure.data:
@@ -157,8 +160,8 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
     Returns
     -------
     dict
-        ``energy`` (eV/atom), ``forces`` (eV/A, all components), ``stress`` (GPa, ASE sign, six components), the last
-        only of labels that hold one.
+        ``energy`` (eV/atom), ``forces`` (eV/A, all components), ``stress`` (GPa, ASE sign, no components
+        across vacuum), the last only of labels that hold one.
     """
     assert data.final is not None
     # without the active set no projections are computed, which takes half of the time
@@ -176,7 +179,8 @@ def evaluate(data: CampaignData, frames: Sequence[Atoms]) -> dict[str, Pairs]:
         )
         found["forces"].append((np.ravel(label["forces"]), np.ravel(own["forces"]), split))
         if label.get("stress") is not None and all(atoms.pbc):
-            found["stress"].append((np.ravel(label["stress"]) / GPa, np.ravel(own["stress"]) / GPa, split))
+            of_label, predicted = (stress_without_vacuum(np.ravel(one["stress"]), atoms) / GPa for one in (label, own))
+            found["stress"].append((of_label, predicted, split))
     empty = np.empty(0)
     return {
         key: Pairs(

@@ -21,6 +21,7 @@ from mlip_autopipec.report.panels import (
     colour_of,
     make_logarithmic,
     new_figure,
+    number_cycles,
     safe,
 )
 
@@ -56,6 +57,10 @@ def meaning(origin: str) -> str:
         return ""
 
 
+#: Rank correlations from which on gamma tells errors apart, and hardly does.
+_TELLS, _HARDLY = 0.6, 0.3
+
+
 def by_origin(data: CampaignData) -> Panel:
     """Show how many labels each cycle computed, by origin."""
     title = "Labels by cycle and origin"
@@ -70,7 +75,7 @@ def by_origin(data: CampaignData) -> Panel:
     highest = max(sum(n for (_, of), n in counts.items() if of == cycle) for cycle in cycles)
     figure = new_figure("cycle", "labels", barmode="stack", showlegend=True)
     figure.update_yaxes(dtick=max(1, round(highest / 6)))
-    figure.update_xaxes(dtick=1 if max(cycles) < 15 else None)
+    number_cycles(figure, cycles)
     for place, origin in enumerate(sorted(totals, key=lambda o: (o == "failed", -totals[o], o))):
         figure.add_trace(
             go.Bar(
@@ -235,7 +240,8 @@ def _told(found: Calibration, data: CampaignData) -> str:
     if found.n_labels < MIN_LABELS:
         return f"{words} Too few to calibrate: {found.why}."
     if found.spearman is not None:
-        words += f" Rank correlation {found.spearman:.2f}, correlation of the logarithms {found.log_pearson:.2f}."
+        words += f" Rank correlation {found.spearman:.2f}, correlation of the logarithms {found.log_pearson:.2f}:"
+        words += f" {_concluded(found.spearman)}."
     share = f"{found.quantile:.0%}"
     if found.threshold is None:
         words += f" No threshold: {found.why}."
@@ -255,14 +261,23 @@ def _told(found: Calibration, data: CampaignData) -> str:
     return words
 
 
+def _concluded(correlation: float) -> str:
+    """Say what a rank correlation of gamma and error means for the use of gamma."""
+    if correlation >= _TELLS:
+        return "gamma tells which labels the potential has large errors on"
+    if correlation >= _HARDLY:
+        return "gamma tells large errors from small ones only roughly"
+    return (
+        "on these labels gamma does not tell large errors from small ones, so believe neither a low gamma nor a "
+        "threshold set by them. Either all labels are of one kind and alike in error, or the errors have another "
+        "cause: the basis, or the noise of the oracle"
+    )
+
+
 def _adapter(data: CampaignData) -> ThresholdAdapter:
     """Return the wished error of the campaign, or the package's own where it has none."""
     recorded = _find(data.maker, "wished_error")
-    default = ThresholdAdapter()
-    if recorded is None:
-        return default
-    quantile = recorded.get("quantile") or default.quantile
-    return ThresholdAdapter(wished_error=float(recorded["wished_error"]), quantile=float(quantile))
+    return ThresholdAdapter() if recorded is None else ThresholdAdapter(wished_error=float(recorded["wished_error"]))
 
 
 def _find(value: Any, name: str) -> dict[str, Any] | None:

@@ -44,7 +44,9 @@ _SECTIONS = (
 )
 
 
-def write_report(path: Path | str, campaigns: Campaigns, campaign_id: str, limits: Limits | None = None) -> int:
+def write_report(
+    path: Path | str, campaigns: Campaigns, campaign_id: str, limits: Limits | None = None, running: bool | None = None
+) -> int:
     """
     Write the page of a campaign, also while it runs.
 
@@ -58,6 +60,8 @@ def write_report(path: Path | str, campaigns: Campaigns, campaign_id: str, limit
         Which one.
     limits
         How much of a long campaign goes into the page.
+    running
+        Whether a process runs it; None where that is not known.
 
     Returns
     -------
@@ -70,7 +74,9 @@ def write_report(path: Path | str, campaigns: Campaigns, campaign_id: str, limit
         There is no such campaign.
     """
     limits = limits or Limits()
-    text = render(collect(campaigns, campaign_id, limits), limits)
+    data = collect(campaigns, campaign_id, limits)
+    data.running = running
+    text = render(data, limits)
     encoded = text.encode()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +111,9 @@ def render(data: CampaignData, limits: Limits) -> str:
         plots=as_json({p.key: p.plain() for p in flat if p.views}),
         title=data.task.name or data.status.campaign_id,
         status=data.status,
-        mood=_MOODS.get(data.status.status, "bad"),
+        mood="bad" if data.interrupted else _MOODS.get(data.status.status, "bad"),
+        standing="INTERRUPTED" if data.interrupted else str(data.status.status),
+        why=f"no process runs it; resume continues. {data.status.why}" if data.interrupted else data.status.why,
         key_figures=_key_figures(data),
         sections=_SECTIONS,
         unreadable=data.unreadable,

@@ -81,6 +81,40 @@ def new_figure(x: str, y: str, **layout: Any) -> go.Figure:
     return figure
 
 
+def number_cycles(figure: go.Figure, cycles: Sequence[int]) -> None:
+    """Let the horizontal axis show whole cycles, also where there is one alone; plotly would show -1 to 1."""
+    if not cycles:
+        return
+    first, last = min(cycles), max(cycles)
+    figure.update_xaxes(
+        range=[first - 0.5, last + 0.5], tick0=first, dtick=max(1, math.ceil((last - first + 1) / 15)), zeroline=False
+    )
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """
+    Choose the ticks of a logarithmic axis: four to ten round numbers that do not overlap.
+
+    Parameters
+    ----------
+    low, high
+        Ends of the axis; positive.
+    """
+    decades = math.log10(high / low)
+    if decades < 0.7:  # round steps, as on a linear axis
+        step = 10 ** math.floor(math.log10((high - low) / 3))
+        step = next(step * m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= 6)
+        return [
+            float(f"{step * k:.6g}") for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        ]
+    if decades > 7:
+        every = math.ceil(decades / 7)
+        return [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1, every)]
+    digits = (1, 2, 5) if decades < 2.2 else (1, 3) if decades < 3.5 else (1,)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [d * 10.0**k for k in powers for d in digits if low <= d * 10.0**k <= high]
+
+
 def make_logarithmic(figure: go.Figure, **values: Sequence[float | None]) -> None:
     """
     Make axes logarithmic.
@@ -90,17 +124,20 @@ def make_logarithmic(figure: go.Figure, **values: Sequence[float | None]) -> Non
     figure
         Where.
     **values
-        What is drawn, by the name of the axis (``x``, ``y``): within little more than a decade each digit gets a label,
-        else 1, 2, 5, 10, ...
+        What is drawn, by the name of the axis (``x``, ``y``).
     """
     for axis, numbers in values.items():
         positive = [v for v in numbers if v is not None and 0 < v < math.inf] or [1.0]
         low, high = min(positive), max(positive)
+        margin = max((high / low) ** 0.06, 1.15)
+        low, high = low / margin, high * margin
+        ticks = log_ticks(low, high)
         figure.layout[f"{axis}axis"].update(
             type="log",
-            dtick="D1" if high < 5 * low else "D2" if high < 1e4 * low else 1,
-            minorloglabels="complete",
-            exponentformat="none" if low >= 1e-4 and high < 1e6 else "power",
+            range=[math.log10(low), math.log10(high)],
+            tickmode="array",
+            tickvals=ticks,
+            ticktext=[f"{tick:g}" if 1e-4 <= tick < 1e6 else f"10<sup>{math.log10(tick):.0f}</sup>" for tick in ticks],
         )
 
 

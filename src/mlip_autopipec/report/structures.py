@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from ase.data import covalent_radii
 from ase.neighborlist import natural_cutoffs, neighbor_list
 
-from mlip_autopipec.report.panels import GREY, RED, SCALE, Panel
+from mlip_autopipec.report.panels import GREY, RED, SCALE, Panel, colour_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mlip_autopipec.report.collect import CampaignData
     from mlip_autopipec.schemas.walk import WalkDocument
 
+#: Of elements, with the colours of their edges: gamma has the colour of the face. Of those that plotly has in 3D.
+_SYMBOLS = ("circle", "square", "diamond", "cross", "x")
+#: Longest side of the box that is drawn, where the camera is 1.6 away.
+_LONGEST = 1.3
 _HIDDEN = {"visible": False, "showspikes": False}
 
 
@@ -43,7 +47,8 @@ def halts(data: CampaignData, n_atoms: int) -> Panel:
     views = {_name(w): _view(data.halted[w.uuid], w, n_atoms) for w in reversed(walks)}
     cut = [w for w in walks if w.n_atoms > n_atoms]
     n_all = sum(w.status == "HALTED" for w in data.walks)
-    note = "The ring marks the atom of largest grade. After an explosion the last valid frame is shown."
+    note = "The ring marks the atom of largest grade; elements differ by shape and edge. "
+    note += "After an explosion the last valid frame is shown."
     if cut:
         note += f" Of cells of more than {n_atoms} atoms the {n_atoms} nearest to it."
     if n_all > len(walks):
@@ -65,9 +70,9 @@ def _view(atoms: Atoms, walk: WalkDocument, n_atoms: int) -> go.Figure:
         worst = 0 if gamma is None else int(np.argmax(np.nan_to_num(gamma)))
     kept, positions = _around(atoms, worst, n_atoms)
     symbols = [atoms.symbols[i] for i in kept]
+    figure = go.Figure(layout={"template": "none", "showlegend": len(set(symbols)) > 1})
     marker: dict[str, Any] = {
         "size": [9 + 8 * float(covalent_radii[atoms.numbers[i]]) for i in kept],
-        "line": {"width": 0.5, "color": GREY},
         "opacity": 1.0,
     }
     grades = [""] * len(kept)
@@ -78,24 +83,29 @@ def _view(atoms: Atoms, walk: WalkDocument, n_atoms: int) -> go.Figure:
         grades = [f", gamma {g:.3g}" for g in finite]
         marker |= {
             "color": finite.tolist(),
-            "colorscale": SCALE,
-            "cmin": 0.0,
-            "cmax": max(float(finite.max()), 1.0),
-            "colorbar": {"title": {"text": "gamma"}, "thickness": 10, "len": 0.7},
+            "coloraxis": "coloraxis",
         }
-    figure = go.Figure(layout={"template": "none", "showlegend": False})
+        bar = {"title": {"text": "gamma"}, "thickness": 10, "len": 0.7}
+        highest = max(float(finite.max()), 1.0)
+        figure.update_layout(coloraxis={"colorscale": SCALE, "cmin": 0.0, "cmax": highest, "colorbar": bar})
     figure.add_trace(_lines(_bonds(atoms[kept], positions), GREY, 3, 0.55))
     if len(kept) == len(atoms):
         figure.add_trace(_lines(_box(atoms), GREY, 1.5, 0.8))
-    figure.add_trace(
-        go.Scatter3d(
-            **_columns(positions),
-            mode="markers",
-            marker=marker,
-            text=[f"{s} {i}{g}" for s, i, g in zip(symbols, kept, grades, strict=True)],
-            hovertemplate="%{text}<extra></extra>",
+    elements = sorted(set(symbols))
+    for number, element in enumerate(elements):
+        own = [place for place, symbol in enumerate(symbols) if symbol == element]
+        figure.add_trace(
+            go.Scatter3d(
+                **_columns(positions[own]),
+                mode="markers",
+                name=element,
+                marker=_of(marker, own)
+                | {"symbol": _SYMBOLS[number % len(_SYMBOLS)], "line": {"width": 2, "color": colour_of(number)}},
+                text=[f"{element} {kept[place]}{grades[place]}" for place in own],
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=len(elements) > 1,
+            )
         )
-    )
     place = kept.tolist().index(worst)
     figure.add_trace(
         go.Scatter3d(
@@ -103,11 +113,14 @@ def _view(atoms: Atoms, walk: WalkDocument, n_atoms: int) -> go.Figure:
             mode="markers",
             marker={"symbol": "circle-open", "size": 24, "color": RED, "line": {"width": 4, "color": RED}},
             hoverinfo="skip",
+            showlegend=False,
         )
     )
     figure.update_layout(
         scene={
-            "aspectmode": "data",
+            # plotly's own "data" cuts tall cells off
+            "aspectmode": "manual",
+            "aspectratio": _aspect(positions if len(kept) < len(atoms) else np.array([*positions, *_corners(atoms)])),
             "xaxis": _HIDDEN,
             "yaxis": _HIDDEN,
             "zaxis": _HIDDEN,
@@ -135,6 +148,21 @@ def _bonds(atoms: Atoms, positions: NDArray[np.float64]) -> list[NDArray[np.floa
     return [positions[[i, j]] for i, j in zip(first, second, strict=True) if i < j]
 
 
+def _of(marker: dict[str, Any], own: list[int]) -> dict[str, Any]:
+    """Return the properties of some atoms."""
+    return {k: [v[place] for place in own] if isinstance(v, list) else v for k, v in marker.items()}
+
+
+def _corners(atoms: Atoms) -> NDArray[np.float64]:
+    return np.array(list(product((0, 1), repeat=3)), float) @ atoms.cell.array
+
+
+def _aspect(points: NDArray[np.float64]) -> dict[str, float]:
+    """Return the sides of the box that is drawn: as in space, the longest of one length."""
+    sides = np.maximum(np.ptp(points, axis=0), 0.05 * np.ptp(points, axis=0).max() + 1e-6)
+    return dict(zip("xyz", (_LONGEST * sides / sides.max()).tolist(), strict=True))
+
+
 def _box(atoms: Atoms) -> list[NDArray[np.float64]]:
     """Return the edges of the cell."""
     edges = []
@@ -151,7 +179,12 @@ def _lines(segments: list[NDArray[np.float64]], colour: str, width: float, opaci
     gap = np.full((1, 3), np.nan)
     points = np.concatenate([part for segment in segments for part in (segment, gap)]) if segments else np.empty((0, 3))
     return go.Scatter3d(
-        **_columns(points), mode="lines", line={"color": colour, "width": width}, opacity=opacity, hoverinfo="skip"
+        **_columns(points),
+        mode="lines",
+        line={"color": colour, "width": width},
+        opacity=opacity,
+        hoverinfo="skip",
+        showlegend=False,
     )
 
 

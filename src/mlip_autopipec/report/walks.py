@@ -16,6 +16,7 @@ from mlip_autopipec.report.panels import (
     make_logarithmic,
     marker_size,
     new_figure,
+    number_cycles,
     safe,
 )
 
@@ -38,7 +39,7 @@ def progress(data: CampaignData) -> Panel:
     walkers = sorted({w.walker for w in ran})
     figure = new_figure("cycle", "simulated time / ps", showlegend=len(walkers) <= _NAMED)
     figure.update_yaxes(rangemode="tozero")
-    figure.update_xaxes(dtick=1 if max(w.cycle for w in ran) < 15 else None)
+    number_cycles(figure, [w.cycle for w in ran])
     for place, index in enumerate(walkers):
         own = [w for w in ran if w.walker == index]
         figure.add_trace(

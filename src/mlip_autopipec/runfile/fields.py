@@ -8,7 +8,7 @@ import re
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 _NAMES = re.compile(r"^\w+(, \w+)*$")
@@ -63,7 +63,12 @@ def section(cls: type, *leave_out: str, model_name: str | None = None, **extra: 
         field = default if isinstance(default, FieldInfo) else Field(default, description=described.get(name))
         fields[name] = (hint, field)
     summary = (inspect.getdoc(cls) or "").split("\n", 1)[0]
-    return create_model(model_name or cls.__name__, __base__=Strict, __doc__=summary, **fields)
+    checks: dict[str, Any] = {}
+    if drop := getattr(cls, "dropped", None):  # settings of earlier versions
+        checks["_drop"] = model_validator(mode="before")(
+            lambda given: drop(given) if isinstance(given, dict) else given
+        )
+    return create_model(model_name or cls.__name__, __base__=Strict, __doc__=summary, __validators__=checks, **fields)
 
 
 def _nested(hint: Any) -> Any:

@@ -65,6 +65,8 @@ class Choices:
         Largest supercell.
     calculator
         Import path of an ASE calculator, for the oracle ``ase``.
+    labels
+        A file of labels to start from, relative to the run file.
     """
 
     name: str | None = None
@@ -73,6 +75,7 @@ class Choices:
     temperatures_K: tuple[float, ...] = ()
     max_atoms: int = 64
     calculator: str = "ase.calculators.abinit.Abinit"
+    labels: str | None = None
 
 
 def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> RunFile:
@@ -173,6 +176,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         n_test=n_test,
         max_atoms=max(choices.max_atoms, *(len(source.atoms) for source in sources)),
         isolated_atoms=oracle.isolated_atoms,
+        labels=None if choices.labels is None else _flow(choices.labels),
         max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
         validation=oracle.cost == "milliseconds",
     )

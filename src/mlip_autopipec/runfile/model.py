@@ -235,6 +235,7 @@ class RunFile(Strict):
                 minimum_distance_ratio=oracle.minimum_distance_ratio,
                 reuse_labels=oracle.reuse_labels,
                 n_compared=oracle.n_compared,
+                energy_shift=oracle.energy_shift,
             ),
             train_maker=TrainMaker(trainer=kind.trainer(**trainer), outliers=self._made("outliers", OutlierRule)),
             stop_rule=StopRule(

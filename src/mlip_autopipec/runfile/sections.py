@@ -217,6 +217,7 @@ class OracleSection(Strict):
     minimum_distance_ratio: Number = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
     n_compared: Whole = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
+    energy_shift: Literal["none", "fit"] = Field("none", description=_OF_ORACLE["energy_shift"])
 
     def static_maker(self) -> Maker:
         """Make the static maker."""

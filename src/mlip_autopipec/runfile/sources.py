@@ -15,6 +15,7 @@ from pymatgen.core import Composition
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
+from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
@@ -115,6 +116,36 @@ def named_source(key: str, value: str, folder: Path) -> Source:
     check_structure(atoms)
     atoms = boxed(atoms)
     return Source(key, value, atoms)
+
+
+def labels_in(path: Path) -> tuple[int, str]:
+    """
+    Look for a dataset in a file that is given as a structure.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    tuple
+        How many labels it holds, 0 for a file of one structure or of another kind; and what is to be said of a file of
+        several structures that cannot be used as a dataset.
+    """
+    if path.suffix not in (".xyz", ".extxyz"):
+        return 0, ""
+    with path.open("rb") as stream:
+        n_frames = sum(b"=" in line and b"attice" in line for line in stream)
+    if n_frames < 2:
+        return 0, ""
+    try:
+        return len(read_labels_file(path)), ""
+    except InvalidInputError as error:
+        return (
+            0,
+            f"{path} holds {n_frames} structures, and the last is taken; they are no dataset to start from: {error}",
+        )
 
 
 def nearest_neighbour(atoms: Atoms) -> float:

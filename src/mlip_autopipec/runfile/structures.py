@@ -52,7 +52,16 @@ def load_structure(
         Names the field, its value and what is wrong.
     """
     if file is not None:
-        return take_in(read_structure(folder / file, elements), f"structures.file: '{file}'")
+        read, what = read_structure(folder / file, elements), f"structures.file: '{file}'"
+        try:
+            return take_in(read, what)
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise InvalidInputError(
+                f"{what} holds something that is not understood ({type(error).__name__}: {error}); write it as extxyz "
+                "with elements, positions and cell alone"
+            ) from error
     if elements:
         raise InvalidInputError.of("structures.elements", f"is {list(elements)}; it goes with a LAMMPS file alone")
     if bulk is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.kinds import ORIGINS, Move
+from mlip_autopipec.moved import dropped_fields
 from mlip_autopipec.sampling import modes
 from mlip_autopipec.sampling.variations import Base
 from mlip_autopipec.structures.distances import LABEL_RATIO, MINIMUM_DISTANCE_RATIO, shortest_contact
@@ -28,6 +29,7 @@ _SHRINK = 0.7
 _MAX_ATTEMPTS = 12
 
 
+@dropped_fields("shear_strain", "n_modes", "omega_floor_THz", "hessian_displacement")
 @dataclass
 class CandidateGenerator(MSONable):
     """
@@ -42,9 +44,6 @@ class CandidateGenerator(MSONable):
         the origin ``displacement``.
     volume_range
         Volumes are scaled by 1 +- this.
-    shear_strain
-        Largest component of the volume-conserving strain that goes with the scaling. Cells of
-        one atom differ by it only, since displacements do not change them.
     shares
         Relative share of each origin among the candidates besides the halted frame: ``dumped`` and those of
         :data:`~mlip_autopipec.kinds.ORIGINS`. A share that cannot be used (no calculator, no dumped frames, one atom)
@@ -53,14 +52,8 @@ class CandidateGenerator(MSONable):
     max_thermal_ratio
         Largest displacement of an atom along all modes, in units of the mean nearest-neighbour distance
         of its element. The amplitude is that of the walker's temperature where this is smaller.
-    n_modes
-        Number of softest modes to combine.
     max_mode_displacement
         Largest displacement of an atom along the softest modes, in Angstrom.
-    omega_floor_THz
-        Modes below this frequency get the amplitude of this one.
-    hessian_displacement
-        Finite-difference step in Angstrom.
     max_mode_atoms
         In larger structures only so many atoms nearest to ``centre`` are displaced for the
         Hessian: 6 force evaluations each.
@@ -73,36 +66,41 @@ class CandidateGenerator(MSONable):
     n_samples: int = 15
     displacement_sigma: float = 0.1
     volume_range: float = 0.04
-    shear_strain: float = 0.015
     shares: dict[str, float] = field(
         default_factory=lambda: {"dumped": 1.0, "thermal": 1.0, "volume": 1.0, "soft_mode": 1.0}
     )
     max_thermal_ratio: float = modes.MAX_THERMAL_RATIO
-    n_modes: int = 8
     max_mode_displacement: float = modes.MAX_MODE_DISPLACEMENT
-    omega_floor_THz: float = modes.OMEGA_FLOOR_THZ
-    hessian_displacement: float = modes.HESSIAN_DISPLACEMENT
     max_mode_atoms: int = 64
     minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
     seed: int = 0
 
+    #: Largest component of the volume-conserving strain that goes with the scaling. Cells of one atom differ by it
+    #: only, since displacements do not change them.
+    shear_strain: ClassVar[float] = 0.015
+    #: Number of softest modes to combine.
+    n_modes: ClassVar[int] = 8
+    #: Modes below this frequency get the amplitude of this one.
+    omega_floor_THz: ClassVar[float] = modes.OMEGA_FLOOR_THZ
+    #: Finite-difference step in Angstrom.
+    hessian_displacement: ClassVar[float] = modes.HESSIAN_DISPLACEMENT
+
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
-        for name in ("n_samples", "n_modes", "max_mode_atoms"):
+        for name in ("n_samples", "max_mode_atoms"):
             if not (value := getattr(self, name)) >= 1:
                 raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be at least 1")
         for name in (
             "displacement_sigma",
             "max_thermal_ratio",
             "max_mode_displacement",
-            "omega_floor_THz",
-            "hessian_displacement",
         ):
             if not (value := getattr(self, name)) > 0:
                 raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; it has to be positive")
-        for name in ("volume_range", "shear_strain"):
-            if not 0 <= (value := getattr(self, name)) < 0.5:
-                raise InvalidInputError.of(f"CandidateGenerator.{name}", f"is {value}; give a value in [0, 0.5)")
+        if not 0 <= self.volume_range < 0.5:
+            raise InvalidInputError.of(
+                "CandidateGenerator.volume_range", f"is {self.volume_range}; give a value in [0, 0.5)"
+            )
         known = ["dumped", *ORIGINS]
         unknown = sorted(set(self.shares) - set(known))
         if unknown or min(self.shares.values(), default=0.0) < 0 or not sum(self.shares.values()) > 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -16,6 +16,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.cutouts.pieces import cut_pieces
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.moved import dropped_fields
 from mlip_autopipec.structures.dimers import DimerGenerator
 from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
@@ -40,6 +41,7 @@ ATOM_BOX_A = (14.0, 14.5, 15.0)
 _SUBSTITUTED = (0.0, 0.25, 0.5)
 
 
+@dropped_fields("pair_cutoff")
 @dataclass
 class StructureGenerator(MSONable):
     """
@@ -73,8 +75,6 @@ class StructureGenerator(MSONable):
         Add structures in which each missing pair of elements is neighbours.
     n_pair_structures
         Number of structures for each missing pair.
-    pair_cutoff
-        Distance in Angstrom up to which two atoms are neighbours.
     isolated_atoms
         Add each element as a single atom in a box. Their energies become the reference energies
         of the potential; they are not trained on.
@@ -95,9 +95,11 @@ class StructureGenerator(MSONable):
     minimum_distance_ratio: float = MINIMUM_DISTANCE_RATIO
     cover_pairs: bool = True
     n_pair_structures: int = 6
-    pair_cutoff: float = 5.0
     isolated_atoms: bool = False
     dimers: DimerGenerator | None = None
+
+    #: Distance in Angstrom up to which two atoms are neighbours.
+    pair_cutoff: ClassVar[float] = 5.0
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""

@@ -94,7 +94,7 @@ def _has_neighbours(base: Base) -> bool:
 
 
 def _can_be_scaled(base: Base) -> bool:
-    return bool(goes_on_along(base.atoms).any()) and base.settings.volume_range + base.settings.shear_strain > 0
+    return bool(goes_on_along(base.atoms).any())
 
 
 def _has_modes(base: Base) -> bool:

@@ -63,7 +63,11 @@ class LabelDocument(Document):
     its structure nor its forces and stress.
     """
 
-    kind: Literal["label"] = "label"
+    kind: Literal["label", "compared_label"] = Field(
+        "label",
+        description="compared_label: one of the user's own, computed again to compare; found by its key, no part of "
+        "the dataset.",
+    )
     index: int = Field(description="Number of the label within its cycle.")
     state: Literal["successful", "failed"] = Field(description="Failed labels are never trained on.")
     reason: str | None = Field(None, description="Why it failed.")
@@ -218,7 +222,15 @@ class ComparisonDocument(Document):
     """How labels of the user's own compare with the oracle."""
 
     kind: Literal["comparison"] = "comparison"
-    compared: list[ComparedLabel] = Field(default_factory=list, description="What was computed again.")
+    compared: list[ComparedLabel] = Field(
+        default_factory=list, description="What was computed again, by this job and those before it."
+    )
+    refused: str | None = Field(None, description="Why the dataset is refused; None if it is not.")
+    energy_shift_eV: dict[str, float] | None = Field(
+        None, description="What is added to the given energies for each atom of an element, in eV; None: nothing."
+    )
+    n_reused: int = Field(0, description="Of the labels, those that were there already.")
+    seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
 
 
 class DatasetDocument(WithPayload):

@@ -141,6 +141,10 @@ class CheckResult(Document):
         "PropertyComparison without their curves.",
     )
     passed: bool = Field(description="Whether error and properties are within their limits.")
+    left_out_exceeded: list[str] = Field(
+        default_factory=list,
+        description="Errors of labels left out of the linear fit that are larger than asked for, with these limits.",
+    )
     beyond_budget: bool = Field(False, description="Whether the labels left were too few for one of the properties.")
 
     @property
@@ -152,10 +156,10 @@ class CheckResult(Document):
     def exceeded(self) -> list[str]:
         """The errors that are larger than they may be."""
         if self.errors is None:
-            return []
-        return Limits(self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa).exceeded_by(
-            self.errors
-        )
+            return self.left_out_exceeded
+        return self.left_out_exceeded + Limits(
+            self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa
+        ).exceeded_by(self.errors)
 
     def describe(self) -> str:
         """Return the result as a short text."""
@@ -170,6 +174,8 @@ class CheckResult(Document):
                 told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
             if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
                 told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
+        if self.left_out_exceeded:
+            told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
         told += [str(p["description"]) for p in wrong]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):

@@ -75,6 +75,11 @@ class LinearRecord(BaseModel):
             n_doubtful_stresses=len(record.doubtful_stresses),
         )
 
+    @property
+    def left_out(self) -> tuple[float, float, float | None]:
+        """Errors of labels left out of the fit: meV/atom, meV/A, GPa."""
+        return self.energy_left_out_meV_atom, self.forces_left_out_meV_A, self.stress_left_out_GPa
+
     def describe(self) -> str:
         """Tell the errors of labels left out in a few words."""
         stress = "" if self.stress_left_out_GPa is None else f", {self.stress_left_out_GPa:.2f} GPa"

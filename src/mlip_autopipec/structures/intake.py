@@ -245,6 +245,17 @@ def _partial(what: str, where: str) -> str:
 
 
 def _refuse_occupancy(atoms: Atoms, what: str) -> None:
+    try:
+        _refuse_partial(atoms, what)
+    except (TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(
+            f"{what}: its occupancies cannot be read ({error}); give numbers from 0 to 1, or leave them out"
+        ) from error
+
+
+def _refuse_partial(atoms: Atoms, what: str) -> None:
     for name in _OCCUPANCIES:
         if isinstance(kinds := atoms.info.get(name), dict):
             for kind in kinds.values():

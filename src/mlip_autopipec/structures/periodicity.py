@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import voigt_6_to_full_3x3_stress
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distances import neighbours
@@ -165,3 +168,55 @@ def check_cell(atoms: Atoms) -> None:
 def lone_atoms(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
     """Return the indices of atoms that have no other atom within a distance in Angstrom."""
     return np.setdiff1d(np.arange(len(atoms)), neighbours("ij", atoms, distance_A)[0])
+
+
+def pieces(atoms: Atoms, distance_A: float) -> NDArray[np.intp]:
+    """
+    Return which piece each atom belongs to: 0 for the largest, whose atoms are the most, and so on.
+
+    Parameters
+    ----------
+    atoms
+        Any structure; images of one atom are one.
+    distance_A
+        Atoms that are closer than this (Angstrom) belong together.
+
+    Returns
+    -------
+    numpy.ndarray
+        Numbers of the pieces, (n,).
+    """
+    i, j = neighbours("ij", atoms, distance_A)
+    bonds = coo_array((np.ones(len(i)), (i, j)), shape=(len(atoms), len(atoms)))
+    _, found = connected_components(bonds, directed=False)
+    by_size = np.argsort(-np.bincount(found), kind="stable")
+    return np.argsort(by_size, kind="stable")[found]
+
+
+def stress_without_vacuum(stress: NDArray[np.float64], atoms: Atoms) -> NDArray[np.float64]:
+    """
+    Return the components of a stress along the directions in which a structure goes on.
+
+    Those across vacuum are no property of the material: they are zero but for errors, or depend on the vacuum.
+
+    Parameters
+    ----------
+    stress
+        In Voigt order xx yy zz yz xz xy, (6,).
+    atoms
+        The structure.
+
+    Returns
+    -------
+    numpy.ndarray
+        Bulk: all six. Slab: the two normal components and the shear in its plane. Wire: the one along it. Cluster:
+        none. In the unit of ``stress``; the volume it refers to includes the vacuum.
+    """
+    along = goes_on_along(atoms)
+    if along.all():
+        return np.asarray(stress, dtype=float)
+    if not along.any():
+        return np.empty(0)
+    axes, _ = np.linalg.qr(atoms.cell.array[along].T)
+    inside = axes.T @ voigt_6_to_full_3x3_stress(stress) @ axes
+    return np.asarray([*np.diag(inside), *inside[np.triu_indices(len(inside), 1)]])

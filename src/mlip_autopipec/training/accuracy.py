@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.structures.periodicity import boxed
+from mlip_autopipec.structures.periodicity import boxed, stress_without_vacuum
 from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
@@ -26,7 +26,7 @@ class ErrorMetrics:
     """
     Root mean square, mean absolute and largest errors; meV/atom, meV/A and GPa, as the field quotes them.
 
-    Errors of the stress are None where no label has one; they are over all components.
+    Errors of the stress are None where no label has one; they are over all components that are not across vacuum.
     """
 
     n_structures: int
@@ -64,8 +64,8 @@ class Predictions:
     """
     Energies (eV/atom, one per structure), forces (eV/A, all components) and stresses, label beside potential.
 
-    Stresses are in eV/A^3 in ASE's order and sign, (n, 6), of the n structures whose label has one and whose forces
-    all count.
+    Stresses are in eV/A^3, ASE's sign, of the structures whose label has one and whose forces all count: all
+    components that are not across vacuum, flat.
     """
 
     energy_label: NDArray[np.float64]
@@ -99,8 +99,8 @@ def predict(
         forces.append(calculator.results["forces"][some].ravel())
         stress, predicted = label_stress(atoms), calculator.results.get("stress")
         if stress is not None and predicted is not None and isinstance(some, slice):
-            stress_label.append(stress)
-            stress_potential.append(predicted)
+            stress_label.append(stress_without_vacuum(stress, atoms))
+            stress_potential.append(stress_without_vacuum(predicted, atoms))
     return Predictions(
         np.array([a.get_potential_energy() / len(a) for a in labels]),
         np.array(energies),
@@ -108,8 +108,8 @@ def predict(
         if labels
         else np.empty(0),
         np.concatenate(forces) if labels else np.empty(0),
-        np.array(stress_label).reshape(-1, 6),
-        np.array(stress_potential).reshape(-1, 6),
+        np.concatenate([np.empty(0), *stress_label]),
+        np.concatenate([np.empty(0), *stress_potential]),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -182,6 +183,10 @@ _worker: dict[str, Derivatives] = {}
 
 
 def _start_worker(basis: ACEBBasisSet) -> None:
+    # the process that began the fit answers signals and tells of them; its workers end without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     _worker["derivatives"] = Derivatives(basis)
 
 

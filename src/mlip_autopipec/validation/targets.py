@@ -38,6 +38,8 @@ class AccuracyTargets(MSONable):
     """
     Root mean square errors that a converged potential may have on labels from its own MD.
 
+    A linear fit also has to have them on labels left out of the fit, which it knows in closed form.
+
     What is None is judged by the stop rule's own limits: relative to the variation of the data.
 
     Parameters
@@ -53,6 +55,19 @@ class AccuracyTargets(MSONable):
     energy_meV_atom: float | None = None
     forces_meV_A: float | None = None
     stress_GPa: float | None = None
+
+    def exceeded_by_left_out(self, energy_meV_atom: float, forces_meV_A: float, stress_GPa: float | None) -> list[str]:
+        """Name what is asked for and exceeded by the errors of labels left out of the fit; all None: nothing."""
+        found = [
+            ("energy", energy_meV_atom, self.energy_meV_atom, "meV/atom"),
+            ("forces", forces_meV_A, self.forces_meV_A, "meV/A"),
+            ("stress", stress_GPa, self.stress_GPa, "GPa"),
+        ]
+        return [
+            f"{what} of labels left out of the fit {error:.3g} {unit}, asked for {limit:.3g}"
+            for what, error, limit, unit in found
+            if error is not None and limit is not None and error > limit
+        ]
 
     def check(self) -> None:
         """Refuse values that are not positive."""

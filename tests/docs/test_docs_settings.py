@@ -1,0 +1,44 @@
+"""The page of settings has every setting of a run file with its default, and says why."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, get_args
+
+import pytest
+from paths import ROOT
+
+from mlip_autopipec.runfile.fields import Strict
+from mlip_autopipec.runfile.model import RunFile
+
+PAGE = (ROOT / "docs" / "settings.md").read_text()
+SECTIONS = re.findall(r"^## `(\w+)`$", PAGE, re.MULTILINE)
+
+
+def model_of(hint: Any) -> type[Strict]:
+    """The model in the type hint of a section."""
+    if isinstance(hint, type) and issubclass(hint, Strict):
+        return hint
+    return next(model_of(part) for part in get_args(hint) if part is not type(None))
+
+
+def shown(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    value = list(value) if isinstance(value, tuple) else value
+    return "none" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def test_all_sections_with_settings_of_their_own_are_there():
+    left_out = {"name", "seed", "structures", "ladder", "trainer", "criteria", "start_from"}
+    assert set(SECTIONS) == set(RunFile.model_fields) - left_out
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_defaults_are_those_of_the_code_and_have_a_reason(section):
+    text = PAGE.split(f"## `{section}`\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+) \|$", text, re.MULTILINE)
+    fields = model_of(RunFile.model_fields[section].annotation).model_fields
+    assert {name: default for name, default, _ in rows} == {name: shown(field) for name, field in fields.items()}
+    assert all(len(why) > 3 for *_, why in rows)

@@ -1,0 +1,48 @@
+"""Workers of a fit that is ended leave no traceback behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+SCRIPT = """
+    import os, signal, sys
+    from ase.build import bulk
+    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.training import design
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    from pyace import ACEBBasisSet
+    basis = ACEBBasisSet(BasisSettings(number_of_functions_per_element=100).configuration(["Cu"]))
+    atoms = [bulk("Cu", cubic=True) * (12, 12, 12) for _ in range(2)]
+    print("begun", flush=True)
+    try:
+        while True:
+            design._all_rows(basis, atoms, 4)  # two of the workers have nothing to do
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_a_term_to_the_whole_group_ends_in_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout.readline() == "begun\n"
+    try:
+        process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+    out, error = process.communicate(timeout=60)
+    assert "interrupted" in out, error
+    assert "Traceback" not in error
