@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.weights import FitWeights
 
 #: Functions per element of the rungs.
-RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600)
+RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
 #: Basis functions of all elements together that a ladder goes up to.
-MOST_FUNCTIONS = 600
+MOST_FUNCTIONS = 900
 #: A larger basis has to lower the error by this factor, so that the size does not change with every few labels.
 MARGIN = 0.02
 #: Atoms of an element for each function of it: an active set needs more atoms than functions.

@@ -11,7 +11,7 @@ import numpy as np
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.kinds import TrainerKind
 from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
-from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
+from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
@@ -130,7 +130,7 @@ class LinearACETrainer(ACETrainer):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            set_core(configuration, task.labels, task.elements, self.core_margin)
+            put_core(configuration, task.core_radii(self.core_margin))
         return configuration
 
     def _fit_plain(self, task: FitTask) -> tuple[ACEPotential, str]:

@@ -14,6 +14,7 @@ from monty.json import MSONable
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.core import core_radii
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors
@@ -105,6 +106,13 @@ class FitTask:
     test_labels: Sequence[Atoms]
     directory: Path
     seed: int
+
+    def core_radii(self, margin: float) -> Mapping[tuple[int, int], float]:
+        """Return where the core of each pair begins (Angstrom); all bases of one fit ask for it."""
+        known: dict[float, Mapping[tuple[int, int], float]] = self.__dict__.setdefault("_core_radii", {})
+        if margin not in known:
+            known[margin] = core_radii(self.labels, sorted(self.elements), margin)
+        return known[margin]
 
 
 @dataclass
