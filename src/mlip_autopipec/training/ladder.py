@@ -29,8 +29,6 @@ MOST_FUNCTIONS = 900
 MARGIN = 0.02
 #: Atoms of an element for each function of it: an active set needs more atoms than functions.
 ATOMS_PER_FUNCTION = 2.0
-#: So many larger rungs without a better error end the climb.
-_PATIENCE = 2
 
 
 class Rung(NamedTuple):
@@ -189,8 +187,6 @@ def climb(
         best = min(rung.score for rung in climbed)
         # matrices as large as the design: keep what can still be taken
         fitted = [f for f in [*fitted, found] if f.rung.score <= (1 + MARGIN) * best]
-        if len(climbed) > _PATIENCE and min(r.score for r in climbed[-_PATIENCE:]) > best:
-            break
     return fitted[0], climbed
 
 
