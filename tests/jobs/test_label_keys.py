@@ -23,7 +23,6 @@ from atomate2.ase.jobs import LennardJonesStaticMaker
 from atomate2.cp2k.jobs.core import StaticMaker as Cp2kStaticMaker
 from jobflow import CURRENT_JOB, Flow, JobStore, run_locally
 from maggma.stores import GridFSStore, MemoryStore, MongoURIStore
-from monty.json import MontyEncoder
 from pymatgen.core import SETTINGS
 from pymongo import MongoClient
 from vasp_stand_in.potcars import make_believe_potcar
