@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import uuid
 from dataclasses import dataclass, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from atomate2.ase.jobs import LennardJonesStaticMaker
 from atomate2.cp2k.jobs.core import StaticMaker as Cp2kStaticMaker
 from jobflow import CURRENT_JOB, Flow, JobStore, run_locally
 from maggma.stores import GridFSStore, MemoryStore, MongoURIStore
-from monty.json import MontyEncoder
 from pymatgen.core import SETTINGS
 from pymongo import MongoClient
 from vasp_stand_in.potcars import make_believe_potcar
@@ -458,10 +457,16 @@ def test_a_failure_leaves_the_label_to_others(shared_store):
 
 def test_a_claim_of_a_killed_process_is_taken_over(shared_store):
     """The same machine: at once. Elsewhere: after a time without a sign of life."""
+    documents = shared_store.docs_store
+    opened = (
+        f"open_store({str(Path(documents.path).parent)!r})"
+        if hasattr(documents, "path")
+        else f"JobStore(MongoURIStore({MONGO_URI!r}, 'documents', database={documents.database!r}))"
+    )
     script = (
-        "import sys, time; from jobflow import CURRENT_JOB; from monty.json import MontyDecoder;"
-        "from mlip_autopipec.jobs import reuse;"
-        f"store = MontyDecoder().decode({json.dumps(shared_store, cls=MontyEncoder)!r});"
+        "import sys, time; from jobflow import CURRENT_JOB, JobStore; from maggma.stores import MongoURIStore;"
+        "from mlip_autopipec.database.disk import open_store; from mlip_autopipec.jobs import reuse;"
+        f"store = {opened};"
         "store.connect(); CURRENT_JOB.store = store; context = reuse.claimed('k');"
         "assert context.__enter__() is None; print('mine', flush=True); time.sleep(100)"
     )

@@ -50,7 +50,7 @@ class SQLiteStore(MemoryStore):
     """
 
     def __init__(self, path: str, indexed: list[str] | None = None, **kwargs: Any) -> None:
-        self.path = path
+        self.path = str(Path(path).resolve())  # jobs run in folders of their own
         self.indexed = list(_INDEXED) if indexed is None else indexed
         self._connection: sqlite3.Connection | None = None
         super().__init__(collection_name=Path(path).stem, **kwargs)
