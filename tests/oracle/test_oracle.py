@@ -186,7 +186,7 @@ def test_too_close_atoms_are_not_computed() -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.positions[1] = atoms.positions[0] + [0.5, 0, 0]
     with pytest.raises(LabelError, match=r"Cu-Cu distance 0\.500"):
-        OracleMaker(static_maker=Watching())._computed(atoms, {}, 0.0)
+        OracleMaker(static_maker=Watching()).computed(atoms, {}, 0.0)
     assert not called
 
 
