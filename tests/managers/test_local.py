@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ase.build import bulk
 from jobflow import CURRENT_JOB, Flow, JobStore, Response, job
-from maggma.stores import MemoryStore
+from maggma.stores import MemoryStore, MongoURIStore
 
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import InvalidInputError, MLIPError, lacks_space
@@ -236,11 +236,13 @@ def test_a_job_that_no_worker_can_import_is_told() -> None:
         unpack(packed)
 
 
-def test_a_store_in_memory_is_refused(tmp_path) -> None:
-    store = JobStore(MemoryStore())
-    store.connect()
-    with pytest.raises(InvalidInputError, match="cannot share a store in memory"):
-        run_flow(Flow([where()]), store, tmp_path, workers=2)
+@pytest.mark.parametrize(
+    ("documents", "why"),
+    [(MemoryStore(), "it is in memory"), (MongoURIStore("mongodb://127.0.0.1:1/x", "a", database="x"), "TypeError")],
+)
+def test_a_store_that_processes_cannot_share_is_refused(tmp_path, documents, why) -> None:
+    with pytest.raises(InvalidInputError, match=rf"2 worker processes cannot share the store .*{why}.*0 workers"):
+        run_flow(Flow([where()]), JobStore(documents), tmp_path, workers=2)
 
 
 def test_workers_end_with_the_process_that_started_them_however_that_ends(tmp_path) -> None:

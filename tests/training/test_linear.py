@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -36,3 +37,22 @@ def test_an_ill_conditioned_fit_is_solved_by_another_way_without_a_warning(
     errors = compute_errors(result.potential, labels)
     assert errors is not None
     assert errors.forces_rmse_meV_A < 20
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "field", ["energy_meV_atom", "forces_meV_A", "stress_GPa", "energy_weight", "dimer_weight", "max_us_per_atom_step"]
+)
+def test_settings_that_are_no_positive_numbers_are_refused_by_name(field: str, value: float) -> None:
+    with pytest.raises(InvalidInputError, match=f"{field} is {value}") as refused:
+        LinearACETrainer(**{field: value})
+    assert refused.value.field == f"LinearACETrainer.{field}"
+
+
+def test_other_settings_of_the_fit_are_refused_by_name() -> None:
+    for field, value in (("ridge", -1e-6), ("processes", 0), ("core_margin", float("nan"))):
+        with pytest.raises(InvalidInputError, match=f"{field} is") as refused:
+            LinearACETrainer(**{field: value})
+        assert refused.value.field == f"LinearACETrainer.{field}"
+    with pytest.raises(InvalidInputError, match="reference_energies of Cu is nan"):
+        LinearACETrainer(reference_energies={"Cu": float("nan")})

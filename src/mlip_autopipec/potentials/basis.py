@@ -46,7 +46,7 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 600 of all elements, with 6 A and body order 6; it grows
+    fit) the labels choose the number of functions, up to 900 of all elements, with 6 A and body order 6; it grows
     with the labels. A number that is given stays, with 5 A by default. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's

@@ -40,9 +40,14 @@ def set_core(
         shorter pair would feel tens of eV/A that gamma does not see; in between the
         basis extrapolates, which gamma does see.
     """
+    put_core(configuration, core_radii(labels, sorted(elements), margin))
+
+
+def put_core(configuration: BBasisConfiguration, radii: Mapping[tuple[int, int], float]) -> None:
+    """Put a ZBL core below the given distances (Angstrom), by species index, as of :func:`core_radii`."""
     from pyace.generalfit import setup_zbl_inner_core_repulsion
 
-    setup_zbl_inner_core_repulsion(configuration, core_radii(labels, sorted(elements), margin))
+    setup_zbl_inner_core_repulsion(configuration, dict(radii))
 
 
 def core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) -> dict[tuple[int, int], float]:

@@ -26,6 +26,7 @@ from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, fail, read_dev
 from mlip_autopipec.training.program import find_program, run_program
 from mlip_autopipec.training.results import Fit, FitProgress, LossPoint
 from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, FitTask
+from mlip_autopipec.training.weights import at_least_one
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,10 +164,11 @@ class GRACEFSTrainer(ACETrainer):
                 raise InvalidInputError(f"input_sections holds '{key}'; only a section 'fit' with keys can be given")
         optimizer = self.input_sections.get("fit", {}).get("optimizer", self.optimizer)
         if optimizer not in OPTIMIZERS:
-            raise InvalidInputError(f"optimizer is {optimizer!r}; use one of {', '.join(OPTIMIZERS)}")
-        for name in ("maxiter", "fine_tune_maxiter", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name} is {getattr(self, name)}; it has to be at least 1")
+            raise InvalidInputError.of(
+                "GRACEFSTrainer.optimizer", f"is {optimizer!r}; use one of {', '.join(OPTIMIZERS)}"
+            )
+        super().__post_init__()
+        at_least_one(self, "maxiter", "fine_tune_maxiter", "batch_size")
 
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""

@@ -22,15 +22,13 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.weights import FitWeights
 
 #: Functions per element of the rungs.
-RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600)
+RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
 #: Basis functions of all elements together that a ladder goes up to.
-MOST_FUNCTIONS = 600
+MOST_FUNCTIONS = 900
 #: A larger basis has to lower the error by this factor, so that the size does not change with every few labels.
 MARGIN = 0.02
 #: Atoms of an element for each function of it: an active set needs more atoms than functions.
 ATOMS_PER_FUNCTION = 2.0
-#: So many larger rungs without a better error end the climb.
-_PATIENCE = 2
 
 
 class Rung(NamedTuple):
@@ -189,8 +187,6 @@ def climb(
         best = min(rung.score for rung in climbed)
         # matrices as large as the design: keep what can still be taken
         fitted = [f for f in [*fitted, found] if f.rung.score <= (1 + MARGIN) * best]
-        if len(climbed) > _PATIENCE and min(r.score for r in climbed[-_PATIENCE:]) > best:
-            break
     return fitted[0], climbed
 
 

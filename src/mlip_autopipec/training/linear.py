@@ -11,12 +11,12 @@ import numpy as np
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.kinds import TrainerKind
 from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
-from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
+from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
-from mlip_autopipec.training.weights import FitWeights
+from mlip_autopipec.training.weights import FitWeights, at_least_one, positive
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,7 +34,7 @@ class LinearACETrainer(ACETrainer):
 
     Residuals are divided by what an error is worth. The strength of the regularisation is that of
     largest evidence, and the size of the basis that of the smallest error on structures left out, unless
-    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (:mod:`mlip_autopipec.training`).
+    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (``mlip_autopipec.training``).
     The optimum is global, so a fine-tune forgets nothing. It keeps the basis of the initial potential
     or takes a larger one that contains it; the active set is then built anew.
 
@@ -73,6 +73,19 @@ class LinearACETrainer(ACETrainer):
     forces_meV_A: float = 100.0
     stress_GPa: float = 0.1
     max_us_per_atom_step: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse weights, strengths and limits that are no positive numbers."""
+        super().__post_init__()
+        positive(self, "energy_meV_atom", "forces_meV_A", "stress_GPa", "energy_weight", "force_weight")
+        positive(self, "max_us_per_atom_step")
+        at_least_one(self, "processes")
+        if self.ridge is not None and not (np.isfinite(self.ridge) and self.ridge >= 0):
+            raise InvalidInputError.of(
+                "LinearACETrainer.ridge", f"is {self.ridge}; it has to be a number of at least 0"
+            )
+        if not np.isfinite(self.core_margin):
+            raise InvalidInputError.of("LinearACETrainer.core_margin", f"is {self.core_margin}; give a number in A")
 
     @property
     def is_plain(self) -> bool:
@@ -117,7 +130,7 @@ class LinearACETrainer(ACETrainer):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:
             # below r_in the basis is switched off, so r_in follows the shortest distance known
-            set_core(configuration, task.labels, task.elements, self.core_margin)
+            put_core(configuration, task.core_radii(self.core_margin))
         return configuration
 
     def _fit_plain(self, task: FitTask) -> tuple[ACEPotential, str]:

@@ -14,6 +14,7 @@ from monty.json import MSONable
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.core import core_radii
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors
@@ -24,6 +25,7 @@ from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other 
     Refit,
     TrainingResult,
 )
+from mlip_autopipec.training.weights import positive
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +107,13 @@ class FitTask:
     directory: Path
     seed: int
 
+    def core_radii(self, margin: float) -> Mapping[tuple[int, int], float]:
+        """Return where the core of each pair begins (Angstrom); all bases of one fit ask for it."""
+        known: dict[float, Mapping[tuple[int, int], float]] = self.__dict__.setdefault("_core_radii", {})
+        if margin not in known:
+            known[margin] = core_radii(self.labels, sorted(self.elements), margin)
+        return known[margin]
+
 
 @dataclass
 class ACETrainer(MSONable, ABC):
@@ -128,6 +137,15 @@ class ACETrainer(MSONable, ABC):
     basis: BasisSettings = field(default_factory=BasisSettings)
     reference_energies: dict[str, float] | None = None
     dimer_weight: float = 0.001
+
+    def __post_init__(self) -> None:
+        """Refuse weights and energies that are no numbers."""
+        positive(self, "dimer_weight")
+        for symbol, energy in (self.reference_energies or {}).items():
+            if not np.isfinite(energy):
+                raise InvalidInputError.of(
+                    f"{type(self).__name__}.reference_energies", f"of {symbol} is {energy}; give a number in eV"
+                )
 
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
@@ -186,8 +204,7 @@ class ACETrainer(MSONable, ABC):
         """Train; what a trainer overrides that does more than one fit. See :meth:`train`."""
         labels, new_labels, test_labels = given.labels, given.new_labels, given.test_labels
         initial_potential, fine_tune = given.initial_potential, given.fine_tune
-        if not self.dimer_weight > 0:
-            raise InvalidInputError(f"dimer_weight is {self.dimer_weight}; it has to be positive")
+        positive(self, "dimer_weight")  # checked again: it is a field that can be set
         everything = [*labels, *new_labels]
         _check_labels([*everything, *test_labels])
         ordinary = [label for label in everything if not is_dimer(label)]

@@ -16,6 +16,31 @@ if TYPE_CHECKING:
 EV_A3_IN_GPA = 160.21766208
 
 
+def positive(settings: object, *names: str) -> None:
+    """
+    Refuse settings that are not numbers above zero; None is one that is not given.
+
+    Raises
+    ------
+    InvalidInputError
+        With the field.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise InvalidInputError.of(
+                f"{type(settings).__name__}.{name}", f"is {value}; it has to be a number above 0"
+            )
+
+
+def at_least_one(settings: object, *names: str) -> None:
+    """Refuse counts below one; None is one that is not given. Raises as :func:`positive`."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not value >= 1:
+            raise InvalidInputError.of(f"{type(settings).__name__}.{name}", f"is {value}; it has to be at least 1")
+
+
 class Kind:
     """What a row of the design matrix is about."""
 
@@ -51,9 +76,7 @@ class FitWeights:
 
     def __post_init__(self) -> None:
         """Refuse what is not positive."""
-        for name, value in vars(self).items():
-            if not (np.isfinite(value) and value > 0):
-                raise InvalidInputError.of(name, f"is {value}; it is what an error is worth and has to be positive")
+        positive(self, "energy_meV_atom", "forces_meV_A", "stress_GPa")
 
     def unit(self, kind: NDArray[np.int8]) -> NDArray[np.float64]:
         """Return for each row what an error is worth, in eV/atom, eV/A or eV/A^3."""

@@ -139,10 +139,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def check_optimizer(optimizer: object) -> None:
+def check_optimizer(optimizer: object, field: str = "PacemakerTrainer.input_sections.optimizer") -> None:
     """Refuse an optimiser with which pacemaker does not train forces, or loses the potential."""
     if optimizer not in OPTIMIZERS:
-        raise InvalidInputError(f"optimizer is {optimizer!r}: {_UNTRAINABLE}; use one of {', '.join(OPTIMIZERS)}")
+        raise InvalidInputError.of(field, f"is {optimizer!r}: {_UNTRAINABLE}; use one of {', '.join(OPTIMIZERS)}")
 
 
 def _refuse_ours(key: str, value: object) -> None:

@@ -33,6 +33,7 @@ from mlip_autopipec.training.training import (
     TrainingInput,
     prove_learning,
 )
+from mlip_autopipec.training.weights import at_least_one, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,17 +142,16 @@ class PacemakerTrainer(ACETrainer):
             sections["fit"] = {**sections["fit"]}
             self.repulsion = sections["fit"].pop("repulsion")
         if self.repulsion not in ("auto", None):
-            raise InvalidInputError(f"repulsion is '{self.repulsion}'; it is 'auto' or None")
+            raise InvalidInputError.of("PacemakerTrainer.repulsion", f"is '{self.repulsion}'; it is 'auto' or None")
         self.input_sections = sections
-        check_optimizer(self.optimizer)
-        for name in ("maxiter", "fine_tune_maxiter", "refit_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInputError(f"{name} is {value}; it has to be at least 1")
-        if not (math.isfinite(self.new_label_weight) and self.new_label_weight > 0):
-            raise InvalidInputError(f"new_label_weight is {self.new_label_weight}; it has to be a number above 0")
+        check_optimizer(self.optimizer, "PacemakerTrainer.optimizer")
+        super().__post_init__()
+        at_least_one(self, "maxiter", "fine_tune_maxiter", "refit_every")
+        positive(self, "new_label_weight")
         if self.ladder_type not in _LADDER_TYPES:
-            raise InvalidInputError(f"ladder_type is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}")
+            raise InvalidInputError.of(
+                "PacemakerTrainer.ladder_type", f"is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}"
+            )
 
     def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
