@@ -101,11 +101,33 @@ def test_status_without_a_campaign(tmp_path, monkeypatch):
     assert "store in memory" in invoke("submit", str(tmp_path / "run.yaml")).output
 
 
-def test_status_names_what_could_have_been_meant(tmp_path, monkeypatch, finished):
+def test_status_above_several_campaigns_lists_them_all(tmp_path, monkeypatch, finished, spent):
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(tmp_path / "none.yaml"))
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished / "store", tmp_path / "runs" / "Cu" / "store")
-    assert "`mlip-autopipec status runs/Cu`" in invoke("status").output
+    for folder, source in (("runs/Cu", finished), ("runs/sweep/[spent]", spent), ("runs/broken off", finished)):
+        shutil.copytree(source / "store", tmp_path / folder / "store")
+    store = open_store(tmp_path / "runs" / "broken off" / "store")
+    store.remove_docs({"output.kind": "loop", "output.cycle": {"$gte": 1}})
+    store.close()
+    (tmp_path / "runs" / "broken off" / ".lock").touch()
+    (tmp_path / "runs" / "damaged" / "store").mkdir(parents=True)
+    (tmp_path / "runs" / "damaged" / "store" / "documents.sqlite").write_bytes(b"no database" * 100)
+    for arguments in (["status"], ["status", "runs"], ["status", "."]):
+        result = invoke(*arguments)
+        if arguments[-1] != ".":
+            assert result.exit_code == 0, result.output
+            ends = ("CONVERGED", "MAX_ITER_REACHED", "interrupted")
+            states = [word for word in result.output.split() if word in ends]
+            assert states == ["CONVERGED", "interrupted", "MAX_ITER_REACHED"], result.output
+        assert "the store in 'runs/damaged' cannot be read" in " ".join(result.output.split())
+    document = json.loads(invoke("status", "runs", "--json").stdout)
+    assert {one["folder"]: (one["status"], one["running"]) for one in document["campaigns"]} == {
+        "runs/Cu": ("CONVERGED", None),
+        "runs/sweep/[spent]": ("MAX_ITER_REACHED", None),
+        "runs/broken off": ("LEARNING", False),
+    }
+    assert [one["folder"] for one in document["unread"]] == ["runs/damaged"]
+    assert json.loads(invoke("status", "runs", "--json", "-e", "Au").stdout)["campaigns"] == []
 
 
 def test_a_run_file_stands_for_its_folder(tmp_path, monkeypatch, finished):

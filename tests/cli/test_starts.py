@@ -98,11 +98,11 @@ def test_a_campaign_of_a_strange_name_in_a_strange_folder_runs(tmp_path, monkeyp
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     name = "a[/]b <b>&x"
-    (folder / "r [/].yaml").write_text(yaml.safe_dump({**RUN, "name": name}))
+    (folder / "r [bold].yaml").write_text(yaml.safe_dump({**RUN, "name": name}))
     for arguments in (
-        ["run", "r [/].yaml"],
+        ["run", "r [bold].yaml"],
         ["status", f"runs/{name}"],
-        ["status", "r [/].yaml"],
+        ["status", "r [bold].yaml"],
         ["report", f"runs/{name}"],
     ):
         result = CliRunner().invoke(app, arguments)
@@ -110,7 +110,7 @@ def test_a_campaign_of_a_strange_name_in_a_strange_folder_runs(tmp_path, monkeyp
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     page = (folder / "runs" / name / "report.html").read_text()
     assert "<b>&x" not in page.partition("</style>")[2].partition("<script")[0]
-    assert name in CliRunner().invoke(app, ["run", "r [/].yaml"]).output
+    assert name in CliRunner().invoke(app, ["run", "r [bold].yaml"]).output
 
 
 def test_a_name_with_control_characters_is_refused(tmp_path):

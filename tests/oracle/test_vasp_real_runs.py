@@ -13,6 +13,7 @@ from paths import SHARED_DATA
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.vasp import label_from_vasp
+from mlip_autopipec.oracle.vasp_failures import step_energies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +87,13 @@ def test_records(document: Callable[..., TaskDoc]) -> None:
     assert "ENCUT: 300 and 700" in hot.conflicts(displaced)
 
 
+def test_the_parts_of_the_last_step_add_up(document: Callable[..., TaskDoc]) -> None:
+    steps = document("Si12_hot").calcs_reversed[0].output.ionic_steps[-1].electronic_steps
+    plain, summed = step_energies({}, steps), step_energies({"IVDW": 12}, steps)
+    assert summed == pytest.approx(plain, abs=1e-5)
+    assert step_energies({"IVDW": 12}, [{"e_fr_energy": -1.0}]) == [None]
+
+
 def test_a_run_that_was_stopped_is_not_converged(document: Callable[..., TaskDoc]) -> None:
     """STOPCAR ends a run before NELM, and emmet looks at the number of steps alone."""
     stopped = document("Si12_hot")
@@ -94,7 +102,20 @@ def test_a_run_that_was_stopped_is_not_converged(document: Callable[..., TaskDoc
     step.electronic_steps = everything[:5]
     with pytest.raises(LabelError, match=r"it stopped after 5 of NELM = \d+ .*STOPCAR"):
         label_from_vasp(stopped)
+    # with a dispersion correction, which is in the last free energy and in none of its parts
+    stopped.calcs_reversed[0].input.incar["IVDW"] = 11
+    early = everything[4].model_copy()
+    for part in ("alphaZ", "ewald", "hartreedc", "XCdc", "pawpsdc", "pawaedc", "eentropy", "atom"):
+        setattr(early, part, 0.0)
+    early.bandstr = early.e_fr_energy
+    early.e_fr_energy -= 0.5
+    step.electronic_steps = [*everything[:4], early]
+    with pytest.raises(LabelError, match=r"it stopped after 5 of NELM = \d+ .*STOPCAR"):
+        label_from_vasp(stopped)
     step.electronic_steps = everything
+    everything[-1].e_fr_energy -= 0.5
+    step.e_fr_energy -= 0.5
+    assert label_from_vasp(stopped).atoms.get_potential_energy() == pytest.approx(step.e_fr_energy)
     stopped.calcs_reversed[0].input.parameters["NELM"] = len(everything)
     with pytest.raises(LabelError, match=f"NELM = {len(everything)} electronic steps reached"):
         label_from_vasp(stopped)

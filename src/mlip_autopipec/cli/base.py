@@ -259,6 +259,14 @@ def asked_for(folder: Path | None, campaign: str | None) -> tuple[Campaigns, str
     return campaigns, campaign
 
 
+def keeps(store: JobStore) -> bool:
+    """Tell whether a store keeps its documents when the process ends."""
+    from maggma.stores import MemoryStore
+
+    # SQLiteStore of this package is a MemoryStore by class, and keeps its documents
+    return not isinstance(store.docs_store, MemoryStore) or hasattr(store.docs_store, "path")
+
+
 def configured_store() -> JobStore:
     """
     Return the JobStore that jobflow is configured with, connected.
@@ -269,12 +277,10 @@ def configured_store() -> JobStore:
         There is none but memory, or its server does not answer.
     """
     from jobflow.settings import JobflowSettings
-    from maggma.stores import MemoryStore
 
     settings = JobflowSettings()
     store = settings.JOB_STORE
-    # SQLiteStore of this package is a MemoryStore by class, and keeps its documents
-    if isinstance(store.docs_store, MemoryStore) and not hasattr(store.docs_store, "path"):
+    if not keeps(store):
         raise MLIPError(
             "jobflow is configured with a store in memory, in which nothing would be kept; name a JobStore in "
             f"{settings.CONFIG_FILE} or in the file of JOBFLOW_CONFIG_FILE (docs/database.md)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,19 +14,42 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, configured_store, console, folder_of, put, told, typed
+from mlip_autopipec.cli.base import (
+    AsJson,
+    app,
+    campaign_in,
+    configured_store,
+    console,
+    folder_of,
+    keeps,
+    names_in,
+    put,
+    told,
+)
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
-    from jobflow import JobStore
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.schemas.loop import OTFDocument
 
+
+@dataclass(frozen=True)
+class _Row:
+    """A campaign, its folder where it has one, and whether a process runs it there."""
+
+    document: OTFDocument
+    folder: Path | None = None
+    running: bool | None = None
+
+
 _NONE = "no campaign is there yet; one that was submitted appears when a worker has run its first job"
+_COLUMNS = ("folder", "campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h")
 _COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_FAILING": "red"}
 
 
@@ -35,7 +58,8 @@ def status(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder of a run, for instance runs/Cu, or its run file; none for the database.",
+            help="Folder of a run, for instance runs/Cu, or its run file, or a folder above several; none for the "
+            "database, or without one for the folder runs.",
             metavar="DIR",
             callback=folder_of,
         ),
@@ -59,6 +83,7 @@ def status(
 
         mlip-autopipec status runs/Cu
         mlip-autopipec status runs/Cu --watch 10
+        mlip-autopipec status runs
         mlip-autopipec status
         mlip-autopipec status --campaign copper-1 --json
     """
@@ -67,16 +92,21 @@ def status(
         from mlip_autopipec.database.validation import read_errors
         from mlip_autopipec.progress import progress_of
 
-        if folder is not None:
+        several = _below(folder, campaign)
+        if folder is not None and not several:
             store, name = campaign_in(folder)
             campaigns, campaign = Campaigns(store), name
-        else:
-            campaigns = Campaigns(_database())
-        if campaign is None:
+        elif not several:
+            campaigns = Campaigns(configured_store())
+        result: dict[str, Any]
+        code = ExitCode.CONVERGED
+        if several:
+            rows, result = _of_folders(several, elements)
+            console.print(_overview(rows) if rows else _NONE)
+        elif campaign is None:
             everything = campaigns.list(elements)
-            result: dict[str, Any] = {"campaigns": [_summary(one) for one in everything]}
-            code = ExitCode.CONVERGED
-            console.print(_overview(everything) if everything else _NONE)
+            result = {"campaigns": [_summary(one) for one in everything]}
+            console.print(_overview([_Row(one) for one in everything]) if everything else _NONE)
         else:
             document = campaigns.status(campaign)
             if watch is None or as_json:
@@ -94,18 +124,42 @@ def status(
     raise typer.Exit(int(code))
 
 
-def _database() -> JobStore:
-    """Return the configured JobStore; without one, the error lists folders of runs."""
-    try:
-        return configured_store()
-    except MLIPError as error:
-        here = sorted(store.parent for store in Path("runs").glob("*/store"))
-        if not here:
-            raise
-        named = ", ".join(f"`{typed('status', folder)}`" for folder in here[:5])
-        raise MLIPError(
-            f"name a campaign. Here {'is' if len(here) == 1 else 'are'} {named}. For a database: {error}"
-        ) from error
+def _below(folder: Path | None, campaign: str | None) -> list[Path]:
+    """Return the folders of runs below a folder that is none itself; below ``runs`` where no database is configured."""
+    if campaign is not None:
+        return []
+    above = Path("runs") if folder is None else folder
+    if (above / "store").is_dir():
+        return []
+    found = sorted(store.parent for pattern in ("*/store", "*/*/store") for store in above.glob(pattern))
+    if folder is None and found:
+        from jobflow.settings import JobflowSettings
+
+        if keeps(JobflowSettings().JOB_STORE):
+            return []
+    return found
+
+
+def _of_folders(folders: Sequence[Path], elements: Sequence[str] | None) -> tuple[list[_Row], dict[str, Any]]:
+    """Return the campaigns of several folders, and the same for scripts; one that cannot be read is told."""
+    from mlip_autopipec.database.campaigns import Campaigns
+
+    rows, summaries, unread = [], [], []
+    for folder in folders:
+        try:
+            store, names = names_in(folder)
+        except MLIPError as error:
+            console.print(f"[yellow]note:[/] {escape(str(error))}")
+            unread.append({"folder": str(folder), "error": str(error)})
+            continue
+        for name in names:
+            document = Campaigns(store).status(name)
+            if set(elements or ()) <= set(document.elements):
+                running = is_held(folder)
+                rows.append(_Row(document, folder, running))
+                summaries.append({**_summary(document), "folder": str(folder), "running": running})
+        store.close()
+    return rows, {"campaigns": summaries, "unread": unread}
 
 
 def _watched(campaigns: Campaigns, campaign: str, seconds: float, folder: Path | None) -> OTFDocument:
@@ -160,26 +214,36 @@ def _coloured(status: str) -> str:
     return f"[{_COLOURS.get(status, 'yellow')}]{status}[/]"
 
 
-def _overview(documents: list[OTFDocument]) -> Table:
+def _overview(rows: Sequence[_Row]) -> Table:
+    """Return one line for each campaign; those of folders have the folder in place of elements and energy error."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h"):
-        table.add_column(name, no_wrap=name not in ("campaign", "elements"), overflow="fold")
-    for one in documents:
-        errors = one.test or one.train
-        energy, forces = ("", "") if errors is None else (errors.energy_rmse_meV_atom, errors.forces_rmse_meV_A)
-        table.add_row(
-            escape(one.campaign_id),
-            "-".join(one.elements),
-            _coloured(one.status),
-            str(one.n_cycles),
-            f"{one.n_labels}" + (f" ({one.n_failed_labels} failed)" if one.n_failed_labels else ""),
-            str(one.n_halts),
-            energy if isinstance(energy, str) else f"{energy:.2f}",
-            forces if isinstance(forces, str) else f"{forces:.1f}",
-            f"{one.hours:.1f}",
-        )
+    in_folders = any(row.folder is not None for row in rows)
+    left_out = ("elements", "meV/atom") if in_folders else ("folder",)
+    lines = [_cells(row) for row in rows]
+    for name in (name for name in _COLUMNS if name not in left_out):
+        table.add_column(name, no_wrap=name not in ("campaign", "elements", "folder"), overflow="fold")
+    for cells in lines:
+        table.add_row(*(cell for name, cell in zip(_COLUMNS, cells, strict=True) if name not in left_out))
     table.caption = "errors on the held-out set, where there is one"
     return table
+
+
+def _cells(row: _Row) -> tuple[str, ...]:
+    one = row.document
+    errors = one.test or one.train
+    interrupted = row.running is False and exit_code(one.status) is ExitCode.UNFINISHED
+    return (
+        "" if row.folder is None else escape(str(row.folder)),
+        escape(one.campaign_id),
+        "-".join(one.elements),
+        "[yellow]interrupted[/]" if interrupted else _coloured(one.status),
+        str(one.n_cycles),
+        f"{one.n_labels}" + (f" ({one.n_failed_labels} failed)" if one.n_failed_labels else ""),
+        str(one.n_halts),
+        "" if errors is None else f"{errors.energy_rmse_meV_atom:.2f}",
+        "" if errors is None else f"{errors.forces_rmse_meV_A:.1f}",
+        f"{one.hours:.1f}",
+    )
 
 
 def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) -> RenderableType:

@@ -50,7 +50,7 @@ class SQLiteStore(MemoryStore):
     """
 
     def __init__(self, path: str, indexed: list[str] | None = None, **kwargs: Any) -> None:
-        self.path = path
+        self.path = str(Path(path).resolve())  # jobs run in folders of their own
         self.indexed = list(_INDEXED) if indexed is None else indexed
         self._connection: sqlite3.Connection | None = None
         super().__init__(collection_name=Path(path).stem, **kwargs)
@@ -219,7 +219,7 @@ class SQLiteStore(MemoryStore):
         return found
 
     def _rows(self, narrowing: dict[str, list[str]]) -> sqlite3.Cursor:
-        """Rows that match, and some of which only the document tells; with number, document, checksum, and whether it is such."""
+        """Rows that match, and some that only the document tells: number, document, checksum, whether it is such."""
         conditions, values = ["1"], []
         for field, words in narrowing.items():
             marks = ", ".join("?" for _ in words)

@@ -234,7 +234,7 @@ class OTFMaker(LoopParts):
             update={
                 "uuid": current_uuid(),
                 "seed": self.seed,
-                "oracle": type(self.oracle_maker.static_maker).__name__,
+                "oracle": "" if (oracle := self.oracle_maker.static_maker) is None else type(oracle).__name__,
                 "trainer": type(self.train_maker.trainer).__name__,
                 "versions": installed_versions(),
                 "created_at": now_utc(),

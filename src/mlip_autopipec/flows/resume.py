@@ -235,7 +235,19 @@ def _last_state(campaign_id: str, store: JobStore) -> tuple[LoopState | None, Lo
         return None, None
     last = max(found, key=lambda document: document.cycle)
     last = [document for document in found if document.cycle == last.cycle][-1]
-    return LoopState.model_validate(last.model_dump(include=set(LoopState.model_fields))), last.status
+    state = LoopState.model_validate(last.model_dump(include=set(LoopState.model_fields)))
+    walkers = [_with_its_potential(walker, store) for walker in state.walkers]
+    return state.model_copy(update={"walkers": walkers}), last.status
+
+
+def _with_its_potential(walker: WalkerState, store: JobStore) -> WalkerState:
+    """Fill in what version 0.1.0 did not write down: the potential of a walk that is whole."""
+    if walker.only_potential_id is not None or walker.status != "CONVERGED" or walker.walk_id is None:
+        return walker
+    walks = _read(WalkDocument, store, {"uuid": walker.walk_id})
+    if not walks or walks[-1].restart_of is not None or walks[-1].start_step:
+        return walker
+    return walker.model_copy(update={"only_potential_id": walks[-1].potential_id})
 
 
 def _stored_results(

@@ -52,7 +52,25 @@ def find_labels(keys: Sequence[str]) -> dict[str, LabelDocument]:
     # the oldest, so that all refer to the same one
     found = list(current_store().query(criteria, ["output", "completed_at"])) if keys else []
     newest_first = sorted(found, key=time_of, reverse=True)
-    return {doc["output"]["key"]: LabelDocument.model_validate(doc["output"]) for doc in newest_first}
+    labels = [LabelDocument.model_validate(doc["output"]) for doc in newest_first]
+    return {label.key: label for label in labels if label.key is not None and not _lacks_stress(label)}
+
+
+def _lacks_stress(label: LabelDocument) -> bool:
+    """
+    Tell whether a label of VASP has no stress, or its trace alone, and says nothing of ISIF.
+
+    Version 0.1.0 gave labels of ISIF 0, 1 and 2 one key. What has forces on its atoms has shear, too.
+    """
+    record = label.computed_with
+    if record is None or record.code != "VASP" or "ISIF" in record.settings:
+        return False
+    if label.atoms is None or label.atoms.charge_e or not all(label.atoms.pbc):
+        return False
+    if label.stress_eV_A3 is None:
+        return True
+    xx, yy, zz, *shear = label.stress_eV_A3
+    return xx == yy == zz and not any(shear) and (xx == 0 or (label.max_force_eV_A or 0.0) > 0.01)
 
 
 def find_label(keys: Sequence[str]) -> LabelDocument | None:

@@ -100,8 +100,10 @@ class Condition(MSONable):
         """Refuse temperatures that are not positive."""
         for name in ("temperature_K", "temperature_end_K"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InvalidInputError.of(f"Condition.{name}", f"is {value}; it has to be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidInputError.of(f"Condition.{name}", f"is {value}; it has to be positive and finite")
+        if not math.isfinite(self.pressure_GPa):
+            raise InvalidInputError.of("Condition.pressure_GPa", f"is {self.pressure_GPa}; give a finite number")
 
     def temperature_at(self, fraction: float) -> float:
         """Target temperature in K after ``fraction`` (0 to 1) of the run."""
@@ -185,7 +187,7 @@ class MDSettings(MSONable):
             "barostat_damping_fs",
             "gamma_lo",
         ):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError.of(f"MDSettings.{name}", f"is {getattr(self, name)!r}; it has to be positive")
         if self.gamma_hi < self.gamma_lo:
             raise InvalidInputError.of("MDSettings.gamma_hi", f"is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")

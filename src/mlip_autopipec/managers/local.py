@@ -16,6 +16,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from secrets import randbelow
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 from jobflow import SETTINGS
 from jobflow.core.flow import get_flow
 from maggma.stores import MemoryStore
-from monty.json import MontyEncoder
+from monty.json import MontyDecoder, MontyEncoder
 from monty.os import cd
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
@@ -165,17 +166,30 @@ def run_flows(
     if not workers:
         _run_here(queue, store)
     else:
-        if isinstance(store.docs_store, MemoryStore) and not hasattr(store.docs_store, "path"):
-            raise InvalidInputError(
-                f"{workers} worker processes cannot share a store in memory; give a store on disk or on a server, or "
-                "0 workers"
-            )
+        packed_store = _packed(store, workers)
         with ExitStack() as stack:
             if server is None:
                 server = stack.enter_context(ForkServer(thread_variables(workers)))
-            pool = stack.enter_context(_pool(server, workers, json.dumps(store, cls=MontyEncoder)))
+            pool = stack.enter_context(_pool(server, workers, packed_store))
             pool.run(queue)
     return {uuid: why for schedule in schedules for uuid, why in schedule.failed.items()}
+
+
+def _packed(store: JobStore, workers: int) -> str:
+    """Return a store as JSON, from which workers make it again; refuse one of which they cannot."""
+    why = "it is in memory"
+    if not isinstance(store.docs_store, MemoryStore) or hasattr(store.docs_store, "path"):
+        text = json.dumps(store, cls=MontyEncoder)
+        try:
+            MontyDecoder().decode(text)
+        except Exception as error:  # whatever a class of stores may raise
+            why = f"{type(error).__name__}: {error}"
+        else:
+            return text
+    raise InvalidInputError(
+        f"{workers} worker processes cannot share the store {store.docs_store!r} ({why}); give a store on disk or a "
+        "MongoStore of a server, or take 0 workers"
+    )
 
 
 def _as_it_is(job: Job) -> Job:
@@ -272,7 +286,7 @@ def _run_here(queue: _Queue, store: JobStore) -> None:
     while queue:
         begun = queue.begin(0, os.getpid())
         with cd(begun.folder):
-            outcome = run_job(begun.entry.task.payload, store, _as_it_is)
+            outcome = run_job(partial(_as_it_is, begun.entry.task.payload), store, _as_it_is)
         queue.end(begun, outcome)
 
 

@@ -13,22 +13,24 @@ import traceback
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from jobflow import Job
 from monty.json import MontyDecoder, MontyEncoder
 from monty.os import cd
 
-from mlip_autopipec.errors import lacks_space
+from mlip_autopipec.errors import MLIPError, lacks_space
 from mlip_autopipec.managers.schedule import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from jobflow import Job, JobStore
+    from jobflow import JobStore
 
 #: In the folder of a job: what it, and the libraries it uses, printed. Removed where that is nothing.
 OUTPUT = "output.txt"
@@ -81,23 +83,42 @@ def pack(job: Job) -> bytes:
 
 
 def unpack(packed: bytes) -> Job:
-    """Make a job again."""
-    return MontyDecoder().decode(packed.decode())
+    """
+    Make a job again.
+
+    Raises
+    ------
+    MLIPError
+        A class or function of it cannot be imported here.
+    """
+    made: Any = None
+    with suppress(ImportError, AttributeError):
+        made = MontyDecoder().decode(packed.decode())
+    if not isinstance(made, Job) or not callable(made.function):
+        named = json.loads(packed).get("function") or {}
+        raise MLIPError(
+            f"{named.get('@module')}.{named.get('@callable')}, or what it is given, cannot be imported by a worker "
+            "process; put jobs and makers into a module, not into the program that is run or a notebook, or take 0 "
+            "workers"
+        )
+    return made
 
 
-def run_job(job: Job, store: JobStore, packed: Callable[[Job], Any]) -> Outcome | NoSpace:
+def run_job(make: Callable[[], Job], store: JobStore, packed: Callable[[Job], Any]) -> Outcome | NoSpace:
     """
     Run a job here and now.
 
     Parameters
     ----------
-    job, store
+    make
+        Makes the job.
+    store
         As for ``Job.run``.
     packed
         Makes the payload of an appended job.
     """
     try:
-        return Outcome.of(job.run(store=store), packed)
+        return Outcome.of(make().run(store=store), packed)
     except Exception as error:
         if lacks_space(error):
             return NoSpace(f"{type(error).__name__}: {error}")
@@ -129,7 +150,7 @@ def work(descriptor: int) -> None:
         while (asked := connection.recv()) is not None:
             packed, folder = asked
             with cd(folder), _output_to(Path(OUTPUT)):
-                outcome = run_job(unpack(packed), store, pack)
+                outcome = run_job(partial(unpack, packed), store, pack)
             connection.send(outcome)
     if store is not None:
         store.close()

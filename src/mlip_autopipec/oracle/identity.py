@@ -54,10 +54,14 @@ def former_keys(atoms: Atoms, asked: OracleRecord) -> list[str]:
     """
     Return the keys that earlier versions gave the same calculation.
 
-    Version 0.1.0 knew the files that an oracle other than VASP reads by their names alone.
+    Version 0.1.0 knew the files that an oracle reads by their names alone: VASP's POTCARs as such, those of others as
+    settings.
     """
-    if not asked.potentials or asked.code == "VASP":
+    if not asked.potentials:
         return []
+    if asked.code == "VASP":
+        names = {element: potcar.split()[0] for element, potcar in asked.potentials.items()}
+        return [] if names == asked.potentials else [label_key(atoms, replace(asked, potentials=names))]
     return [label_key(atoms, replace(asked, potentials={}))]
 
 

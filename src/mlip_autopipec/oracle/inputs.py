@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pymatgen.core import SETTINGS
+from pymatgen.io.vasp import PotcarSingle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ase import Atoms
+
+logger = logging.getLogger(__name__)
 
 #: Entries of ASE's configuration that name folders of pseudopotentials.
 _FOLDERS = ("pseudo_dir", "pp_paths", "pseudo_path", "sto_dir")
@@ -88,3 +95,32 @@ def _sha256(path: Path, changed_ns: int) -> str:
     del changed_ns  # a file that was written again is read again
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def potcar_named(symbol: str, functional: str) -> str:
+    """
+    Return the name of a POTCAR, with the SHA-256 of what it holds where it is on this machine.
+
+    Parameters
+    ----------
+    symbol
+        Such as ``Cu_pv``.
+    functional
+        Release, such as ``PBE_64``.
+    """
+    digest = _sha256_of_potcar(symbol, functional, str(SETTINGS.get("PMG_VASP_PSP_DIR") or ""))
+    return symbol if digest is None else f"{symbol} {digest}"
+
+
+@lru_cache(maxsize=256)
+def _sha256_of_potcar(symbol: str, functional: str, folder: str) -> str | None:
+    if not folder:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about POTCARs that pymatgen does not know
+            data = PotcarSingle.from_symbol_and_functional(symbol, functional).data
+    except Exception:  # none of this name, or none that can be read: VASP's own job will say so
+        logger.debug("the POTCAR %s of %s is not read", symbol, functional, exc_info=True)
+        return None
+    return hashlib.sha256(data.encode()).hexdigest()

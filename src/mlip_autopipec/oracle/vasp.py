@@ -21,9 +21,10 @@ from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.identity import bare
 from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, overridden, physics, vasp_record
+from mlip_autopipec.oracle.inputs import potcar_named
 from mlip_autopipec.oracle.record import OracleRecord, beside_the_input, class_name
 from mlip_autopipec.oracle.refused import crystal_of, refuse
-from mlip_autopipec.oracle.vasp_failures import unconverged
+from mlip_autopipec.oracle.vasp_failures import step_energies, unconverged
 from mlip_autopipec.oracle.vasp_structure import without_electrons
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
@@ -203,7 +204,7 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     """
     Return what VASP would be asked for: the input files, made here without being written.
 
-    POTCARs are known by their names and release; no POTCAR needs to be here.
+    POTCARs are known by their names and release, and by what they hold where they are on this machine.
 
     Parameters
     ----------
@@ -242,7 +243,11 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
         settings,
         functional=str(getattr(input_set, "user_potcar_functional", None)),
         kpoints=None if kpoints is None else f"{kpoints.style.name} {kpoints.kpts} {tuple(kpoints.kpts_shift)}",
-        potentials=dict(zip(species, potcar, strict=False)) or None,
+        potentials={
+            element: potcar_named(symbol, str(getattr(input_set, "user_potcar_functional", None)))
+            for element, symbol in zip(species, potcar, strict=False)
+        }
+        or None,
     )
 
 
@@ -317,9 +322,9 @@ def label_from_vasp(document: Any, of_structure: Mapping[str, Any] | None = None
         raise LabelError(f"the numbers of VASP in {where} are not those of a label: {'. '.join(reasons)}")
     if not last.electronic_steps:
         raise LabelError(f"VASP in {where} made no electronic step: its forces are not DFT's (ML_LMLFF?)")
-    reason = unconverged(
-        where, {**parameters, **incar}, [step.e_fr_energy for step in last.electronic_steps], parameters.get("NELM")
-    )
+    settings = {**parameters, **incar}
+    energies = step_energies(settings, last.electronic_steps)
+    reason = unconverged(where, settings, energies, parameters.get("NELM"))
     if reason is not None:
         raise LabelError(reason)
     state = str(getattr(document.state, "value", document.state))

@@ -12,6 +12,7 @@ from monty.serialization import loadfn
 from pymatgen.io.vasp import Vasprun
 
 from mlip_autopipec.errors import LabelError
+from mlip_autopipec.oracle.refused import switched_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +20,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Parts of the free energy that the last electronic step has in vasprun.xml.
+_PARTS = ("alphaZ", "ewald", "hartreedc", "XCdc", "pawpsdc", "pawaedc", "eentropy", "bandstr", "atom")
 #: Energies of the last two electronic steps may differ by this much more than EDIFF: VASP also looks at the
 #: eigenvalues, and prints no more than eight digits.
 _EDIFF_TOLERANCE = 10.0
+
+
+def step_energies(incar: dict[str, Any], steps: Sequence[Any]) -> list[float | None]:
+    """
+    Return the energy in eV after each electronic step, without what VASP adds in the last step alone.
+
+    Parameters
+    ----------
+    incar
+        Settings of the run. A dispersion correction is in the free energy of the last step, and in none before; the
+        parts of the last step, which vasprun.xml has too, do not hold it.
+    steps
+        Electronic steps of emmet, or of pymatgen as dictionaries.
+
+    Returns
+    -------
+    list
+        None where a step does not say it.
+    """
+    said = [step if isinstance(step, dict) else step.model_dump() for step in steps]
+    energies = [step.get("e_fr_energy") for step in said]
+    if energies and any(switched_on(incar.get(key, False)) for key in ("IVDW", "LUSE_VDW", "LVDW")):
+        parts = [said[-1].get(part) for part in _PARTS]
+        energies[-1] = None if any(part is None for part in parts) else float(sum(filter(None, parts)))
+    return energies
 
 
 def unconverged(
@@ -37,7 +65,7 @@ def unconverged(
     incar
         Its settings.
     energies_eV
-        Free energy after each electronic step of the last ionic step.
+        Free energy after each electronic step of the last ionic step, as :func:`step_energies` has them.
     nelm
         Largest number of electronic steps; by default the one of ``incar``, else VASP's 60.
 
@@ -57,9 +85,8 @@ def unconverged(
             f"against EDIFF = {ediff:g} eV. Raise NELM, or change ALGO or the mixing; the structure may also be "
             "unphysical"
         )
-    # a run stopped by STOPCAR ends before NELM and looks converged; vdW energies are added in the last step only
-    added = any(incar.get(key) for key in ("IVDW", "LUSE_VDW", "LVDW"))
-    if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7 and not added:
+    # a run stopped by STOPCAR ends before NELM and looks converged
+    if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7:
         return (
             f"VASP in {where} did not converge: it stopped after {len(energies_eV)} of NELM = {nelm} electronic steps "
             f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it stopped (STOPCAR, wall "
@@ -113,8 +140,8 @@ def _state_of(folder: Path) -> str:
             warnings.simplefilter("ignore")
             run = Vasprun(str(found), parse_dos=False, parse_eigen=False, parse_potcar_file=False)
         steps = run.ionic_steps[-1]["electronic_steps"]
-        energies = [step.get("e_fr_energy") for step in steps]
-        reason = unconverged(str(folder), {**run.parameters, **run.incar}, energies, run.parameters.get("NELM"))
+        settings = {**run.parameters, **run.incar}
+        reason = unconverged(str(folder), settings, step_energies(settings, steps), run.parameters.get("NELM"))
     except SyntaxError as error:  # of lxml or of the standard library, whichever pymatgen parses with
         return (
             f"{found} is cut off ({error.msg}; {found.stat().st_size} bytes): VASP ended before it was done. Its last "

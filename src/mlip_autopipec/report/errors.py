@@ -134,7 +134,7 @@ def parity(data: CampaignData, limits: Limits) -> list[Panel]:
     for key, title in titles.items():
         found = pairs[key]
         if not len(found.oracle):
-            why = "None of the labels holds a stress: the oracle gives none, or the cells are not periodic."
+            why = "None of the labels holds a stress: the oracle gives none, or vacuum is all around."
             panels.append(Panel(f"parity_{key}", title, absence=why, wide=False))
             continue
         unit, error_unit, factor = units[key]

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 #: What the origins mean besides those of candidates, which their kinds tell.
 MEANINGS = {
-    "seed_ideal": "first dataset: the crystal as given",
+    "seed_ideal": "first dataset: the structure as given",
+    "seed_pair": "first dataset: a pair of elements that the structures lack, by exchange of atoms",
     "seed_strained": "first dataset: strained",
     "seed_rattled": "first dataset: rattled",
     "seed_piece": "first dataset: a piece cut out of a large cell",

@@ -98,7 +98,10 @@ def gamma(data: CampaignData) -> Panel:
             for level, colour, word in zip(data.thresholds, (GREEN, RED), ("kept", "halt"), strict=True):
                 add_level(figure, level, f"{word} above {level:.3g}", colour=colour)
         views[data.walker_name(index)] = figure
-    note = "Each line is the MD of one cycle, which begins where the one before halted; from blue, early, to red, late."
+    note = (
+        "Each line is the MD of one cycle, which begins where the one before halted, or at the walker's start; from "
+        "blue, early, to red, late."
+    )
     if data.n_unread:
         note += f" The traces of the {data.n_unread} oldest runs are left out."
     return Panel("gamma", title, views, note)

@@ -46,7 +46,7 @@ class CandidateGenerator(MSONable):
         Volumes are scaled by 1 +- this.
     shares
         Relative share of each origin among the candidates besides the halted frame: ``dumped`` and those of
-        :data:`~mlip_autopipec.kinds.ORIGINS`. A share that cannot be used (no calculator, no dumped frames, one atom)
+        ``mlip_autopipec.kinds.ORIGINS``. A share that cannot be used (no calculator, no dumped frames, one atom)
         goes to the others; that of ``thermal``, which needs the normal modes of the potential, goes to
         ``displacement``.
     max_thermal_ratio
@@ -142,9 +142,9 @@ class CandidateGenerator(MSONable):
         -------
         list of ase.Atoms
             Exactly ``n_samples``, pairwise different: the halted frame, dumped frames, then in the order of
-            :data:`~mlip_autopipec.kinds.ORIGINS`, without calculator, velocities and constraints; ``info["origin"]``
+            ``mlip_autopipec.kinds.ORIGINS``, without calculator, velocities and constraints; ``info["origin"]``
             tells how each was made.
-            A halted frame that is too close for a label (:data:`~mlip_autopipec.structures.distances.LABEL_RATIO`) is
+            A halted frame that is too close for a label (``mlip_autopipec.structures.distances.LABEL_RATIO``) is
             left out. If it is too close to be varied, variants are made from the last dumped frame that is not; without
             such a frame, those variants of the halted frame are returned that remove the contact, perhaps fewer.
 

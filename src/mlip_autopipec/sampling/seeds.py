@@ -21,6 +21,7 @@ from mlip_autopipec.structures.dimers import DimerGenerator
 from mlip_autopipec.structures.distances import MINIMUM_DISTANCE_RATIO, minimum_distances, shortest_contact
 from mlip_autopipec.structures.distort import bare_copy, deform, random_deformation, rattle, same_structure
 from mlip_autopipec.structures.electrons import has_total
+from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell, pair_coverage, with_pair
 
@@ -183,7 +184,8 @@ class StructureGenerator(MSONable):
             for pair, count in pair_coverage(cells, self.pair_cutoff).items():
                 if count == 0 and _can_hold(cells, pair):
                     hosts = [self._pair_cell(cells, pair, k, rng) for k in range(self.n_pair_structures)]
-                    parents.append(hosts[-1])
+                    if shape_of(hosts[-1]) is not Shape.CLUSTER:  # HO2 says nothing of a water molecule
+                        parents.append(hosts[-1])
                     made += self._spread_over(hosts, rng, made, Origin.SEED_PAIR)
         for atoms in made:
             mark(atoms, split=Split.TRAIN)

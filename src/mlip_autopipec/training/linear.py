@@ -34,7 +34,7 @@ class LinearACETrainer(ACETrainer):
 
     Residuals are divided by what an error is worth. The strength of the regularisation is that of
     largest evidence, and the size of the basis that of the smallest error on structures left out, unless
-    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (:mod:`mlip_autopipec.training`).
+    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (``mlip_autopipec.training``).
     The optimum is global, so a fine-tune forgets nothing. It keeps the basis of the initial potential
     or takes a larger one that contains it; the active set is then built anew.
 
