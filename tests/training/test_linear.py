@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +13,7 @@ from ase.build import bulk
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -56,3 +59,14 @@ def test_other_settings_of_the_fit_are_refused_by_name() -> None:
         assert refused.value.field == f"LinearACETrainer.{field}"
     with pytest.raises(InvalidInputError, match="reference_energies of Cu is nan"):
         LinearACETrainer(reference_energies={"Cu": float("nan")})
+
+
+@pytest.mark.parametrize("field", ["energy_meV_atom", "stress_GPa", "force_weight", "max_us_per_atom_step"])
+def test_a_run_file_with_a_weight_below_zero_names_the_line(field: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "tutorials" / "copper.yaml").read_text()
+    wrong = re.sub(r"^  basis: .*$", f"  {field}: -1", text, flags=re.MULTILINE)
+    file = tmp_path / "run.yaml"
+    file.write_text(wrong)
+    line = wrong.splitlines().index(f"  {field}: -1") + 1
+    with pytest.raises(InvalidInputError, match=rf"line {line}, trainer\.{field}: is -1"):
+        RunFile.load(file)
