@@ -49,6 +49,7 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/many_campaigns.py
 	$(BIN)/python tests/server/mongo.py $(BIN)/python benchmarks/document_sizes.py --server-frames 130
 	$(BIN)/python benchmarks/md_throughput.py
+	$(BIN)/python benchmarks/local_scaling.py
 	$(BIN)/python benchmarks/grain_boundary.py
 	@if [ -d "$(DFT_DATA)" ]; then $(BIN)/python benchmarks/dft_tables.py $(DFT_DATA); \
 		else echo "benchmarks/dft_tables.py is left out: set DFT_DATA to the folder of its data sets"; fi

@@ -218,6 +218,13 @@ def test_stresses_in_another_order_are_left_out_with_a_warning(caplog: pytest.Lo
     assert result.linear.labels[min(doubtful)].stress_rmse_GPa is None
 
 
+def test_a_label_or_two_in_another_order_by_chance_are_fitted() -> None:
+    labels = [labelled(a, (lambda s: s[[0, 1, 2, 5, 3, 4]]) if i in {3, 9} else None) for i, a in enumerate(cells(24))]
+    result = LinearACETrainer(basis=replace(SMALL, number_of_functions_per_element=30)).train(labels)
+    assert result.linear is not None
+    assert result.linear.doubtful_stresses == ()
+
+
 def test_the_basis_grows_with_the_data_and_a_fixed_one_stays() -> None:
     labels = [labelled(a) for a in cells(24)]
     growing = LinearACETrainer(basis=BasisSettings(cutoff=4.0))

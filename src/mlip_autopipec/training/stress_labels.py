@@ -19,6 +19,8 @@ _SHEAR = ("yz", "xz", "xy")
 _MUCH_BETTER = 0.5
 #: ... and its error is larger than that of an ordinary label by this factor.
 _LARGE = 3.0
+#: Fewer labels in doubt than this, or a smaller share of all, are chance.
+_FEWEST, _LEAST_SHARE = 3, 0.05
 #: What stresses in other units are multiplied by, and their name.
 _UNITS = {1.0: "eV/A^3", EV_A3_IN_GPA: "GPa", 10 * EV_A3_IN_GPA: "kB"}
 
@@ -75,9 +77,11 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     doubtful = (least < _MUCH_BETTER * as_is) & (as_is > _LARGE * np.median(least))
     if not doubtful.any():
         return StressDoubts(wrong, (), None)
-    # a set comes from one conversion: another order that is best for a label or two is chance
     order = int(np.bincount(chosen[doubtful]).argmax())
     doubtful &= errors[order] < _MUCH_BETTER * as_is
+    # a set comes from one conversion: another order that is best for a label or two is chance
+    if doubtful.sum() < max(_FEWEST, _LEAST_SHARE * len(doubtful)):
+        return StressDoubts(wrong, (), None)
     name = " ".join(_SHEAR[i - 3] for i in orders[order][3:])
     return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), name)
 
