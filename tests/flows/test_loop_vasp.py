@@ -70,9 +70,9 @@ def test_it_converges_after_a_halt(finished: Finished) -> None:
     assert finished.document.n_halts >= 1
     assert "CONVERGED" in finished.output
     potentials = finished.campaigns.potentials(finished.document.campaign_id)
-    assert [p.fine_tuned for p in potentials] == [False] + [True] * (
-        finished.document.n_cycles - 1
-    )  # the last cycle is the check
+    # cycles of the check and of walkers that run from their start once more train nothing
+    assert len(potentials) >= 2
+    assert [p.fine_tuned for p in potentials] == [False] + [True] * (len(potentials) - 1)
     assert all(p.fit is not None and p.fit.n_iterations > 0 for p in potentials)
 
 

@@ -65,6 +65,7 @@ LIMITS = (
     Limit(r"first_dataset\.(n_structures|n_test|n_pieces|n_pair_structures)", 0, 10**5),
     Limit(r"first_dataset\.max_atoms|candidates\.max_mode_atoms", 1, 10**6),
     Limit(r"candidates\.(n_samples|n_modes)", 1, 10**4),
+    Limit(r"dynamics\.gamma_\w+", 0, 1e15),
     Limit(r".*", -2e9, 2e9),
 )
 _COMPILED = [(re.compile(limit.field), limit) for limit in LIMITS]

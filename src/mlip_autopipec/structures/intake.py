@@ -189,7 +189,7 @@ def refuse_numbers(atoms: Atoms, what: str) -> None:
         Names the structure, the atom or cell vector, and the value.
     """
     if len(atoms) == 0:
-        raise InvalidInputError(f"{what} has no atoms; give a structure of at least one")
+        raise InvalidInputError(f"{what} is empty (0 atoms); give a structure of at least one atom")
     _refuse_numbers(atoms, what)
     cell, pbc = atoms.cell.array, atoms.pbc
     far = np.abs(atoms.positions).max(axis=1)
