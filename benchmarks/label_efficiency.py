@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -175,15 +174,16 @@ STRATEGIES = {
 }
 
 
-def forked(*_, cwd, stdout, **__):
+def forked(_arguments, log, environment):
     """Stands in for the start of another Python: a fork of this one, which has imported everything, runs the MD."""
-    stdout.flush()
     if (child := os.fork()) == 0:
         code = 1
         try:
-            os.dup2(stdout.fileno(), 1)
-            os.dup2(stdout.fileno(), 2)
-            os.chdir(cwd)
+            with log.open("wb") as out:
+                os.dup2(out.fileno(), 1)
+                os.dup2(out.fileno(), 2)
+            os.environ.update(environment)
+            os.chdir(log.parent)
             worker.main()
             code = 0
         except BaseException:
@@ -192,7 +192,7 @@ def forked(*_, cwd, stdout, **__):
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-    return subprocess.CompletedProcess([], os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @dataclass
@@ -206,7 +206,7 @@ class CleanRunMaker(LammpsDynamicsMaker):
     def explore(self, walker, potential, atoms, restart_file):
         settings = self.settings.begun_with(walker.start_volume_A3)
         settings = replace(settings, n_steps=walker.step + settings.n_steps)
-        with patch.object(library.subprocess, "run", forked):
+        with patch.object(library, "run_process", forked):
             return run_exploration(
                 atoms,
                 potential.to_potential(),
