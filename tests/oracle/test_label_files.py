@@ -79,6 +79,14 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         read_labels_file(tmp_path / "broken.xyz")
 
 
+@pytest.mark.parametrize("energy", ["abc", '"1 2 3"'])
+def test_an_energy_that_is_no_number_is_shown(tmp_path, energy):
+    header = 'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:forces:R:3'
+    (tmp_path / "labels.extxyz").write_text(f"1\n{header} energy={energy}\nCu 0 0 0 0 0 0\n")
+    with pytest.raises(InvalidInputError, match=r"frame 0 .*energy is .*one number in eV"):
+        read_labels_file(tmp_path / "labels.extxyz")
+
+
 @pytest.mark.skipif(not SILICON.is_file(), reason=f"{SILICON.name} is not there")
 def test_real_silicon_frames():
     frames = read_labels_file(SILICON, "REF_energy", "REF_forces", "REF_virial")

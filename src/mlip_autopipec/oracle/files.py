@@ -195,11 +195,18 @@ def _is_tensor(key: str, value: Any) -> bool:
     return not isinstance(value, str) and np.size(value) in (6, 9)
 
 
+#: What energies and forces have to be.
+_FORM = {"energy": "one number in eV", "forces": "three numbers in eV/A for each atom"}
+
+
 def _one_of(found: list[str], values: Sequence[Mapping[str, Any]], names: Sequence[str], what: str) -> str:
     """Return the one entry of several that every frame has; of those that say the same, the first."""
     argument = f"{what}_key"
     for one, name in zip(values, names, strict=True):
         if not any(key in one for key in found):
+            if what in one and what in _FORM:
+                shown = str(one[what]).replace("\n", " ")[:40]
+                raise InvalidInputError(f"{name}: {what} is '{shown}'; it has to be {_FORM[what]}")
             raise InvalidInputError(f"{name} has no {what}; {_there(one)}")
     everywhere = [key for key in found if all(key in one for one in values)]
     if not everywhere:

@@ -104,7 +104,8 @@ class ACEPotential:
             text = yaml_file.read_text(encoding="utf-8")
             content = b"" if asi_path is None else Path(asi_path).read_bytes()
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInputError(f"potential file '{yaml_file}' or '{asi_path}' cannot be read: {error}") from error
+            of = asi_path if isinstance(error, OSError) and error.filename == str(asi_path) else yaml_file
+            raise InvalidInputError(f"potential file '{of}' cannot be read: {error}") from error
         try:
             inverse = unpack_active_set(content)
         except InvalidInputError as error:
