@@ -19,7 +19,8 @@ from pymatgen.core import Lattice, Molecule, Species, Structure
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_frames
 from mlip_autopipec.runfile.structures import load_structure
-from mlip_autopipec.structures.intake import mass_of_elements, raw_forces, take_in
+from mlip_autopipec.structures.intake import raw_forces, take_in
+from mlip_autopipec.structures.masses import mass_of_elements
 
 CIF = """data_alloy
 _cell_length_a 3.8

@@ -21,7 +21,7 @@ from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
 from mlip_autopipec.processes import run_process
 from mlip_autopipec.settings import get_settings
-from mlip_autopipec.structures.intake import mass_of_elements
+from mlip_autopipec.structures.masses import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

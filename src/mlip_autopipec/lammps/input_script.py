@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import structures
 from mlip_autopipec.lammps.cell import MDCell
-from mlip_autopipec.structures.intake import mass_of_elements
+from mlip_autopipec.structures.masses import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,7 +14,7 @@ from mlip_autopipec.lammps import failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.processes import run_process
-from mlip_autopipec.structures.intake import mass_of_elements
+from mlip_autopipec.structures.masses import mass_of_elements
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ from ase.calculators.lammps import Prism
 from ase.io.lammpsdata import write_lammps_data
 
 from mlip_autopipec.errors import ExplorationError
-from mlip_autopipec.structures.intake import mass_of_elements
+from mlip_autopipec.structures.masses import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

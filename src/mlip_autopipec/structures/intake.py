@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms, units
 from ase.constraints import FixAtoms, FixCartesian, FixScaled
-from ase.data import atomic_masses, chemical_symbols
+from ase.data import atomic_masses
 from pymatgen.core import Element, IMolecule, IStructure, Species
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -16,6 +16,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
 from mlip_autopipec.structures.frozen import FROZEN
+from mlip_autopipec.structures.masses import masses_of, told_masses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,10 +30,6 @@ MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
 _OCCUPANCIES = ("occupancy", "occupancies")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
 _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
-#: A mass further than this factor from the element's (tritium is 2.99 times hydrogen) belongs to no isotope.
-_HEAVIEST = 3.5
-#: Masses that differ by less than this share are the same.
-_SAME_MASS = 2e-3
 #: Largest coordinate or cell vector (A), thinnest periodic cell (A), largest volume (A^3): 1000 A to the third.
 LARGEST_A, THINNEST_A, LARGEST_A3 = 1e5, 0.3, 1e9
 #: Array of the atoms that a constraint of the given structure fixes.
@@ -93,10 +90,10 @@ def take_in(given: Any, what: str) -> TakenIn:
         remarks.append(f"what was computed for it ({names}) is not used; a dataset goes to start_from (labels=)")
     if atoms.has("tags"):
         bare.set_tags(atoms.get_tags())
-    masses = _masses(atoms, heavy, what)
+    masses = masses_of(atoms, heavy, what)
     if masses is not None:
         bare.set_masses(masses)
-        remarks.append(f"masses of its own are used: {_isotopes(bare)}")
+        remarks.append(f"masses of its own are used: {told_masses(bare)}")
     if FROZEN in atoms.arrays:  # a run file or a user's own script has said so
         bare.set_array(FROZEN, np.asarray(atoms.arrays[FROZEN], dtype=bool))
     fixed, about = _fixed(atoms)
@@ -109,14 +106,6 @@ def take_in(given: Any, what: str) -> TakenIn:
 def raw_forces(atoms: Atoms) -> NDArray[np.float64]:
     """Return the forces in eV/A as the calculator has them, whatever constraint the atoms carry; (n_atoms, 3)."""
     return np.asarray(atoms.get_forces(apply_constraint=False), dtype=float)
-
-
-def mass_of_elements(elements: Sequence[str], atoms: Atoms | None = None) -> list[float]:
-    """Return the mass in u of each element: that of the structure where it has it, else the element's."""
-    own: dict[str, float] = {}
-    if atoms is not None and atoms.has("masses"):
-        own = dict(zip(atoms.get_chemical_symbols(), atoms.get_masses().tolist(), strict=True))
-    return [float(own.get(element, atomic_masses[chemical_symbols.index(element)])) for element in elements]
 
 
 def take_electrons(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
@@ -349,40 +338,6 @@ def _about_velocities(atoms: Atoms) -> list[str]:
         return []
     kinetic = atoms.get_kinetic_energy() / (1.5 * units.kB * max(len(atoms), 1))
     return [f"velocities ({kinetic:.0f} K) are not used: MD draws its own at each temperature, by the seed"]
-
-
-def _masses(atoms: Atoms, heavy: Mapping[int, float], what: str) -> NDArray[np.float64] | None:
-    """Return masses (u) if they are not those of the elements."""
-    if not atoms.has("masses") and not heavy:
-        return None
-    masses = np.array(atoms.get_masses(), dtype=float)
-    for index, mass in heavy.items():
-        masses[index] = mass
-    usual = atomic_masses[atoms.numbers]
-    if np.allclose(masses, usual, rtol=_SAME_MASS, atol=0):
-        return None
-    ratio = masses / usual
-    wrong = ~(np.isfinite(ratio) & (ratio < _HEAVIEST) & (ratio > 1 / _HEAVIEST))
-    if wrong.any():
-        index = int(np.flatnonzero(wrong)[0])
-        raise InvalidInputError(
-            f"{what}: atom {index} ({atoms.symbols[index]}) has a mass of {masses[index]:g}, and "
-            f"{atoms.symbols[index]} has {usual[index]:.3f} u; give masses in u, or none"
-        )
-    for number in np.unique(atoms.numbers):
-        own = masses[atoms.numbers == number]
-        if not np.allclose(own, own[0], rtol=_SAME_MASS, atol=0):
-            raise InvalidInputError(
-                f"{what}: {chemical_symbols[number]} has masses of {own.min():.3f} and {own.max():.3f} u; MD knows one "
-                "mass for each element. Give all atoms of the element the same mass: the mean for a natural mixture, "
-                "the labels do not depend on it"
-            )
-    return masses
-
-
-def _isotopes(atoms: Atoms) -> str:
-    own = dict(zip(atoms.get_chemical_symbols(), atoms.get_masses().tolist(), strict=True))
-    return ", ".join(f"{symbol} {mass:.4g} u" for symbol, mass in sorted(own.items()))
 
 
 def _fixed(atoms: Atoms) -> tuple[NDArray[np.bool_] | None, list[str]]:
