@@ -10,21 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from run_files import QUIET
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import FAILED, app
 from mlip_autopipec.cli.base import in_words
-
-RUN = {
-    "name": "copper",
-    "structures": [{"bulk": {"name": "Cu", "crystal": "fcc", "a": 3.6, "cubic": True}, "repeat": [2, 2, 2]}],
-    "conditions": [{"temperature_K": 300}],
-    "oracle": {"kind": "emt"},
-    "trainer": {"kind": "linear", "basis": {"cutoff": 4.0, "number_of_functions_per_element": 20}},
-    "dynamics": {"n_steps": 60, "gamma_hi": 50.0, "engine": "library"},
-    "first_dataset": {"n_structures": 8, "n_test": 1},
-    "stop": {"max_cycles": 1},
-}
 
 
 def ended(arguments):
@@ -37,7 +27,7 @@ def ended(arguments):
 
 @pytest.fixture
 def places(tmp_path):
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(QUIET))
     (tmp_path / "file").write_text("mine")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "garbage" / "store").mkdir(parents=True)
@@ -148,6 +138,6 @@ def test_a_campaign_on_a_full_disk(places):
 
 
 def test_a_misspelt_argument_of_emt_is_refused(places):
-    run = {**RUN, "oracle": {"kind": "emt", "maker": {"calculator_kwargs": {"asap_cutof": True}}}}
+    run = {**QUIET, "oracle": {"kind": "emt", "maker": {"calculator_kwargs": {"asap_cutof": True}}}}
     (places / "run.yaml").write_text(yaml.safe_dump(run))
     assert "asap_cutof" in ended(["run", places / "run.yaml", "--dry-run"])

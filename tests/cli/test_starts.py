@@ -8,27 +8,17 @@ import shlex
 import pytest
 import yaml
 from paths import ROOT
+from run_files import QUIET
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.lammps.input_script import shipped_template
 from mlip_autopipec.runfile.starts import STARTS
 
-RUN = {
-    "name": "copper",
-    "structures": [{"bulk": {"name": "Cu", "crystal": "fcc", "a": 3.6, "cubic": True}, "repeat": [2, 2, 2]}],
-    "conditions": [{"temperature_K": 300}],
-    "oracle": {"kind": "emt"},
-    "trainer": {"kind": "linear", "basis": {"cutoff": 4.0, "number_of_functions_per_element": 20}},
-    "dynamics": {"n_steps": 60, "gamma_hi": 50.0, "engine": "library"},
-    "first_dataset": {"n_structures": 8, "n_test": 1},
-    "stop": {"max_cycles": 1},
-}
-
 
 def dry(tmp_path, **over):
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({**RUN, **over}))
+    path.write_text(yaml.safe_dump({**QUIET, **over}))
     return CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure", "--json"])
 
 
@@ -46,7 +36,7 @@ def test_what_is_started_is_told_with_its_field(tmp_path):
         "command": "srun pacemaker",
         "input_sections": {"fit": {"callbacks": ["my.function"]}},
     }
-    result = dry(tmp_path, trainer=trainer, dynamics={**RUN["dynamics"], "template": "md.lmp"})
+    result = dry(tmp_path, trainer=trainer, dynamics={**QUIET["dynamics"], "template": "md.lmp"})
     assert result.exit_code == CONVERGED, result.output
     starts = json.loads(result.stdout)["starts"]
     assert [line.partition(":")[0] for line in starts] == [
@@ -87,7 +77,7 @@ def test_the_owner_of_the_machine_may_allow_a_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a[/]b", "[red]x", "[bold]", "a]b[", "<b>&x", "Cu15(PdAu)14"])
 def test_names_are_shown_as_they_are(tmp_path, name):
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({**RUN, "name": name}))
+    path.write_text(yaml.safe_dump({**QUIET, "name": name}))
     result = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure"])
     assert result.exit_code == CONVERGED, result.exception
     assert name in result.output
@@ -98,7 +88,7 @@ def test_a_campaign_of_a_strange_name_in_a_strange_folder_runs(tmp_path, monkeyp
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     name = "a[/]b <b>&x"
-    (folder / "r [bold].yaml").write_text(yaml.safe_dump({**RUN, "name": name}))
+    (folder / "r [bold].yaml").write_text(yaml.safe_dump({**QUIET, "name": name}))
     for arguments in (
         ["run", "r [bold].yaml"],
         ["status", f"runs/{name}"],
