@@ -377,3 +377,57 @@ def test_masses_of_the_structure_move_the_atoms(copper_potential: ACEPotential, 
     )
     assert resumed.trace["temperature_K"][0] == pytest.approx(first.trace["temperature_K"][-1], rel=1e-6)
     assert resumed.final.get_masses() == pytest.approx(atoms.get_masses())
+
+
+def expected_errors(potential: ACEPotential, atoms: Atoms) -> np.ndarray:
+    return potential.error_bars.of(atoms).by_atom
+
+
+def test_an_expected_force_error_halts_md_and_is_told(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    ramp = Condition(100.0, temperature_end_K=3000.0)
+    fields = {"n_steps": 400, "gamma_every": 5, "gamma_lo": 0.01, "gamma_hi": 1e9}
+
+    def run(limit: float):
+        settings = MDSettings(max_force_std_eV_A=limit, **fields)
+        return run_exploration(atoms, copper_potential, ramp, settings, directory=tmp_path)
+
+    free = run(1e6)
+    assert (free.status, free.engine) == (WalkStatus.CONVERGED, "library")
+    assert all(frame.arrays["forces_std"].shape == (32, 3) for frame in free.frames)
+    assert all(frame.info["energy_std"] > 0 for frame in free.frames)
+    first = expected_errors(copper_potential, free.frames[0]).max()
+    last = expected_errors(copper_potential, free.final).max()
+    assert last > 1.5 * first, "it was heated"
+    limit = (first + last) / 2
+    halted = run(limit)
+    assert halted.halt is not None
+    assert (halted.halt.reason, halted.halt.reason.verdict) == (HaltReason.FORCE_ERROR, HaltVerdict.NOVELTY)
+    by_atom = expected_errors(copper_potential, halted.halt.atoms)
+    assert halted.halt.force_std_eV_A == pytest.approx(by_atom.max(), rel=1e-6)
+    assert halted.halt.atom_index == int(by_atom.argmax())
+    assert by_atom.max() > limit
+    assert 0 < halted.step == halted.halt.step < 400
+    assert halted.restart_file is not None, "the frame is valid, so that MD goes on from it"
+    assert all(expected_errors(copper_potential, frame).max() <= limit * (1 + 1e-9) for frame in halted.frames)
+
+
+def test_the_halt_says_which_criterion_it_was(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.3, seed=4)
+    by_gamma = explore(atoms, copper_potential, tmp_path, n_steps=5, gamma_lo=0.1, gamma_hi=0.2, max_force_std_eV_A=1e6)
+    assert by_gamma.halt is not None
+    assert by_gamma.halt.reason is HaltReason.GAMMA
+    assert by_gamma.halt.force_std_eV_A is None
+
+
+def test_a_halt_by_expected_errors_needs_them(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True)
+    bare = ACEPotential(copper_potential.yaml, copper_potential.active_set_inverse)
+    settings = MDSettings(max_force_std_eV_A=0.1)
+    with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*no error bars"):
+        run_exploration(atoms, bare, Condition(300), settings, directory=tmp_path)
+    with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*engine: library"):
+        run_exploration(atoms, copper_potential, Condition(300), settings, directory=tmp_path, engine="executable")
+    with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*-1"):
+        MDSettings(max_force_std_eV_A=-1).check()

@@ -12,7 +12,7 @@ from pyace import ACEBBasisSet, ACEBEvaluator, ACECalculator, create_multispecie
 from pyace.atomicenvironment import aseatoms_to_atomicenvironment
 
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, BasisSettings
-from mlip_autopipec.training.derivatives import Derivatives, voigt
+from mlip_autopipec.potentials.derivatives import Derivatives, voigt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,9 +16,9 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.accuracy import compute_errors
-from mlip_autopipec.training.derivatives import Derivatives
 from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.ladder import fit_rung
 from mlip_autopipec.training.linear import LinearACETrainer

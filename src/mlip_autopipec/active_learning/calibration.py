@@ -49,12 +49,19 @@ class GradedErrors:
         Potential minus label in eV/atom.
     in_core
         A pair is inside the core repulsion, where gamma is not defined; MD halts there for another reason.
+    expected
+        Standard deviations of the energy (eV/atom) and of the forces (eV/A, root mean square over all components), and
+        the factors for fresh labels that they contain; None of a potential without error bars.
+    forces_error
+        Root mean square error over all force components in eV/A.
     """
 
     gamma: NDArray[np.float64]
     force_error: NDArray[np.float64]
     energy_error: float
     in_core: bool = False
+    expected: tuple[float, float, float, float] | None = None
+    forces_error: float | None = None
 
     @property
     def worst(self) -> tuple[float, float]:
@@ -78,13 +85,20 @@ def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
     calculator = potential.calculator()
     calculator.calculate(label)
     results = calculator.results
+    error = results["forces"] - raw_forces(label)
+    expected = None
+    if potential.posterior is not None:
+        bars, fresh = potential.error_bars.of(label), potential.posterior.fresh
+        expected = bars.energy / len(label), float(np.sqrt(np.mean(bars.forces**2))), fresh.energy, fresh.forces
     core = potential.core_radii
     shortest = minimum_distances(label, max(core.values(), default=0.0) + 0.1) if core else {}
     return GradedErrors(
         gamma=np.array(results["gamma"], dtype=float),
-        force_error=np.linalg.norm(results["forces"] - raw_forces(label), axis=1),
+        force_error=np.linalg.norm(error, axis=1),
         energy_error=float(results["energy"] - label.get_potential_energy()) / len(label),
         in_core=any(distance < core[pair] for pair, distance in shortest.items()),
+        expected=expected,
+        forces_error=float(np.sqrt(np.mean(error**2))),
     )
 
 

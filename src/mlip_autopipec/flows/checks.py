@@ -70,6 +70,7 @@ def check_campaign(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
             f"{maker.dynamics_maker.settings.gamma_hi}: frames that halt MD would not be labelled; lower gamma_min"
         )
+    _check_error_halt(maker, labels, initial_potential)
     made, labelled = maker.propose_maker.generator.minimum_distance_ratio, maker.oracle_maker.minimum_distance_ratio
     if made < labelled:
         raise InvalidInputError(
@@ -112,6 +113,26 @@ def check_campaign(
                 f"is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
                 "structures; raise it, or lower StructureGenerator.n_structures and n_test",
             )
+
+
+def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
+    """Refuse a halt by expected errors that no potential of the campaign knows."""
+    limit = getattr(maker.dynamics_maker.settings, "max_force_std_eV_A", None)
+    if limit is None:
+        return
+    trainer = maker.train_maker.trainer
+    if not trainer.gives_error_bars:
+        raise InvalidInputError.of(
+            "MDSettings.max_force_std_eV_A",
+            f"is {limit}, but {type(trainer).__name__} gives no error bars with these settings; use the linear trainer "
+            "without energy_weight, force_weight and ridge, or leave this setting out",
+        )
+    if initial_potential is not None and initial_potential.posterior is None and not labels:
+        raise InvalidInputError.of(
+            "MDSettings.max_force_std_eV_A",
+            f"is {limit}, but the potential to start from has no error bars; give labels to train on first, or leave "
+            "this setting out",
+        )
 
 
 def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:

@@ -16,7 +16,7 @@ from mlip_autopipec.errors import RestartFileError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
-from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.exploration import check_error_halt, run_exploration
 from mlip_autopipec.lammps.input_script import check_template
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings, WalkStatus
@@ -61,6 +61,8 @@ class LammpsDynamicsMaker(Maker):
     def check(self, elements: Sequence[str], conditions: Sequence[Condition]) -> None:
         """Refuse invalid settings, and a template whose output cannot be read."""
         self.settings.check()
+        if self.settings.max_force_std_eV_A is not None:
+            check_error_halt(self.engine)
         for condition in conditions:
             check_template(elements, condition, self.settings, self.engine)
 
@@ -236,6 +238,7 @@ def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
             "halt_step": None if halt is None else halt.step,
             "gamma_max": None if halt is None else halt.gamma_max,
             "atom_index": None if halt is None else halt.atom_index,
+            "force_std_eV_A": None if halt is None else halt.force_std_eV_A,
             "n_frames": len(result.frames),
             "engine": result.engine,
             "seconds": result.seconds,

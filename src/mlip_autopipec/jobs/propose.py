@@ -243,10 +243,11 @@ def is_required(walk: WalkDocument) -> bool:
     """
     Tell whether the halted frame has to be labelled, whatever its grade and that of its surroundings.
 
-    A pair inside the core has no grade of its own; the last valid frame before an explosion has a low one; and where
-    MD halted at its first step, what was chosen before did not cover the frame.
+    A pair inside the core has no grade of its own; where an expected error halted MD the grade may be low; the last
+    valid frame before an explosion has a low one; and where MD halted at its first step, what was chosen before did not
+    cover the frame.
     """
-    hidden = walk.reason == HaltReason.CORE_REPULSION or walk.verdict is HaltVerdict.EXPLOSION
+    hidden = walk.reason in (HaltReason.CORE_REPULSION, HaltReason.FORCE_ERROR) or walk.verdict is HaltVerdict.EXPLOSION
     return hidden or walk.step == walk.start_step
 
 

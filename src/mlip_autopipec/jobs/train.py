@@ -21,6 +21,7 @@ from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.results import TrainingResult
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +137,7 @@ class TrainMaker(Maker):
             seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
             cycle=cycle,
         )
+        result = _with_fresh_errors(result, [*read_graded(campaign_id, cycle).values(), *graded])
         document = PotentialDocument.from_training(
             result,
             uuid=current_uuid(),
@@ -185,6 +188,20 @@ class TrainMaker(Maker):
             logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
         aside = [FlaggedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
+
+
+def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) -> TrainingResult:
+    """Scale the error bars by how wrong the potentials were about labels before these were trained on."""
+    posterior = result.potential.posterior
+    if posterior is None or result.linear is None:
+        return result
+    pairs = {pair.label_id: found for pair in graded if not pair.in_core and (found := pair.to_expected()) is not None}
+    posterior = replace(posterior, fresh=scale_to_fresh(list(pairs.values())))
+    return replace(
+        result,
+        potential=replace(result.potential, posterior=posterior),
+        linear=replace(result.linear, posterior=posterior),
+    )
 
 
 def read_graded(

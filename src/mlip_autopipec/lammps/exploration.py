@@ -74,7 +74,7 @@ def run_exploration(
     engine
         ``library``: LAMMPS as a Python library with forces from pyace. ``executable``: the
         ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
-        where it has that style (it cannot run GRACE-FS), else the library.
+        where it has that style (it cannot run GRACE-FS), else the library; with ``max_force_std_eV_A`` the library.
     coverage
         Pairs and triplets of elements in the training set: a start structure with others halts at once.
     directory
@@ -97,6 +97,15 @@ def run_exploration(
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
     _check_input(atoms, potential, condition, settings, start_step, restart_file)
     input_script.check_template(potential.elements, condition, settings, engine)
+    if settings.max_force_std_eV_A is not None:
+        check_error_halt(engine)
+        if potential.posterior is None:
+            raise InvalidInputError.of(
+                "MDSettings.max_force_std_eV_A",
+                f"is {settings.max_force_std_eV_A}, but the potential has no error bars; train it with "
+                "LinearACETrainer, or leave this setting out",
+            )
+        engine = "library"
     if engine == "auto":
         engine = "executable" if executable.is_available() and not potential.is_grace else "library"
     if engine == "executable":
@@ -125,12 +134,23 @@ def run_exploration(
         for frame in {id(f): f for f in (result.final, *result.frames, *_halted(result))}.values():
             if len(frame) == len(atoms):
                 take_over(atoms, frame)
+    if potential.posterior is not None:
+        for frame in {id(f): f for f in (result.final, *result.frames, *_halted(result))}.values():
+            potential.error_bars.write_on(frame)
     if result.status is WalkStatus.TIMED_OUT and result.step <= start_step:
         raise ExplorationError(
             f"the wall time of {settings.wall_time_s} s was over after {result.seconds:.1f} s without one MD step from "
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def check_error_halt(engine: Engine) -> None:
+    """Refuse an engine that knows no error bars."""
+    if engine == "executable":
+        raise InvalidInputError.of(
+            "MDSettings.max_force_std_eV_A", "is given, but the lmp executable knows no error bars; use engine: library"
+        )
 
 
 def _halted(result: ExplorationResult) -> list[Atoms]:

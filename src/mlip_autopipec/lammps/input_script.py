@@ -33,7 +33,7 @@ END = "EXPLORATION_END"
 #: Columns of the trace file. ``stop`` is 0, or the sum of the :data:`STOP` that apply.
 TRACE_COLUMNS = ("step", "temperature", "energy", "pressure", "volume", "gamma", "stop")
 #: Why to halt, by weight: the larger one decides.
-STOP = {"evaporation": 16, "not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
+STOP = {"force_error": 32, "evaporation": 16, "not_finite": 8, "explosion": 4, "gamma": 2, "core_repulsion": 1}
 
 #: Skin of the neighbour list in Angstrom. With forces from pyace each pair beyond the cutoff
 #: costs more, a rebuild less.

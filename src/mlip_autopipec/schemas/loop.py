@@ -58,6 +58,7 @@ class WalkerState(BaseModel):
     gamma_max: float | None = Field(None, description="Largest grade at the last halt.")
     atom_index: int | None = Field(None, description="Atom of that grade.")
     walk_id: str | None = Field(None, description="uuid of its last walk.")
+    force_std_eV_A: float | None = Field(None, description="Expected force error at the halt, where that halted it.")
     only_potential_id: str | None = Field(
         None, description="uuid of the potential of all its MD since its start; None where there were several."
     )
@@ -91,6 +92,8 @@ class WalkerState(BaseModel):
             where += f" (rolled back to its start {times}, {self.steps_thrown_away} steps thrown away)"
         if self.status == "HALTED":
             grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
+            if self.force_std_eV_A is not None:
+                grade = f" {self.force_std_eV_A:.3g} eV/A"
             return f"{where} halted at step {self.step} ({self.reason}{grade})"
         return f"{where} {self.status.lower()} at step {self.step}"
 

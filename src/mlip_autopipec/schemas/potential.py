@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.active_learning.coverage import Coverage
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.training.error_scale import ExpectedError
     from mlip_autopipec.training.linear_record import LinearFitRecord
     from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
@@ -58,6 +59,10 @@ class LinearRecord(BaseModel):
     forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
     stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
     n_doubtful_stresses: int = Field(0, description="Labels whose stress was not fitted: its components seem permuted.")
+    fresh_energy_factor: float = Field(
+        1.0, description="Factor of the error bars of energies by the errors of labels before they were trained on."
+    )
+    fresh_forces_factor: float = Field(1.0, description="The same of forces.")
 
     @classmethod
     def of(cls, record: LinearFitRecord | None) -> LinearRecord | None:
@@ -73,6 +78,8 @@ class LinearRecord(BaseModel):
             forces_left_out_meV_A=record.left_out.forces_meV_A,
             stress_left_out_GPa=record.left_out.stress_GPa,
             n_doubtful_stresses=len(record.doubtful_stresses),
+            fresh_energy_factor=record.posterior.fresh.energy,
+            fresh_forces_factor=record.posterior.fresh.forces,
         )
 
     @property
@@ -98,17 +105,46 @@ class GradedLabel(BaseModel):
     force_error_max_eV_A: float = Field(description="Largest length of the error of a force, eV/A.")
     energy_error_eV_atom: float = Field(description="Potential minus label, eV/atom.")
     in_core: bool = Field(description="Whether a pair is inside the core, where the grade is not meaningful.")
+    forces_error_eV_A: float | None = Field(None, description="Root mean square error of its force components, eV/A.")
+    expected_forces_error_eV_A: float | None = Field(
+        None, description="The same as the error bars of the potential expected it, eV/A; None without error bars."
+    )
+    expected_energy_error_eV_atom: float | None = Field(
+        None, description="Standard deviation of the energy by the error bars, eV/atom."
+    )
+    fresh_factors: tuple[float, float] = Field(
+        (1.0, 1.0), description="Factors for fresh labels (energy, forces) that the expected errors contain."
+    )
 
     @classmethod
     def of(cls, label_id: str, graded: GradedErrors) -> GradedLabel:
         """Take over what was measured."""
         gamma, force = graded.worst
+        energy_std, forces_std, *fresh = graded.expected or (None, None, 1.0, 1.0)
         return cls(
             label_id=label_id,
             gamma_max=gamma,
             force_error_max_eV_A=force,
             energy_error_eV_atom=graded.energy_error,
             in_core=graded.in_core,
+            forces_error_eV_A=graded.forces_error,
+            expected_forces_error_eV_A=forces_std,
+            expected_energy_error_eV_atom=energy_std,
+            fresh_factors=(fresh[0], fresh[1]),
+        )
+
+    def to_expected(self) -> ExpectedError | None:
+        """Return what was expected without the factors for fresh labels, and the errors; None without error bars."""
+        from mlip_autopipec.training.error_scale import ExpectedError
+
+        energy, forces = self.expected_energy_error_eV_atom, self.expected_forces_error_eV_A
+        if energy is None or forces is None or self.forces_error_eV_A is None:
+            return None
+        return ExpectedError(
+            energy / self.fresh_factors[0],
+            abs(self.energy_error_eV_atom),
+            forces / self.fresh_factors[1],
+            self.forces_error_eV_A,
         )
 
     def to_graded(self) -> GradedErrors:
@@ -201,7 +237,8 @@ class PotentialDocument(WithPayload):
     """
     A potential with its active set.
 
-    ``payload`` holds ``yaml`` and ``yace`` (empty for GRACE-FS) as text, ``asi`` as base64, and the training ``log``.
+    ``payload`` holds ``yaml`` and ``yace`` (empty for GRACE-FS) as text, ``asi`` as base64, the training ``log``,
+    and of a linear fit its ``posterior`` (base64), from which error bars follow.
     """
 
     kind: Literal["potential"] = "potential"
@@ -249,6 +286,9 @@ class PotentialDocument(WithPayload):
         from mlip_autopipec.potentials.potential import pack_active_set
 
         log = fields.pop("log", "")
+        more = {}
+        if potential.posterior is not None:
+            more["posterior"] = base64.b64encode(potential.posterior.pack()).decode()
         return cls(
             elements=potential.elements,
             cutoff_A=potential.cutoff,
@@ -260,6 +300,7 @@ class PotentialDocument(WithPayload):
                 "yace": "" if potential.is_grace else potential.yace,
                 "asi": base64.b64encode(pack_active_set(potential.active_set_inverse)).decode(),
                 "log": log,
+                **more,
             },
             **fields,
         )
@@ -301,11 +342,13 @@ class PotentialDocument(WithPayload):
         MLIPError
             It has not the fingerprint it was stored with.
         """
+        from mlip_autopipec.potentials.posterior import Posterior
         from mlip_autopipec.potentials.potential import ACEPotential, unpack_active_set
 
         yaml = self.bulk("yaml")
         asi = base64.b64decode(self.payload.get("asi") or "")
-        potential = ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV)
+        posterior = Posterior.unpack(base64.b64decode(self.payload.get("posterior") or ""))
+        potential = ACEPotential(yaml, unpack_active_set(asi), self.reference_energies_eV, posterior)
         if self.sha256 and potential.sha256 != self.sha256:
             raise MLIPError(
                 f"the potential of cycle {self.cycle} (document {self.uuid}) is not the one that was stored: its "

@@ -20,7 +20,8 @@ class WalkDocument(WithPayload):
     Where the wall time was over each job left a document under the same uuid; the newest one has the frames, the
     trace and the time of all of them.
 
-    ``payload``: ``final`` and ``frames`` (packed structures; with velocities and gamma),
+    ``payload``: ``final`` and ``frames`` (packed structures; with velocities and gamma, and of a linear potential
+    ``forces_std`` in eV/A and ``info['energy_std']`` in eV),
     ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max),
     ``restart`` (LAMMPS' own restart file of ``final``, base64; absent after an explosion).
     """
@@ -31,7 +32,8 @@ class WalkDocument(WithPayload):
         description="TIMED_OUT when the wall time was over, NOT_RUN when there was no potential to run with."
     )
     reason: str | None = Field(
-        None, description="Why it halted: gamma, unseen, core_repulsion, explosion, lost_atoms, not_finite."
+        None,
+        description="Why it halted: gamma, unseen, force_error, core_repulsion, explosion, lost_atoms, not_finite.",
     )
     verdict: HaltVerdict | None = Field(
         None, description="What the halt is taken for: novelty, short_contact, explosion."
@@ -46,7 +48,10 @@ class WalkDocument(WithPayload):
     n_steps: int = Field(0, description="MD steps asked for.")
     timestep_fs: float = Field(0.0, description="Time step, fs.")
     gamma_max: float | None = Field(None, description="Largest extrapolation grade at the halt; None without one.")
-    atom_index: int | None = Field(None, description="Atom of largest grade.")
+    atom_index: int | None = Field(None, description="Atom of largest grade, or of largest expected error.")
+    force_std_eV_A: float | None = Field(
+        None, description="Largest expected error of the force on an atom, where that halted MD, eV/A."
+    )
     n_frames: int = Field(0, description="Frames kept between the two gamma thresholds.")
     restart_of: str | None = Field(None, description="uuid of the walk this one resumes.")
     potential_id: str | None = Field(None, description="uuid of the potential.")

@@ -1,7 +1,7 @@
 """
 The design matrix of a linear ACE: what each basis function adds to energies, forces and stresses.
 
-The derivatives are those of :mod:`mlip_autopipec.training.derivatives`.
+The derivatives are those of :mod:`mlip_autopipec.potentials.derivatives`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.training.derivatives import Derivatives
+from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet
 
-    from mlip_autopipec.training.derivatives import StructureRows
+    from mlip_autopipec.potentials.derivatives import StructureRows
 
 #: Atoms times functions above which further processes are worth their start.
 _WORTH_A_PROCESS = 200_000

@@ -92,6 +92,11 @@ class LinearACETrainer(ACETrainer):
         """Whether weights or ridge of version 0.1 are given."""
         return any(value is not None for value in (self.energy_weight, self.force_weight, self.ridge))
 
+    @property
+    def gives_error_bars(self) -> bool:
+        """Whether its potentials have error bars; a fit of version 0.1 gives none."""
+        return not self.is_plain
+
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
         if self.is_plain:

@@ -12,11 +12,12 @@ import numpy as np
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LADDER_SHAPE
+from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.design import Design, basis_functions, build_design
+from mlip_autopipec.training.error_scale import scale_to_left_out
 from mlip_autopipec.training.ladder import FittedRung, Rung, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
-from mlip_autopipec.training.posterior import Posterior, calibrate
 from mlip_autopipec.training.stress_labels import doubt_stresses
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
@@ -100,7 +101,12 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
                 raise
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
     residuals = fitted.left_out.residuals * unit
-    columns = fitted.columns(basis_functions(bases[fitted.rung.n_functions]))
+    columns = fitted.columns(basis_functions(potential.basis))
+    posterior = Posterior(
+        fitted.coefficients[columns],
+        fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
+        scale_to_left_out(design.kind, fitted.left_out, judged),
+    )
     record = LinearFitRecord(
         weights,
         fitted.rung.strength,
@@ -110,13 +116,9 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         potential.n_functions,
         md_cost(potential, task.labels),
         doubtful,
-        Posterior(
-            fitted.coefficients[columns],
-            fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
-            calibrate(design.kind, fitted.left_out, judged),
-        ),
+        posterior,
     )
-    return LinearFit(potential, record, _log(record, design))
+    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design))
 
 
 def _configurations(trainer: LinearSettings, task: FitTask) -> dict[int, BBasisConfiguration]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlip_autopipec.potentials.posterior import Posterior
     from mlip_autopipec.training.ladder import Rung
-    from mlip_autopipec.training.posterior import Posterior
     from mlip_autopipec.training.weights import ErrorsByKind, FitWeights
 
 

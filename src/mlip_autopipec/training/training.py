@@ -147,6 +147,11 @@ class ACETrainer(MSONable, ABC):
                     f"{type(self).__name__}.reference_energies", f"of {symbol} is {energy}; give a number in eV"
                 )
 
+    @property
+    def gives_error_bars(self) -> bool:
+        """Whether its potentials have a posterior, from which error bars follow."""
+        return False
+
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""

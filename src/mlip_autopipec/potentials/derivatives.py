@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from scipy.sparse import csr_array
 
+from mlip_autopipec.potentials.radial import Splines, spherical_harmonics
 from mlip_autopipec.structures.distances import neighbours
-from mlip_autopipec.training.radial import Splines, spherical_harmonics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

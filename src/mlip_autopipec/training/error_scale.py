@@ -1,0 +1,93 @@
+"""How large the error bars of a linear fit are: calibrated on labels left out, and on fresh labels of MD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlip_autopipec.potentials.posterior import Scales
+from mlip_autopipec.training.weights import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mlip_autopipec.training.regression import LeftOut
+
+#: So many fresh labels weigh as much as those left out of the fit.
+_FRESH = 5
+#: Median of the absolute value of a normal variable of unit variance.
+_NORMAL_MEDIAN = 0.6745
+
+
+def scale_to_left_out(row_kind: NDArray[np.int8], left_out: LeftOut, judged: NDArray[np.bool_]) -> Scales:
+    """
+    Return by what the standard deviations of energies, forces and stresses have to be multiplied.
+
+    The error of a structure left out is that of the fit plus what the basis can never represent; for a user both
+    are errors, so both are in the scale.
+
+    Parameters
+    ----------
+    row_kind
+        What each row is about, (n_rows,).
+    left_out
+        Residuals and variances of the rows.
+    judged
+        Rows that count, (n_rows,).
+    """
+    scale = []
+    for kind in (Kind.ENERGY, Kind.FORCES, Kind.STRESS):
+        rows = (row_kind == kind) & (left_out.variance > 0) & judged
+        if not rows.any():
+            scale.append(float("nan"))
+            continue
+        # rows of little variance, as forces that are zero by symmetry, decide nothing
+        scale.append(float(np.sqrt(np.sum(left_out.residuals[rows] ** 2) / np.sum(left_out.variance[rows]))))
+    return Scales(*scale)
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """
+    What a potential expected of a fresh label, and how wrong it was; expected without the factor for fresh labels.
+
+    Parameters
+    ----------
+    energy, energy_error
+        Standard deviation and absolute error of the energy, eV/atom.
+    forces, forces_error
+        Root mean squares over all force components, eV/A.
+    """
+
+    energy: float
+    energy_error: float
+    forces: float
+    forces_error: float
+
+
+def scale_to_fresh(pairs: Sequence[ExpectedError]) -> Scales:
+    """
+    Return by what the errors of fresh labels exceeded those expected of them.
+
+    Medians over labels, so that one frame far from all others decides nothing; of few labels only a part is
+    believed.
+
+    Parameters
+    ----------
+    pairs
+        Of labels that the potential of their time was not fitted to.
+    """
+
+    def factor(ratios: list[float], median: float) -> float:
+        found = [ratio for ratio in ratios if np.isfinite(ratio) and ratio > 0]
+        if not found:
+            return 1.0
+        return float((np.median(found) / median) ** (len(found) / (len(found) + _FRESH)))
+
+    energy = factor([p.energy_error / p.energy for p in pairs if p.energy > 0], _NORMAL_MEDIAN)
+    forces = factor([p.forces_error / p.forces for p in pairs if p.forces > 0], 1.0)
+    return Scales(energy, forces, 1.0)
