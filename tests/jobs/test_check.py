@@ -122,7 +122,16 @@ def test_a_rule_that_asks_for_more_makes_walkers_begin_anew(run_loop, stored_doc
     assert final.n_cycles < 8
 
 
-@pytest.mark.parametrize("change", [{"max_hours": 0}, {"n_check_labels": -1}, {"max_relative_force_error": 0.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_hours": 0},
+        {"n_check_labels": -1},
+        {"confidence": 1.0},
+        {"confidence": 0.2},
+        {"max_relative_force_error": 0.0},
+    ],
+)
 def test_what_cannot_be_meant(change):
     with pytest.raises(InvalidInputError, match=next(iter(change))):
         loop(**change).make(COPPER, 300)
@@ -233,6 +242,17 @@ def test_frames_close_in_time_are_checked_once():
     assert [frame.info["step"] for frame in _apart(walk)] == [140, 420]
 
 
+def test_frames_of_low_gamma_are_checked_too():
+    def frame(step):
+        atoms = COPPER.copy()
+        atoms.info["step"] = step
+        return atoms
+
+    payload = {"frames": pack_frames([frame(410)]), "spread": pack_frames([frame(s) for s in (200, 400, 600, 990)])}
+    walk = WalkDocument(walker=0, status="CONVERGED", step=1000, timestep_fs=1.0, payload=payload)
+    assert [one.info["step"] for one in _apart(walk)] == [200, 400, 600]
+
+
 def test_no_walker_goes_unchecked(run_loop, stored_documents):
     run_loop(loop(n_check_labels=1).make(COPPER, [300, 400, 500], campaign_id="c"))
     assert stored_documents(CheckDocument)[0].errors.n_structures == 3
@@ -254,3 +274,151 @@ def test_frames_that_hardly_move_prove_nothing(run_loop):
     final = run_loop(maker.make(COPPER, [300], campaign_id="c"))
     assert final.status == "STALLED"
     assert "the atoms hardly move" in final.why
+
+
+def test_a_bound_and_not_the_error_itself_has_to_be_within_what_is_asked_for(run_loop, stored_documents):
+    free = run_loop(loop().make(COPPER, [300, 600], campaign_id="free")).check
+    assert free.passed
+    assert (free.confidence, free.bound_factors) == (None, (1.0, 1.0, 1.0)), "nothing is asked for"
+    worst = max(one.errors.energy_rmse_meV_atom for one in free.by_walker)
+    # every walker is within, and so is what was measured
+    (trained,) = [p for p in stored_documents(PotentialDocument) if p.uuid == free.potential_id]
+    asked = AccuracyTargets(energy_meV_atom=max(1.2 * worst, 1.01 * trained.train.energy_rmse_meV_atom))
+    strict = run_loop(loop(max_cycles=1, accuracy=asked).make(COPPER, [300, 600], campaign_id="strict")).check
+    assert strict.errors.energy_rmse_meV_atom == pytest.approx(free.errors.energy_rmse_meV_atom)
+    assert not strict.passed
+    assert strict.teaches
+    told = strict.describe()
+    assert "with 90% confidence), largest on w" in told
+    assert "energy: 2 frame(s) are few for this confidence: longer MD, more walkers or a larger" in told
+    asked = replace(asked, forces_meV_A=1e4)
+    loose = loop(max_cycles=1, accuracy=asked, confidence=0.5).make(COPPER, [300, 600], campaign_id="loose")
+    passed = run_loop(loose).check
+    assert passed.left_out_exceeded or passed.passed
+    assert not passed.exceeded_kinds
+    assert "true errors are within what is asked for with 50% confidence" in passed.describe()
+
+
+def test_with_targets_more_frames_are_asked_for():
+    assert StopRule().n_frames == 2
+    assert StopRule(accuracy=AccuracyTargets()).n_frames == 2
+    assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100)).n_frames == 4
+    assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100), confidence=0.6).n_frames == 2
+    assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100), n_check_labels=0).n_frames == 0
+
+
+@dataclass
+class EnergiesOff(StandInOracleMaker):
+    """Energies of frames of MD are off by 30 meV/atom, forces are right."""
+
+    def compute(self, atoms):
+        found = super().compute(atoms)
+        if len(atoms) == len(COPPER) and found.atoms is not None:
+            results = dict(found.atoms.calc.results)
+            results["energy"] += 0.03 * len(atoms) * np.sign(found.atoms.positions[0, 0] % 0.02 - 0.01)
+            found.atoms.calc = SinglePointCalculator(found.atoms, **results)
+        return found
+
+
+def test_good_forces_and_bad_energies_are_refused(run_loop, stored_documents):
+    maker = loop(max_cycles=1)
+    maker.oracle_maker = EnergiesOff(physics="emt")
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status != "CONVERGED"
+    (check,) = stored_documents(CheckDocument)
+    assert list(check.exceeded_kinds) == ["energy"]
+    assert check.errors.forces_rmse_meV_A < check.limit_meV_A
+    assert "energy" in final.check.describe()
+    assert "largest on w" in final.check.describe()
+    assert "would help" in final.check.describe()
+
+
+@dataclass
+class OneWalkerStill(ScriptedDynamicsMaker):
+    """The atoms of walker 1 do not move."""
+
+    def explore(self, walker, potential, atoms, restart_file):
+        result = super().explore(walker, potential, atoms, restart_file)
+        if walker.index == 1:
+            result.final.positions = COPPER.positions
+        return result
+
+
+def test_one_walker_that_hardly_moves_is_named(run_loop):
+    maker = loop()
+    maker.dynamics_maker = OneWalkerStill(halts=[], displacement_A=0.08)
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "STALLED"
+    assert "the atoms hardly move in MD of w1 600 K (root mean square force" in final.why
+
+
+@dataclass
+class FailsOnHot(StandInOracleMaker):
+    """No label of the hot walker succeeds."""
+
+    def compute(self, atoms):
+        if len(atoms) == len(COPPER) and np.ptp(atoms.positions[:, 0] - COPPER.positions[:, 0]) > 0.6:
+            raise RuntimeError("no convergence")
+        return super().compute(atoms)
+
+
+@dataclass
+class HotMovesFar(ScriptedDynamicsMaker):
+    """Walker 1 moves farther."""
+
+    def explore(self, walker, potential, atoms, restart_file):
+        result = super().explore(walker, potential, atoms, restart_file)
+        if walker.index == 1:
+            result.final.positions[0, 0] += 0.8
+        return result
+
+
+def test_a_walker_whose_label_failed_is_not_checked_by_the_others(run_loop, stored_documents):
+    maker = loop(max_cycles=1)
+    maker.dynamics_maker = HotMovesFar(halts=[], displacement_A=0.08)
+    maker.oracle_maker = FailsOnHot(physics="emt", max_failed_fraction=0.9)
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    (check,) = stored_documents(CheckDocument)
+    assert [one.walker for one in check.by_walker] == ["w0 300 K"]
+    assert check.unchecked == ["w1 600 K"]
+    assert not check.passed
+    assert final.status != "CONVERGED"
+    assert "no frame of w1 600 K was labelled" in check.describe()
+
+
+def test_a_budget_that_leaves_a_walker_out_is_spent(run_loop, stored_documents):
+    n_first = run_loop(loop(n_check_labels=0).make(COPPER, [300, 600], campaign_id="a")).n_labels
+    final = run_loop(loop(max_labels=n_first + 1).make(COPPER, [300, 600], campaign_id="b"))
+    assert final.status == "BUDGET_SPENT"
+    assert final.check is not None
+    assert len(final.check.unchecked) == 1
+    assert "was labelled" in final.why
+
+
+def test_expected_errors_are_stored_beside_the_true_ones_and_scale_the_next(run_loop, stored_documents):
+    final = run_loop(loop([Halt(step=100)], max_cycles=3, **STRICT).make(COPPER, [300, 600], campaign_id="c"))
+    first, *later = stored_documents(PotentialDocument)
+    assert (first.linear.fresh_energy_factor, first.linear.fresh_forces_factor) == (1.0, 1.0), "nothing is known yet"
+    pairs = [pair for document in (*later, *stored_documents(CheckDocument)) for pair in document.graded]
+    assert len(pairs) > 3
+    for pair in pairs:
+        assert 0.1 < pair.forces_error_eV_A / pair.expected_forces_error_eV_A < 10
+        assert pair.expected_energy_error_eV_atom > 0
+    # what earlier potentials were wrong by is in the bars of the next ones, and out of what is compared with them
+    scaled = later[-1]
+    assert scaled.linear.fresh_forces_factor != 1.0
+    assert scaled.to_potential().posterior.fresh.forces == pytest.approx(scaled.linear.fresh_forces_factor)
+    of_scaled = [pair for check in stored_documents(CheckDocument) for pair in check.graded]
+    assert {pair.fresh_factors[1] for pair in of_scaled} <= {p.linear.fresh_forces_factor for p in (first, *later)}
+    raw = of_scaled[-1].to_expected()
+    assert raw.forces * of_scaled[-1].fresh_factors[1] == pytest.approx(of_scaled[-1].expected_forces_error_eV_A)
+    assert final.potential.to_potential().posterior is not None
+
+
+def test_a_halt_by_expected_errors_is_refused_where_no_potential_has_them():
+    maker = loop()
+    maker.dynamics_maker.settings = replace(maker.dynamics_maker.settings, max_force_std_eV_A=0.2)
+    maker.make(COPPER, 300)
+    maker.train_maker = TrainMaker(trainer=LinearACETrainer(ridge=1e-6))
+    with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*LinearACETrainer gives no error bars"):
+        maker.make(COPPER, 300)

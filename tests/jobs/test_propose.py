@@ -149,6 +149,7 @@ def test_what_cannot_be_cut_out_is_told(copper_potential, walk):
         ({}, False),
         ({"step": 0}, True),
         ({"reason": "core_repulsion", "verdict": "short_contact"}, True),
+        ({"reason": "force_error"}, True),
         ({"reason": "explosion", "verdict": HaltVerdict.EXPLOSION}, True),
     ],
 )

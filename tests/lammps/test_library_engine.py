@@ -431,3 +431,12 @@ def test_a_halt_by_expected_errors_needs_them(copper_potential: ACEPotential, tm
         run_exploration(atoms, copper_potential, Condition(300), settings, directory=tmp_path, engine="executable")
     with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*-1"):
         MDSettings(max_force_std_eV_A=-1).check()
+
+
+def test_a_few_frames_of_the_whole_way_are_kept(copper_potential: ACEPotential, tmp_path: Path) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    result = explore(atoms, copper_potential, tmp_path, n_steps=100, gamma_every=5, **WIDE)
+    assert [frame.info["step"] for frame in result.spread] == [20, 40, 60, 80]
+    assert result.frames == []
+    assert all(frame.has("momenta") for frame in result.spread)
+    assert explore(atoms, copper_potential, tmp_path, n_steps=7, gamma_every=5, **WIDE).spread[0].info["step"] == 5

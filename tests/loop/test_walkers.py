@@ -230,3 +230,18 @@ def test_the_documentation_has_the_table():
     expected = {str(s): [str(TRANSITIONS.get((s, event), "-")) for event in Event] for s in State}
     assert rows == expected
     assert list(table("status")[1]) == [str(status) for status in LoopStatus]
+
+
+def test_a_halt_by_an_expected_error_may_come_back_after_its_label():
+    halted = walker(status="HALTED", reason="force_error", verdict="novelty", step=90, walk_id="w", n_halts=1)
+    again = Outcome(step=90, walk_id="new", reason="force_error", force_std_eV_A=0.31, learnt_before=True)
+    after = happened(halted, Event.NOVELTY, again)
+    assert (after.verdict, after.n_repeats) == (HaltVerdict.NOVELTY, 1), "its expected error only falls a little"
+    assert after.describe() == "w0 300 K halted at step 90 (force_error 0.31 eV/A)"
+    by_gamma = happened(halted, Event.NOVELTY, Outcome(step=90, walk_id="new", reason="gamma", learnt_before=True))
+    assert by_gamma.verdict is HaltVerdict.REPEAT
+    stuck = after.model_copy(update={"n_repeats": 4})
+    state = LoopState(campaign_id="c", seed=0, elements=["Cu"], potential_id="p", walkers=[stuck])
+    status, why = StopRule().judge(state)
+    assert status is LoopStatus.STALLED
+    assert "raise MDSettings.max_force_std_eV_A" in why

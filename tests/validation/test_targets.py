@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mlip_autopipec import AccuracyTargets
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.schemas.potential import Errors
+from mlip_autopipec.validation.confidence import Bounds, bound_factor, frames_wanted
 from mlip_autopipec.validation.targets import Limits
 
 LARGE = {"energy_spread_meV_atom": 200.0, "forces_rms_meV_A": 1000.0, "stress_rms_GPa": 10.0}
@@ -38,7 +40,7 @@ def errors(energy: float, forces: float, stress: float | None) -> Errors:
     ],
 )
 def test_without_targets_relative_to_the_data(found: Errors, said: list[str]):
-    assert Limits.of(AccuracyTargets(), **LARGE).exceeded_by(found) == said
+    assert list(Limits.of(AccuracyTargets(), **LARGE).exceeded_by(found).values()) == said
 
 
 def test_the_least_limits_of_data_that_hardly_vary():
@@ -50,10 +52,45 @@ def test_targets_take_their_place():
     targets = AccuracyTargets(energy_meV_atom=2.0, stress_GPa=0.3)
     limits = Limits.of(targets, **LARGE)
     assert limits == Limits(2.0, 150.0, 0.3)
-    assert limits.exceeded_by(errors(3, 100, 0.2)) == ["energy 3 meV/atom, limit 2"]
+    assert limits.exceeded_by(errors(3, 100, 0.2)) == {"energy": "energy 3 meV/atom, limit 2"}
     assert Limits.of(targets, **{**LARGE, "stress_rms_GPa": None}).stress_GPa is None
 
 
 def test_targets_are_positive():
     with pytest.raises(InvalidInputError, match=r"accuracy\.stress_GPa is 0\.0"):
         AccuracyTargets(stress_GPa=0.0).check()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 30])
+@pytest.mark.parametrize("confidence", [0.8, 0.9])
+def test_the_true_error_is_below_the_bound_as_often_as_is_said(n: int, confidence: float):
+    measured = np.sqrt(np.mean(np.random.default_rng(n).normal(0, 1, (20_000, n)) ** 2, axis=1))
+    assert np.mean(measured * bound_factor(n, confidence) >= 1.0) == pytest.approx(confidence, abs=0.01)
+
+
+def test_more_frames_and_less_confidence_make_closer_bounds():
+    assert bound_factor(2, 0.9) > bound_factor(4, 0.9) > bound_factor(4, 0.8) > bound_factor(100, 0.8) > 1
+    assert frames_wanted(0.9) == 4
+    assert frames_wanted(0.99) > frames_wanted(0.9) > frames_wanted(0.6)
+
+
+def test_what_is_asked_for_is_compared_with_the_bound_and_the_rest_with_the_error():
+    targets = AccuracyTargets(energy_meV_atom=2.0)
+    bounds = targets.bounds(2, 64, 0.9)
+    assert (bounds.forces, bounds.stress) == (1.0, 1.0)
+    limits = Limits.of(targets, **LARGE)
+    assert limits.exceeded_by(errors(1.5, 149, 1.4)) == {}
+    (told,) = limits.exceeded_by(errors(1.5, 149, 1.4), bounds).values()
+    assert told == "energy 1.5 meV/atom, limit 2 (at most 4.62 with 90% confidence)"
+    assert limits.exceeded_by(errors(0.6, 149, 1.4), bounds) == {}
+
+
+def test_errors_of_labels_left_out_have_bounds_too():
+    targets = AccuracyTargets(energy_meV_atom=2.0, forces_meV_A=100.0)
+    few, many = (targets.bounds(n, 32 * n, 0.9) for n in (6, 400))
+    assert targets.exceeded_by_left_out(1.5, 90.0, 9.9, many) == []
+    (told,) = targets.exceeded_by_left_out(1.5, 90.0, 9.9, few)
+    assert told.startswith("energy of labels left out of the fit 1.5 meV/atom, asked for 2 (at most ")
+    (forces,) = targets.exceeded_by_left_out(1.0, 101.0, None, many)
+    assert forces.startswith("forces of labels left out")
+    assert AccuracyTargets().exceeded_by_left_out(1e9, 1e9, 1e9, Bounds(0.9)) == []

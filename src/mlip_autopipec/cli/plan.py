@@ -106,7 +106,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     limit = maker.propose_maker.cutouts.max_atoms
     first = [] if labels else maker.generate_maker.generator.generate(structures, campaign.seed, limit)
     rule, settings = maker.stop_rule, maker.dynamics_maker.settings
-    per_cycle = max(campaign.selection.n_max, rule.n_check_labels)
+    per_cycle = max(campaign.selection.n_max, rule.n_frames)
     n_first = len(labels) or len(first)
     most = n_first + rule.max_cycles * per_cycle
     if rule.max_labels is not None:

@@ -7,12 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.frames import pack, pack_frames, unpack, unpack_frames
 from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.potential import Errors
 from mlip_autopipec.schemas.validation import ValidatedWalk, ValidationDocument
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.oracle_md import MDState, oracle_md_states
 
@@ -115,6 +117,10 @@ def _unpacked(payload: dict[str, Any]) -> MDState:
     return MDState(frame, payload["random"])
 
 
+def _forces_rms_meV_A(frames: Sequence[Atoms]) -> float:
+    return 1e3 * float(np.sqrt(np.mean(np.concatenate([raw_forces(frame) for frame in frames]) ** 2)))
+
+
 def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[OracleWalk]) -> ValidationDocument:
     """
     Measure a potential on MD of the oracle, and store the errors.
@@ -142,7 +148,13 @@ def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[O
         made_at=now_utc(),
         potential_id=potential.uuid,
         errors=errors([frame for run in runs for frame in run.frames]),
-        walks=[ValidatedWalk(walker=r.walker, begins=r.begins, errors=errors(r.frames)) for r in runs if r.frames],
+        walks=[
+            ValidatedWalk(
+                walker=r.walker, begins=r.begins, errors=errors(r.frames), forces_rms_meV_A=_forces_rms_meV_A(r.frames)
+            )
+            for r in runs
+            if r.frames
+        ],
     )
     stored: dict[str, Any] = {"uuid": document.uuid, "index": 1, "output": document.model_dump(mode="json")}
     store.update(stored, key=["uuid", "index"])

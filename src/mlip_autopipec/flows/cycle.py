@@ -201,7 +201,7 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
         walks,
         campaign,
         cycle,
-        rule.n_check_labels,
+        rule.n_frames,
         state.seed,
         potential_id,
         maker.propose_maker.cutouts,
@@ -210,7 +210,9 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
     )
     label = maker.oracle_maker.make(propose.output, campaign, cycle)
     limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
-    check = measure(label.output, potential_id, campaign, cycle, *limits, rule.criterion, rule.accuracy)
+    check = measure(
+        label.output, potential_id, campaign, cycle, *limits, rule.criterion, rule.accuracy, rule.confidence
+    )
     assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
     return [
         named(propose, f"propose check c{cycle:03d}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, load_document,
 from mlip_autopipec.jobs.dataset import in_batch, read_labels, recorded_task
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
-from mlip_autopipec.schemas.loop import CheckDocument
+from mlip_autopipec.schemas.loop import CheckDocument, WalkerErrors
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -29,6 +29,7 @@ from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
+from mlip_autopipec.validation.confidence import Bounds
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import STILL_MEV_A, AccuracyTargets, Limits
@@ -91,19 +92,24 @@ def propose_check(
     """
     rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
-    last = [walk.final_atoms() for walk in walks]
-    dumped = [frame for walk in walks for frame in _apart(walk)]
+    last = [(walk.final_atoms(), _named(walk)) for walk in walks]
+    dumped = [(frame, _named(walk)) for walk in walks for frame in _apart(walk)]
     n_labels = max(n_labels, len(last)) if n_labels else 0  # none of the walkers goes unchecked
-    frames = [*last, *(dumped[i] for i in rng.permutation(len(dumped)))][:n_labels]
-    candidates = [bare_copy(frame) for frame in frames if cutouts is None or not cutouts.wanted(frame)]
+    chosen = [*last, *(dumped[i] for i in rng.permutation(len(dumped)))][:n_labels]
+    frames = [frame for frame, _ in chosen]
+    small = [(bare_copy(frame), name) for frame, name in chosen if cutouts is None or not cutouts.wanted(frame)]
+    candidates, sources = [one for one, _ in small], [name for _, name in small]
     if cutouts is not None and potential_id is not None and len(candidates) < len(frames):
         potential = load_document(PotentialDocument, potential_id).to_potential()
-        large = [frame for frame in frames if cutouts.wanted(frame)]
+        large = [(frame, name) for frame, name in chosen if cutouts.wanted(frame)]
         cut_seed = derive_seed(seed, SeedPurpose.CHECK_CUTOUTS, cycle)
-        candidates += _least_known(large, potential, cutouts, n_labels - len(candidates), cut_seed)
+        cut = _least_known([frame for frame, _ in large], potential, cutouts, n_labels - len(candidates), cut_seed)
+        candidates += [one for one, _ in cut]
+        sources += [large[k][1] for _, k in cut]
     for candidate in candidates:
         mark(candidate, origin=Origin.CHECK)
-    candidates = candidates[:budget]
+    candidates, sources = candidates[:budget], sources[:budget]
+    unchecked = [name for _, name in last if n_labels and name not in sources]
     if criterion is not None:
         left = None if budget is None else budget - len(candidates)
         candidates += criterion.affordable(recorded_task(campaign_id, current_store()).structures(), left)
@@ -116,16 +122,22 @@ def propose_check(
         n_candidates=len(candidates),
         origins=dict(Counter(Provenance.of(candidate).origin for candidate in candidates)),
         seed=seed,
+        sources=sources + [""] * (len(candidates) - len(sources)),
+        unchecked=unchecked,
         payload={"candidates": pack_frames(candidates)},
     )
 
 
+def _named(walk: WalkDocument) -> str:
+    return f"w{walk.walker} {walk.temperature_K:g} K"
+
+
 def _apart(walk: WalkDocument) -> list[Atoms]:
-    """Return the frames dumped on the way that are far in time from the last frame, and from one another."""
+    """Return frames on the way that are far in time from the last frame, and from one another."""
     chosen: list[Atoms] = []
     before = walk.step
-    for frame in reversed(walk.dumped_frames()):
-        step = frame.info.get("step")
+    dumped = {frame.info.get("step"): frame for frame in (*walk.spread_frames(), *walk.dumped_frames())}
+    for step, frame in sorted(dumped.items(), key=lambda one: -1 if one[0] is None else one[0], reverse=True):
         if step is None or (before - step) * walk.timestep_fs < _CORRELATED_FS:
             continue
         chosen.append(frame)
@@ -135,13 +147,13 @@ def _apart(walk: WalkDocument) -> list[Atoms]:
 
 def _least_known(
     frames: Sequence[Atoms], potential: ACEPotential, cutouts: CutoutGenerator, n_labels: int, seed: int
-) -> list[Atoms]:
-    """Cut the surroundings of highest gamma out of large frames: the worst of each, then the next ones."""
+) -> list[tuple[Atoms, int]]:
+    """Cut the surroundings of highest gamma out of large frames, with their numbers: the worst of each, then others."""
     grades = [compute_gamma(potential, frame) for frame in frames]  # those of the walk may be an older potential's
     apart = 2 * potential.cutoff
     centres = [choose_centres(*graded, apart, _TRIED * n_labels, 0.0) for graded in zip(frames, grades, strict=True)]
     ranked = sorted((rank, k, centre) for k, found in enumerate(centres) for rank, centre in enumerate(found))
-    made: list[Atoms] = []
+    made: list[tuple[Atoms, int]] = []
     reason = ""
     for _, k, centre in ranked:
         try:
@@ -153,7 +165,7 @@ def _least_known(
         logger.info("%s", cutout)
         candidate = bare_copy(cutout.atoms)
         mark(candidate, cutout_of=centre, n_core=int(cutout.core.sum()))  # the core comes first
-        made.append(candidate)
+        made.append((candidate, k))
         if len(made) == n_labels:
             break
     if not made:
@@ -161,14 +173,14 @@ def _least_known(
     return made
 
 
-def _core(label: LabelDocument, atoms: Atoms) -> NDArray[np.intp] | None:
+def _core(label: LabelDocument, atoms: Atoms, proposals: Mapping[str, ProposalDocument]) -> NDArray[np.intp] | None:
     """
     Find the atoms of a labelled cut-out that are where they were in the large cell; None for all of a whole frame.
 
     The others were relaxed in the potential that is checked, so their forces are small and well known. A label may
     have its atoms in another order than what was asked for.
     """
-    asked = load_document(ProposalDocument, label.source_id or "").candidates()[label.source_index or 0]
+    asked = proposals[label.source_id or ""].candidates()[label.source_index or 0]
     if (n_core := Provenance.of(asked).n_core) is None:
         return None
     away = asked.get_scaled_positions()[:n_core, None] - atoms.get_scaled_positions()[None]
@@ -200,6 +212,7 @@ def measure(
     floor_meV_A: float,
     criterion: Criterion | None = None,
     targets: AccuracyTargets | None = None,
+    confidence: float = 0.9,
 ) -> CheckDocument | None:
     """
     Compare the potential with the labels of a check.
@@ -218,6 +231,8 @@ def measure(
         Properties that are compared, too.
     targets
         What the errors may be, where the user says so.
+    confidence
+        Probability with which the true errors have to be within the targets.
 
     Returns
     -------
@@ -234,17 +249,23 @@ def measure(
     frames = [label.to_atoms() for label in checked]
     trained = load_document(PotentialDocument, potential_id)
     potential = trained.to_potential()
-    left_out = (
-        [] if targets is None or trained.linear is None else targets.exceeded_by_left_out(*trained.linear.left_out)
-    )
-    cores = [_core(label, atoms) for label, atoms in zip(checked, frames, strict=True)]
+    targets = targets or AccuracyTargets()
+    left_out = _left_out(trained, targets, confidence)
+    proposals = {one: load_document(ProposalDocument, one) for one in sorted({k.source_id or "" for k in found})}
+    cores = [_core(label, atoms, proposals) for label, atoms in zip(checked, frames, strict=True)]
+    by_walker = _by_walker(checked, frames, cores, potential, proposals)
+    wanted = [one for p in proposals.values() for one in (*p.sources, *p.unchecked) if one]
+    unchecked = [name for name in dict.fromkeys(wanted) if name not in {one.walker for one in by_walker}]
+    cut_off = {name for p in proposals.values() for name in p.unchecked}
+    bounds = Bounds(confidence)
     errors, forces, limits = compute_errors(potential, frames, cores), None, Limits(None, None, None)
     if errors is not None:
         measured = [raw_forces(a) if k is None else raw_forces(a)[k] for a, k in zip(frames, cores, strict=True)]
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
         everything = [label.to_atoms() for label in read_labels(campaign_id, cycle)]
+        bounds = targets.bounds(errors.n_structures, errors.n_atoms, confidence)
         limits = Limits.of(
-            targets or AccuracyTargets(),
+            targets,
             energy_spread_meV_atom=_energy_spread_meV_atom(potential, everything),
             forces_rms_meV_A=forces,
             stress_rms_GPa=_stress_rms_GPa(frames) if all(core is None for core in cores) else None,
@@ -275,9 +296,8 @@ def measure(
         comparisons = criterion.compare(structures, cells, potential, failures | too_dear)
     plain = [comparison.as_dict() for comparison in comparisons]
     found_errors = None if errors is None else Errors(**errors.as_dict())
-    is_still = forces is not None and forces < STILL_MEV_A
-    within = found_errors is None or not (limits.exceeded_by(found_errors) or is_still)
-    return CheckDocument(
+    is_still = any(one.forces_rms_meV_A < STILL_MEV_A for one in by_walker)
+    document = CheckDocument(
         uuid=current_uuid(),
         campaign_id=campaign_id,
         cycle=cycle,
@@ -290,11 +310,69 @@ def measure(
         stress_limit_GPa=limits.stress_GPa,
         is_still=is_still,
         left_out_exceeded=left_out,
-        passed=within
-        and not left_out
-        and not any(comparison.state in ("failed", "not_measured") for comparison in comparisons),
-        beyond_budget=bool(too_dear),
+        passed=False,
+        beyond_budget=bool(too_dear or cut_off & set(unchecked)),
+        confidence=confidence if targets.asks else None,
+        bound_factors=(bounds.energy, bounds.forces, bounds.stress),
+        by_walker=by_walker,
+        unchecked=unchecked,
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],
         properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],
         payload={"properties": [one["data"] for one in plain]},
     )
+    within = not (document.exceeded or is_still or unchecked)
+    document.passed = within and not any(one.state in ("failed", "not_measured") for one in comparisons)
+    document.hints = _hints(document, trained)
+    return document
+
+
+def _left_out(trained: PotentialDocument, targets: AccuracyTargets, confidence: float) -> list[str]:
+    """Tell which errors of labels left out of a linear fit are larger than asked for."""
+    if trained.linear is None:
+        return []
+    n = trained.train
+    bounds = Bounds(confidence) if n is None else targets.bounds(n.n_structures, n.n_atoms, confidence)
+    return targets.exceeded_by_left_out(*trained.linear.left_out, bounds)
+
+
+def _by_walker(
+    checked: Sequence[LabelDocument],
+    frames: Sequence[Atoms],
+    cores: Sequence[NDArray[np.intp] | None],
+    potential: ACEPotential,
+    proposals: Mapping[str, ProposalDocument],
+) -> list[WalkerErrors]:
+    """Return the errors on the frames of each walker."""
+    of: dict[str, list[int]] = {}
+    for i, label in enumerate(checked):
+        sources = proposals[label.source_id or ""].sources
+        if (place := label.source_index or 0) < len(sources):  # proposals of earlier versions name no walkers
+            of.setdefault(sources[place], []).append(i)
+    found = []
+    for name, places in sorted(of.items()):
+        errors = compute_errors(potential, [frames[i] for i in places], [cores[i] for i in places])
+        assert errors is not None
+        forces = [raw_forces(frames[i])[slice(None) if cores[i] is None else cores[i]] for i in places]
+        rms = 1e3 * float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))
+        found.append(WalkerErrors(walker=name, errors=Errors(**errors.as_dict()), forces_rms_meV_A=rms))
+    return found
+
+
+def _hints(check: CheckDocument, trained: PotentialDocument) -> list[str]:
+    """Say what would help against each error of the check that is too large."""
+    if check.errors is None:
+        return []
+    alone = check.limits.exceeded_by(check.errors)
+    learnt = {} if trained.train is None else check.limits.exceeded_by(trained.train)
+    hints = {}
+    for what in check.exceeded_kinds:
+        if what in learnt:
+            hints[what] = "the training set itself is not fitted as well: a larger basis, or a smaller worth of its "
+            hints[what] += "errors in the trainer, would help"
+        elif what not in alone and not any(what in check.limits.exceeded_by(one.errors) for one in check.by_walker):
+            n = check.errors.n_structures
+            hints[what] = f"{n} frame(s) are few for this confidence: longer MD, more walkers or a larger "
+            hints[what] += "stop.n_check_labels would help"
+        else:
+            hints[what] = "labels of this MD would help, and are learnt next"
+    return [f"{' and '.join(w for w in hints if hints[w] == told)}: {told}" for told in dict.fromkeys(hints.values())]

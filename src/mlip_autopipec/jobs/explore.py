@@ -17,7 +17,7 @@ from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
 from mlip_autopipec.lammps.exploration import check_error_halt, run_exploration
-from mlip_autopipec.lammps.input_script import check_template
+from mlip_autopipec.lammps.input_script import N_SPREAD, check_template
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings, WalkStatus
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -226,6 +226,8 @@ def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
         "frames": pack_frames(result.frames),
         "trace": result.trace,
     }
+    if halt is None:  # a check takes frames of MD without halts
+        payload["spread"] = pack_frames(result.spread)
     if result.restart_file is not None:
         payload["restart"] = b64encode(Path(result.restart_file).read_bytes()).decode()
     return document.model_copy(
@@ -251,10 +253,14 @@ def _joined(earlier: WalkDocument, later: WalkDocument, max_frames: int) -> Walk
     """Let the document of a further part speak for the parts before."""
     frames = FrameRecord.joined(earlier.dumped_frames(), later.dumped_frames(), max_frames)
     trace = Trace.joined(earlier.payload["trace"], later.payload["trace"])
+    payload = {**later.payload, "frames": pack_frames(frames), "trace": trace}
+    if "spread" in later.payload:
+        spread = FrameRecord.joined(earlier.spread_frames(), later.spread_frames(), 2 * N_SPREAD)
+        payload["spread"] = pack_frames(spread)
     return later.model_copy(
         update={
             "n_frames": len(frames),
             "seconds": earlier.seconds + later.seconds,
-            "payload": {**later.payload, "frames": pack_frames(frames), "trace": trace},
+            "payload": payload,
         }
     )

@@ -181,6 +181,7 @@ def run(
         grade=lambda step, atoms: graded(step, atoms, potential, condition, settings, cell),
     )
     # the result holds what was to be kept of the dumps, and they are by far the largest files
-    for path in (folder / input_script.FRAMES, folder / input_script.FIRST, *folder.glob(input_script.LOOKS)):
+    large = (input_script.FRAMES, input_script.SPREAD, input_script.FIRST)
+    for path in (*(folder / name for name in large), *folder.glob(input_script.LOOKS)):
         path.unlink(missing_ok=True)
     return result

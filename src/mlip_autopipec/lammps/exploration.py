@@ -131,7 +131,7 @@ def run_exploration(
     if atoms is not None and FROZEN in atoms.arrays:
         _mark_frozen(result, frozen_atoms(atoms))
     if atoms is not None:  # LAMMPS knows nothing of electrons, and the labels of its frames need them
-        for frame in {id(f): f for f in (result.final, *result.frames, *_halted(result))}.values():
+        for frame in {id(f): f for f in (result.final, *result.frames, *result.spread, *_halted(result))}.values():
             if len(frame) == len(atoms):
                 take_over(atoms, frame)
     if potential.posterior is not None:
@@ -161,6 +161,7 @@ def _mark_frozen(result: ExplorationResult, still: NDArray[np.intp]) -> None:
     """Mark in all frames of a run which atoms were frozen, for the run that goes on from them."""
     result.final = freeze(result.final, still)
     result.frames = [freeze(frame, still) for frame in result.frames]
+    result.spread = [freeze(frame, still) for frame in result.spread]
     if result.halt is not None:
         result.halt.atoms = freeze(result.halt.atoms, still)
 

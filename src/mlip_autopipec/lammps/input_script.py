@@ -26,6 +26,7 @@ TEMPLATE = "exploration.lmp"
 INPUT, LOG, SCREEN = "in.lammps", "log.lammps", "screen.log"
 STRUCTURE, START_RESTART = "structure.data", "start.restart"
 TRACE, FRAMES, LOOKS, FIRST = "trace.dat", "frames.dump", "look.*.dump", "first.dump"
+SPREAD = "spread.dump"
 FINAL, RESTART = "final.dump", "final.restart"
 #: Last line in the log of an input script that LAMMPS executed to its end, halted or not.
 END = "EXPLORATION_END"
@@ -44,6 +45,9 @@ KEPT_LOOKS = 3
 #: Frames between the thresholds that LAMMPS may write for each one that is kept, so that a
 #: long run cannot fill the disk.
 DUMPED_PER_FRAME = 50
+
+#: Frames of a run, spread over its way, that are kept whatever their gamma.
+N_SPREAD = 4
 
 _FRAME = "id type x y z vx vy vz"
 _BOTH = {
@@ -212,10 +216,16 @@ def _variables(
         "stop": STOP,
         "max_frames": settings.max_frames,
         "frames_every": every * max(1, settings.n_steps // every // (DUMPED_PER_FRAME * max(1, settings.max_frames))),
+        "spread_every": spread_every(settings),
         "kept_looks": KEPT_LOOKS,
         # LAMMPS takes whole seconds
         "wall_time_s": None if settings.wall_time_s is None else max(1, int(settings.wall_time_s)),
     }
+
+
+def spread_every(settings: MDSettings) -> int:
+    """MD steps between the frames that are kept whatever their gamma; a multiple of ``gamma_every``."""
+    return settings.gamma_every * max(1, settings.n_steps // (settings.gamma_every * (N_SPREAD + 1)))
 
 
 @cache

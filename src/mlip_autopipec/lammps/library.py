@@ -85,6 +85,7 @@ def read_result(folder: Path) -> ExplorationResult:
         final=unpack_frames(out["final"])[0],
         halt=halt,
         frames=unpack_frames(out["frames"]),
+        spread=unpack_frames(out["spread"]),
         trace=out["trace"],
         restart_file=str(folder / input_script.RESTART) if (folder / input_script.RESTART).is_file() else None,
     )

@@ -276,9 +276,19 @@ def read_result(
         final=final,
         halt=halt,
         frames=record.frames,
+        spread=_read_spread(folder, frame, n_atoms, start_step, step),
         trace=trace.columns,
         restart_file=str(restart) if is_restart_of_final else None,
     )
+
+
+def _read_spread(folder: Path, frame: Frame, n_atoms: int | None, first: int, last: int) -> list[Atoms]:
+    """Read the frames of the whole way that lie between its ends."""
+    record = FrameRecord(input_script.N_SPREAD)
+    for step, atoms in read_dump(folder / input_script.SPREAD, frame, n_atoms):
+        if first < step < last:
+            record.add(atoms, step)
+    return record.frames
 
 
 def _judge_end(

@@ -66,10 +66,10 @@ class FrameRecord:
             frames = frames[::2] if limit > 0 else []
         return frames
 
-    def add(self, atoms: Atoms, step: int, gamma_max: float) -> None:
+    def add(self, atoms: Atoms, step: int, gamma_max: float | None = None) -> None:
         """Offer one frame."""
         if self.limit > 0 and self._seen % self._stride == 0:
-            atoms.info.update(step=step, gamma_max=gamma_max)
+            atoms.info.update({"step": step} if gamma_max is None else {"step": step, "gamma_max": gamma_max})
             self.frames.append(atoms)
             if len(self.frames) > self.limit:
                 self.frames = self.frames[::2]

@@ -287,6 +287,8 @@ class ExplorationResult:
         Set when halted.
     frames
         Frames between the two thresholds (array ``gamma``; ``info``: ``step``, ``gamma_max``).
+    spread
+        A few frames of the whole way, whatever their gamma (``info``: ``step``), for a check of the potential.
     trace
         Equally long lists ``step``, ``temperature_K``, ``potential_energy_eV``,
         ``pressure_GPa``, ``volume_A3``, ``gamma_max``.
@@ -307,3 +309,4 @@ class ExplorationResult:
     seconds: float = 0.0
     engine: str = ""
     restart_file: str | None = None
+    spread: list[Atoms] = field(default_factory=list)

@@ -80,6 +80,7 @@ class LibraryRun:
         self.settings = settings
         self.cell = MDCell.of(atoms, potential.cutoff)
         self.cutoff = potential.cutoff
+        self.spread_every = input_script.spread_every(settings)
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
         self.error_bars = None if settings.max_force_std_eV_A is None else potential.error_bars
@@ -91,6 +92,7 @@ class LibraryRun:
         self.trace = Trace()
         self.trace_file = trace_file
         self.record = FrameRecord(settings.max_frames)
+        self.spread = FrameRecord(input_script.N_SPREAD)
         self.halted: tuple[HaltReason, int, float, int] | None = None
         self.last_sane: Atoms | None = None
         self.last_sane_step = -1
@@ -241,6 +243,8 @@ class LibraryRun:
         self.last_sane, self.last_sane_step = atoms, step
         if gamma_max > self.settings.gamma_lo and atoms is not None:
             self.record.add(atoms, step, gamma_max)
+        if atoms is not None and step not in (self.begin, self.end) and step % self.spread_every == 0:
+            self.spread.add(atoms.copy(), step)
 
     def _beyond_error(self, atoms: Atoms) -> int | None:
         """Return the atom of largest expected force error if that is above the limit."""
@@ -327,6 +331,7 @@ class LibraryRun:
             "final": pack_frames([final]),
             "halt": halt,
             "frames": pack_frames(self.record.frames),
+            "spread": pack_frames(self.spread.frames),
             "trace": self.trace.columns,
         }
 

@@ -12,6 +12,7 @@ from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.loop.walkers import is_proven
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.validation.confidence import frames_wanted
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets
 
@@ -49,6 +50,10 @@ class StopRule(MSONable):
         stresses, of their root mean square, and at least 0.5 GPa.
     accuracy
         What the errors of energies, forces and stresses on these labels may be.
+    confidence
+        Probability with which the true errors are within ``accuracy``: not the error that was measured is compared with
+        what is asked for, but its upper bound. With ``accuracy`` at least as many frames are labelled as make this
+        bound at most twice the error (four for 0.9), if MD has them.
     criterion
         Validation criterion of the same check: properties of the campaign's crystals
         (:class:`~mlip_autopipec.validation.properties.PropertyCriterion`), or a subclass of
@@ -65,6 +70,7 @@ class StopRule(MSONable):
     force_error_floor_meV_A: float = 20.0
     criterion: Criterion | None = None
     accuracy: AccuracyTargets | None = None
+    confidence: float = 0.9
 
     def check(self) -> None:
         """Refuse invalid values."""
@@ -78,6 +84,8 @@ class StopRule(MSONable):
                 raise InvalidInputError.of(f"StopRule.{name}", f"is {value}; it has to be positive")
         if self.accuracy is not None:
             self.accuracy.check()
+        if not 0.5 <= self.confidence < 1:
+            raise InvalidInputError.of("StopRule.confidence", f"is {self.confidence}; give 0.5 to below 1")
         if self.n_check_labels < 0:
             raise InvalidInputError.of(
                 "StopRule.n_check_labels", f"is {self.n_check_labels}; give 0 for no check, or more"
@@ -88,6 +96,13 @@ class StopRule(MSONable):
     def labels_left(self, state: LoopState) -> int | None:
         """Return how many labels may still be computed; None for no limit."""
         return None if self.max_labels is None else self.max_labels - state.n_labels
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames of MD a check labels, if each walker has one; 0 for none."""
+        if self.n_check_labels == 0 or self.accuracy is None or not self.accuracy.asks:
+            return self.n_check_labels
+        return max(self.n_check_labels, frames_wanted(self.confidence))
 
     def unproven(self, state: LoopState) -> list[WalkerState]:
         """Return the walkers that have to run from their start with the present potential, when all have completed."""
@@ -115,8 +130,9 @@ class StopRule(MSONable):
         settled = not open_walkers and not unproven
         if state.check is not None and state.check.is_still and settled:
             return LoopStatus.STALLED, (
-                f"the atoms hardly move in MD (root mean square force {state.check.forces_rms_meV_A:.2g} meV/A), so "
-                "that its frames prove nothing; look at temperature and thermostat"
+                f"the atoms hardly move in MD{state.check.where_still()} (root mean square force "
+                f"{state.check.least_force_meV_A:.2g} meV/A), so that its frames prove nothing; look at temperature "
+                "and thermostat"
             )
         if state.check is not None and not state.check.passed and not state.check.teaches and settled:
             found = state.check.describe()

@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
 from mlip_autopipec.schemas.base import Document, WithPayload
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, LinearRecord, PotentialDocument
-from mlip_autopipec.validation.targets import Limits
+from mlip_autopipec.validation.confidence import Bounds
+from mlip_autopipec.validation.targets import STILL_MEV_A, Limits
 
 
 class LoopStatus(StrEnum):
@@ -122,6 +123,23 @@ class ThrownAway(BaseModel):
         return f"w{self.walker} rolled back to its start, {self.steps} steps thrown away: {why}"
 
 
+class WalkerErrors(BaseModel):
+    """Errors on the frames of one walker in a check."""
+
+    walker: str = Field(description="Its number and temperature.")
+    errors: Errors = Field(description="On its frames.")
+    forces_rms_meV_A: float = Field(description="Root mean square force component of its labels, meV/A.")
+
+    def of(self, what: str) -> float | None:
+        """Return the error of energy, forces or stress."""
+        found = {
+            "energy": self.errors.energy_rmse_meV_atom,
+            "forces": self.errors.forces_rmse_meV_A,
+            "stress": self.errors.stress_rmse_GPa,
+        }
+        return found[what]
+
+
 class CheckResult(Document):
     """What a check gave, as the state of the loop keeps it."""
 
@@ -148,21 +166,65 @@ class CheckResult(Document):
         default_factory=list,
         description="Errors of labels left out of the linear fit that are larger than asked for, with these limits.",
     )
-    beyond_budget: bool = Field(False, description="Whether the labels left were too few for one of the properties.")
+    beyond_budget: bool = Field(
+        False, description="Whether the labels left were too few for one of the properties, or for all walkers."
+    )
+    confidence: float | None = Field(
+        None, description="Confidence at which errors are within what is asked for; None where nothing is asked for."
+    )
+    bound_factors: tuple[float, float, float] = Field(
+        (1.0, 1.0, 1.0), description="Factors that make the errors of energy, forces and stress bounds at it."
+    )
+    by_walker: list[WalkerErrors] = Field(default_factory=list, description="Errors on the frames of each walker.")
+    unchecked: list[str] = Field(default_factory=list, description="Walkers of which no frame was labelled.")
+    hints: list[str] = Field(default_factory=list, description="What would help against errors that are too large.")
 
     @property
     def teaches(self) -> bool:
         """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
-        return bool(self.exceeded) or any(p["state"] == "failed" for p in self.properties)
+        untold = bool(self.unchecked) and not self.beyond_budget
+        return bool(self.exceeded) or untold or any(p["state"] == "failed" for p in self.properties)
+
+    @property
+    def limits(self) -> Limits:
+        """What the errors may be."""
+        return Limits(self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa)
+
+    @property
+    def bounds(self) -> Bounds:
+        """By what errors are multiplied before they are compared with the limits."""
+        return Bounds(self.confidence or 0.5, *self.bound_factors)
+
+    @property
+    def exceeded_kinds(self) -> dict[str, str]:
+        """What is larger than it may be on labels of MD (energy, forces, stress), each told with its walker."""
+        if self.errors is None:
+            return {}
+        told = self.limits.exceeded_by(self.errors, self.bounds)
+        for what in told:
+            errors = [(error, one.walker) for one in self.by_walker if (error := one.of(what)) is not None]
+            if len(errors) > 1:
+                told[what] += f", largest on {max(errors)[1]}: {max(errors)[0]:.3g}"
+        if self.confidence is not None:  # asked for of every walker
+            for one in self.by_walker:
+                for what, words in self.limits.exceeded_by(one.errors).items():
+                    told.setdefault(what, f"{one.walker}: {words}")
+        return told
 
     @property
     def exceeded(self) -> list[str]:
         """The errors that are larger than they may be."""
-        if self.errors is None:
-            return self.left_out_exceeded
-        return self.left_out_exceeded + Limits(
-            self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa
-        ).exceeded_by(self.errors)
+        return [*self.left_out_exceeded, *self.exceeded_kinds.values()]
+
+    @property
+    def least_force_meV_A(self) -> float:
+        """Root mean square force (meV/A) of the walker whose atoms move least."""
+        return min([one.forces_rms_meV_A for one in self.by_walker], default=self.forces_rms_meV_A or 0.0)
+
+    def where_still(self) -> str:
+        """Name the walkers whose atoms hardly move, where there are others."""
+        still = [one.walker for one in self.by_walker if one.forces_rms_meV_A < STILL_MEV_A]
+        return f" of {', '.join(still)}" if still and len(self.by_walker) > 1 else ""
 
     def describe(self) -> str:
         """Return the result as a short text."""
@@ -177,8 +239,14 @@ class CheckResult(Document):
                 told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
             if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
                 told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
+        if self.confidence is not None and self.errors is not None and not self.exceeded_kinds:
+            told.append(f"true errors are within what is asked for with {self.confidence:.0%} confidence")
+        told += self.exceeded_kinds.values()
+        if self.unchecked:
+            told.append(f"no frame of {', '.join(self.unchecked)} was labelled")
         if self.left_out_exceeded:
             told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
+        told += self.hints
         wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
         told += [str(p["description"]) for p in wrong]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):

@@ -21,9 +21,9 @@ class WalkDocument(WithPayload):
     trace and the time of all of them.
 
     ``payload``: ``final`` and ``frames`` (packed structures; with velocities and gamma, and of a linear potential
-    ``forces_std`` in eV/A and ``info['energy_std']`` in eV),
-    ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3, gamma_max),
-    ``restart`` (LAMMPS' own restart file of ``final``, base64; absent after an explosion).
+    ``forces_std`` in eV/A and ``info['energy_std']`` in eV), ``spread`` (a few frames of a walk without a halt,
+    whatever their gamma), ``trace`` (lists: step, temperature_K, potential_energy_eV, pressure_GPa, volume_A3,
+    gamma_max), ``restart`` (LAMMPS' own restart file of ``final``, base64; absent after an explosion).
     """
 
     kind: Literal["walk"] = "walk"
@@ -81,6 +81,11 @@ class WalkDocument(WithPayload):
         """Return the frames between the two thresholds."""
         return unpack_frames(self.bulk("frames"))
 
+    def spread_frames(self) -> list[Atoms]:
+        """Return a few frames of the whole way, whatever their gamma; none of a walk that halted."""
+        packed = self.payload.get("spread")
+        return [] if packed is None else unpack_frames(packed)
+
 
 class ProposalDocument(WithPayload):
     """Candidates for labelling; ``payload['candidates']`` holds the structures."""
@@ -95,6 +100,11 @@ class ProposalDocument(WithPayload):
     n_candidates: int = Field(description="Number of candidates.")
     origins: dict[str, int] = Field(description="Candidates by origin.")
     seed: int = Field(description="Seed of everything random in them.")
+    sources: list[str] = Field(
+        default_factory=list,
+        description="Of a check: the walker, with its temperature, that each candidate is from; empty for a property.",
+    )
+    unchecked: list[str] = Field(default_factory=list, description="Of a check: walkers without a candidate.")
 
     def candidates(self) -> list[Atoms]:
         """Return the structures."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.validation.confidence import Bounds
 
 
 class Measured(Protocol):
@@ -31,6 +32,7 @@ RELATIVE = 0.15
 ENERGY_FLOOR_MEV_ATOM, STRESS_FLOOR_GPA = 10.0, 0.5
 #: Frames whose root mean square force is below this (meV/A) are of a structure that hardly moves.
 STILL_MEV_A = 1.0
+_AS_THEY_ARE = Bounds(0.5)
 
 
 @dataclass
@@ -38,7 +40,8 @@ class AccuracyTargets(MSONable):
     """
     Root mean square errors that a converged potential may have on labels from its own MD.
 
-    A linear fit also has to have them on labels left out of the fit, which it knows in closed form.
+    They hold for bounds of the errors, at the confidence of the stop rule, and for each walker. A linear fit also has
+    to have them on labels left out of the fit, which it knows in closed form.
 
     What is None is judged by the stop rule's own limits: relative to the variation of the data.
 
@@ -56,7 +59,24 @@ class AccuracyTargets(MSONable):
     forces_meV_A: float | None = None
     stress_GPa: float | None = None
 
-    def exceeded_by_left_out(self, energy_meV_atom: float, forces_meV_A: float, stress_GPa: float | None) -> list[str]:
+    def bounds(self, n_structures: int, n_atoms: int, confidence: float) -> Bounds:
+        """Return the factors of what is asked for, for errors on so many labels; 1 of the other errors."""
+        found = Bounds.of(n_structures, n_atoms, confidence)
+        return Bounds(
+            confidence,
+            1.0 if self.energy_meV_atom is None else found.energy,
+            1.0 if self.forces_meV_A is None else found.forces,
+            1.0 if self.stress_GPa is None else found.stress,
+        )
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked for."""
+        return any(value is not None for value in (self.energy_meV_atom, self.forces_meV_A, self.stress_GPa))
+
+    def exceeded_by_left_out(
+        self, energy_meV_atom: float, forces_meV_A: float, stress_GPa: float | None, bounds: Bounds
+    ) -> list[str]:
         """Name what is asked for and exceeded by the errors of labels left out of the fit; all None: nothing."""
         found = [
             ("energy", energy_meV_atom, self.energy_meV_atom, "meV/atom"),
@@ -65,8 +85,9 @@ class AccuracyTargets(MSONable):
         ]
         return [
             f"{what} of labels left out of the fit {error:.3g} {unit}, asked for {limit:.3g}"
+            + _at_most(error, bounds, what)
             for what, error, limit, unit in found
-            if error is not None and limit is not None and error > limit
+            if error is not None and limit is not None and bounds.factor(what) * error > limit
         ]
 
     def check(self) -> None:
@@ -125,15 +146,30 @@ class Limits:
             stress,
         )
 
-    def exceeded_by(self, errors: Measured) -> list[str]:
-        """Name the errors that are larger than they may be, with their limits."""
+    def exceeded_by(self, errors: Measured, bounds: Bounds = _AS_THEY_ARE) -> dict[str, str]:
+        """
+        Tell of the errors that are larger than they may be, with their limits, by energy, forces and stress.
+
+        Parameters
+        ----------
+        errors
+            What was measured.
+        bounds
+            By what they are multiplied before.
+        """
         found = {
             "energy_meV_atom": ("energy", errors.energy_rmse_meV_atom, "meV/atom"),
             "forces_meV_A": ("forces", errors.forces_rmse_meV_A, "meV/A"),
             "stress_GPa": ("stress", errors.stress_rmse_GPa, "GPa"),
         }
-        return [
-            f"{what} {error:.3g} {unit}, limit {limit:.3g}"
+        return {
+            what: f"{what} {error:.3g} {unit}, limit {limit:.3g}{_at_most(error, bounds, what)}"
             for name, (what, error, unit) in found.items()
-            if (limit := asdict(self)[name]) is not None and error is not None and error > limit
-        ]
+            if (limit := asdict(self)[name]) is not None and error is not None and bounds.factor(what) * error > limit
+        }
+
+
+def _at_most(error: float, bounds: Bounds, what: str) -> str:
+    """Tell the bound, where there is one."""
+    factor = bounds.factor(what)
+    return "" if factor == 1.0 else f" (at most {factor * error:.3g} with {bounds.confidence:.0%} confidence)"
