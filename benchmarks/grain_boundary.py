@@ -187,13 +187,13 @@ def report(store: JobStore, seconds: float, buffer: bool) -> None:
     checked = [label for label in labels if label.split == "check"]
     proposals = {proposal.uuid: proposal.candidates() for proposal in read(store, ProposalDocument, "proposal")}
     cores: list[tuple[np.ndarray, np.ndarray]] = []
-    seams: list[tuple[np.ndarray, np.ndarray]] = []
+    boundaries: list[tuple[np.ndarray, np.ndarray]] = []
     for label in checked:
         n_core = proposals[label.source_id][label.source_index].info["n_core"]
         wrong, forces = errors(potential, label.to_atoms())
         cores.append((wrong[:n_core], forces[:n_core]))
-        seams.append((wrong[n_core:], forces[n_core:]))
-    for name, parts in (("cores", cores), ("seams", seams)):
+        boundaries.append((wrong[n_core:], forces[n_core:]))
+    for name, parts in (("cores", cores), ("boundaries", boundaries)):
         if parts:
             row(f"labels: check, {name}", *(np.concatenate(x) for x in zip(*parts, strict=True)))
     last = {walk.walker: walk for walk in walks}

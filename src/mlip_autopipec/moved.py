@@ -235,7 +235,7 @@ def renamed_fields(**names: str) -> Callable[[F], F]:
     return decorate
 
 
-def dropped_fields(*names: str) -> Callable[[F], F]:
+def dropped_fields(*names: str, **renamed: str) -> Callable[[F], F]:
     """
     Let a dataclass that monty stores be made with fields that it does not have any more: they are said and ignored.
 
@@ -243,20 +243,22 @@ def dropped_fields(*names: str) -> Callable[[F], F]:
     ----------
     *names
         Those fields; each is a class variable with the value that holds.
+    **renamed
+        Such fields whose class variable has another name, which is the value.
     """
+    constants = {name: name for name in names} | renamed
 
     def decorate(cls: Any) -> Any:
         init = cls.__init__
 
         def keep(given: Mapping[str, Any]) -> dict[str, Any]:
-            for name in names:
-                if name in given and given[name] != getattr(cls, name):
+            for name, constant in constants.items():
+                if name in given and given[name] != (value := getattr(cls, constant)):
                     warnings.warn(
-                        f"{cls.__name__}.{name} is not a setting any more: {given[name]} is ignored, "
-                        f"{getattr(cls, name)} holds",
+                        f"{cls.__name__}.{name} is not a setting any more: {given[name]} is ignored, {value} holds",
                         stacklevel=3,
                     )
-            return {key: value for key, value in given.items() if key not in names}
+            return {key: value for key, value in given.items() if key not in constants}
 
         @functools.wraps(init)
         def without(*args: Any, **kwargs: Any) -> None:

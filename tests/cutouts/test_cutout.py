@@ -1,4 +1,4 @@
-"""Cut-outs of large cells: what is kept, what the seam is like, and when none is made."""
+"""Cut-outs of large cells: what is kept, what the boundary region is like, and when none is made."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def assert_faithful(
     np.testing.assert_allclose(within(atoms, centre, r_c), within(source, cutout.source_centre, r_c), atol=1e-9)
     assert len(within(atoms, centre, r_c)) + 1 == cutout.core.sum()
     others = np.delete(grades, centre)
-    assert cutout.seam_gamma == pytest.approx(others.max())
+    assert cutout.boundary_gamma == pytest.approx(others.max())
     known = np.delete(gamma[cutout.source_index], centre)
     assert (others <= np.maximum(known, max(cutout.gamma_before, floor)) * (1 + 1e-6)).all()
     assert shortest_contact(atoms) is None
@@ -280,7 +280,7 @@ def test_a_grain_boundary_is_cut_out(copper_potential):
         assert len(cutout.atoms) <= 150
 
 
-def test_without_a_lattice_the_seam_is_mended(copper_potential, glass):
+def test_without_a_lattice_the_boundary_region_is_relaxed(copper_potential, glass):
     atoms = glass
     gamma = compute_gamma(copper_potential, atoms)
     made, failed = CutoutGenerator(gamma_min=1.0, max_centres=2).generate(atoms, copper_potential, gamma)
@@ -295,7 +295,7 @@ def test_without_a_lattice_the_seam_is_mended(copper_potential, glass):
         naive = Atoms(numbers=around.numbers[inside], positions=around.vectors[inside], cell=[side] * 3, pbc=True)
         nearest = minimum_distances(naive)["Cu", "Cu"]
         assert minimum_distances(cutout.atoms)["Cu", "Cu"] > nearest + 0.2
-        assert compute_gamma(copper_potential, naive).max() > 2 * cutout.seam_gamma
+        assert compute_gamma(copper_potential, naive).max() > 2 * cutout.boundary_gamma
 
 
 def test_a_random_alloy_keeps_its_composition(alloy_potential):
@@ -406,21 +406,21 @@ def test_faults_are_reported_with_the_best_attempt(copper_potential, glass):
     assert "PROBLEMS" in repr(best)
 
 
-def test_the_relaxation_moves_the_seam_only_and_lowers_its_forces(copper_potential, copper_cutouts):
+def test_the_relaxation_moves_the_boundary_region_only_and_lowers_its_forces(copper_potential, copper_cutouts):
     atoms, gamma, made = copper_cutouts
     cutout = made[0]
     raw = CutoutGenerator(relax_steps=0, max_relaxed=40).cut(
         atoms, copper_potential, cutout.source_centre, gamma=np.full(len(gamma), 1e3)
     )
     assert raw.relax_steps == 0 < cutout.relax_steps
-    # nothing of the raw seam was moved: every atom is at a place of the large cell
+    # nothing of the boundary region before it was relaxed was moved: every atom is at a place of the large cell
     shifts = raw.atoms.positions - raw.atoms.positions[raw.centre]
     source = atoms.positions[raw.source_index] - atoms.positions[raw.source_centre]
     box, cell = raw.atoms.cell.array, atoms.cell.array
     both = np.vstack([box, cell])
     left = (shifts - source) @ np.linalg.pinv(both)
     assert np.abs(left @ both - (shifts - source)).max() < 1e-8
-    assert cutout.seam_force < 2.0
+    assert cutout.boundary_force < 2.0
     free = ~cutout.core
     distances = cutout.atoms.get_distances(cutout.centre, np.flatnonzero(free), mic=True)
     assert distances.min() >= copper_potential.cutoff * (1 - 1e-12)

@@ -248,7 +248,7 @@ class KeepOut:
         raise NotImplementedError
 
 
-def relax_seam(
+def relax_boundary(
     closed: Closed, calculator: Calculator, core: float, steps: int, fmax: float, limit: Floats
 ) -> tuple[Atoms, Floats, int]:
     """

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 __all__ = ["Cutout", "CutoutError", "CutoutGenerator", "choose_centres"]
 
 
-@dropped_fields("relax_fmax", "max_seam_ratio", "max_seam_force", "composition_tolerance")
+@dropped_fields(
+    "relax_fmax",
+    "composition_tolerance",
+    max_seam_ratio="max_boundary_ratio",
+    max_seam_force="max_boundary_force",
+)
 @dataclass
 class CutoutGenerator(CutoutSettings):
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlip_autopipec.cutouts.boundaries import Closed, balanced, close, oxidation_states, relax_seam, usual_distances
+from mlip_autopipec.cutouts.boundaries import Closed, balanced, close, oxidation_states, relax_boundary, usual_distances
 from mlip_autopipec.cutouts.boxes import DENSEST, candidate_boxes, covering_radius, volume
 from mlip_autopipec.cutouts.layout import Kept, Way, ways
 from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_open_vacuum
@@ -82,7 +82,7 @@ class Cutout:
         "partly commensurate" or "free".
     gamma_before, gamma_after
         Gamma of the centre in the large cell and here.
-    seam_gamma
+    boundary_gamma
         Largest gamma of any other atom here.
     new_gamma
         Largest gamma of those others that exceed what they had in the large cell; 0 if none does.
@@ -98,7 +98,7 @@ class Cutout:
         Atoms in the box that were left out.
     relax_steps
         FIRE steps.
-    seam_force
+    boundary_force
         Largest force on an atom that was free to relax, in eV/A.
     problems
         What an accepted cut-out has none of.
@@ -112,7 +112,7 @@ class Cutout:
     box: str
     gamma_before: float
     gamma_after: float
-    seam_gamma: float
+    boundary_gamma: float
     new_gamma: float
     energy_change: float
     force_change: float
@@ -120,7 +120,7 @@ class Cutout:
     composition_change: float
     n_removed: int
     relax_steps: int
-    seam_force: float
+    boundary_force: float
     problems: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -130,8 +130,8 @@ class Cutout:
             f"<Cutout of atom {self.source_centre}: {self.atoms.get_chemical_formula()}, {len(self.atoms)} atoms "
             f"({int(self.core.sum())} core), {self.box} box {lengths} A, gamma {self.gamma_before:.3f} -> "
             f"{self.gamma_after:.3f} (change {self.gamma_after - self.gamma_before:.1e}), others at most "
-            f"{self.seam_gamma:.3f}, density ratio {self.density_ratio:.3f}, {self.n_removed} removed, "
-            f"{self.relax_steps} FIRE steps to {self.seam_force:.2f} eV/A, force on the centre changed by "
+            f"{self.boundary_gamma:.3f}, density ratio {self.density_ratio:.3f}, {self.n_removed} removed, "
+            f"{self.relax_steps} FIRE steps to {self.boundary_force:.2f} eV/A, force on the centre changed by "
             f"{self.force_change:.3f} eV/A{'; PROBLEMS: ' + '; '.join(self.problems) if self.problems else ''}>"
         )
 
@@ -265,7 +265,7 @@ class Cutting:
 
     def _limit(self, closed: Closed) -> Floats:
         """Gamma up to which each atom is accepted: the centre's, its own in the large cell, or ``gamma_min``."""
-        accepted = max(self.settings.max_seam_ratio * self.gamma, self.settings.gamma_min, 1.0)
+        accepted = max(self.settings.max_boundary_ratio * self.gamma, self.settings.gamma_min, 1.0)
         return np.maximum(self.source_gamma[closed.places], accepted)
 
     def _density_fault(self, closed: Closed, box: Floats, kept: Kept) -> list[str]:
@@ -290,7 +290,7 @@ class Cutting:
         """Relax and check."""
         limit = self._limit(closed)
         settings = self.settings
-        atoms, gamma, steps = relax_seam(
+        atoms, gamma, steps = relax_boundary(
             closed, self.calculator, self.core, settings.relax_steps, settings.relax_fmax, limit
         )
         results = evaluate(self.calculator, atoms)
@@ -298,16 +298,16 @@ class Cutting:
         new = others[others > self.source_gamma[closed.places][1:] * (1 + 1e-9)].max(initial=0.0)
         before, after = float(self.gamma), float(gamma[0])
         free_forces = np.linalg.norm(results["forces"][~closed.core], axis=1)
-        seam_force = float(free_forces.max(initial=0.0))
+        boundary_force = float(free_forces.max(initial=0.0))
         problems = self._density_fault(closed, box, kept) + self._composition_faults(closed, kept)
         if not abs(after - before) <= GAMMA_KEPT * max(1.0, before):
             problems.append(f"gamma of the centre changed from {before:.10g} to {after:.10g}")
         if (gamma[1:] > limit[1:] * (1 + 1e-9)).any():
             problems.append(f"an atom outside of the centre has gamma {new:.3f}, more than the centre's {before:.3f}")
-        if seam_force > max(self.largest_force, settings.max_seam_force):
+        if boundary_force > max(self.largest_force, settings.max_boundary_force):
             problems.append(
-                f"a force in the boundary region is {seam_force:.2f} eV/A, around the centre in the large cell at most "
-                f"{self.largest_force:.2f}"
+                f"a force in the boundary region is {boundary_force:.2f} eV/A, around the centre "
+                f"in the large cell at most {self.largest_force:.2f}"
             )
         if contact := shortest_contact(atoms, settings.minimum_distance_ratio):
             problems.append(f"{contact[0]}-{contact[1]} {contact[2]:.3f} A apart, allowed {contact[3]:.3f} A")
@@ -322,7 +322,7 @@ class Cutting:
             box=name,
             gamma_before=before,
             gamma_after=after,
-            seam_gamma=float(others.max(initial=0.0)),
+            boundary_gamma=float(others.max(initial=0.0)),
             new_gamma=float(new),
             energy_change=float(results["energies"][0] - self.energy),
             force_change=float(np.linalg.norm(results["forces"][0] - self.force)),
@@ -330,7 +330,7 @@ class Cutting:
             composition_change=kept.change(atoms.numbers)[1],
             n_removed=closed.n_removed,
             relax_steps=steps,
-            seam_force=seam_force,
+            boundary_force=boundary_force,
             problems=tuple(problems),
         )
 

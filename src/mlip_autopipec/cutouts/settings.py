@@ -63,10 +63,10 @@ class CutoutSettings(MSONable):
     relax_fmax: ClassVar[float] = 0.5
     #: Accepted gamma of atoms other than the centre, in units of the centre's; values that they had in the large cell,
     #: and values up to ``gamma_min``, are always accepted.
-    max_seam_ratio: ClassVar[float] = 1.0
+    max_boundary_ratio: ClassVar[float] = 1.0
     #: Accepted force (eV/A) in the boundary region; more where the centre and its neighbours have larger forces in the
     #: large cell.
-    max_seam_force: ClassVar[float] = 3.0
+    max_boundary_force: ClassVar[float] = 3.0
     #: Accepted change of the fraction of any element, against the surroundings.
     composition_tolerance: ClassVar[float] = 0.1
 

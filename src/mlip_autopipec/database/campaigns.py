@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 
 from mlip_autopipec.active_learning.calibration import calibrate
 from mlip_autopipec.database.documents import StoredDocuments, labels_in_state, title_of, without_bulk
+from mlip_autopipec.database.label_origin import LabelOrigin, candidate_of
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
@@ -23,10 +23,10 @@ from mlip_autopipec.moved import renamed_keywords, renamed_method
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.label import DatasetDocument, LabelDocument
+from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
-from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
+from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,30 +45,6 @@ List: TypeAlias = list[T]
 
 #: Fields of a label that go with its structure into a dataset, besides those of ``LabelDocument.to_atoms``.
 _PROVENANCE = {"campaign_id", "walker", "gamma", "oracle", "energy_kind", "directory", "key", "reused_from"}
-
-
-@dataclass(frozen=True)
-class LabelOrigin:
-    """
-    The way back from a label.
-
-    Parameters
-    ----------
-    label
-        The label; ``directory`` is where the oracle ran.
-    proposal
-        What was proposed for labelling; None for a label the user brought along.
-    walk
-        The MD run whose halt asked for it: walker, ``halt_step``, ``temperature_K``,
-        ``gamma_max``, ``atom_index``; None in the first dataset.
-    original
-        The label whose calculation was used again; None if ``label`` was computed.
-    """
-
-    label: LabelDocument
-    proposal: ProposalDocument | None
-    walk: WalkDocument | None
-    original: LabelDocument | None = None
 
 
 class Campaigns:
@@ -323,22 +299,7 @@ class Campaigns:
 
     def origin(self, label_id: str) -> LabelOrigin:
         """Return where a label came from: the oracle's folder, the candidate, and the halt that asked for it."""
-        found = self._documents.read(LabelDocument, "label", {"uuid": label_id})
-        if not found:
-            return LabelOrigin(self._given_label(label_id), proposal=None, walk=None)
-        (label,) = with_originals(found[-1:], self.store)
-        proposal = self._documents.one(ProposalDocument, "proposal", label.source_id)
-        walk = None if proposal is None else self._documents.one(WalkDocument, "walk", proposal.walk_id)
-        original = self._documents.one(LabelDocument, "label", label.reused_from)
-        return LabelOrigin(label, proposal, walk, original)
-
-    def _given_label(self, label_id: str) -> LabelDocument:
-        """Return a label that a user brought along."""
-        for dataset in self._documents.read(DatasetDocument, "dataset", {}, payload=False):
-            if label_id in dataset.label_ids():
-                whole = self._documents.read(DatasetDocument, "dataset", {"uuid": dataset.uuid})[-1]
-                return whole.labels()[dataset.label_ids().index(label_id)]
-        raise MLIPError(f"no label {label_id} is in {title_of(self.store)}")
+        return LabelOrigin.of(label_id, self._documents)
 
     def candidate(self, label_id: str) -> Atoms:
         """
@@ -354,13 +315,7 @@ class Campaigns:
         ase.Atoms
             Without energy and forces.
         """
-        label = self.origin(label_id).label
-        proposals = self._documents.read(ProposalDocument, "proposal", {"uuid": label.source_id})
-        if label.source_index is None or not proposals:
-            raise MLIPError(
-                f"what label {label_id} was chosen from, {label.source_id}, is not in {title_of(self.store)}"
-            )
-        return proposals[-1].candidates()[label.source_index]
+        return candidate_of(label_id, self._documents)
 
     def create_indexes(self) -> bool:
         """Create the indexes these queries use; the first job of each campaign does, too."""

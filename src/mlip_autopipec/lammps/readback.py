@@ -219,15 +219,15 @@ def read_result(
     finished = exit_code == 0 and end is not None and len(finals) == 1
     # which elements there are never changes, so one frame tells the shift
     shift = reference_energy((finals or list(kept.values()))[-1], reference_energies) if finals or kept else 0.0
-    trace, last, sane_steps = Trace(), None, set()
+    trace, last, valid_steps = Trace(), None, set()
     for look in read_looks(folder / input_script.TRACE):
         trace.add(
             look.step, look.temperature_K, look.energy_eV + shift, look.pressure_GPa, look.volume_A3, look.gamma_max
         )
         last = look
         if look.reason is None and look.step in kept:
-            sane_steps.add(look.step)
-    sane = kept[max(sane_steps)] if sane_steps else None
+            valid_steps.add(look.step)
+    valid = kept[max(valid_steps)] if valid_steps else None
 
     status = WalkStatus.CONVERGED
     if finished and end is not None:
@@ -239,8 +239,8 @@ def read_result(
             trace.add(
                 step, last.temperature_K, last.energy_eV + shift, last.pressure_GPa, last.volume_A3, last.gamma_max
             )
-    elif last is not None and sane is not None and is_exploded(log):
-        final, step, reason = sane, last.step, HaltReason.LOST_ATOMS
+    elif last is not None and valid is not None and is_exploded(log):
+        final, step, reason = valid, last.step, HaltReason.LOST_ATOMS
     else:
         unfinished = " without its last line (is the disk full?)" if exit_code == 0 else ""
         raise crash(f"LAMMPS {how_it_ended(exit_code)}{unfinished} in {folder}", log)
@@ -248,7 +248,7 @@ def read_result(
     halt = None
     if reason is not None and last is not None:
         status = WalkStatus.HALTED
-        if reason is HaltReason.GAMMA and last.gamma_max > settings.explosive_gamma and sane is not None:
+        if reason is HaltReason.GAMMA and last.gamma_max > settings.explosive_gamma and valid is not None:
             reason = HaltReason.EXPLOSION
         present = kept.get(last.step)
         gamma_max, index = math.inf, 0
@@ -256,14 +256,14 @@ def read_result(
             gamma_max = last.gamma_max
             index = 0 if present is None else int(np.argmax(present.arrays["gamma"]))
         is_usable = reason in (HaltReason.GAMMA, HaltReason.CORE_REPULSION)
-        halted = present if is_usable else sane  # else go back to the last valid frame
+        halted = present if is_usable else valid  # else go back to the last valid frame
         if halted is None:
             raise ExplorationError(
                 f"MD was not finite, too hot, too large or evaporating ({reason}) at its very first step; "
                 "check the structure"
             )
         if not is_usable:
-            final, step = halted, max(sane_steps)
+            final, step = halted, max(valid_steps)
         halt = HaltStructure(halted, last.step, reason, gamma_max, index)
     record = FrameRecord(settings.max_frames)
     for at, atoms in read_dump(folder / input_script.FRAMES, frame, n_atoms):

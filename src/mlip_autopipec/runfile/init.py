@@ -164,6 +164,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
             functions=functions,
             cutoff=cutoff,
             about_cutoff=about_cutoff,
+            default_cutoff=trainer.default_cutoff_A,
             radial_basis=trainer.ionic_radial_basis if ionic else None,
         ),
         n_steps=10_000,

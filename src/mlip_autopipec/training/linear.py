@@ -10,12 +10,12 @@ import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.kinds import TrainerKind
-from mlip_autopipec.potentials.basis import LINEAR_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
+from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
-from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
+from mlip_autopipec.training.training import ACETrainer, FitTask
 from mlip_autopipec.training.weights import FitWeights, at_least_one, positive
 
 if TYPE_CHECKING:
@@ -188,13 +188,22 @@ def _bare(atoms: Atoms) -> Atoms:
     return copy
 
 
+#: What ``init`` writes: the size of the basis is left to the data.
+_TEMPLATE = """\
+  basis:
+{% if radial_basis %}
+    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+{% endif %}
+    cutoff: {{ [cutoff, default_cutoff] | max }}                   # {{ about_cutoff }}
+    # number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
+"""
 KIND = TrainerKind(
     trainer=LinearACETrainer,
     basis=BasisSettings,
     short="seconds",
     about="a linear ACE in closed form, in seconds; the optimum is global.",
-    template=BASIS_TEMPLATE,
-    default_cutoff_A=LINEAR_CUTOFF,
+    template=_TEMPLATE,
+    default_cutoff_A=LADDER_CUTOFF,
     gamma_hi=5.0,
     ionic_radial_basis="ChebExpCos",
     keeps_basis=True,
