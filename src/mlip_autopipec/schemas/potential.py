@@ -57,7 +57,7 @@ class LinearRecord(BaseModel):
     energy_left_out_meV_atom: float = Field(description="Root mean square energy error of labels left out, meV/atom.")
     forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
     stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
-    n_doubtful_stresses: int = Field(0, description="Labels whose stress was not fitted: its components seem permuted.")
+    n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
 
     @classmethod
     def of(cls, record: LinearFitRecord | None) -> LinearRecord | None:
