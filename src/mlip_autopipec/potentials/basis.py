@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LINEAR_CUTOFF, LINEAR_FUNCTIONS = 5.0, 30
 #: Default shape for a linear fit, of all blocks: radial and angular limits per correlation order.
 LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
-#: Cutoff (Angstrom) and shape for a linear fit whose number of functions is chosen by the data.
+#: Usual cutoff (Angstrom) and the shape for a linear fit whose number of functions is chosen by the data.
 LADDER_CUTOFF = 6.0
 LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
 #: Default cutoff (Angstrom) for a gradient fit: what ``pacemaker -t`` proposes.
@@ -46,8 +46,9 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 900 of all elements, with 6 A and body order 6; it grows
-    with the labels. A number that is given stays, with 5 A by default. Two densities
+    fit) the labels choose the number of functions, up to 900 of all elements, and the cutoff of the first
+    potential, 4.5 to 7 A, with body order 6; the number grows with the labels. A number that is given stays, with 5 A
+    by default. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set

@@ -58,7 +58,7 @@ class LinearRecord(BaseModel):
     energy_left_out_meV_atom: float = Field(description="Root mean square energy error of labels left out, meV/atom.")
     forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
     stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
-    n_doubtful_stresses: int = Field(0, description="Labels whose stress was not fitted: its components seem permuted.")
+    n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
     fresh_energy_factor: float = Field(
         1.0, description="Factor of the error bars of energies by the errors of labels before they were trained on."
     )

@@ -33,8 +33,8 @@ class LinearACETrainer(ACETrainer):
     Closed-form fit of a linear ACE to energies, forces and stresses of all labels.
 
     Residuals are divided by what an error is worth. The strength of the regularisation is that of
-    largest evidence, and the size of the basis that of the smallest error on structures left out, unless
-    ``basis.number_of_functions_per_element`` fixes it; both follow in closed form (``mlip_autopipec.training``).
+    largest evidence, and so are the cutoff and the size of the basis, unless ``basis.cutoff`` and
+    ``basis.number_of_functions_per_element`` fix them; all follow in closed form (``mlip_autopipec.training``).
     The optimum is global, so a fine-tune forgets nothing. It keeps the basis of the initial potential
     or takes a larger one that contains it; the active set is then built anew.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -11,12 +10,13 @@ import numpy as np
 
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LADDER_SHAPE
+from mlip_autopipec.potentials.basis import LADDER_SHAPE
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.cutoff import choose_cutoff
 from mlip_autopipec.training.design import Design, basis_functions, build_design
 from mlip_autopipec.training.error_scale import scale_to_left_out
-from mlip_autopipec.training.ladder import FittedRung, Rung, climb, fit_rung, md_cost, rungs_within
+from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
@@ -75,7 +75,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     """
     from pyace import ACEBBasisSet
 
-    configurations = _affordable(trainer, task, _configurations(trainer, task))
+    configurations = _affordable(trainer, task, _configurations(trainer, task, weights))
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
@@ -87,7 +87,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         judged[:] = True
     rungs: list[Rung] = []
     for attempt in range(len(functions)):
-        fitted, climbed = climb(design, functions, weights, unit, judged)
+        fitted, climbed = climb(design, functions, unit)
         rungs = rungs or climbed
         size = fitted.rung.n_functions
         potential = _potential(bases[size], fitted)
@@ -100,12 +100,13 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
             if not functions:
                 raise
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
-    residuals = fitted.left_out.residuals * unit
+    left_out = fitted.factorisation.leave_out(fitted.rung.strength)
+    residuals = left_out.residuals * unit
     columns = fitted.columns(basis_functions(potential.basis))
     posterior = Posterior(
         fitted.coefficients[columns],
         fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
-        scale_to_left_out(design.kind, fitted.left_out, judged),
+        scale_to_left_out(design.kind, left_out, judged),
     )
     record = LinearFitRecord(
         weights,
@@ -118,10 +119,10 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         doubtful,
         posterior,
     )
-    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design))
+    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff))
 
 
-def _configurations(trainer: LinearSettings, task: FitTask) -> dict[int, BBasisConfiguration]:
+def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> dict[int, BBasisConfiguration]:
     """Return the bases to choose from, by functions per element; one if the user fixed it."""
     from pyace import ACEBBasisSet
 
@@ -133,14 +134,15 @@ def _configurations(trainer: LinearSettings, task: FitTask) -> dict[int, BBasisC
     ladder = trainer.with_basis(
         replace(
             settings,
-            cutoff=settings.cutoff or LADDER_CUTOFF,
+            cutoff=settings.cutoff,
             nradmax_by_orders=list(LADDER_SHAPE[0]) if shape else settings.nradmax_by_orders,
             lmax_by_orders=list(LADDER_SHAPE[1]) if shape else settings.lmax_by_orders,
         ),
     )
-    counts = Counter(symbol for label in task.labels for symbol in label.get_chemical_symbols())
-    atoms_of = {element: counts[element] for element in task.elements if counts[element]}
-    sizes = rungs_within(atoms_of)
+    sizes = rungs_within(atoms_of(task.labels))
+    if settings.cutoff is None:
+        cutoff = choose_cutoff(ladder, task, weights) if task.start is None else task.start.cutoff
+        ladder = ladder.with_basis(replace(ladder.basis, cutoff=cutoff))
     found = {n: ladder.configuration(task, n) for n in sizes}
     if task.start is None:
         # limits of nradmax and lmax may end the ladder before its last size
@@ -201,7 +203,7 @@ def _affordable(
 def _trusted(
     design: Design, functions: Mapping[int, Sequence[BasisFunction]], weights: FitWeights, task: FitTask
 ) -> tuple[Design, tuple[int, ...]]:
-    """Return the design without stresses in another convention, and whose they were."""
+    """Return the design without stress components in another place, and whose they were."""
     stress = design.kind == Kind.STRESS
     if not stress.any():
         return design, ()
@@ -209,8 +211,7 @@ def _trusted(
     allowed = [n for n in sorted(functions) if 10 * len(functions[n]) <= len(without.target)]
     some = functions[allowed[-1] if allowed else min(functions)]
     unit = weights.unit(without.kind) / np.sqrt(np.asarray(task.weights))[without.structure]
-    everything = np.ones(len(unit), dtype=bool)
-    fitted = fit_rung(without, some, 0, weights, unit, everything, leave_out=False)
+    fitted = fit_rung(without, some, 0, unit)
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
     if doubts.whole_set is not None:
         raise InvalidInputError(
@@ -221,14 +222,16 @@ def _trusted(
     if doubts.labels:
         logger.warning(
             "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
-            "(first: label %d, %s); they are not fitted. Correct the labels",
+            "(first: label %d, %s); those in another place are not fitted. Correct the labels",
             len(doubts.labels),
             int(stress.sum()) // 6,
             doubts.order,
             doubts.labels[0],
             task.labels[doubts.labels[0]].get_chemical_formula(),
         )
-    return design.rows(~(stress & np.isin(design.structure, doubts.labels))), doubts.labels
+    moved = np.zeros(len(stress), dtype=bool)
+    moved[stress] = np.isin(np.arange(int(stress.sum())) % 6, doubts.moved)
+    return design.rows(~(moved & np.isin(design.structure, doubts.labels))), doubts.labels
 
 
 def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
@@ -251,19 +254,19 @@ def _label_errors(design: Design, residuals: NDArray[np.float64]) -> list[LabelE
     return errors
 
 
-def _log(record: LinearFitRecord, design: Design) -> str:
+def _log(record: LinearFitRecord, design: Design, cutoff: float) -> str:
     lines = [
         (
             f"{len(design.blocks)} structures, {len(design.target)} equations; an error is worth "
             f"{record.weights.energy_meV_atom:g} meV/atom, {record.weights.forces_meV_A:g} meV/A, "
             f"{record.weights.stress_GPa:g} GPa"
         ),
-        "errors of structures left out:",
+        f"cutoff {cutoff:g} A; logarithm of the evidence:",
     ]
-    for rung in record.rungs:
-        energy, forces, stress = rung.errors
-        pressure = "" if stress is None else f", {stress:.3g} GPa"
-        lines.append(f"  {rung.n_functions} functions: {energy:.3g} meV/atom, {forces:.3g} meV/A{pressure}")
+    lines += [f"  {rung.n_functions} functions: {rung.log_evidence:.6g}" for rung in record.rungs]
+    energy, forces, stress = record.left_out
+    pressure = "" if stress is None else f", {stress:.3g} GPa"
+    lines.append(f"errors of structures left out: {energy:.3g} meV/atom, {forces:.3g} meV/A{pressure}")
     functions = ", ".join(f"{n} of {element}" for element, n in record.n_functions.items())
     lines.append(
         f"taken: {functions}; ridge {record.strength:.3g}; {record.us_per_atom_step:.3g} us per atom and step of MD"

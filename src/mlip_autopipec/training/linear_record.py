@@ -24,7 +24,7 @@ class LabelError(NamedTuple):
     forces_rmse_meV_A
         Root mean square of the components.
     stress_rmse_GPa
-        Root mean square of the components; None for a label whose stress was not fitted.
+        Root mean square of the components; of those fitted, None where there are none.
     """
 
     energy_meV_atom: float
@@ -54,7 +54,7 @@ class LinearFitRecord:
     us_per_atom_step
         Measured cost of energy and forces by pyace on this machine.
     doubtful_stresses
-        Labels whose stress was left out, for its shear components seem to be in another order.
+        Labels whose shear components seem to be in another order; those in another place were left out.
     posterior
         Of the coefficients; by column of :func:`~mlip_autopipec.training.design.basis_functions`.
     """

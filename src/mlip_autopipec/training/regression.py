@@ -32,6 +32,13 @@ DEGREE_POWER = 2.0
 STRENGTHS = 10.0 ** np.arange(-16.0, -1.9, 0.5)
 
 
+class Evidence(NamedTuple):
+    """A strength of the ridge, and the logarithm of the probability of the targets with it, but for a constant."""
+
+    strength: float
+    log_evidence: float
+
+
 class LeftOut(NamedTuple):
     """
     Residuals (label minus fit) of each structure by the fit to all others, in weighted units.
@@ -144,16 +151,16 @@ class Factorisation:
         """Return the coefficients (n_functions,) of a strength."""
         return np.asarray(self.right @ (self._shrink(strength) / self.singular * self._projected))
 
-    def evidence_strength(self) -> float:
+    def evidence(self) -> Evidence:
         """Return the strength of largest evidence, with the noise chosen along with it."""
         z, total, n = self._projected, float(self.target @ self.target), len(self.target)
-        best, cost = 0.0, np.inf
+        best = Evidence(0.0, -np.inf)
         for relative in STRENGTHS:
             strength = float(relative * self.singular[0] ** 2)
             misfit = max(total - float(np.sum(self._shrink(strength) * z**2)), np.finfo(float).tiny)
-            value = n * np.log(misfit / n) + float(np.sum(np.log1p(self.singular**2 / strength)))
-            if value < cost:
-                best, cost = strength, value
+            value = -0.5 * (n * np.log(misfit / n) + float(np.sum(np.log1p(self.singular**2 / strength))))
+            if value > best.log_evidence:
+                best = Evidence(strength, value)
         return best
 
     def leave_out(self, strength: float) -> LeftOut:
@@ -170,11 +177,6 @@ class Factorisation:
             out[rows] = inverse @ residuals[rows]
             variance[rows] = np.maximum(np.diagonal(inverse) - 1.0, 0.0)  # H (1 - H)^-1
         return LeftOut(out, variance)
-
-    def fitted(self, strength: float) -> LeftOut:
-        """Return the residuals of the fit to all structures, without variances."""
-        residuals = self._residuals(strength)
-        return LeftOut(residuals, np.zeros_like(residuals))
 
     def covariance_root(self, strength: float) -> NDArray[np.float64]:
         """Return ``L``, (n_functions, rank), of the covariance ``L L'`` of the coefficients for unit noise."""

@@ -37,11 +37,14 @@ class StressDoubts(NamedTuple):
         Indices of the labels whose shear components seem to be in another order.
     order
         Order of these, e.g. "xz yz xy"; None where no label is in doubt.
+    moved
+        Components (of xx yy zz yz xz xy) that have another place in this order.
     """
 
     whole_set: str | None
     labels: tuple[int, ...]
     order: str | None
+    moved: tuple[int, ...] = ()
 
 
 def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp]) -> StressDoubts:
@@ -83,7 +86,8 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     if doubtful.sum() < max(_FEWEST, _LEAST_SHARE * len(doubtful)):
         return StressDoubts(wrong, (), None)
     name = " ".join(_SHEAR[i - 3] for i in orders[order][3:])
-    return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), name)
+    moved = tuple(i for i, place in enumerate(orders[order]) if i != place)
+    return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), name, moved)
 
 
 def _relative(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:

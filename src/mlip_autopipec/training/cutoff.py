@@ -1,0 +1,94 @@
+"""The cutoff of a linear fit, chosen by the evidence of some of the labels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlip_autopipec.potentials.basis import LADDER_CUTOFF
+from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.distances import nearest_distances
+from mlip_autopipec.training.design import basis_functions, build_design
+from mlip_autopipec.training.ladder import atoms_of, fit_rung, rungs_within
+from mlip_autopipec.training.weights import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
+    from mlip_autopipec.training.linear_fit import LinearSettings
+    from mlip_autopipec.training.training import FitTask
+    from mlip_autopipec.training.weights import FitWeights
+
+logger = logging.getLogger(__name__)
+
+#: Cutoffs tried (Angstrom); where nearest neighbours are farther apart than NEAREST, all are scaled by the ratio.
+CUTOFFS = (4.5, 5.0, 6.0, 7.0)
+NEAREST = 3.0
+#: Where the search begins; it goes on to the side that is better.
+_FIRST = CUTOFFS.index(LADDER_CUTOFF)
+#: So many atoms of labels decide: enough for the largest basis.
+_ATOMS = 2000
+
+
+def cutoffs_for(labels: Sequence[Atoms]) -> list[float]:
+    """Return the cutoffs (Angstrom) to choose from."""
+    nearest = float(np.median(np.concatenate([nearest_distances(atoms) for atoms in labels])))
+    return [round(max(1.0, nearest / NEAREST) * cutoff, 1) for cutoff in CUTOFFS]
+
+
+def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> float:
+    """
+    Return the cutoff (Angstrom) with which energies and forces of the labels are most probable.
+
+    A longer cutoff sees more, but its radial functions are coarser: with 900 functions and all labels of a DFT set the
+    force error of molybdenum is 89 meV/A with 4.5 A and 115 with 7 A, that of lithium 14 and 5.
+
+    Parameters
+    ----------
+    trainer
+        Its basis has a shape.
+    task
+        The labels.
+    weights
+        What an error is worth.
+    """
+    from pyace import ACEBBasisSet
+
+    chosen = _some(task)
+    labels, of_label = [task.labels[i] for i in chosen], np.asarray(task.weights)[chosen]
+    cutoffs = cutoffs_for(labels)
+    size = max(rungs_within(atoms_of(labels)))
+    known: dict[int, float] = {}
+
+    def evidence(index: int) -> float:
+        if index not in known:
+            with_cutoff = trainer.with_basis(replace(trainer.basis, cutoff=cutoffs[index]))
+            basis = ACEBBasisSet(with_cutoff.configuration(task, size))
+            design = build_design(basis, labels, task.reference_energies, trainer.processes)
+            # without stresses: they may be in another convention
+            design = design.rows(design.kind != Kind.STRESS)
+            unit = weights.unit(design.kind) / np.sqrt(of_label)[design.structure]
+            known[index] = fit_rung(design, basis_functions(basis), size, unit).rung.log_evidence
+        return known[index]
+
+    best = _FIRST
+    for step in (-1, 1):
+        while 0 <= best + step < len(cutoffs) and evidence(best + step) > evidence(best):
+            best += step
+        if best != _FIRST:
+            break
+    logger.info("cutoff %g A of %s, by %d labels", cutoffs[best], cutoffs, len(labels))
+    return cutoffs[best]
+
+
+def _some(task: FitTask) -> list[int]:
+    """Return evenly spread labels without dimers, or all labels where there are only dimers."""
+    every = [i for i, atoms in enumerate(task.labels) if not is_dimer(atoms)] or list(range(len(task.labels)))
+    total = sum(len(task.labels[i]) for i in every)
+    n = max(1, min(len(every), round(len(every) * _ATOMS / total)))
+    return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, n).round().astype(int))]
