@@ -85,8 +85,8 @@ def _thin_gaps(atoms: Atoms) -> list[str]:
         if _THIN_A <= thick < VACUUM_A and len(atoms) > 1 and thick > _nearest_A(atoms):
             said.append(
                 f"a gap of {thick:.1f} A along cell vector {axis + 1} is no vacuum (that begins at {VACUUM_A:g} A): "
-                "the structure is strained and repeated there like a crystal. For a surface widen the gap, or set pbc to "
-                "False"
+                "the structure is strained and repeated there like a crystal. For a surface widen the gap, or set pbc "
+                "to False"
             )
     return said
 
