@@ -6,7 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
@@ -212,6 +212,77 @@ def test_labels_that_are_right_pass():
 def test_units_are_guessed(labels, told):
     with pytest.raises(InvalidInputError, match=told):
         take_in_labels(labels)
+
+
+@pytest.mark.parametrize("base", [bulk("Cu", cubic=True) * (2, 2, 2), fcc111("Cu", (2, 2, 3), vacuum=8)])
+@pytest.mark.parametrize("sigma", [0.05, 0.1, 0.15])
+@pytest.mark.parametrize("n_frames", [4, 6])
+def test_labels_of_large_displacements_pass(base, sigma, n_frames):
+    for first in range(5):
+        frames = []
+        for seed in range(n_frames):
+            atoms = base.copy()
+            atoms.rattle(sigma, seed=100 * first + seed)
+            probe = atoms.copy()
+            probe.calc = EMT()
+            results = {"energy": probe.get_potential_energy(), "forces": probe.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **results)
+            frames.append(atoms)
+        take_in_labels(frames)
+
+
+def test_energies_that_never_change_are_refused():
+    frames = emt()
+    for atoms in frames:
+        atoms.calc.results["energy"] = 1.0
+    with pytest.raises(InvalidInputError, match=r"the energy changes by 0 eV.*give the energy of each frame"):
+        take_in_labels(frames)
+
+
+def test_forces_that_a_constraint_took_off_are_refused():
+    frames = emt()
+    for atoms in frames[2:]:
+        atoms.calc.results["forces"][[0, 3]] = 0.0
+    told = r"^labels\[2\] \(Cu8\) has forces of exactly zero on atoms 0, 3 \(2 of 8\), which no symmetry"
+    with pytest.raises(InvalidInputError, match=told):
+        take_in_labels(frames)
+    for atoms in frames:
+        atoms.calc.results["forces"][:] = 0.0
+    with pytest.raises(InvalidInputError, match=r"labels\[0\].* on all atoms, .*apply_constraint=False"):
+        take_in_labels(frames)
+
+
+def test_forces_that_symmetry_makes_zero_are_right():
+    crystal = bulk("Cu", cubic=True) * (2, 1, 1)
+    slab = fcc111("Cu", (2, 2, 3), vacuum=8)  # its middle layer has no force
+    far = Atoms("Cu3", [[0, 0, 0], [2.2, 0, 0], [0, 0, 9]])
+    for atoms in (crystal, slab, far):
+        probe = atoms.copy()
+        probe.calc = EMT()
+        forces = np.where(np.abs(probe.get_forces()) < 1e-9, 0.0, probe.get_forces())
+        atoms.calc = SinglePointCalculator(atoms, energy=probe.get_potential_energy(), forces=forces)
+        assert take_in_labels([atoms])
+
+
+def test_two_magnetic_states_of_one_structure_are_refused():
+    frames = emt()
+    twin = frames[2].copy()
+    twin.set_initial_magnetic_moments([1.0] * 8)
+    results = frames[2].calc.results
+    twin.calc = SinglePointCalculator(twin, **{**results, "energy": results["energy"] + 1})
+    with pytest.raises(InvalidInputError, match=r"labels\[2\] \(Cu8\) and labels\[6\] \(Cu8\) are one structure"):
+        take_in_labels([*frames, twin])
+
+
+def test_a_stress_of_nine_numbers_is_symmetric():
+    stress = np.array([[0.1, 0.2, 0.3], [0.2, 0.4, 0.5], [0.3, 0.5, 0.6]])
+    taken = take_in_labels(changed(1, stress=stress))
+    assert taken[1].calc.results["stress"].tolist() == [0.1, 0.4, 0.6, 0.5, 0.3, 0.2]
+    stress[0, 1] = -0.2
+    with pytest.raises(InvalidInputError, match=r"labels\[1\] \(Cu8\) has a stress that is not symmetric \(by 0.4"):
+        take_in_labels(changed(1, stress=stress))
+    with pytest.raises(InvalidInputError, match=r"stress of shape \(5,\)"):
+        take_in_labels(changed(1, stress=np.ones(5)))
 
 
 def changed(index, **results):

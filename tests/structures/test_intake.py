@@ -8,7 +8,7 @@ import re
 import ase.io
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -18,6 +18,9 @@ from pymatgen.core import Lattice, Molecule, Species, Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import as_frames
+from mlip_autopipec.flows.otf import OTFMaker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.intake import raw_forces, take_in
 from mlip_autopipec.structures.masses import mass_of_elements
@@ -87,6 +90,18 @@ def left_handed() -> Atoms:
     return atoms
 
 
+def in_bohr() -> Atoms:
+    atoms = copper()
+    atoms.set_cell(atoms.cell.array / units.Bohr, scale_atoms=True)
+    return atoms
+
+
+def gapped(gap: float) -> Atoms:
+    atoms = fcc111("Cu", (1, 1, 3), vacuum=gap / 2)
+    atoms.pbc = True
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+
+
 #: Field, a structure that carries it, what is said of it (None: nothing), what is kept of it.
 TAKEN = {
     "positions, cell, pbc": (copper(), None, ""),
@@ -137,6 +152,22 @@ TAKEN = {
     ),
     "other constraints": (with_set("constraint", FixBondLength(0, 1)), r"not used: FixBondLengths? \(1\)", ""),
     "full occupancy": (with_info(occupancy={"0": {"Cu": 1.0}}), None, ""),
+    "a charge in capitals": (with_info(Charge=1), r"total charge of \+1 e \(Charge\)", "charge=1"),
+    "a charge that nobody gave": (with_info(charge=None), None, ""),
+    "charges by another name": (
+        with_array("charges", [1.0, 0, 0, 0]),
+        r"'charges' of its atoms is not used; ASE's",
+        "",
+    ),
+    "moments by another name": (with_array("magmoms", [1.0] * 4), r"'magmoms' .* ASE's name is initial_magmoms", ""),
+    "velocities that are no numbers": (
+        with_set("velocities", np.full((4, 3), np.nan)),
+        r"velocities that are no num",
+        "",
+    ),
+    "lengths in bohr": (in_bohr(), r"nearest atoms are 4\.82 A apart, 1\.8 times .* in bohr, multiply", ""),
+    "a gap that is no vacuum": (gapped(4.0), r"a gap of 4\.0 A along cell vector 3 is no vacuum", ""),
+    "a layered crystal": (gapped(3.3), None, ""),
     "occupancy 0 of a PDB file": (with_array("occupancy", [0.0] * 4), None, ""),
 }
 
@@ -160,12 +191,23 @@ def test_what_is_taken_in_and_what_is_said(field):
     assert take_in(taken.atoms, "again").atoms == taken.atoms
 
 
+def no_charge_and(charge: float) -> Atoms:
+    atoms = with_info(charge=0)
+    atoms.set_initial_charges([charge, 0, 0, 0])
+    return atoms
+
+
 REFUSED = {
     "a charge that is no whole number": (
         with_info(charge=0.5),
         r"total charge of \+0\.5 e \(charge\), no whole number",
     ),
     "partial charges that do not add up": (with_set("initial_charges", [0.4, 0, 0, 0]), r"\+0\.4 e \(sum of initial_c"),
+    "a charge that is no number": (with_info(charge=np.nan), r"charge is nan; give one whole number"),
+    "a charge of each atom": (with_info(charge=[1, 0, 0, 0]), r"charge is \[1, 0, 0, 0\]; give one"),
+    "two charges": (with_info(charge=1, total_charge=2), r"charge is 1 and total_charge is 2; take out"),
+    "two spins": (with_info(spin=1, multiplicity=3), r"spin is 1 and multiplicity is 3; take out"),
+    "no charge, and charges that add up": (no_charge_and(1.0), r"charge is 0 and the charges of its atoms .* \+1 e"),
     "a multiplicity that cannot be": (with_info(spin=2), r"\(spin\) has 116 electrons, which have no spin multipl"),
     "more unpaired electrons than there are": (with_info(multiplicity=201), r"116 electrons, which have no spin mul"),
     "moments that are no numbers": (with_set("initial_magnetic_moments", [np.nan] * 4), r"not finite"),
@@ -185,6 +227,37 @@ def test_what_is_refused(field):
     given, told = REFUSED[field]
     with pytest.raises(InvalidInputError, match=f"^Cu.cif:?.*{told}"):
         take_in(given, "Cu.cif")
+
+
+def test_a_slab_that_wrapping_cut_in_two_is_joined():
+    whole = fcc111("Cu", (2, 2, 3), vacuum=8)
+    cut = whole.copy()
+    cut.pbc = True
+    cut.positions[:, 2] -= 9.5
+    cut.wrap()
+    cut.pbc = [True, True, False]
+    assert np.ptp(cut.positions[:, 2]) > 15
+    taken = take_in(cut, "slab.xyz")
+    assert np.ptp(taken.atoms.positions[:, 2]) == pytest.approx(np.ptp(whole.positions[:, 2]))
+    assert np.allclose(taken.atoms.get_all_distances(mic=True), whole.get_all_distances(mic=True))
+    (remark,) = taken.remarks
+    assert remark.startswith("slab.xyz: it is cut in two along cell vector 3, which is not periodic (16.0 A between")
+    two = whole + whole  # which are two
+    two.positions[12:, 2] += 14
+    two.cell[2, 2] = 40
+    assert take_in(two, "it").remarks == ()
+    assert (take_in(two, "it").atoms.positions == two.positions).all()
+
+
+def test_atoms_without_neighbours_are_refused_or_named(caplog):
+    def make(atoms: Atoms) -> None:
+        OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker())).make(atoms, 300)
+
+    for atoms in (Atoms("Cu"), Atoms("Cu2", [[0, 0, 0], [0, 0, 9]]), bulk("Cu", cubic=True, a=12.0)):
+        with pytest.raises(InvalidInputError, match=r"no atom has another one within the cutoff of 7 A, so there is"):
+            make(atoms)
+    make(Atoms("Cu3", [[0, 0, 0], [0, 0, 2.5], [0, 0, 20]]))
+    assert "Cu3: 1 of 3 atoms have no other one within the cutoff of 7 A: 2 (Cu)." in caplog.text
 
 
 def test_cells_become_right_handed():

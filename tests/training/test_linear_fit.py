@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -428,3 +428,29 @@ def test_errors_of_the_stress_stand_beside_the_others() -> None:
     assert found.energy_mae_meV_atom is not None
     assert 0 < found.stress_mae_GPa <= found.stress_rmse_GPa < 5
     assert found.energy_mae_meV_atom <= found.energy_rmse_meV_atom
+
+
+def test_stresses_across_vacuum_are_not_fitted() -> None:
+    slabs = []
+    for seed in range(4):
+        slab = fcc111("Cu", (2, 2, 3), vacuum=8)
+        slab.pbc = True
+        slab.rattle(0.08, seed=seed)
+        slabs.append(labelled(slab))
+    design = design_of(slabs)
+    assert (design.kind == Kind.STRESS).sum() == 3 * len(slabs)
+    spoilt = [atoms.copy() for atoms in slabs]
+    for one, atoms in zip(spoilt, slabs, strict=True):
+        results = {**atoms.calc.results, "stress": atoms.calc.results["stress"] + [0, 0, 0.3, 0.2, 0.1, 0]}
+        one.calc = SinglePointCalculator(one, **results)
+    assert (design_of(spoilt).target == design.target).all()
+    trainer = LinearACETrainer(SMALL)
+    one, other = trainer.train(spoilt), trainer.train(slabs)
+    assert one.train == other.train
+    assert one.linear is not None
+    assert other.linear is not None
+    assert one.linear.labels == other.linear.labels
+    # the components in the plane count
+    for one in spoilt:
+        one.calc.results["stress"] = one.calc.results["stress"] + [0.3, 0, 0, 0, 0, 0]
+    assert not np.allclose(design_of(spoilt).target, design.target)

@@ -16,13 +16,14 @@ from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.oracle.comparison import check_shift
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
+from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.electrons import has_total, told
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.frozen import freeze as freeze_atoms
 from mlip_autopipec.structures.intake import FIXED, take_in
-from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, shape_of
+from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, lone_atoms, shape_of
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def check_campaign(
         for condition in conditions:
             check_ensemble(atoms, condition, maker.dynamics_maker.settings)
         _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)
+        _check_neighbours(atoms, _cutoff_A(maker, initial_potential))
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
     _check_labels(labels, initial_potential)
@@ -143,6 +145,35 @@ def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:
             f"the structure {atoms.get_chemical_formula()}: {contact[0]}-{contact[1]} are {contact[2]:.3f} A apart; "
             f"below {contact[3]:.3f} A nothing is labelled (OracleMaker.minimum_distance_ratio "
             f"{minimum_distance_ratio}); relax it, or lower the ratio if such short distances are intended"
+        )
+
+
+def _cutoff_A(maker: LoopParts, initial_potential: ACEPotential | None) -> float:
+    """Return the cutoff (Angstrom) of the potentials of a campaign; where the trainer chooses, the longest it takes."""
+    if initial_potential is not None:
+        return initial_potential.cutoff
+    return maker.train_maker.trainer.basis.cutoff or GRADIENT_CUTOFF
+
+
+def _check_neighbours(atoms: Atoms, cutoff_A: float) -> None:
+    """Refuse a structure of atoms that are all alone, and say which atoms of another one are."""
+    alone = lone_atoms(atoms, cutoff_A)
+    if len(alone) == len(atoms):
+        raise InvalidInputError(
+            f"the structure {atoms.get_chemical_formula()}: no atom has another one within the cutoff of {cutoff_A:g} "
+            "A, so there is nothing to explore; give atoms that are nearer, in Angstrom (isolated atoms are labelled "
+            "without being asked for)"
+        )
+    if len(alone):
+        listed = ", ".join(f"{index} ({atoms.symbols[index]})" for index in alone[:5])
+        logger.warning(
+            "%s: %d of %d atoms have no other one within the cutoff of %g A: %s. gamma says nothing of them, and MD "
+            "does not halt when atoms leave; take them out, or put them where they belong",
+            atoms.get_chemical_formula(),
+            len(alone),
+            len(atoms),
+            cutoff_A,
+            listed,
         )
 
 

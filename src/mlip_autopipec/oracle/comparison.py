@@ -9,6 +9,7 @@ import numpy as np
 from ase.formula import Formula
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -110,8 +111,10 @@ def compare_labels(given: Atoms, computed: Atoms) -> Comparison:
     apart = forces[1] - forces[0] if same else _sizes(computed, forces[1]) - _sizes(given, forces[0])
     stress = stress_given = None
     if one.get("stress") is not None and two.get("stress") is not None and same:
-        stress = float(np.abs(np.asarray(two["stress"]) - np.asarray(one["stress"])).max())
-        stress_given = float(np.abs(one["stress"]).max())
+        stresses = [stress_without_vacuum(np.asarray(results["stress"], dtype=float), given) for results in (one, two)]
+        if stresses[0].size:
+            stress = float(np.abs(stresses[1] - stresses[0]).max())
+            stress_given = float(np.abs(stresses[0]).max())
     return Comparison(
         energy_meV_atom=1e3 * float(two["energy"] - one["energy"]) / len(given),
         forces_rms_meV_A=_rms(apart),

@@ -14,6 +14,7 @@ from atomate2.utils.path import strip_hostname
 from monty.io import zopen
 from monty.os.path import zpath
 from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.vasp import Kpoints
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.code_settings import CHARGE_OF_CP2K, CP2K, cp2k_settings, diagonal_stress
@@ -21,11 +22,14 @@ from mlip_autopipec.oracle.electrons import Told
 from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.refused import broken, crystal_of, refuse
 from mlip_autopipec.structures.electrons import charge_of, multiplicity_of
+from mlip_autopipec.structures.periodicity import goes_on_along
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
+    from numpy.typing import NDArray
+    from pymatgen.core import Structure
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -63,7 +67,7 @@ def check_cp2k(maker: Any, elements: Sequence[str]) -> None:
 
 def for_cp2k(maker: Any, atoms: Atoms) -> Told:
     """
-    Return a maker of CP2K as it computes one structure, with its charge and multiplicity.
+    Return a maker of CP2K as it computes one structure: its charge and multiplicity, one k-point along vacuum.
 
     Parameters
     ----------
@@ -82,7 +86,24 @@ def for_cp2k(maker: Any, atoms: Atoms) -> Told:
         maker = deepcopy(maker)
         generator = maker.input_set_generator
         generator.user_input_settings = {**generator.user_input_settings, "multiplicity": multiplicity}
+    if (mesh := _mesh(maker, structure, ~goes_on_along(atoms))) is not None:
+        maker = deepcopy(maker)
+        maker.input_set_generator.user_kpoints_settings = mesh
     return Told(maker, structure, told)
+
+
+def _mesh(maker: Any, structure: Structure, vacuum: NDArray[np.bool_]) -> Kpoints | None:
+    """Return the mesh with one k-point along vacuum, None where it is that already, or was given as such."""
+    generator = maker.input_set_generator
+    if not vacuum.any() or isinstance(getattr(generator, "user_kpoints_settings", None), Kpoints):
+        return None
+    made = generator._get_kpoints(structure, generator.get_kpoints_updates(structure))
+    if made is None or made.num_kpts or len(made.kpts) != 1 or len(made.kpts[0]) != 3:
+        return None
+    if all(int(n) == 1 for n, open_ in zip(made.kpts[0], vacuum, strict=True) if open_):
+        return None
+    mesh: Any = tuple(1 if open_ else int(n) for n, open_ in zip(made.kpts[0], vacuum, strict=True))
+    return Kpoints("one k-point along vacuum", style=made.style, kpts=(mesh,), kpts_shift=made.kpts_shift)
 
 
 def label_from_cp2k(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:

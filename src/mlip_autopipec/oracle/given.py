@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
+from mlip_autopipec.oracle.work import forces_set_to_zero, refuse_units
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
@@ -30,23 +32,8 @@ _WIDEST_ENERGY = 100.0
 _SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
 #: An atom whose nearest periodic image is further away (A) is alone.
 _ALONE_A = 6.0
-#: Pairs of frames for the test of units: at least so many, of the next so many frames, no atom further apart (A).
-_PAIRS, _NEXT, _NEAR_A = 4, 8, 0.6
-#: Energy over work where all is well: of frames 0.6 A apart it is 0.75 to 1.15, since forces change on the way.
-_FITS = (0.65, 1.4)
-#: Energy over work of the forces between near frames, by what the units then are.
-_UNITS = {
-    "the forces look like Ry/bohr; multiply them by 25.711": units.Ry / units.Bohr,
-    "the forces look like Hartree/bohr; multiply them by 51.422": units.Hartree / units.Bohr,
-    "the forces look like eV/bohr, or energies and forces like atomic units (Hartree, Hartree/bohr)": 1 / units.Bohr,
-    "the forces look like kcal/mol/A; divide them by 23.061": units.kcal / units.mol,
-    "the forces look like kJ/mol/A; divide them by 96.485": units.kJ / units.mol,
-    "the energies look like Hartree; multiply them by 27.211": 1 / units.Hartree,
-    "the energies look like Ry; multiply them by 13.606": 1 / units.Ry,
-    "the energies look like kcal/mol; divide them by 23.061": units.mol / units.kcal,
-    "the positions look like bohr; multiply positions and cells by 0.52918": units.Bohr,
-    "the forces look like gradients; turn their sign": -1.0,
-}
+#: A stress (eV/A^3) of nine numbers may be asymmetric by rounding and by what is left of the self-consistency.
+_SYMMETRIC, _SYMMETRIC_SHARE = 1e-3, 0.02
 #: How many frames of one fault a message names.
 _NAMED = 3
 
@@ -108,11 +95,11 @@ def take_in_labels(
     if charged := [atoms for atoms in frames if has_total(atoms)]:
         said.append(f"labels: {len(charged)} of {len(frames)} have {told(charged[0])}; ACE itself knows no charges")
     check_one_state(frames, "the labels")
-    for look in (_forces_and_stress, _contacts, _energies):
+    for look in (_forces_and_stress, _contacts, _energies, forces_set_to_zero):
         _refuse(look(frames, where))
     said += _lone_atoms(frames, where)
     said += _duplicates(frames, where)
-    _refuse_units(frames, where[0] if frames else "")
+    refuse_units(frames, where[0] if frames else "")
     said += _compositions(frames)
     return GivenLabels(frames, said)
 
@@ -137,12 +124,7 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
         )
     values: dict[str, Any] = {"energy": float(energy), "forces": forces}
     if (stress := results.get("stress")) is not None:
-        stress = np.array(stress, dtype=float)
-        if not np.isfinite(stress).all():
-            raise InvalidInputError(
-                f"{name} has the stress {stress.tolist()}; give finite numbers (eV/A^3), or leave the stress out"
-            )
-        values["stress"] = stress
+        values["stress"] = _as_voigt(np.array(stress, dtype=float), name)
     if results.get("magmoms") is not None:
         values["magmoms"] = results["magmoms"]
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
@@ -154,6 +136,25 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
     bare.calc = SinglePointCalculator(bare, **values)
     other = results.get("energy")
     return bare, 0.0 if other is None else float(other) - float(energy)
+
+
+def _as_voigt(stress: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+    """Return a stress of six or nine numbers in eV/A^3 as xx yy zz yz xz xy."""
+    if not np.isfinite(stress).all():
+        raise InvalidInputError(
+            f"{name} has the stress {stress.tolist()}; give finite numbers (eV/A^3), or leave the stress out"
+        )
+    if stress.shape == (6,):
+        return stress
+    if stress.size != 9:
+        raise InvalidInputError(f"{name} has a stress of shape {stress.shape}; give six numbers, or nine")
+    matrix = stress.reshape(3, 3)
+    if (apart := float(np.abs(matrix - matrix.T).max())) > _SYMMETRIC_SHARE * np.abs(matrix).max() + _SYMMETRIC:
+        raise InvalidInputError(
+            f"{name} has a stress that is not symmetric (by {apart:.3g} eV/A^3): {matrix.tolist()}; give the order "
+            "xx xy xz yx yy yz zx zy zz, or six numbers xx yy zz yz xz xy"
+        )
+    return np.asarray(full_3x3_to_voigt_6_stress(matrix))
 
 
 def _refuse(faults: Iterator[str]) -> None:
@@ -223,7 +224,8 @@ def _duplicates(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     first: dict[str, int] = {}
     faults, twice = [], 0
     for i, atoms in enumerate(frames):
-        j = first.setdefault(json.dumps(canonical_form(atoms)), i)
+        # ACE knows no moments: labels of several magnetic states of one structure cannot both be learnt
+        j = first.setdefault(json.dumps({**canonical_form(atoms), "moments": None}), i)
         if i == j:
             continue
         twice += 1
@@ -240,69 +242,6 @@ def _duplicates(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
                 faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
     _refuse(iter(faults))
     return [f"labels: {twice} of {len(frames)} are given twice, and count twice"] if twice else []
-
-
-def energy_over_work(frames: Sequence[Atoms]) -> tuple[float, float, int] | None:
-    """
-    Compare energy differences of near frames with the work of their forces: they are equal, whatever the potential.
-
-    Parameters
-    ----------
-    frames
-        Labels. Compared are those of the same cell and atoms with no atom further apart than 0.6 A.
-
-    Returns
-    -------
-    tuple or None
-        Slope of the energy over the work, their correlation, and number of pairs; None where there are too few.
-    """
-    rises, works = [], []
-    for i, one in enumerate(frames):
-        for two in frames[i + 1 : i + 1 + _NEXT]:
-            if (away := _displacements(one, two)) is None:
-                continue
-            mean = (one.calc.results["forces"] + two.calc.results["forces"]) / 2
-            rises.append(_energy(two) - _energy(one))
-            works.append(-float((mean * away).sum()))
-    rise, work = np.array(rises), np.array(works)
-    size = float(np.sqrt((rise**2).sum() * (work**2).sum())) if len(rise) else 0.0
-    if len(rise) < _PAIRS or size < 1e-8:
-        return None
-    product = float((rise * work).sum())
-    # the slope that treats both alike, since either may have an error
-    return float(np.sign(product) * np.sqrt((rise**2).sum() / (work**2).sum())), product / size, len(rise)
-
-
-def _displacements(one: Atoms, two: Atoms) -> NDArray[np.float64] | None:
-    if len(one) != len(two) or (one.numbers != two.numbers).any() or (one.pbc != two.pbc).any():
-        return None
-    if not np.allclose(one.cell.array, two.cell.array, atol=1e-3):
-        return None
-    away = np.asarray(two.positions - one.positions)
-    if one.cell.rank == 3 and one.pbc.any():
-        scaled = one.cell.scaled_positions(away)
-        scaled -= np.where(one.pbc, np.round(scaled), 0.0)
-        away = scaled @ one.cell.array
-    return away if 1e-4 < np.abs(away).max() <= _NEAR_A else None
-
-
-def _refuse_units(frames: Sequence[Atoms], first: str) -> None:
-    found = energy_over_work(frames)
-    if found is None or abs(found[1]) < 0.9 or _FITS[0] < found[0] < _FITS[1]:
-        return
-    slope, correlation, n_pairs = found
-    known = dict(_UNITS)
-    if len(sizes := {len(atoms) for atoms in frames}) == 1 and (n := sizes.pop()) > 1:
-        known[f"the energies look like eV per atom; multiply them by {n}"] = 1 / n
-    # forces change on the way from frame to frame, so the factor is known to some ten per cent
-    near = sorted((abs(np.log(slope / factor)), guess) for guess, factor in known.items() if slope * factor > 0)
-    guesses = [guess for distance, guess in near if distance < np.log(_FITS[1])]
-    raise InvalidInputError(
-        f"labels (from {first} on): energies and forces do not belong together. Between {n_pairs} pairs of near frames "
-        f"the energy changes {slope:.3g} times as much as the work of the forces (correlation {correlation:.2f}): "
-        + ("; or ".join(guesses) or "another unit, or forces of another calculation")
-        + ". Energies in eV, forces in eV/A and positions in A are read"
-    )
 
 
 def _compositions(frames: Sequence[Atoms]) -> list[str]:

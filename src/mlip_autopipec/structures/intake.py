@@ -14,6 +14,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.doubts import doubts, rejoined
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.masses import masses_of, told_masses
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 #: Names under which programs keep the total charge (e), and the spin multiplicity, in ``atoms.info``.
 CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
 MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
+#: Columns of files that are charges or moments by another name than the one that is taken over.
+_OTHER_NAMES = {
+    **dict.fromkeys(("charge", "charges", "formal_charges", "oxidation_states"), "initial_charges"),
+    **dict.fromkeys(("magmom", "magmoms", "spin", "spins", "magnetic_moments"), "initial_magmoms"),
+}
 #: The same, and what readers of files call partial occupancy.
 _OCCUPANCIES = ("occupancy", "occupancies")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
@@ -82,9 +88,11 @@ def take_in(given: Any, what: str) -> TakenIn:
     atoms, heavy = _as_ase(given, what)
     refuse_numbers(atoms, what)
     _refuse_occupancy(atoms, what)
+    atoms, about_geometry = rejoined(atoms)
+    about_geometry += doubts(atoms)
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     remarks = take_electrons(atoms, given, bare, what)
-    remarks += [*_about_charges(atoms), *_about_velocities(atoms)]
+    remarks += [*about_geometry, *_about_charges(atoms), *_about_velocities(atoms)]
     if atoms.calc is not None and getattr(atoms.calc, "results", None):
         names = ", ".join(sorted(atoms.calc.results))
         remarks.append(f"what was computed for it ({names}) is not used; a dataset goes to start_from (labels=)")
@@ -260,21 +268,30 @@ def _refuse_partial(atoms: Atoms, what: str) -> None:
                 raise InvalidInputError(_partial(what, f"atom {index} ({atoms.symbols[index]} {occupancy[index]:g})"))
 
 
-def _number(info: Mapping[str, Any], names: Sequence[str]) -> tuple[str, float] | None:
-    """Return the first of some entries that is a number."""
-    for name in names:
-        try:
-            value = float(np.asarray(info[name], dtype=float).reshape(()))
-        except (KeyError, TypeError, ValueError):
+def _number(info: Mapping[str, Any], names: Sequence[str], what: str) -> tuple[str, float] | None:
+    """Return name and number of what some entries say, whatever their case; refuse those that say no number, or two."""
+    found: list[tuple[str, float]] = []
+    for name, given in info.items():
+        if given is None or str(name).lower() not in names:
             continue
-        if np.isfinite(value):
-            return name, value
-    return None
+        try:
+            value = float(np.asarray(given, dtype=float).reshape(()))
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not np.isfinite(value):
+            raise InvalidInputError(f"{what}: {name} is {given!r}; give one whole number, or take the entry out")
+        found.append((str(name), value))
+    found.sort(key=lambda one: names.index(one[0].lower()))
+    if other := next((one for one in found if abs(one[1] - found[0][1]) > 1e-6), None):
+        raise InvalidInputError(
+            f"{what}: {found[0][0]} is {found[0][1]:g} and {other[0]} is {other[1]:g}; take out the one that is wrong"
+        )
+    return found[0] if found else None
 
 
 def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
     """Take over total charge and spin multiplicity; return what to say of them."""
-    found = _number(atoms.info, CHARGES)
+    told = found = _number(atoms.info, CHARGES, what)
     for attribute in ("_charge", "charge"):  # of pymatgen's classes, and what its adaptor leaves on an Atoms
         if found is None and isinstance(charge := given.__dict__.get(attribute), (int, float)):
             found = ("charge", float(charge))
@@ -282,6 +299,11 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
         total = float(np.sum(atoms.get_initial_charges()))
         # partial charges of a force field add up with a rounding error of each atom
         if abs(total) > max(_NO_CHARGE, 1e-4 * len(atoms)):
+            if told is not None:
+                raise InvalidInputError(
+                    f"{what}: {told[0]} is 0 and the charges of its atoms (initial_charges) add up to {total:+g} e; "
+                    "take out the one that is wrong"
+                )
             found = ("sum of initial_charges", total)
     remarks = []
     if found is not None and abs(found[1]) >= _NO_CHARGE:
@@ -295,7 +317,7 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
             f"labels are computed with a total charge of {found[1]:+.0f} e ({found[0]}), a supercell with that of all "
             "its cells, and without stress; ACE itself knows no charges"
         )
-    spin = _number(atoms.info, MULTIPLICITIES)
+    spin = _number(atoms.info, MULTIPLICITIES, what)
     if spin is None and (multiplicity := getattr(given, "_spin_multiplicity", None)) is not None:
         spin = ("spin_multiplicity", float(multiplicity))
     if spin is not None and spin[1] > 1:
@@ -327,6 +349,12 @@ def _take_moments(atoms: Atoms, bare: Atoms, what: str) -> list[str]:
 
 
 def _about_charges(atoms: Atoms) -> list[str]:
+    others = [name for name in atoms.arrays if name.lower() in _OTHER_NAMES]
+    said = [f"'{name}' of its atoms is not used; ASE's name is {_OTHER_NAMES[name.lower()]}" for name in others]
+    return [*said, *_about_initial_charges(atoms)]
+
+
+def _about_initial_charges(atoms: Atoms) -> list[str]:
     if not atoms.has("initial_charges") or not (np.abs(atoms.get_initial_charges()) > _NO_CHARGE).any():
         return []
     neutral = abs(float(np.sum(atoms.get_initial_charges()))) <= max(_NO_CHARGE, 1e-4 * len(atoms))
@@ -336,6 +364,8 @@ def _about_charges(atoms: Atoms) -> list[str]:
 def _about_velocities(atoms: Atoms) -> list[str]:
     if not atoms.has("momenta"):
         return []
+    if not np.isfinite(atoms.get_momenta()).all():
+        return ["velocities that are no numbers are not used: MD draws its own at each temperature, by the seed"]
     kinetic = atoms.get_kinetic_energy() / (1.5 * units.kB * max(len(atoms), 1))
     return [f"velocities ({kinetic:.0f} K) are not used: MD draws its own at each temperature, by the seed"]
 

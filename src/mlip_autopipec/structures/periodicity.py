@@ -212,11 +212,30 @@ def stress_without_vacuum(stress: NDArray[np.float64], atoms: Atoms) -> NDArray[
         Bulk: all six. Slab: the two normal components and the shear in its plane. Wire: the one along it. Cluster:
         none. In the unit of ``stress``; the volume it refers to includes the vacuum.
     """
+    return np.asarray(stress_components(atoms) @ np.asarray(stress, dtype=float))
+
+
+def stress_components(atoms: Atoms) -> NDArray[np.float64]:
+    """
+    Return what a stress is multiplied by to keep its components along the directions in which a structure goes on.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+
+    Returns
+    -------
+    numpy.ndarray
+        From Voigt order xx yy zz yz xz xy to the components of :func:`stress_without_vacuum`; (6, 6) for bulk, (3, 6)
+        for a slab, (1, 6) for a wire, (0, 6) for a cluster.
+    """
     along = goes_on_along(atoms)
     if along.all():
-        return np.asarray(stress, dtype=float)
+        return np.eye(6)
     if not along.any():
-        return np.empty(0)
+        return np.empty((0, 6))
     axes, _ = np.linalg.qr(atoms.cell.array[along].T)
-    inside = axes.T @ voigt_6_to_full_3x3_stress(stress) @ axes
-    return np.asarray([*np.diag(inside), *inside[np.triu_indices(len(inside), 1)]])
+    inside = [axes.T @ voigt_6_to_full_3x3_stress(unit) @ axes for unit in np.eye(6)]
+    pairs = np.triu_indices(int(along.sum()), 1)
+    return np.array([[*np.diag(one), *one[pairs]] for one in inside]).T

@@ -19,6 +19,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.potentials.derivatives import Derivatives
+from mlip_autopipec.structures.periodicity import stress_components
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Design:
     ----------
     matrix
         (n_rows, n_functions); of each structure one row of the energy per atom (eV/atom), 3 n rows of forces
-        (eV/A), and, where the label has a stress, 6 rows of it (eV/A^3).
+        (eV/A), and, where the label has a stress, 6 rows of it (eV/A^3); those across vacuum are left out.
     target
         Labels without reference energies and core repulsion, (n_rows,).
     kind
@@ -154,10 +155,10 @@ def build_design(
         kinds = [Kind.ENERGY] + [Kind.FORCES] * (3 * n)
         stress = label_stress(atoms)
         if stress is not None:
-            volume = atoms.get_volume()
-            matrix.append(row.virial / volume)
-            target.append(stress - row.core_virial / volume)
-            kinds += [Kind.STRESS] * 6
+            volume, inside = atoms.get_volume(), stress_components(atoms)
+            matrix.append(inside @ row.virial / volume)
+            target.append(inside @ (stress - row.core_virial / volume))
+            kinds += [Kind.STRESS] * len(inside)
         kind += kinds
         structure += [i] * len(kinds)
     design = Design(

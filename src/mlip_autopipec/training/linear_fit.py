@@ -224,7 +224,7 @@ def _trusted(
             "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
             "(first: label %d, %s); those in another place are not fitted. Correct the labels",
             len(doubts.labels),
-            int(stress.sum()) // 6,
+            len(np.unique(design.structure[stress])),
             doubts.order,
             doubts.labels[0],
             task.labels[doubts.labels[0]].get_chemical_formula(),

@@ -58,7 +58,9 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     coefficients, columns
         The fit: coefficients of some of the columns.
     """
-    of = design.kind == Kind.STRESS
+    of = whole_stresses(design)
+    if not of.any():
+        return StressDoubts(None, (), None)
     expected = (np.take(design.matrix[of], columns, axis=1) @ coefficients).reshape(-1, 6)
     found = design.target[of].reshape(-1, 6)
     structures = design.structure[of][::6]
@@ -88,6 +90,12 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     name = " ".join(_SHEAR[i - 3] for i in orders[order][3:])
     moved = tuple(i for i, place in enumerate(orders[order]) if i != place)
     return StressDoubts(wrong, tuple(int(i) for i in structures[doubtful]), name, moved)
+
+
+def whole_stresses(design: Design) -> NDArray[np.bool_]:
+    """Return which rows are of stresses of all six components, (n_rows,); those with vacuum have fewer."""
+    of = design.kind == Kind.STRESS
+    return of & (np.bincount(design.structure, weights=of)[design.structure] == 6)
 
 
 def _relative(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
