@@ -238,7 +238,8 @@ class _Queue:
                 "stored. Free some space, then resume the campaign"
             )
         if outcome.error is not None:
-            logger.error("%s failed with exception:\n%s", name, outcome.error)
+            where = {"job_folder": str(begun.folder)}
+            logger.error("%s failed with exception:\n%s", name, outcome.error, extra=where)
         begun.schedule.end(begun.entry, outcome)
 
     def died(self, begun: _Begun, how: str) -> None:
@@ -348,6 +349,7 @@ class _Pool:
             return
         if isinstance(message, logging.LogRecord):
             to = logging.getLogger(message.name)
+            message.job_folder = None if worker.begun is None else str(worker.begun.folder)
             if to.isEnabledFor(message.levelno):
                 to.handle(message)
             return
