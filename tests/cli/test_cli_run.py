@@ -162,7 +162,7 @@ def test_a_run_file_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_pa
     told = CliRunner().invoke(app, ["run", str(tmp_path / "runn.yaml"), "--dry-run"]).output
     assert "does not exist" in told
     assert str(path) in told
-    assert "is a folder" in CliRunner().invoke(app, ["resume", str(tmp_path)]).output
+    assert "is a folder" in CliRunner().invoke(app, ["extend", str(tmp_path)]).output
 
 
 def test_an_error_that_looks_like_markup_is_told_whole(tmp_path):

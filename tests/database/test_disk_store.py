@@ -132,3 +132,22 @@ def test_several_processes_write_at_once(tmp_path):
     store = open_store(tmp_path)
     found = {doc["uuid"]: doc["output"]["payload"]["x"] for doc in store.query({}, ["output"], load=True)}
     assert found == {f"{name}{i}": i for name in "pq" for i in range(30)}
+
+
+def test_what_a_new_document_replaces_is_found_without_taking_all_others_apart(store, monkeypatch):
+    """The assessments of a campaign share a uuid: each would take apart all before."""
+    store.update([{"uuid": "loop", "index": n, "output": {"cycle": n}} for n in range(1, 30)], key=["uuid", "index"])
+    taken_apart = []
+    decoded = SQLiteStore._decoded
+
+    def counting(self, number, *rest):
+        taken_apart.append(number)
+        return decoded(self, number, *rest)
+
+    monkeypatch.setattr(SQLiteStore, "_decoded", counting)
+    store.update({"uuid": "loop", "index": 30, "output": {"cycle": 30}}, key=["uuid", "index"])
+    assert taken_apart == []
+    store.update({"uuid": "loop", "index": 7, "output": {"cycle": -7}}, key=["uuid", "index"])
+    assert len(taken_apart) == 1
+    found = sorted((doc["index"], doc["output"]["cycle"]) for doc in store.query({"uuid": "loop"}))
+    assert found == [(n, -7 if n == 7 else n) for n in range(1, 31)]

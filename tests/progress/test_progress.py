@@ -322,7 +322,7 @@ def test_durations_are_told_in_the_unit_one_thinks_in(seconds: float, told: str)
 
 def test_without_a_terminal_there_is_no_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich believe in a terminal
-    monkeypatch.setattr(live, "_View", None)
+    monkeypatch.setattr(live, "View", None)
     written = io.StringIO()
     console = Console(file=written, highlight=False)
     with live_view(console, tmp_path):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.cli.base import names_in, short, typed
+from mlip_autopipec.cli.base import MEMBER, names_in, short, typed
 from mlip_autopipec.errors import MLIPError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _CONTENTS: dict[str, list[str] | None] = {
     "dataset.extxyz": [],
     "parity.png": [],
     "report.html": [],
+    MEMBER: [],
 }
 MADE = frozenset(_CONTENTS)
 
@@ -125,6 +126,11 @@ def campaign_of(folder: Path) -> str | None:
     if store.is_symlink() or not (store / DOCUMENTS).is_file():
         return None
     names = names_in(folder)[1]
+    if len(names) > 1:
+        raise MLIPError(
+            f"folder '{short(folder)}' holds the campaigns {names}, which share its store; choose another folder with "
+            "--folder, or give all their run files"
+        )
     return names[0] if names else None
 
 

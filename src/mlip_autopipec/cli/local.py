@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.markup import escape
@@ -16,8 +18,7 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ase import Atoms
     from jobflow import Flow, JobStore
@@ -65,11 +66,9 @@ def run_here(
     dict
         What ``--json`` prints, without the exit code.
     """
-    from mlip_autopipec.database.validation import store_errors
-    from mlip_autopipec.jobs.dataset import read_labels
     from mlip_autopipec.managers.local import Watch, run_flow
     from mlip_autopipec.progress import live_view
-    from mlip_autopipec.report import summary_table, write_results
+    from mlip_autopipec.report import summary_table
 
     structures, conditions = campaign.load_structures(), campaign.load_conditions()
     console.print(
@@ -80,23 +79,62 @@ def run_here(
     begin_results(folder)
     if flow is not None:
         watch = Watch()
-        with live_view(console, folder, watch), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            # what a resumed campaign takes up again may run in any order
-            warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
+        with live_view(console, folder, watch), quiet():
             run_flow(flow, store, folder / "jobs", workers=workers, watch=watch, server=server)
+    result, document, errors = results_of(campaign, flow, folder, store, started)
+    report = None if result["report"] is None else short(Path(result["report"]))
+    console.print(summary_table(document, errors, short(folder), result["seconds"], report))
+    return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings that say nothing to a user off the screen."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        # what a resumed campaign takes up again may run in any order
+        warnings.filterwarnings("ignore", "Some jobs are not connected", UserWarning)
+        yield
+
+
+def results_of(
+    campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore, started: float
+) -> tuple[dict[str, Any], OTFDocument, Mapping[str, ErrorMetrics]]:
+    """
+    Write the results of a campaign whose flow has run, and validate it.
+
+    Parameters
+    ----------
+    campaign, flow, folder, started
+        As for :func:`run_here`.
+    store
+        Its store.
+
+    Returns
+    -------
+    dict, OTFDocument, Mapping
+        What ``--json`` prints, without the exit code; the final document; errors by set.
+
+    Raises
+    ------
+    MLIPError
+        It failed before its first assessment.
+    """
+    from mlip_autopipec.database.validation import store_errors
+    from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.report import write_results
+
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     errors = write_results(folder, document, labels)
     if document.potential is not None and (settings := campaign.validation_settings()) is not None:
-        runs = _oracle_walks(campaign, settings, structures, document, store)
+        runs = _oracle_walks(campaign, settings, campaign.load_structures(), document, store)
         store_errors(store, document.potential, runs)
         errors = write_results(folder, document, labels, [frame for run in runs for frame in run.frames])
     end_results(folder)
     report = _report(folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
-    console.print(summary_table(document, errors, short(folder), seconds, None if report is None else short(report)))
-    return outcome(document, errors, folder, seconds, report)
+    return outcome(document, errors, folder, seconds, report), document, errors
 
 
 def _final(store: JobStore, flow: Flow | None, folder: Path) -> OTFDocument:
@@ -203,21 +241,39 @@ def _oracle_walks(
     return runs
 
 
-def log_to(file: Path) -> None:
-    """Everything to the log file; the loop's own lines and dying jobs to the screen."""
+def log_to(file: Path, names: Mapping[Path, str] | None = None) -> None:
+    """
+    Everything to the log file; the loop's own lines and dying jobs to the screen.
+
+    Parameters
+    ----------
+    file
+        The log.
+    names
+        Of several campaigns that run at once, by their folders: each line begins with the name of its campaign.
+    """
+
+    def of_campaign(record: logging.LogRecord) -> bool:
+        at = Path(getattr(record, "job_folder", None) or Path.cwd())
+        name = next((name for folder, name in (names or {}).items() if at.is_relative_to(folder)), "")
+        record.__dict__["of_campaign"] = f"{name}: " if name else ""
+        return True
 
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            message = record.getMessage()
+            message, of_campaign = record.getMessage(), record.__dict__["of_campaign"]
             if "failed with exception" in message:
                 console.print(
-                    f"a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}", markup=False
+                    f"{of_campaign}a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}",
+                    markup=False,
                 )
             elif record.name.startswith("mlip_autopipec"):
-                console.print(message.splitlines()[0], markup=False)
+                console.print(f"{of_campaign}{message.splitlines()[0]}", markup=False)
 
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     to_file = logging.FileHandler(file)
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(of_campaign)s%(message)s"))
     root.handlers = [to_file, Screen()]
+    for handler in root.handlers:
+        handler.addFilter(of_campaign)

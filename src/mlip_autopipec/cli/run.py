@@ -11,20 +11,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, put, short, told, typed
+from mlip_autopipec.cli.base import AsJson, app, campaign_in, console, member_of, put, short, told, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import check_free, clear, held, is_finished, network_file_system
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.runfile.errors import RunFileText
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from jobflow import Flow
 
+    from mlip_autopipec.cli.several import Member
     from mlip_autopipec.runfile.model import RunFile
 
 RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
+RunFilePaths = Annotated[
+    list[Path],
+    typer.Argument(
+        help="YAML run file; init writes one. Several, or a folder of them, run together.", metavar="RUN.yaml"
+    ),
+]
 NewOracle = Annotated[
     bool, typer.Option("--new-oracle", help="Continue with another oracle; the potential is trained on labels of both.")
 ]
@@ -43,7 +50,7 @@ Workers = Annotated[
 
 @app.command()
 def run(
-    run_file: Annotated[Path, typer.Argument(help="YAML run file; init writes one.", metavar="RUN.yaml")],
+    run_files: RunFilePaths,
     folder: Folder = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the campaign that is in the folder.")] = False,
     dry_run: Annotated[
@@ -66,18 +73,28 @@ def run(
     Prints one line per cycle, then a summary. The folder holds report.html, potential/, dataset.extxyz,
     result.json, campaign.log and the store of all documents. After Ctrl-C, resume continues.
 
+    Several run files, or a folder of them, are campaigns that run together: on one pool of workers, with one store in
+    which they share labels. Each has a folder of its own below the common one; one that fails stops no other.
+
     For instance:
 
         mlip-autopipec run Cu.yaml --dry-run
         mlip-autopipec run Cu.yaml
         mlip-autopipec run Cu.yaml --workers 8
         mlip-autopipec run Cu.yaml --folder /scratch/cu --json > result.json
+        mlip-autopipec run Cu.yaml Ag.yaml Au.yaml --folder runs/coinage
 
     Exit code 0: converged; 3: budget spent; 4: stalled; 1: failed; 130: interrupted. See mlip-autopipec --help.
     """
     if dry_run:
-        _dry_run(run_file, measure, as_json)
+        _dry_run(run_files, measure, as_json)
         return
+    from mlip_autopipec.cli.several import are_several, begin
+
+    if are_several(run_files, folder):
+        _run_several(
+            run_files, folder, lambda read, common, stack: begin(read, common, overwrite, stack), workers, as_json
+        )
 
     def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
         flow = campaign.flow()
@@ -91,12 +108,12 @@ def run(
             )
         return flow
 
-    _run(run_file, folder, prepare, workers, as_json)
+    _run(run_files[0], folder, prepare, workers, as_json)
 
 
 @app.command()
 def resume(
-    run_file: RunFilePath,
+    run_files: RunFilePaths,
     folder: Folder = None,
     new_oracle: NewOracle = False,
     workers: Workers = None,
@@ -113,7 +130,18 @@ def resume(
     For instance:
 
         mlip-autopipec resume Cu.yaml
+        mlip-autopipec resume Cu.yaml Ag.yaml Au.yaml --folder runs/coinage
     """
+    from mlip_autopipec.cli import several
+
+    if several.are_several(run_files, folder):
+        _run_several(
+            run_files,
+            folder,
+            lambda read, common, stack: several.resume(read, common, new_oracle, stack),
+            workers,
+            as_json,
+        )
 
     def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow | None:
         from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
@@ -128,7 +156,7 @@ def resume(
             return None
         return OTFMaker.resume(campaign_id, store, maker)
 
-    _run(run_file, folder, prepare, workers, as_json)
+    _run(run_files[0], folder, prepare, workers, as_json)
 
 
 @app.command()
@@ -166,19 +194,72 @@ def extend(
     _run(run_file, folder, prepare, workers, as_json)
 
 
-def _dry_run(run_file: Path, measure: bool | None, as_json: bool) -> None:
+def _dry_run(paths: Sequence[Path], measure: bool | None, as_json: bool) -> None:
     with told(as_json):
-        RunFileText(run_file)  # a mistake in its name or its YAML is told at once, before much is imported
-        from mlip_autopipec.cli.local import check_validation
-        from mlip_autopipec.cli.plan import plan, show
-        from mlip_autopipec.runfile.model import RunFile
+        from mlip_autopipec.cli.several import are_several, read_all, run_files_in
 
-        campaign = RunFile.load(run_file)
-        check_validation(campaign)
-        found = plan(campaign, measure=measure)
-        show(campaign, found)
+        together = are_several(paths, None)
+        files = run_files_in(paths) if together else paths
+        for file in files:
+            RunFileText(file)  # a mistake in its name or its YAML is told at once, before much is imported
+        from mlip_autopipec.cli.plan import plan, show
+
+        found = []
+        for campaign in read_all(files):
+            found.append(plan(campaign, measure=measure))
+            show(campaign, found[-1])
     if as_json:
-        put(found.to_dict())
+        put({"campaigns": [one.to_dict() for one in found]} if together else found[0].to_dict())
+
+
+def _run_several(
+    paths: Sequence[Path],
+    folder: Path | None,
+    prepare: Callable[[Sequence[RunFile], Path, ExitStack], Sequence[Member]],
+    workers: int | None,
+    as_json: bool,
+) -> NoReturn:
+    """Run campaigns together, and leave with the exit code of the one that went worst."""
+    started = time.perf_counter()
+    from mlip_autopipec.cli import several
+
+    target: Path | None = None
+    names: list[str] = []
+    try:
+        with told(as_json), _sigterm_as_ctrl_c(), ExitStack() as stack:
+            files = several.run_files_in(paths)
+            for file in files:
+                RunFileText(file)  # as in a dry run
+            from mlip_autopipec.cli.cautions import cautions
+            from mlip_autopipec.managers.fork_server import ForkServer
+            from mlip_autopipec.settings import default_workers, thread_variables
+
+            workers = default_workers() if workers is None else workers
+            server = stack.enter_context(ForkServer(thread_variables(workers))) if workers else None
+            target = _resolved(folder or several.default_folder(paths))
+            campaigns = several.read_all(files)
+            names = [campaign.name for campaign in campaigns]
+            for campaign in campaigns:
+                for caution in cautions(campaign):
+                    console.print(f"[yellow]note:[/] {escape(f'{campaign.name}: {caution}')}")
+            members = prepare(campaigns, target, stack)
+            _warn_of_network(target, workers)
+            result = several.run_together(members, target, started, workers, server)
+    except KeyboardInterrupt:
+        if target is None:
+            target = folder or several.default_folder(paths)
+        result = several.interrupted(paths, target, names)
+    if as_json:
+        put(result)
+    raise typer.Exit(int(result["exit_code"]))
+
+
+def _warn_of_network(folder: Path, workers: int) -> None:
+    if workers > 1 and (network := network_file_system(folder)) is not None:
+        console.print(
+            f"[yellow]note:[/] {escape(str(short(folder)))} is on a network file system ({network}), where "
+            "several processes may damage the store; take a folder on a local disk, or --workers 1"
+        )
 
 
 def _run(
@@ -208,15 +289,16 @@ def _run(
             campaign = RunFile.load(run_file)
             check_validation(campaign)
             target = _resolved(folder or Path("runs") / campaign.name)
+            if (shared := member_of(target)) is not None:
+                together = typed("resume", run_file, "--folder", short(shared[0].parent))
+                raise MLIPError(
+                    f"'{short(target)}' shares its store with other campaigns; go on with it by `{together}`"
+                )
             for caution in cautions(campaign):
                 console.print(f"[yellow]note:[/] {escape(caution)}")
             flow = prepare(campaign, target, stack)
             log_to(target / "campaign.log")
-            if workers > 1 and (network := network_file_system(target)) is not None:
-                console.print(
-                    f"[yellow]note:[/] {escape(str(short(target)))} is on a network file system ({network}), where "
-                    "several processes may damage the store; take a folder on a local disk, or --workers 1"
-                )
+            _warn_of_network(target, workers)
             result = run_here(campaign, flow, target, started, workers, server)
             result["exit_code"] = exit_code(result["status"])
     except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from mlip_autopipec.cli.base import (
     console,
     folder_of,
     keeps,
+    member_of,
     names_in,
     put,
     told,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """A campaign, its folder where it has one, and whether a process runs it there."""
 
     document: OTFDocument
@@ -102,11 +103,11 @@ def status(
         code = ExitCode.CONVERGED
         if several:
             rows, result = _of_folders(several, elements)
-            console.print(_overview(rows) if rows else _NONE)
+            console.print(overview(rows) if rows else _NONE)
         elif campaign is None:
             everything = campaigns.list(elements)
             result = {"campaigns": [_summary(one) for one in everything]}
-            console.print(_overview([_Row(one) for one in everything]) if everything else _NONE)
+            console.print(overview([Row(one) for one in everything]) if everything else _NONE)
         else:
             document = campaigns.status(campaign)
             if watch is None or as_json:
@@ -130,6 +131,8 @@ def _below(folder: Path | None, campaign: str | None) -> list[Path]:
         return []
     above = Path("runs") if folder is None else folder
     if (above / "store").is_dir():
+        return [above] if len(names_in(above)[1]) > 1 else []
+    if member_of(above) is not None:
         return []
     found = sorted(store.parent for pattern in ("*/store", "*/*/store") for store in above.glob(pattern))
     if folder is None and found:
@@ -140,7 +143,7 @@ def _below(folder: Path | None, campaign: str | None) -> list[Path]:
     return found
 
 
-def _of_folders(folders: Sequence[Path], elements: Sequence[str] | None) -> tuple[list[_Row], dict[str, Any]]:
+def _of_folders(folders: Sequence[Path], elements: Sequence[str] | None) -> tuple[list[Row], dict[str, Any]]:
     """Return the campaigns of several folders, and the same for scripts; one that cannot be read is told."""
     from mlip_autopipec.database.campaigns import Campaigns
 
@@ -155,9 +158,11 @@ def _of_folders(folders: Sequence[Path], elements: Sequence[str] | None) -> tupl
         for name in names:
             document = Campaigns(store).status(name)
             if set(elements or ()) <= set(document.elements):
-                running = is_held(folder)
-                rows.append(_Row(document, folder, running))
-                summaries.append({**_summary(document), "folder": str(folder), "running": running})
+                shared = member_of(folder / name)
+                own = folder / name if shared is not None and shared[1] == name else folder
+                running = is_held(own)
+                rows.append(Row(document, own, running))
+                summaries.append({**_summary(document), "folder": str(own), "running": running})
         store.close()
     return rows, {"campaigns": summaries, "unread": unread}
 
@@ -214,7 +219,7 @@ def _coloured(status: str) -> str:
     return f"[{_COLOURS.get(status, 'yellow')}]{status}[/]"
 
 
-def _overview(rows: Sequence[_Row]) -> Table:
+def overview(rows: Sequence[Row]) -> Table:
     """Return one line for each campaign; those of folders have the folder in place of elements and energy error."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     in_folders = any(row.folder is not None for row in rows)
@@ -228,7 +233,7 @@ def _overview(rows: Sequence[_Row]) -> Table:
     return table
 
 
-def _cells(row: _Row) -> tuple[str, ...]:
+def _cells(row: Row) -> tuple[str, ...]:
     one = row.document
     errors = one.test or one.train
     interrupted = row.running is False and exit_code(one.status) is ExitCode.UNFINISHED

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import bson
+from bson.raw_bson import RawBSONDocument
 from jobflow import JobStore
 from maggma.core import Store
 from maggma.stores import MemoryStore
@@ -23,7 +24,7 @@ except ModuleNotFoundError:  # maggma before 0.77
     from mongomock.filtering import filter_applies  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from maggma.core import Sort
 
@@ -202,7 +203,10 @@ class SQLiteStore(MemoryStore):
         """Documents that meet the criteria; ``rest`` are those that no index answers."""
         # all rows at once: a read that is left half done would make this process's next write fail as soon as another
         # process has written
+        plain = {field: one for field, one in rest.items() if "." not in field and isinstance(one, (int, str))}
         for number, blob, checksum, is_unsure in self._rows(narrowing).fetchall():
+            if plain and _differs(blob, plain):
+                continue
             document = {**self._decoded(number, blob, checksum), "_id": number}
             unknown = criteria if is_unsure else rest
             if not unknown or filter_applies(unknown, document):
@@ -228,6 +232,23 @@ class SQLiteStore(MemoryStore):
         unsure = " OR ".join(["0", *(f'"{field}" = ?' for field in narrowing)])
         select = f"SELECT id, bson, checksum, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
         return self._open().execute(select, [*(_OTHER for _ in narrowing), *values])
+
+
+def _differs(blob: bytes, wanted: Mapping[str, int | str]) -> bool:
+    """
+    Tell whether a document surely has another number or word in one of these fields, without taking it apart.
+
+    The assessments of a campaign share a uuid and differ by their index: each new one asks which of all it replaces.
+    """
+    try:
+        document = RawBSONDocument(blob)
+        found = {field: document.get(field) for field in wanted}
+    except Exception:  # damaged; whoever decodes it says so
+        return False
+    return any(
+        value is None or (isinstance(value, (int, float, str)) and value != wanted[field])
+        for field, value in found.items()
+    )
 
 
 class DiskJobStore(JobStore):

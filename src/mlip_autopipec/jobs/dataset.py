@@ -34,6 +34,7 @@ def read_labels(
     store: JobStore | None = None,
     *,
     with_outliers: bool = False,
+    flagged: Collection[str] | None = None,
 ) -> list[LabelDocument]:
     """
     Read the successful labels of a campaign, in the order in which they were asked for.
@@ -50,6 +51,8 @@ def read_labels(
         A connected JobStore; by default the one the present job runs in.
     with_outliers
         Leave none out.
+    flagged
+        uuids of all outliers ever flagged before ``last_cycle``, where they are known; else they are read.
 
     Returns
     -------
@@ -82,7 +85,8 @@ def read_labels(
     given = [_shifted(label, shift) for part in sorted(imported) for label in imported[part]]
     aside: set[str] = set()
     if not with_outliers:
-        aside = set(read_outliers(campaign_id, store, last_cycle)) - read_accepted(campaign_id, store)
+        ever = read_outliers(campaign_id, store, last_cycle) if flagged is None else flagged
+        aside = set(ever) - read_accepted(campaign_id, store) if ever else set()
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*given, *with_originals(wanted, store)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
@@ -26,6 +27,7 @@ from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
@@ -99,7 +101,8 @@ class TrainMaker(Maker):
             return None
         if isinstance(batch, ComparisonDocument) and batch.refused is not None:
             return None
-        labels = read_labels(campaign_id, last_cycle=cycle)
+        flagged = read_outliers(campaign_id, current_store(), cycle)
+        labels = read_labels(campaign_id, last_cycle=cycle, flagged=flagged)
         # labels of a check are trained on in the next training
         train = [label for label in labels if label.split in ("train", CHECK)]
         test = [label for label in labels if label.split == "test"]
@@ -108,7 +111,7 @@ class TrainMaker(Maker):
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
         start = None if initial_potential is None else initial_potential.to_potential()
-        accepted = _accepted(train, campaign_id, cycle)
+        accepted = {label.uuid for label in train if label.uuid in flagged}
         just_accepted = accepted - set([] if initial_potential is None else initial_potential.let_in)
 
         def is_new(label: LabelDocument) -> bool:
@@ -151,7 +154,8 @@ class TrainMaker(Maker):
             graded=graded,
             quarantined=aside,
             let_in=sorted(accepted),
-            coverage=Coverage.of([*frames, *new_frames], result.potential.cutoff).as_dict(),
+            coverage=_coverage(initial_potential, old, frames, new_frames, result.potential.cutoff).as_dict(),
+            trained_on=_digest([*old, *trusted]),
         )
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
@@ -204,6 +208,31 @@ def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) ->
     )
 
 
+def _coverage(
+    parent: PotentialDocument | None,
+    old: Sequence[LabelDocument],
+    frames: Sequence[Atoms],
+    new_frames: Sequence[Atoms],
+    cutoff_A: float,
+) -> Coverage:
+    """
+    Count the surroundings in the labels that were trained on.
+
+    Those of the old ones are known where the potential before was trained on them and nothing else, with this cutoff.
+    """
+    known = None if parent is None or parent.trained_on != _digest(old) else parent.known_surroundings()
+    if known is None or known.cutoff != cutoff_A:
+        return Coverage.of([*frames, *new_frames], cutoff_A)
+    return known.merge(Coverage.of(new_frames, cutoff_A))
+
+
+def _digest(labels: Sequence[LabelDocument]) -> str:
+    """Return the same for the same set of labels, in whatever order."""
+    return sha256(
+        "\n".join(sorted(f"{label.uuid} {label.cycle} {label.index}" for label in labels)).encode()
+    ).hexdigest()
+
+
 def read_graded(
     campaign_id: str, before_cycle: int | None = None, store: JobStore | None = None
 ) -> dict[str, GradedLabel]:
@@ -227,12 +256,6 @@ def read_graded(
     # a label of a check is measured there, and again by the same potential when it is trained on
     pairs = [GradedLabel.model_validate(pair) for doc in by_cycle for pair in doc["output"].get("graded") or ()]
     return {pair.label_id: pair for pair in pairs}
-
-
-def _accepted(labels: Sequence[LabelDocument], campaign_id: str, cycle: int) -> set[str]:
-    """Return which of the labels are accepted outliers."""
-    ever = read_outliers(campaign_id, current_store(), cycle)
-    return {label.uuid for label in labels if label.uuid in ever}
 
 
 def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:

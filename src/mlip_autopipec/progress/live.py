@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from mlip_autopipec.managers.local import RunningJob
     from mlip_autopipec.progress.types import CampaignProgress
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 #: Seconds between two readings of the files of MD and fit.
 EVERY_S = 1.0
 #: The store is read again when another job runs, and not before so many times what it took to read it.
-_RARER = 20.0
+RARER = 20.0
 #: Seconds after which a line tells of a step where there is no terminal; then after twice as many, and so on.
 FIRST_LINE_S = 60.0
 #: Lines of the view besides those of the walkers, and lines left for what is printed above it.
@@ -79,7 +79,7 @@ def live_view(console: Console, folder: Path, watch: Watch | None = None) -> Ite
         Knows the jobs that run.
     """
     watch = Watch() if watch is None else watch
-    if not console.is_terminal or console.is_dumb_terminal or not console.file.isatty():
+    if not is_terminal(console):
         lines = _Lines(console, folder, watch)
         lines.thread.start()
         try:
@@ -87,21 +87,16 @@ def live_view(console: Console, folder: Path, watch: Watch | None = None) -> Ite
         finally:
             lines.stop()
         return
-    view = _View(console, folder, watch)
-    # rich decides it once, by standard output; with --json the view is on standard error
-    interactive, console.is_interactive = console.is_interactive, True
-    try:
-        with view.live:
-            view.thread.start()
-            try:
-                yield
-            finally:
-                view.stop()
-    finally:
-        console.is_interactive = interactive
+    with View(console, folder, watch).shown():
+        yield
 
 
-class _View:
+def is_terminal(console: Console) -> bool:
+    """Tell whether a view can be shown on a console."""
+    return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
+
+
+class View:
     """A thread that reads and shows."""
 
     def __init__(self, console: Console, folder: Path, watch: Watch) -> None:
@@ -116,6 +111,24 @@ class _View:
         self._progress: CampaignProgress | None = None
         self._read_jobs: frozenset[Path] | None = None
         self._read_at = self._not_before = 0.0
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show it while the body runs, where there is a terminal."""
+        if not is_terminal(self.console):
+            yield
+            return
+        # rich decides it once, by standard output; with --json the view is on standard error
+        interactive, self.console.is_interactive = self.console.is_interactive, True
+        try:
+            with self.live:
+                self.thread.start()
+                try:
+                    yield
+                finally:
+                    self.stop()
+        finally:
+            self.console.is_interactive = interactive
 
     def stop(self) -> None:
         """End the thread; a read of the store that takes long is not waited for."""
@@ -136,7 +149,7 @@ class _View:
             if self._campaigns is not None:
                 self._campaigns.store.close()
 
-    def _look(self) -> Shown | None:
+    def _look(self) -> RenderableType | None:
         """Read what may have changed; None while there is nothing to show."""
         jobs = self.watch.jobs
         self._read_store(jobs)
@@ -162,10 +175,10 @@ class _View:
             self._progress = progress_of(self._campaigns, names[0], cycle=cycle, task=task)
             self._task = task if found else None  # one that was extended is just about to be recorded
             self._read_jobs, self._read_at = folders, time.monotonic()
-        self._not_before = now + _RARER * (time.monotonic() - now)
+        self._not_before = now + RARER * (time.monotonic() - now)
 
 
-class _Lines(_View):
+class _Lines(View):
     """The same without a terminal: a line now and then."""
 
     def _run(self) -> None:
@@ -173,7 +186,7 @@ class _Lines(_View):
         try:
             while not self._ended.wait(EVERY_S):
                 shown = self._look()
-                if shown is None:
+                if not isinstance(shown, Shown):
                     continue
                 progress, now = shown.progress, time.monotonic()
                 if step != (progress.cycle, progress.doing):

@@ -276,6 +276,9 @@ class PotentialDocument(WithPayload):
         description="How many atoms of the training set have which elements within the cutoff (elements, pairs, "
         "triplets; cutoff_A); None if the training set is not known.",
     )
+    trained_on: str | None = Field(
+        None, description="SHA-256 of which labels it was trained on; None in documents of earlier versions."
+    )
     seconds: float = Field(0.0, description="Wall time of the fit in s, with that of a refit.")
     fit: FitRecord | None = Field(None, description="How the fit went; None for a fit in closed form.")
     refit: RefitRecord | None = Field(None, description="What a refit from scratch gave, in cycles where one was due.")
