@@ -187,7 +187,7 @@ def _bare(atoms: Atoms) -> Atoms:
 _TEMPLATE = """\
   basis:
 {% if radial_basis %}
-    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+    radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
 {% endif %}
     cutoff: {{ [cutoff, default_cutoff] | max }}                   # {{ about_cutoff }}
     # number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
