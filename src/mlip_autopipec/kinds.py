@@ -51,11 +51,14 @@ class Material:
         Shortest distance in A.
     calculator
         Import path of an ASE calculator the user named.
+    has_slabs
+        Whether one of the structures is a slab, for which codes have a dipole correction.
     """
 
     elements: Sequence[str]
     nearest_neighbour_A: float
     calculator: str
+    has_slabs: bool = False
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,18 @@ def test_broken_off_in_the_proof_it_ends_the_same(name, run_loop, memory_jobstor
     assert sorted(walked("cut")) == sorted(walked("whole")), "what was stored is not run again"
 
 
+def test_extended_by_a_condition_only_what_is_not_proven_runs(tmp_path, memory_jobstore, run_loop, stored_documents):
+    events = tmp_path / "events"
+    final = run_loop(loop(events, [Halt(step=100, walker=0)]).make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "CONVERGED", final.why
+    ran = len(read_events(str(events)))
+    n_walks = len(stored_documents(WalkDocument))
+    extended = run_loop(OTFMaker.extend("c", memory_jobstore, conditions=900))
+    assert (extended.status, extended.potential_id) == ("CONVERGED", final.potential_id)
+    assert [event for event in read_events(str(events))[ran:] if event.startswith("start")] == ["start w2 0"]
+    assert [walk.walker for walk in stored_documents(WalkDocument)[n_walks:]] == [2]
+
+
 def test_a_state_out_of_thermal_reach_is_thrown_away(run_loop, stored_documents, memory_jobstore):
     # displacements of 0.3 A are not of 300 K
     maker = loop(halts=[Halt(step=100)], displacement_A=0.3, **linear())

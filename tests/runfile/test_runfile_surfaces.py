@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ase.build import bulk, fcc111, molecule
+from ase.cluster import Icosahedron
 from ase.constraints import FixAtoms
 
 from mlip_autopipec.errors import InvalidInputError
@@ -61,6 +62,31 @@ def test_frozen_atoms_reach_the_campaign(tmp_path: Path, frozen: str) -> None:
 def test_frozen_that_names_no_atom_is_refused(tmp_path: Path, frozen: str, words: str) -> None:
     with pytest.raises(InvalidInputError, match=words):
         run_file(tmp_path, frozen, "free.xyz").load_structures()
+
+
+@pytest.mark.parametrize(("oracle", "setting"), [("vasp", "LDIPOL: true"), ("espresso", "dipfield: true")])
+def test_init_writes_the_dipole_correction_of_slabs(tmp_path: Path, oracle: str, setting: str) -> None:
+    for name, atoms in (("slab", fcc111("Cu", (2, 2, 3), vacuum=8.0)), ("bulk", bulk("Cu", cubic=True))):
+        atoms.write(tmp_path / f"{name}.xyz", format="extxyz")
+        path = tmp_path / f"{name}.yaml"
+        write_run_file(path, [named_source("file", f"{name}.xyz", tmp_path)], Choices(name=name, oracle=oracle))
+        assert (setting in path.read_text()) is (name == "slab")
+
+
+def test_init_writes_what_suits_molecules(tmp_path: Path) -> None:
+    for name, atoms, cutoff in (
+        ("water", molecule("H2O"), 3.5),
+        ("benzene", molecule("C6H6"), 5.0),
+        ("nickel", Icosahedron("Ni", 2), 6.0),
+    ):
+        atoms.write(tmp_path / f"{name}.xyz", format="extxyz")
+        path = tmp_path / f"{name}.yaml"
+        write_run_file(path, [named_source("file", f"{name}.xyz", tmp_path)], Choices(name=name, oracle="vasp"))
+        run = RunFile.load(path)
+        is_molecule = name != "nickel"
+        assert run.trainer.basis.cutoff == cutoff
+        assert (run.trainer.basis.radial_basis == "ChebExpCos") is is_molecule
+        assert max(run.first_dataset.rattle_amplitudes) == (0.06 if is_molecule else 0.15)
 
 
 def test_init_recognises_slabs_and_molecules(tmp_path: Path) -> None:

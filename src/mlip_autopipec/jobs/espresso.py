@@ -166,7 +166,7 @@ def _values(material: Material) -> dict[str, Any]:
     for element in material.elements:
         names = [name for name in there if name.lower().startswith((f"{element.lower()}.", f"{element.lower()}_"))]
         found[element] = names[0] if names else f"{element}.UPF"
-    return {"pseudopotentials": found}
+    return {"pseudopotentials": found, "has_slabs": material.has_slabs}
 
 
 KIND = OracleKind(
@@ -177,6 +177,9 @@ KIND = OracleKind(
     pseudopotentials: {{ pseudopotentials | flow }}
     input_data:
       system: {ecutwfc: 40}       # Ry: converge it for your pseudopotentials
+{% if has_slabs %}
+      control: {tefield: true, dipfield: true}  # dipole correction of slabs. Leave it out if both sides are alike
+{% endif %}
     kspacing: 0.035               # 1/A without 2 pi; VASP's KSPACING = 0.22
 """,
     values=_values,

@@ -29,6 +29,7 @@ from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.electrons import tell
 from mlip_autopipec.oracle.extracted import EnergyKind
+from mlip_autopipec.oracle.kpoints import thin_out_along_vacuum
 from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments
 
@@ -102,6 +103,7 @@ class AseStaticMaker(AseMaker):
             atoms.set_initial_magnetic_moments([self.initial_moments_muB.get(s, 0.0) for s in atoms.symbols])
         calculator = self._get_calculator()
         tell(calculator, f"{type(calculator).__module__}.{type(calculator).__qualname__}", atoms)
+        thin_out_along_vacuum(calculator, atoms)
         name = str(getattr(calculator, "name", type(calculator).__name__)).lower()
         started = time.perf_counter()
         directory = self._calculate(atoms, calculator, name)

@@ -25,7 +25,7 @@ def _look() -> Availability:
 
 
 def _values(material: Material) -> dict[str, Any]:
-    return {"potcar": {element: element for element in material.elements}}
+    return {"potcar": {element: element for element in material.elements}, "has_slabs": material.has_slabs}
 
 
 KIND = OracleKind(
@@ -34,6 +34,9 @@ KIND = OracleKind(
     about="VASP through atomate2; MatPES PBE unless told otherwise",
     template="""\
   # maker: {incar: {ENCUT: 520}, potcar: {{ potcar | flow }}}   # other settings than MatPES PBE; see docs/vasp.md
+{% if has_slabs %}
+  maker: {incar: {LDIPOL: true}}  # dipole correction of slabs. Leave it out if both sides are alike
+{% endif %}
 """,
     values=_values,
     isolated_atoms=True,

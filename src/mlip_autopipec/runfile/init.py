@@ -23,7 +23,7 @@ from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import told_trainers
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
-from mlip_autopipec.structures.periodicity import Shape, shape_of
+from mlip_autopipec.structures.periodicity import Shape, gathered, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ _FUNCTIONS = (60, 80, 100)
 _IONIC = 1.7
 #: Cutoff in nearest neighbours' distances from which on these are far inside.
 _FAR = 2.2
+#: Atoms of molecules are nearer than this (A), those of clusters of metals are not.
+_MOLECULAR_A = 1.7
 #: Column where comments behind settings begin.
 _COMMENTS = 38
 
@@ -135,11 +137,15 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     functions = min(functions, _most_functions(sources, structures, elements))
     n_structures = _enough_structures(sources, structures, elements, functions)
     distance = min(nearest_neighbour(source.atoms) for source in sources)
+    molecular = all(_is_molecule(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
+    if molecular:  # no neighbour is beyond the molecule's other end
+        cutoff = min(cutoff, max(3.5, math.ceil(2 * max(map(_diameter_A, sources))) / 2))
     ionic = _needs_fine_radial_functions(elements, distance, cutoff)
     about_cutoff = f"A; nearest neighbours are {distance:.2f} A apart"
     n_test = max(3, n_structures // 5)
-    material = Material(elements, distance, choices.calculator)
+    slabs = any(shape_of(source.atoms) is Shape.SLAB for source in sources)
+    material = Material(elements, distance, choices.calculator, slabs)
     environment = jinja2.Environment(  # noqa: S701 - YAML, no HTML
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
@@ -164,8 +170,8 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
             functions=functions,
             cutoff=cutoff,
             about_cutoff=about_cutoff,
-            default_cutoff=trainer.default_cutoff_A,
-            radial_basis=trainer.ionic_radial_basis if ionic else None,
+            default_cutoff=cutoff if molecular else trainer.default_cutoff_A,
+            radial_basis=trainer.ionic_radial_basis if ionic or molecular else None,
         ),
         n_steps=10_000,
         timestep=usual_timestep_fs(lightest),
@@ -176,6 +182,10 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         n_structures=n_structures,
         n_test=n_test,
         max_atoms=max(choices.max_atoms, *(len(source.atoms) for source in sources)),
+        volume_window="[0.95, 1.05]" if molecular else "[0.9, 1.1]",
+        strain=0.02 if molecular else 0.03,
+        rattle="[0.02, 0.04, 0.06]" if molecular else "[0.05, 0.1, 0.15]",
+        about_rattle="bonds of a molecule move by 0.05" if molecular else "hot atoms move by 0.1 and more",
         isolated_atoms=oracle.isolated_atoms,
         labels=None if choices.labels is None else _flow(choices.labels),
         max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
@@ -214,6 +224,16 @@ def _barostat(atoms: Atoms) -> Barostat:
         # the primitive cells of cubic crystals
         return "isotropic" if np.ptp([a, b, c]) < 1e-3 * a and np.ptp(angles) < 0.1 else "triclinic"
     return "isotropic" if np.ptp([a, b, c]) < 1e-3 * a and np.ptp(angles) < 0.1 else "anisotropic"
+
+
+def _is_molecule(atoms: Atoms) -> bool:
+    """Tell whether a structure is one or more molecules in vacuum: its bonds are stiff, as those of metals are not."""
+    return shape_of(atoms) is Shape.CLUSTER and nearest_neighbour(atoms) < _MOLECULAR_A
+
+
+def _diameter_A(source: Source) -> float:
+    positions = gathered(source.atoms)[0]
+    return float(np.linalg.norm(positions[:, None] - positions[None], axis=-1).max())
 
 
 def _needs_fine_radial_functions(elements: Sequence[str], distance: float, cutoff: float) -> bool:

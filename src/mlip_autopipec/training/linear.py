@@ -192,7 +192,7 @@ def _bare(atoms: Atoms) -> Atoms:
 _TEMPLATE = """\
 {% if radial_basis %}
   basis:
-    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+    radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
 {% else %}
   # basis:
 {% endif %}

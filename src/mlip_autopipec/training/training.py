@@ -43,7 +43,7 @@ BASIS_TEMPLATE = """\
     number_of_functions_per_element: {{ functions }}   # larger is more accurate and slower, and needs more labels
     cutoff: {{ cutoff }}                   # {{ about_cutoff }}
 {% if radial_basis %}
-    radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+    radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
 {% endif %}
 """
 ITERATIONS_TEMPLATE = """\
