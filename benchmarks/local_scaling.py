@@ -27,6 +27,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from atomate2.ase.jobs import GFNxTBStaticMaker
 from jobflow import Flow, job
+from machine import described
 from pymatgen.io.ase import AseAtomsAdaptor
 from rich.console import Console
 from rich.table import Table
@@ -157,7 +158,7 @@ def main():
     parser.add_argument("--parts", nargs="+", default=["labels", "walkers", "manager", "cycles"])
     options = parser.parse_args()
     console = Console(width=110)
-    console.print(f"{available_cores()} cores, load {os.getloadavg()[0]:.1f}, medians of {options.rounds}")
+    console.print(f"{described()}; medians of {options.rounds}")
     table = Table(title="wall time of a flow")
     for column in ("jobs", "workers", "s", "gain over one", "s beyond the sleep"):
         table.add_column(column, justify="right")
@@ -206,9 +207,13 @@ def main():
             table.add_column(column, justify="right")
         for n in options.cycles:
             for workers in (0, 1):
-                with ForkServer(thread_variables(1)) as server:
-                    output, first, late, per_job = cycles(n, workers, server)
-                row = (output["status"], f"{first:.3f}", f"{late:.3f}", f"{late / first:.2f}", f"{per_job * 1e3:.1f}")
+                measured = []
+                for _ in range(options.rounds):
+                    with ForkServer(thread_variables(1)) as server:
+                        output, *rest = cycles(n, workers, server)
+                    measured.append((*rest, rest[1] / rest[0]))
+                first, late, per_job, ratio = map(statistics.median, zip(*measured, strict=True))
+                row = (output["status"], f"{first:.3f}", f"{late:.3f}", f"{ratio:.2f}", f"{per_job * 1e3:.1f}")
                 table.add_row(str(output["n_cycles"]), str(workers), *row)
         console.print(table)
 

@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from machine import described
 from pyace.atomicenvironment import aseatoms_to_atomicenvironment
 from pyace.calculator import ACECalculator
 from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator
@@ -117,6 +118,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small cells only")
     quick = parser.parse_args().quick
+    Console(width=110).print(described())
     table = Table(title="library engine, one core, copper 1000 K, us/atom/step (medians)")
     has_lmp = executable.is_available()
     for column in (

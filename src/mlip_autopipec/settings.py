@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: Numbers of threads that libraries read when they are loaded.
-_THREADS = (
+THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -115,7 +115,7 @@ def thread_variables(workers: int) -> dict[str, str]:
         speaks for the others.
     """
     threads = _threads_set() or max(1, available_cores() // max(workers, 1))
-    return {name: os.environ.get(name, str(threads)) for name in _THREADS}
+    return {name: os.environ.get(name, str(threads)) for name in THREADS}
 
 
 def _threads_set() -> int | None:

@@ -80,7 +80,15 @@ def run_here(
     if flow is not None:
         watch = Watch()
         with live_view(console, folder, watch), quiet():
-            run_flow(flow, store, folder / "jobs", workers=workers, watch=watch, server=server)
+            run_flow(
+                flow,
+                store,
+                folder / "jobs",
+                workers=workers,
+                watch=watch,
+                server=server,
+                resources=campaign.load_resources(),
+            )
     result, document, errors = results_of(campaign, flow, folder, store, started)
     report = None if result["report"] is None else short(Path(result["report"]))
     console.print(summary_table(document, errors, short(folder), result["seconds"], report))
@@ -195,7 +203,8 @@ def outcome(
 
 
 def check_validation(campaign: RunFile) -> None:
-    """Refuse a validation that could not be run, before the campaign instead of after it."""
+    """Refuse a validation that could not be run, or a job that has no room, before the campaign instead of after it."""
+    campaign.load_resources()
     if campaign.validation is not None:
         static = campaign.oracle.static_maker()
         if not hasattr(type(static), "calculator"):

@@ -242,7 +242,11 @@ def run_together(
     for member in members:
         if member.flow is not None or not is_finished(member.folder):
             begin_results(member.folder)
-    runs = [Run(member.flow, member.folder / "jobs") for member in members if member.flow is not None]
+    runs = [
+        Run(member.flow, member.folder / "jobs", member.run_file.load_resources())
+        for member in members
+        if member.flow is not None
+    ]
     watch = Watch()
     if runs:
         with view_together(console, folder, names, watch), quiet():

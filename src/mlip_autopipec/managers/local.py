@@ -29,9 +29,10 @@ from monty.json import MontyDecoder, MontyEncoder
 from monty.os import cd
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
+from mlip_autopipec.flows.resources import Resources
 from mlip_autopipec.managers.fork_server import ForkServer, end_group
 from mlip_autopipec.managers.schedule import Outcome, Schedule, Task
-from mlip_autopipec.managers.worker import OUTPUT, NoSpace, Setup, pack, run_job
+from mlip_autopipec.managers.worker import OUTPUT, NoSpace, Setup, pack, pinned, run_job
 from mlip_autopipec.settings import thread_variables
 
 if TYPE_CHECKING:
@@ -100,10 +101,13 @@ class Run:
         The flow.
     folder
         In which each job gets a folder of its own.
+    resources
+        What its jobs take of the machine; None: one worker each, whatever they start.
     """
 
     flow: Flow
     folder: Path
+    resources: Resources | None = None
 
 
 def run_flow(
@@ -114,6 +118,7 @@ def run_flow(
     workers: int,
     watch: Callable[[tuple[RunningJob, ...]], None] | None = None,
     server: ForkServer | None = None,
+    resources: Resources | None = None,
 ) -> Mapping[str, str]:
     """
     Run a flow on this machine.
@@ -132,6 +137,8 @@ def run_flow(
         Called with the jobs that run whenever they change.
     server
         That forks the workers; by default one is started.
+    resources
+        What the jobs take of the machine.
 
     Returns
     -------
@@ -143,7 +150,7 @@ def run_flow(
     MLIPError
         A disk is full, or no workers could be started. What was computed is stored.
     """
-    return run_flows([Run(flow, folder)], store, workers=workers, watch=watch, server=server)
+    return run_flows([Run(flow, folder, resources)], store, workers=workers, watch=watch, server=server)
 
 
 def run_flows(
@@ -163,7 +170,7 @@ def run_flows(
     schedules = [Schedule(Task.all_of(get_flow(run.flow), packed)) for run in runs]
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
-    queue = _Queue(schedules, [run.folder for run in runs], watch or (lambda _: None))
+    queue = _Queue(schedules, runs, watch or (lambda _: None))
     if not workers:
         _run_here(queue, store)
     else:
@@ -201,15 +208,21 @@ class _Queue:
     """The jobs of several schedules, and those that run."""
 
     def __init__(
-        self, schedules: Sequence[Schedule], folders: Sequence[Path], watch: Callable[[tuple[RunningJob, ...]], None]
+        self, schedules: Sequence[Schedule], runs: Sequence[Run], watch: Callable[[tuple[RunningJob, ...]], None]
     ) -> None:
-        self._schedules = list(zip(schedules, folders, strict=True))
+        self._schedules = list(zip(schedules, runs, strict=True))
         self._watch = watch
         self._running: dict[str, RunningJob] = {}
+        self._taken: dict[str, tuple[str, int]] = {}
 
     def __bool__(self) -> bool:
         """Tell whether a job could begin now."""
-        return any(schedule for schedule, _ in self._schedules)
+        return any(self._next_of(schedule, run) is not None for schedule, run in self._schedules)
+
+    def _next_of(self, schedule: Schedule, run: Run) -> Entry | None:
+        """Return the next job of a flow for which there is room."""
+        resources = run.resources
+        return schedule.next_job(lambda name: resources is None or resources.fits(name, self._taken.values()))
 
     @property
     def is_over(self) -> bool:
@@ -218,16 +231,17 @@ class _Queue:
 
     def begin(self, worker: int, pid: int) -> _Begun:
         """Take the next job, for a worker, and make its folder."""
-        schedule, root = min(
-            (one for one in self._schedules if one[0]),
-            key=lambda one: one[0].n_running,
-        )
-        entry = schedule.begin()
-        folder = _new_folder(root)
+        able = [(one, entry) for one in self._schedules if (entry := self._next_of(*one)) is not None]
+        (schedule, run), entry = min(able, key=lambda one: one[0][0].n_running)
+        schedule.begin(entry)
+        folder = _new_folder(run.folder)
         task = entry.task
+        # beside a campaign that shares out the cores, a job of one that does not takes one
+        step, share = (run.resources or Resources(1)).share_of(task.name)
+        self._taken[folder.name] = (step, share.cores)
         self._running[folder.name] = RunningJob(task.uuid, task.index, task.name, folder, worker, pid, time.monotonic())
         self._watch(tuple(self._running.values()))
-        return _Begun(schedule, entry, folder)
+        return _Begun(schedule, entry, folder, None if run.resources is None else share.threads_each)
 
     def end(self, begun: _Begun, outcome: Outcome | NoSpace) -> None:
         """Note what came of a job."""
@@ -261,6 +275,7 @@ class _Queue:
 
     def _ended(self, begun: _Begun) -> None:
         self._running.pop(begun.folder.name, None)
+        self._taken.pop(begun.folder.name, None)
         self._watch(tuple(self._running.values()))
 
 
@@ -269,6 +284,7 @@ class _Begun:
     schedule: Schedule
     entry: Entry
     folder: Path
+    threads: int | None
 
 
 def _new_folder(root: Path) -> Path:
@@ -288,7 +304,7 @@ def _run_here(queue: _Queue, store: JobStore) -> None:
     with _imports_left_alone():
         while queue:
             begun = queue.begin(0, os.getpid())
-            with cd(begun.folder):
+            with cd(begun.folder), pinned(begun.threads):
                 outcome = run_job(partial(_as_it_is, begun.entry.task.payload), store, _as_it_is)
             queue.end(begun, outcome)
 
@@ -344,7 +360,7 @@ class _Pool:
                 idle = self._start()
             idle.begun = queue.begin(idle.number, idle.pid)
             with suppress(OSError):  # it died, which is heard of next
-                idle.connection.send((idle.begun.entry.task.payload, str(idle.begun.folder)))
+                idle.connection.send((idle.begun.entry.task.payload, str(idle.begun.folder), idle.begun.threads))
 
     def _start(self) -> _Worker:
         taken = {worker.number for worker in self.workers}

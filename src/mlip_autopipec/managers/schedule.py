@@ -160,9 +160,16 @@ class Schedule:
         """Number of jobs that were begun and have not ended."""
         return self._n_running
 
-    def begin(self) -> Entry:
-        """Return the next job; the caller runs it and says what came of it."""
-        entry = self._ready.popleft()
+    def next_job(self, may_run: Callable[[str], bool]) -> Entry | None:
+        """Return the first job that could begin now and whose name is accepted; None if there is none."""
+        return next((one for one in self._ready if may_run(one.task.name)), None) if self else None
+
+    def begin(self, entry: Entry | None = None) -> Entry:
+        """Return the next job, or this one of those that are ready; the caller runs it and says what came of it."""
+        if entry is None:
+            entry = self._ready.popleft()
+        else:
+            self._ready.remove(entry)
         entry.attempts += 1
         self._n_running += 1
         return entry

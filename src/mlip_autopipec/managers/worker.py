@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Job
 from monty.json import MontyDecoder, MontyEncoder
 from monty.os import cd
+from threadpoolctl import threadpool_limits
 
 from mlip_autopipec.errors import MLIPError, lacks_space
 from mlip_autopipec.managers.schedule import Outcome
+from mlip_autopipec.settings import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,12 +150,31 @@ def work(descriptor: int) -> None:
         store = MontyDecoder().decode(setup.store)
         store.connect()
         while (asked := connection.recv()) is not None:
-            packed, folder = asked
-            with cd(folder), _output_to(Path(OUTPUT)):
+            packed, folder, threads = asked
+            with cd(folder), pinned(threads), _output_to(Path(OUTPUT)):
                 outcome = run_job(partial(unpack, packed), store, pack)
             connection.send(outcome)
     if store is not None:
         store.close()
+
+
+@contextmanager
+def pinned(threads: int | None) -> Iterator[None]:
+    """Give a job, and the programs that it starts, so many threads; None leaves them as they are."""
+    if threads is None:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, str(threads)))
+    try:
+        with threadpool_limits(threads):  # libraries that are loaded have read the environment
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.checks import elements_of
 from mlip_autopipec.flows.otf import OTFMaker
+from mlip_autopipec.flows.resources import Resources, Share
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
@@ -44,6 +45,7 @@ from mlip_autopipec.runfile.sections import (
     OracleSection,
     OutliersSection,
     PropertiesSection,
+    ResourcesSection,
     SelectionSection,
     StartFrom,
     StopSection,
@@ -55,6 +57,7 @@ from mlip_autopipec.runfile.sections import (
 )
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.settings import available_cores
 from mlip_autopipec.validation.criteria import Criteria, Criterion
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyCriterion
@@ -118,6 +121,10 @@ class RunFile(Strict):
     )
     validation: ValidationSection | None = Field(
         None, description="MD of the oracle itself to measure errors on at the end."
+    )
+
+    resources: ResourcesSection | None = Field(
+        None, description="Cores for the jobs of each step on this machine; null: one worker each, with equal threads."
     )
 
     _folder: Path = Path()
@@ -328,6 +335,22 @@ class RunFile(Strict):
         if settings.timestep_fs is None:  # the campaign's own
             settings.timestep_fs = self.dynamics.timestep_fs
         return settings
+
+    def load_resources(self) -> Resources | None:
+        """
+        Return what the jobs take of this machine, if the file says so.
+
+        Raises
+        ------
+        InvalidInputError
+            A job would need more cores than there are.
+        """
+        if self.resources is None:
+            return None
+        asked = self.resources.model_dump()
+        with self._blamed("resources"):
+            cores = asked.pop("cores") or available_cores()
+            return Resources(cores, {step: Share(**share) for step, share in asked.items() if share is not None})
 
 
 def json_schema() -> dict[str, Any]:

@@ -39,6 +39,30 @@ from mlip_autopipec.validation.targets import AccuracyTargets
 MOST_ATOMS = 2_000_000
 
 
+class ShareSection(Strict):
+    """What a job of one step takes of the machine."""
+
+    cores: Annotated[Whole, Field(ge=1)] = Field(1, description="Cores that a job keeps busy, with all it starts.")
+    threads: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="Threads of OpenMP, BLAS and TensorFlow in each process; null: cores. 1 under mpirun."
+    )
+    at_once: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="Most jobs at once; null: as many as there are cores for."
+    )
+
+
+class ResourcesSection(Strict):
+    """Cores of this machine for the jobs of each step, when a command runs the campaign."""
+
+    cores: Annotated[Whole, Field(ge=1)] | None = Field(
+        None, description="Cores for all jobs together; null: those that the process may use."
+    )
+    label: ShareSection | None = Field(None, description="The oracle; null: one core.")
+    train: ShareSection | None = Field(None, description="Training; null: one core.")
+    explore: ShareSection | None = Field(None, description="MD of a walker; null: one core.")
+    light: ShareSection | None = Field(None, description="Everything else; null: one core.")
+
+
 def told_trainers() -> str:
     """Name all trainers, each with a word about it."""
     return ", ".join(f"{name} ({kind.short})" for name, kind in TRAINERS.usable().items())
