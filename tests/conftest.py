@@ -39,6 +39,7 @@ LONG = (
     "test_loop_vasp",
     "test_jobflow_remote",
     "test_grace",
+    "test_worth",
     "test_vasp_oracle",
     "test_server_away",
     "test_pacemaker_silicon",

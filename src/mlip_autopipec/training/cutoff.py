@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from pyace import BBasisConfiguration
 
-    from mlip_autopipec.training.linear_fit import LinearSettings
+    from mlip_autopipec.potentials.basis import BasisSettings
     from mlip_autopipec.training.training import FitTask
     from mlip_autopipec.training.weights import FitWeights
 
@@ -33,6 +34,28 @@ NEAREST = 3.0
 _FIRST = CUTOFFS.index(LADDER_CUTOFF)
 #: So many atoms of labels decide: enough for the largest basis.
 _ATOMS = 2000
+
+
+class LinearSettings(Protocol):
+    """What the fit needs of its trainer, :class:`~mlip_autopipec.training.linear.LinearACETrainer`."""
+
+    @property
+    def basis(self) -> BasisSettings:
+        """Size and shape of the basis."""
+
+    @property
+    def processes(self) -> int | None:
+        """Worker processes that build the design matrix."""
+
+    @property
+    def max_us_per_atom_step(self) -> float | None:
+        """Limit of the cost of MD."""
+
+    def with_basis(self, basis: BasisSettings) -> LinearSettings:
+        """Return the same with another basis."""
+
+    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
+        """Return the basis to fit, with its core."""
 
 
 def cutoffs_for(labels: Sequence[Atoms]) -> list[float]:

@@ -188,14 +188,16 @@ def _bare(atoms: Atoms) -> Atoms:
     return copy
 
 
-#: What ``init`` writes: the size of the basis is left to the data.
+#: What ``init`` writes: cutoff and size of the basis are left to the data.
 _TEMPLATE = """\
-  basis:
 {% if radial_basis %}
+  basis:
     radial_basis: {{ radial_basis }}   # resolves the short distances of ions better than SBessel, the default
+{% else %}
+  # basis:
 {% endif %}
-    cutoff: {{ [cutoff, default_cutoff] | max }}                   # {{ about_cutoff }}
-    # number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
+  #   cutoff: {{ [cutoff, default_cutoff] | max }}   # {{ about_cutoff }}; without it the labels choose
+  #   number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
 """
 KIND = TrainerKind(
     trainer=LinearACETrainer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,33 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet, BBasisConfiguration
 
-    from mlip_autopipec.potentials.basis import BasisSettings
+    from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.design import BasisFunction
     from mlip_autopipec.training.training import FitTask
 
 logger = logging.getLogger(__name__)
-
-
-class LinearSettings(Protocol):
-    """What the fit needs of its trainer, :class:`~mlip_autopipec.training.linear.LinearACETrainer`."""
-
-    @property
-    def basis(self) -> BasisSettings:
-        """Size and shape of the basis."""
-
-    @property
-    def processes(self) -> int | None:
-        """Worker processes that build the design matrix."""
-
-    @property
-    def max_us_per_atom_step(self) -> float | None:
-        """Limit of the cost of MD."""
-
-    def with_basis(self, basis: BasisSettings) -> LinearSettings:
-        """Return the same with another basis."""
-
-    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
-        """Return the basis to fit, with its core."""
 
 
 class LinearFit(NamedTuple):
