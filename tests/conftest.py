@@ -25,6 +25,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Commands run their jobs in the process of the test unless it asks for workers: it may have changed what they do
 os.environ.setdefault("MLIP_AUTOPIPEC_WORKERS", "0")
+# Nothing is kept in the cache folder of whoever runs the tests
+os.environ.setdefault("MLIP_AUTOPIPEC_ROWS_MB", "0")
 
 pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers"]
 
@@ -41,6 +43,7 @@ LONG = (
     "test_loop_vasp",
     "test_jobflow_remote",
     "test_grace",
+    "test_worth",
     "test_vasp_oracle",
     "test_server_away",
     "test_pacemaker_silicon",

@@ -46,6 +46,12 @@ class MLIPAutopipecSettings(BaseSettings):
         "may name beside those that are known.",
     )
     ESPRESSO_PSEUDO_DIR: str | None = Field(None, description="Folder of the pseudopotentials of Quantum ESPRESSO.")
+    ROWS_DIR: Path | None = Field(
+        None,
+        description="Folder in which the linear trainer keeps rows of its design matrix from cycle to cycle; None: the "
+        "user's cache folder, mlip-autopipec/rows in it.",
+    )
+    ROWS_MB: int = Field(1000, ge=0, description="Most megabytes of these rows; 0 keeps none.")
     WORKERS: int | None = Field(
         None,
         ge=0,

@@ -20,6 +20,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.structures.periodicity import stress_components
+from mlip_autopipec.training.row_cache import RowCache, basis_text, key_of
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -139,10 +140,7 @@ def build_design(
         If the matrix is not finite or zero.
     """
     functions = tuple(basis_functions(basis))
-    work = sum(map(len, labels)) * len(functions)
-    if processes is None:
-        processes = max(1, min(len(os.sched_getaffinity(0)), work // _WORTH_A_PROCESS))
-    rows = _all_rows(basis, labels, min(processes, len(labels)))
+    rows = _all_rows(basis, labels, processes)
     matrix: list[NDArray[Any]] = []
     target: list[NDArray[Any]] = []
     kind: list[int] = []
@@ -169,8 +167,35 @@ def build_design(
     return design
 
 
-def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int) -> list[StructureRows]:
+def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | None) -> list[StructureRows]:
+    """Return the rows of all labels; those known from earlier fits are read."""
     bare = [atoms.copy() for atoms in labels]
+    n_functions = len(basis.basis_coeffs)
+    basis.basis_coeffs = np.zeros(n_functions)
+    cache = RowCache.here()
+    if cache is None:
+        return _computed(basis, bare, n_functions, processes)
+    text = basis_text(basis)
+    keys = [key_of(text, atoms) for atoms in bare]
+    found = [cache.read(key, len(atoms), n_functions) for key, atoms in zip(keys, bare, strict=True)]
+    new = [i for i, rows in enumerate(found) if rows is None]
+    computed = dict(zip(new, _computed(basis, [bare[i] for i in new], n_functions, processes), strict=True))
+    for i, rows in computed.items():
+        cache.write(keys[i], rows)
+    if new:
+        cache.prune()
+    return [computed[i] if rows is None else rows for i, rows in enumerate(found)]
+
+
+def _computed(
+    basis: ACEBBasisSet, bare: Sequence[Atoms], n_functions: int, processes: int | None
+) -> list[StructureRows]:
+    if not bare:
+        return []
+    if processes is None:
+        work = sum(map(len, bare)) * n_functions
+        processes = max(1, min(len(os.sched_getaffinity(0)), work // _WORTH_A_PROCESS))
+    processes = min(processes, len(bare))
     if processes <= 1:
         derivatives = Derivatives(basis)
         return [derivatives.of(atoms) for atoms in bare]

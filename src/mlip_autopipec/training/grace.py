@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import math
-import re
+import logging
 import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,41 +11,50 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import yaml
 from monty.json import MSONable
 
 from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
 from mlip_autopipec.kinds import Availability, TrainerKind
-from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.design import label_stress
+from mlip_autopipec.training.grace_files import (  # noqa: F401 - some are known by this module's name
+    CHECKPOINT,
+    LOG,
+    STATE,
+    check_fit,
+    read_gracemaker,
+    read_state,
+)
 from mlip_autopipec.training.pacemaker.files import label_frame
 from mlip_autopipec.training.pacemaker.input import merge
-from mlip_autopipec.training.pacemaker.log import HISTORY_POINTS, fail, read_device
+from mlip_autopipec.training.pacemaker.log import fail
 from mlip_autopipec.training.program import find_program, run_program
-from mlip_autopipec.training.results import Fit, FitProgress, LossPoint
+from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, FitTask
-from mlip_autopipec.training.weights import at_least_one
+from mlip_autopipec.training.weights import (
+    at_least_one,
+    check_earlier_weights,
+    mean_square_weights,
+    positive,
+    worth_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-LOG, MODEL, METRICS = "gracemaker.out", "FS_model.yaml", "train_metrics.yaml"
-#: Key of a potential file under which what gracemaker continues from is kept.
-STATE = "fit_state"
+logger = logging.getLogger(__name__)
+
+#: Weights of the mean square errors of energies (eV^2) and force components (eV^2/A^2) where nothing is asked for.
+_WEIGHTS = (10.0, 1.0)
 #: Optimisers of gracemaker that report each iteration and end at a minimum.
 OPTIMIZERS = ("L-BFGS-B", "BFGS")
-#: Relative slack for "the loss did not rise".
-LOSS_DIGITS = 1e-6
-_CHECKPOINT = ("checkpoint.index", "checkpoint.data-00000-of-00001")
-_RESULT = re.compile(r"optimization results: success=(\w+), message=(.*)")
 _OURS = {
     "seed": "the campaign's seed, from which each fit's is derived",
     "cutoff": "basis.cutoff",
     "potential": "basis (its fs_options for further arguments of the preset), and initial_potential",
     "data": "labels: the loop writes the data files, and reference_energies",
 }
-_ADVICE = {"No module named": f"install what is missing into the Python that runs gracemaker: {INSTALL_ACE}"}
 
 
 @dataclass
@@ -124,9 +132,14 @@ class GRACEFSTrainer(ACETrainer):
         Size and shape of a potential that is trained from scratch.
     maxiter, fine_tune_maxiter
         Most iterations of a fit from scratch, and of a fine-tune.
+    energy_meV_atom, forces_meV_A, stress_GPa
+        What an error is worth, as in the linear trainer: of an energy per atom, of a component of force and stress.
+        They are translated into weights of the loss by the mean number of atoms of the labels. Of the first two, one
+        alone sets the other to 10 meV/atom or 100 meV/A. Stresses are fitted if ``stress_GPa`` is given and all labels
+        are periodic and have one. None of them: as ``energy_weight`` and ``force_weight`` say.
     energy_weight, force_weight
         Weights in the loss, of the mean square error of energies per atom (eV^2) and of force
-        components (eV^2/A^2).
+        components (eV^2/A^2). Deprecated. None: 10 and 1, unless what errors are worth is given.
     optimizer
         "L-BFGS-B" or "BFGS".
     batch_size
@@ -146,14 +159,17 @@ class GRACEFSTrainer(ACETrainer):
     basis: GRACEBasis = field(default_factory=GRACEBasis)  # type: ignore[assignment]  # all the loop asks for is section
     maxiter: int = 200
     fine_tune_maxiter: int = 60
-    energy_weight: float = 10.0
-    force_weight: float = 1.0
+    energy_weight: float | None = None
+    force_weight: float | None = None
     optimizer: str = "L-BFGS-B"
     batch_size: int = 32
     jit_compile: bool = False
     command: str | None = None
     timeout: float | None = None
     input_sections: dict[str, Any] = field(default_factory=dict)
+    energy_meV_atom: float | None = None
+    forces_meV_A: float | None = None
+    stress_GPa: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
@@ -169,6 +185,21 @@ class GRACEFSTrainer(ACETrainer):
             )
         super().__post_init__()
         at_least_one(self, "maxiter", "fine_tune_maxiter", "batch_size")
+        positive(self, "energy_weight", "force_weight", "energy_meV_atom", "forces_meV_A", "stress_GPa")
+        check_earlier_weights(self, energy_weight=_WEIGHTS[0], force_weight=_WEIGHTS[1])
+
+    def loss_weights(self, atoms_per_label: float) -> dict[str, float]:
+        """Return the weights of the loss for labels of so many atoms on average; of the stress if it is asked for."""
+        worth = worth_of(self)
+        if worth is None:
+            energy, forces = _WEIGHTS
+            return {
+                "energy": energy if self.energy_weight is None else self.energy_weight,
+                "forces": forces if self.force_weight is None else self.force_weight,
+            }
+        energy, forces, stress = mean_square_weights(worth, atoms_per_label)
+        found = {"energy": energy, "forces": forces}
+        return found if self.stress_GPa is None else found | {"stress": stress}
 
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
@@ -184,6 +215,17 @@ class GRACEFSTrainer(ACETrainer):
             )
         train = label_frame(task.labels, task.reference_energies, [1.0] * len(task.labels), "label", "GRACEFSTrainer")
         train["energy"] = train["energy_corrected"]  # gracemaker computes the latter from the former
+        stresses = [label_stress(atoms) if atoms.pbc.all() else None for atoms in task.labels]
+        n_missing = sum(stress is None for stress in stresses)
+        with_stress = self.stress_GPa is not None and n_missing == 0
+        if with_stress:
+            train["stress"] = stresses
+        elif self.stress_GPa is not None:
+            logger.warning(
+                "stresses are not fitted: %d of %d labels have none, and gracemaker needs that of all",
+                n_missing,
+                len(stresses),
+            )
         state = None if task.start is None else read_state(task.start)
         task.directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="gracemaker-", dir=task.directory)).resolve()
@@ -191,9 +233,16 @@ class GRACEFSTrainer(ACETrainer):
         if state is not None:
             (folder / "start").mkdir()
             (folder / "start" / "model.yaml").write_text(state["model"])
-            for name in _CHECKPOINT:
+            for name in CHECKPOINT:
                 (folder / "start" / name).write_bytes(base64.b64decode(state[name]))
-        settings = self.input(task.elements, state is not None, fine_tune=task.fine_tune, seed=task.seed)
+        settings = self.input(
+            task.elements,
+            state is not None,
+            fine_tune=task.fine_tune,
+            seed=task.seed,
+            atoms_per_label=sum(map(len, task.labels)) / len(task.labels),
+            with_stress=with_stress,
+        )
         (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
         log = run_program("gracemaker", [*command, "input.yaml", "-sf"], folder / LOG, self.timeout)
@@ -207,8 +256,20 @@ class GRACEFSTrainer(ACETrainer):
             fail(problem, folder / LOG, log, "check the fit section of input_sections")
         return Fit(read_gracemaker(results), log, progress)
 
-    def input(self, elements: Sequence[str], has_start: bool, *, fine_tune: bool, seed: int = 0) -> dict[str, Any]:
+    def input(
+        self,
+        elements: Sequence[str],
+        has_start: bool,
+        *,
+        fine_tune: bool,
+        seed: int = 0,
+        atoms_per_label: float = 32.0,
+        with_stress: bool = False,
+    ) -> dict[str, Any]:
         """Return the ``input.yaml`` of a fit as a dictionary."""
+        weights = self.loss_weights(atoms_per_label)
+        if not with_stress:
+            weights.pop("stress", None)
         ours: dict[str, Any] = {
             "seed": int(seed),
             "cutoff": self.basis.cutoff,
@@ -216,10 +277,7 @@ class GRACEFSTrainer(ACETrainer):
             "data": {"filename": "train.pckl.gzip", "reference_energy": 0},
             "potential": self.basis.section(elements),
             "fit": {
-                "loss": {
-                    "energy": {"weight": self.energy_weight, "type": "square"},
-                    "forces": {"weight": self.force_weight, "type": "square"},
-                },
+                "loss": {what: {"weight": weight, "type": "square"} for what, weight in weights.items()},
                 "maxiter": self.maxiter,
                 "optimizer": self.optimizer,
                 "opt_params": {"maxcor": 100, "maxls": 20} if self.optimizer == "L-BFGS-B" else {"gtol": 1e-8},
@@ -241,111 +299,6 @@ class GRACEFSTrainer(ACETrainer):
                 "param_dtype": "float64",
             } | ({"checkpoint_name": "start/checkpoint"} if fine_tune else {})
         return merged
-
-
-def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_size: int) -> FitProgress:
-    """
-    Believe gracemaker only if log, metrics and files show a fit.
-
-    Parameters
-    ----------
-    log, path
-        What it printed, and where that stands.
-    results
-        Its folder of results, ``seed/<seed>``.
-    fine_tune
-        Whether it was to continue: then it has to say that it read the parameters, and the loss may not rise.
-    batch_size
-        By which gracemaker divides the parts of the loss, though not the whole.
-
-    Raises
-    ------
-    TrainingError
-        With the path of the log, its last lines and what to do.
-    """
-    advice = next((hint for phrase, hint in _ADVICE.items() if phrase in log), "see the lines below")
-    try:
-        rows = yaml.safe_load((results / METRICS).read_text())
-        points = [
-            LossPoint(
-                int(row["epoch"]),
-                float(row["total_loss/train"]),
-                float(row["loss_component/energy/train"]) * batch_size,
-                float(row["loss_component/forces/train"]) * batch_size,
-            )
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        fail(f"{results / METRICS} of gracemaker cannot be read ({error})", path, log, advice)
-    if not all(math.isfinite(p.total) for p in points):
-        absurd = "check for wrong labels (huge forces, overlapping atoms)"
-        fail("the loss of gracemaker is not a number", path, log, absurd)
-    if len(points) < 2 or points[0].iteration != 0:
-        fail("gracemaker did not train: its metrics show no iteration", path, log, advice)
-    first, last = points[0].total, points[-1].total
-    if fine_tune and "Loaded checkpoint from start/checkpoint" not in log:
-        fail("gracemaker started from scratch instead of continuing", path, log, advice)
-    if last > first * (1 + LOSS_DIGITS) if fine_tune else last >= first:
-        more = "raise fine_tune_maxiter" if fine_tune else "raise maxiter"
-        fail(f"the loss of gracemaker went from {first:g} to {last:g}", path, log, more)
-    if not (results / MODEL).is_file():
-        fail(f"gracemaker wrote no {results / MODEL}", path, log, advice)
-    stride = max(1, math.ceil(len(points) / HISTORY_POINTS))
-    result = _RESULT.findall(log)
-    return FitProgress(
-        n_iterations=points[-1].iteration,
-        history=tuple(points[:-1][::stride] + points[-1:]),
-        converged=result[-1][0] == "True" if result else None,
-        message=result[-1][1] if result else "",
-        device=read_device(log),
-    )
-
-
-def read_gracemaker(folder: str | Path) -> ACEPotential:
-    """
-    Read a potential from gracemaker's folder of results, ``seed/<seed>``, with all a fine-tune needs.
-
-    The model and its parameters are put under the key ``fit_state`` into the potential's file,
-    where no evaluator looks. A bare ``FS_model.yaml`` can run MD, but not be continued.
-
-    Raises
-    ------
-    InvalidInputError
-        If a file is not there; ``gracemaker input.yaml -sf`` writes them.
-    """
-    results = Path(folder)
-    files = [results / MODEL, results / "model.yaml", *(results / "checkpoints" / name for name in _CHECKPOINT)]
-    for path in files:
-        if not path.is_file():
-            raise InvalidInputError(f"'{path}' does not exist; gracemaker input.yaml -sf writes it")
-    state = {"model": files[1].read_text()} | {p.name: base64.b64encode(p.read_bytes()).decode() for p in files[2:]}
-    potential = ACEPotential(files[0].read_text().rstrip() + "\n" + yaml.safe_dump({STATE: state}))
-    if not np.isfinite(potential.coefficients).all():
-        raise InvalidInputError(f"'{files[0]}' holds coefficients that are not numbers")
-    return potential
-
-
-def read_state(potential: ACEPotential) -> dict[str, str]:
-    """
-    Return the model and its parameters that a fit continues from.
-
-    Raises
-    ------
-    InvalidInputError
-        If the potential is not GRACE-FS, or its file came without them.
-    """
-    if not potential.is_grace:
-        raise InvalidInputError(
-            "GRACEFSTrainer cannot continue a potential of pacemaker; use PacemakerTrainer, or train from scratch"
-        )
-    _, found, text = potential.yaml.partition(f"\n{STATE}:")
-    state = yaml.safe_load(f"{STATE}:{text}")[STATE] if found else {}
-    if missing := {"model", *_CHECKPOINT} - set(state):
-        raise InvalidInputError(
-            f"the GRACE-FS potential lacks {sorted(missing)} under '{STATE}', so it can run MD but not be continued; "
-            "read it by read_gracemaker(folder) from the folder seed/<seed> in which gracemaker wrote it"
-        )
-    return dict(state)
 
 
 def _look(trainer: Any = None) -> Availability:

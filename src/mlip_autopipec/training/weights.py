@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -82,6 +83,86 @@ class FitWeights:
         """Return for each row what an error is worth, in eV/atom, eV/A or eV/A^3."""
         units = np.array([1e-3 * self.energy_meV_atom, 1e-3 * self.forces_meV_A, self.stress_GPa / EV_A3_IN_GPA])
         return units[kind]
+
+
+#: What an error is worth to the trainers by gradients where only the other one is given: meV/atom, meV/A.
+GRADIENT_WORTH = FitWeights(10.0, 100.0)
+
+
+def worth_of(settings: object) -> FitWeights | None:
+    """Return what errors are worth to a trainer by gradients; None where it says nothing of it."""
+    names = ("energy_meV_atom", "forces_meV_A", "stress_GPa")
+    given = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
+    return FitWeights(**(vars(GRADIENT_WORTH) | given)) if given else None
+
+
+def check_earlier_weights(settings: object, **defaults: float) -> None:
+    """
+    Refuse two ways of weighting at once, and warn of the earlier one.
+
+    Parameters
+    ----------
+    settings
+        A trainer.
+    **defaults
+        Its earlier settings, by name, with what they were by default.
+
+    Raises
+    ------
+    InvalidInputError
+        If one of them is given together with what errors are worth.
+    """
+    given = [name for name in defaults if getattr(settings, name) is not None]
+    trainer = type(settings).__name__
+    if given and worth_of(settings) is not None:
+        raise InvalidInputError.of(
+            f"{trainer}.{given[0]}",
+            "is given together with what an error is worth, from which it follows; leave it out",
+        )
+    if any(getattr(settings, name) not in (None, default) for name, default in defaults.items()):
+        warnings.warn(
+            f"{trainer}.{given[0]} is deprecated; give what an error is worth: energy_meV_atom, forces_meV_A",
+            DeprecationWarning,
+            stacklevel=4,
+        )
+
+
+def share_of_forces(worth: FitWeights, atoms_per_label: float) -> float:
+    """
+    Return pacemaker's kappa: the share of the forces in its loss, 0 to 1.
+
+    The loss is ``(1 - kappa) <(dE/n)^2> + kappa <|dF|^2>``, a mean over structures and one over atoms; with this share
+    it is proportional to the sum over all labels of squared errors, each divided by what it is worth.
+
+    Parameters
+    ----------
+    worth
+        What errors are worth.
+    atoms_per_label
+        Mean number of atoms of a label.
+    """
+    energy, forces = 1e-3 * worth.energy_meV_atom, 1e-3 * worth.forces_meV_A
+    of_forces = atoms_per_label / forces**2
+    return of_forces / (of_forces + 1 / energy**2)
+
+
+def mean_square_weights(worth: FitWeights, atoms_per_label: float) -> tuple[float, float, float]:
+    """
+    Return the weights of the mean square errors of energies (eV/atom), force components (eV/A) and stresses (eV/A^3).
+
+    So weighted their sum is proportional to the sum over all labels of squared errors, each divided by what it is
+    worth; that of the forces is 1.
+
+    Parameters
+    ----------
+    worth
+        What errors are worth.
+    atoms_per_label
+        Mean number of atoms of a label.
+    """
+    energy, forces, stress = worth.unit(np.array([Kind.ENERGY, Kind.FORCES, Kind.STRESS], dtype=np.int8))
+    components = 3 * atoms_per_label
+    return float(forces**2 / (components * energy**2)), 1.0, float(6 * forces**2 / (components * stress**2))
 
 
 def errors_by_kind(residuals: NDArray[np.float64], kind: NDArray[np.int8], power: int = 2) -> ErrorsByKind:

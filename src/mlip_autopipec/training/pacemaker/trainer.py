@@ -19,6 +19,7 @@ from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.settings import get_settings
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.pacemaker.files import coefficients_differ, label_frame, read_fitted, write_start
 from mlip_autopipec.training.pacemaker.input import check_optimizer, check_sections, merge, read_input_file
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
@@ -33,13 +34,17 @@ from mlip_autopipec.training.training import (
     TrainingInput,
     prove_learning,
 )
-from mlip_autopipec.training.weights import at_least_one, positive
+from mlip_autopipec.training.weights import at_least_one, check_earlier_weights, positive, share_of_forces, worth_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
+
     from mlip_autopipec.training.accuracy import ErrorMetrics
 
+#: Of pacemaker's template.
+_KAPPA = 0.3
 _START = "start_potential.yaml"
 _LADDER_TYPES = ("body_order", "power_order")
 
@@ -61,8 +66,13 @@ class PacemakerTrainer(ACETrainer):
         :class:`~mlip_autopipec.potentials.basis.BasisSettings` takes from pacemaker's template.
     maxiter, fine_tune_maxiter
         Most iterations of a fit from scratch, and of a fine-tune.
+    energy_meV_atom, forces_meV_A
+        What an error is worth, as in the linear trainer: of an energy per atom, of a force component. They are
+        translated into ``kappa`` by the mean number of atoms of the labels; of one alone, the other is 10 meV/atom or
+        100 meV/A. None: as ``kappa`` says. pacemaker has no stress in its loss.
     kappa
-        Share of the forces in the loss (0 to 1); energies have the rest.
+        Share of the forces in the loss (0 to 1); energies have the rest. Deprecated: it means something else in labels
+        of another size. None: 0.3, that of pacemaker's template, unless what errors are worth is given.
     L1_coeffs, L2_coeffs
         Regularisation of the coefficients.
     optimizer
@@ -112,7 +122,7 @@ class PacemakerTrainer(ACETrainer):
     basis: BasisSettings = field(default_factory=lambda: BasisSettings(ndensity=2))
     maxiter: int = 200
     fine_tune_maxiter: int = 60
-    kappa: float = 0.3
+    kappa: float | None = None
     L1_coeffs: float = 1e-8
     L2_coeffs: float = 1e-8
     optimizer: str = "BFGS"
@@ -128,6 +138,8 @@ class PacemakerTrainer(ACETrainer):
     timeout: float | None = None
     input_sections: dict[str, Any] = field(default_factory=dict)
     input_file: str | None = None
+    energy_meV_atom: float | None = None
+    forces_meV_A: float | None = None
 
     def __post_init__(self) -> None:
         """Read the input file, keep the potential section in one place, and refuse invalid settings."""
@@ -147,34 +159,48 @@ class PacemakerTrainer(ACETrainer):
         check_optimizer(self.optimizer, "PacemakerTrainer.optimizer")
         super().__post_init__()
         at_least_one(self, "maxiter", "fine_tune_maxiter", "refit_every")
-        positive(self, "new_label_weight")
+        positive(self, "new_label_weight", "energy_meV_atom", "forces_meV_A")
+        if self.kappa is not None and not 0 < self.kappa <= 1:
+            raise InvalidInputError.of("PacemakerTrainer.kappa", f"is {self.kappa}; give a number above 0, at most 1")
+        check_earlier_weights(self, kappa=_KAPPA)
+        if worth_of(self) is not None and "kappa" in self.input_sections.get("fit", {}).get("loss", {}):
+            raise InvalidInputError(
+                "input_sections holds fit.loss.kappa beside energy_meV_atom or forces_meV_A; leave one"
+            )
         if self.ladder_type not in _LADDER_TYPES:
             raise InvalidInputError.of(
                 "PacemakerTrainer.ladder_type", f"is '{self.ladder_type}'; known are {', '.join(_LADDER_TYPES)}"
             )
 
+    def share_of_forces(self, atoms_per_label: float) -> float:
+        """Return the kappa that is written for labels of so many atoms on average."""
+        if (worth := worth_of(self)) is not None:
+            return share_of_forces(worth, atoms_per_label)
+        return _KAPPA if self.kappa is None else self.kappa
+
     def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
         tuned = super().train_on(given)
+        own = self.share_of_forces(_mean_size([*given.labels, *given.new_labels]))
         if not (given.fine_tune and self.refit_is_due(given.cycle)):
             return tuned
         try:
             refitted = super().train_on(replace(given, fine_tune=False))
             prove_learning(refitted)
         except Exception as error:  # whatever it was: the fine-tuned potential is good
-            return self._judge(tuned, None, f"{type(error).__name__}: {error}")
-        return self._judge(tuned, refitted)
+            return self._judge(tuned, None, own, f"{type(error).__name__}: {error}")
+        return self._judge(tuned, refitted, own)
 
     def refit_is_due(self, cycle: int) -> bool:
         """Return whether a refit from scratch is due in this cycle of the loop."""
         return self.refit_every is not None and cycle > 0 and cycle % self.refit_every == 0
 
     def _judge(
-        self, tuned: TrainingResult, refitted: TrainingResult | None, failure: str | None = None
+        self, tuned: TrainingResult, refitted: TrainingResult | None, own: float, failure: str | None = None
     ) -> TrainingResult:
         """Keep the potential with the lower loss on the test set, or without one on the training set."""
-        kappa = self.input_sections.get("fit", {}).get("loss", {}).get("kappa", self.kappa)
-        kappa = self.kappa if isinstance(kappa, str) else kappa  # "auto" is pacemaker's own business
+        kappa = self.input_sections.get("fit", {}).get("loss", {}).get("kappa", own)
+        kappa = own if isinstance(kappa, str) else kappa  # "auto" is pacemaker's own business
 
         def loss(errors: ErrorMetrics | None) -> float:
             return math.nan if errors is None else errors.loss(kappa)
@@ -205,7 +231,12 @@ class PacemakerTrainer(ACETrainer):
         test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
         fine_tune, start = task.fine_tune, task.start
         settings = self.input(
-            task.elements, start is not None, fine_tune=fine_tune, test=bool(task.test_labels), seed=task.seed
+            task.elements,
+            start is not None,
+            fine_tune=fine_tune,
+            test=bool(task.test_labels),
+            seed=task.seed,
+            atoms_per_label=_mean_size(task.labels),
         )
 
         task.directory.mkdir(parents=True, exist_ok=True)
@@ -236,14 +267,25 @@ class PacemakerTrainer(ACETrainer):
         return Fit(ACEPotential.from_basis(fitted), log, read_progress(log, folder / "metrics.txt", folder / LOG))
 
     def input(
-        self, elements: Sequence[str], has_start: bool, *, fine_tune: bool, test: bool = False, seed: int = 0
+        self,
+        elements: Sequence[str],
+        has_start: bool,
+        *,
+        fine_tune: bool,
+        test: bool = False,
+        seed: int = 0,
+        atoms_per_label: float = 32.0,
     ) -> dict[str, Any]:
         """Return the ``input.yaml`` of a fit as a dictionary."""
         given = self.input_sections
         most = given.get("fit", {}).get("maxiter", self.maxiter)
         maxiter = self.fine_tune_maxiter if fine_tune else most
         fit: dict[str, Any] = {
-            "loss": {"kappa": self.kappa, "L1_coeffs": self.L1_coeffs, "L2_coeffs": self.L2_coeffs},
+            "loss": {
+                "kappa": self.share_of_forces(atoms_per_label),
+                "L1_coeffs": self.L1_coeffs,
+                "L2_coeffs": self.L2_coeffs,
+            },
             "optimizer": self.optimizer,
             "min_relative_train_loss_per_iter": self.min_relative_loss_change,
             # pacemaker's 200 would never act
@@ -283,6 +325,11 @@ class PacemakerTrainer(ACETrainer):
             f"install pacemaker with {INSTALL_ACE}, give PacemakerTrainer(command=...), or use LinearACETrainer, which "
             "does not need it",
         )
+
+
+def _mean_size(labels: Sequence[Atoms]) -> float:
+    """Return the mean number of atoms of labels that are no dimers."""
+    return sum(map(len, ordinary := [a for a in labels if not is_dimer(a)] or list(labels))) / len(ordinary)
 
 
 def _with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSettings:

@@ -1,0 +1,120 @@
+"""Rows of the design matrix on disk, so that labels known from earlier cycles are not evaluated again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlip_autopipec.potentials.derivatives import StructureRows
+from mlip_autopipec.settings import get_settings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pyace import ACEBBasisSet
+
+#: Changed when rows are computed otherwise.
+_VERSION = b"1"
+_SUFFIX = ".rows.npz"
+
+
+def basis_text(basis: ACEBBasisSet) -> bytes:
+    """Return what a basis is, its coefficients included."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "basis.yaml"
+        basis.save(str(path))
+        return path.read_bytes()
+
+
+def key_of(text: bytes, atoms: Atoms) -> str:
+    """Return the fingerprint of the rows of a structure in a basis (its :func:`basis_text`)."""
+    digest = hashlib.sha256(_VERSION + text)
+    for part in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class RowCache:
+    """
+    A folder with the rows of structures, bounded in size.
+
+    What cannot be read, or is not what its name says, is as if it were not there. Entries that were not used for
+    longest are deleted first.
+
+    Parameters
+    ----------
+    folder
+        Made when something is written.
+    limit_bytes
+        Most bytes of all entries together.
+    """
+
+    folder: Path
+    limit_bytes: int
+
+    @classmethod
+    def here(cls) -> RowCache | None:
+        """Return that of this user on this machine; None where the settings turn it off."""
+        settings = get_settings()
+        if settings.ROWS_MB == 0:
+            return None
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = base / "mlip-autopipec" / "rows" if settings.ROWS_DIR is None else settings.ROWS_DIR
+        return cls(folder, settings.ROWS_MB * 10**6)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{_SUFFIX}"
+
+    def read(self, key: str, n_atoms: int, n_functions: int) -> StructureRows | None:
+        """Return the rows stored under a key; None if they are not there, damaged, or of something else."""
+        path = self._path(key)
+        try:
+            with np.load(path, allow_pickle=False) as stored:  # a checksum of each array is compared
+                if stored["key"].tobytes() != key.encode():
+                    return None
+                rows = StructureRows(
+                    stored["energy"],
+                    stored["forces"],
+                    stored["virial"],
+                    float(stored["core_energy"]),
+                    stored["core_forces"],
+                    stored["core_virial"],
+                )
+            os.utime(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        shapes = [rows.energy.shape, rows.forces.shape, rows.virial.shape, rows.core_forces.shape]
+        wanted = [(n_functions,), (n_atoms, 3, n_functions), (6, n_functions), (n_atoms, 3)]
+        return rows if shapes == wanted and rows.forces.dtype == np.float64 else None
+
+    def write(self, key: str, rows: StructureRows) -> None:
+        """Store rows; a disk that is full only costs the time to compute them again."""
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            number, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            try:
+                with os.fdopen(number, "wb") as stream:
+                    np.savez(stream, key=np.frombuffer(key.encode(), dtype=np.uint8), **rows._asdict())
+                Path(part).replace(self._path(key))
+            except BaseException:
+                Path(part).unlink(missing_ok=True)
+                raise
+
+    def prune(self) -> None:
+        """Delete the entries that were not used for longest, down to the limit."""
+        with suppress(OSError):
+            found = sorted(((s := p.stat()).st_mtime, s.st_size, p) for p in self.folder.glob(f"*{_SUFFIX}"))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in found:
+                if total <= self.limit_bytes:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
