@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from ase.build import bulk, fcc111, molecule
 from ase.cluster import Icosahedron
@@ -71,6 +72,21 @@ def test_init_writes_the_dipole_correction_of_slabs(tmp_path: Path, oracle: str,
         path = tmp_path / f"{name}.yaml"
         write_run_file(path, [named_source("file", f"{name}.xyz", tmp_path)], Choices(name=name, oracle=oracle))
         assert (setting in path.read_text()) is (name == "slab")
+
+
+def test_what_is_said_of_a_structure_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_velocities(np.ones((4, 3)))
+    atoms.write(tmp_path / "hot.extxyz")
+    path = tmp_path / "hot.yaml"
+    write_run_file(path, [named_source("file", "hot.extxyz", tmp_path)], Choices(name="hot"))
+    run = RunFile.load(path)
+    caplog.clear()
+    run.flow()
+    assert len([remark for remark in run.remarks() if "velocities" in remark]) == 1
+    assert "velocities" not in caplog.text
+    run.maker().make(atoms, 300)
+    assert "velocities" in caplog.text, "in Python the log says it"
 
 
 def test_init_writes_what_suits_molecules(tmp_path: Path) -> None:

@@ -193,6 +193,10 @@ def elements_of(frames: Sequence[Atoms]) -> list[str]:
     return sorted({s for a in frames for s in a.get_chemical_symbols()})
 
 
+class TakenStructures(list[Atoms]):
+    """Structures that were taken in before, whose remarks have been said (those of a run file)."""
+
+
 def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freeze: bool = False) -> list[Atoms]:
     """
     Turn what a user gives as structures into ASE structures that MD and ACE take, by :func:`.intake.take_in`.
@@ -213,7 +217,8 @@ def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freez
     """
     items = [structures] if isinstance(structures, (Atoms, IStructure, IMolecule)) else list(structures)
     taken = [take_in(given, f"structures[{i}] ({_formula(given)})") for i, given in enumerate(items)]
-    for remark in (remark for one in taken for remark in one.remarks):
+    said = isinstance(structures, TakenStructures)
+    for remark in (remark for one in taken if not said for remark in one.remarks):
         logger.warning("%s", remark)
     return [_boxed(_held(one.atoms, freeze)) for one in taken]
 

@@ -15,7 +15,7 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import elements_of
+from mlip_autopipec.flows.checks import TakenStructures, elements_of
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resources import Resources, Share
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -289,7 +289,7 @@ class RunFile(Strict):
 
     def load_structures(self) -> list[Atoms]:
         """Read or build all structures."""
-        structures = []
+        structures = TakenStructures()
         for i, source in enumerate(self.structures):
             with self._blamed("structures", i):
                 structures.append(source.load(self._folder))
