@@ -22,12 +22,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from _machine import described
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from atomate2.ase.jobs import GFNxTBStaticMaker
 from jobflow import Flow, job
-from machine import described
 from pymatgen.io.ase import AseAtomsAdaptor
 from rich.console import Console
 from rich.table import Table

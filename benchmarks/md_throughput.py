@@ -18,10 +18,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from _machine import described
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from machine import described
 from pyace.atomicenvironment import aseatoms_to_atomicenvironment
 from pyace.calculator import ACECalculator
 from pyace.evaluator import ACEBEvaluator, ACERecursiveEvaluator

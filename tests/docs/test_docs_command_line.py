@@ -37,7 +37,7 @@ def shortened(path: Path) -> None:
     content = yaml.safe_load(path.read_text())
     content["conditions"] = content["conditions"][:1]
     content["dynamics"]["n_steps"] = 50
-    content["trainer"]["basis"]["number_of_functions_per_element"] = 10
+    content["trainer"]["basis"] = {"number_of_functions_per_element": 10, "cutoff": 5.0}
     content["first_dataset"].update(n_structures=5, n_test=1)
     content["validation"] = None
     content["stop"]["n_check_labels"] = 0
