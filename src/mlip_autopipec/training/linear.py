@@ -190,14 +190,18 @@ def _bare(atoms: Atoms) -> Atoms:
 
 #: What ``init`` writes: cutoff and size of the basis are left to the data.
 _TEMPLATE = """\
+{% set written = radial_basis or molecular %}
+{% set comment = "    # " if written else "  #   " %}
+  {{ "" if written else "# " }}basis:
 {% if radial_basis %}
-  basis:
     radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
-{% else %}
-  # basis:
 {% endif %}
-  #   cutoff: {{ [cutoff, default_cutoff] | max }}   # {{ about_cutoff }}; without it the labels choose
-  #   number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
+{% if molecular %}
+    cutoff: {{ cutoff }}            # {{ about_cutoff }}
+{% else %}
+{{ comment }}cutoff: {{ [cutoff, default_cutoff] | max }}   # {{ about_cutoff }}; without it the labels choose
+{% endif %}
+{{ comment }}number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
 """
 KIND = TrainerKind(
     trainer=LinearACETrainer,
