@@ -93,7 +93,7 @@ def test_init_writes_what_suits_molecules(tmp_path: Path) -> None:
     for name, atoms, cutoff in (
         ("water", molecule("H2O"), 3.5),
         ("benzene", molecule("C6H6"), 5.0),
-        ("nickel", Icosahedron("Ni", 2), 6.0),
+        ("nickel", Icosahedron("Ni", 2), None),
     ):
         atoms.write(tmp_path / f"{name}.xyz", format="extxyz")
         path = tmp_path / f"{name}.yaml"
