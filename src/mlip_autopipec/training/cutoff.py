@@ -32,6 +32,8 @@ CUTOFFS = (4.5, 5.0, 6.0, 7.0)
 NEAREST = 3.0
 #: Where the search begins; it goes on to the side that is better.
 _FIRST = CUTOFFS.index(LADDER_CUTOFF)
+#: With more elements the cutoff is the usual one: a basis of each cutoff takes minutes to create.
+_MOST_ELEMENTS = 3
 #: So many atoms of labels decide: enough for the largest basis.
 _ATOMS = 2000
 
@@ -85,6 +87,8 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights) -
     chosen = _some(task)
     labels, of_label = [task.labels[i] for i in chosen], np.asarray(task.weights)[chosen]
     cutoffs = cutoffs_for(labels)
+    if len(task.elements) > _MOST_ELEMENTS:
+        return cutoffs[_FIRST]
     size = max(rungs_within(atoms_of(labels)))
     known: dict[int, float] = {}
 
