@@ -157,9 +157,12 @@ class CheckResult(Document):
         """The errors that are larger than they may be."""
         if self.errors is None:
             return self.left_out_exceeded
-        return self.left_out_exceeded + Limits(
-            self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa
-        ).exceeded_by(self.errors)
+        return self.left_out_exceeded + self.limits.exceeded_by(self.errors)
+
+    @property
+    def limits(self) -> Limits:
+        """What the errors of its frames may be."""
+        return Limits(self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa)
 
     def describe(self) -> str:
         """Return the result as a short text."""
@@ -216,6 +219,9 @@ class LoopState(BaseModel):
     clock_started: str | None = None
     check: CheckResult | None = None
     untrained_batch_id: str | None = None
+    n_not_learnt: int = 0
+    not_learnt: str | None = None
+    n_functions: int | None = None
     gamma_thresholds: tuple[float, float] | None = None
 
 
@@ -252,6 +258,13 @@ class OTFDocument(Document):
         None,
         description="uuid of the batch to train on next: labels of a failed check, or accepted outliers.",
     )
+    n_not_learnt: int = Field(
+        0,
+        description="Failed checks in a row whose labels have errors above the check's limits even after the "
+        "potential, with a basis of the same size, was trained on them.",
+    )
+    not_learnt: str | None = Field(None, description="These errors with their limits, of the last such check.")
+    n_functions: int | None = Field(None, description="Basis functions of the potential, of all elements together.")
     gamma_thresholds: tuple[float, float] | None = Field(
         None, description="Lower and upper threshold of gamma in the next MD, where they are adapted."
     )

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
 #: Basis functions of all elements together that a ladder goes up to.
 MOST_FUNCTIONS = 900
+#: Functions of each element that it goes up to however many elements there are.
+MOST_OF_EACH = 220
 #: A larger basis has to lower the error by this factor, so that the size does not change with every few labels.
 MARGIN = 0.02
 #: Atoms of an element for each function of it: an active set needs more atoms than functions.
@@ -85,7 +87,7 @@ def rungs_within(atoms_of: Mapping[str, int], least: int = 0) -> list[int]:
     least
         Sizes below this are left out, but for the smallest allowed one.
     """
-    limit = min(min(atoms_of.values()) / ATOMS_PER_FUNCTION, MOST_FUNCTIONS / len(atoms_of))
+    limit = min(min(atoms_of.values()) / ATOMS_PER_FUNCTION, max(MOST_FUNCTIONS / len(atoms_of), MOST_OF_EACH))
     allowed = [n for n in RUNGS if n <= limit] or [RUNGS[0]]
     return [n for n in allowed if n >= least] or [max(allowed[-1], least)]
 
