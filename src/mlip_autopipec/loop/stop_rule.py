@@ -140,9 +140,9 @@ class StopRule(MSONable):
         if state.n_not_learnt >= self.max_not_learnt:
             size = "" if state.n_functions is None else f" of {state.n_functions} functions"
             return LoopStatus.STALLED, (
-                f"the labels of {state.n_not_learnt} checks in a row have errors above their limits even after training "
-                f"on them, the last with {state.not_learnt}: the basis{size} is too small, and more labels do not mend "
-                "that. Give more functions (trainer.basis.number_of_functions_per_element) or, to the linear trainer, "
+                f"the labels of {state.n_not_learnt} checks in a row have errors above their limits even after "
+                f"training on them, the last with {state.not_learnt}: the basis{size} is too small, and "
+                "more labels do not mend that. Give more functions (trainer.basis.number_of_functions_per_element) or, to the linear trainer, "
                 "no number, so that the labels choose; or allow larger errors (accuracy). A new campaign in the same "
                 "store reuses the labels"
             )

@@ -24,8 +24,8 @@ LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
 LADDER_CUTOFF = 6.0
 LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
 #: From so many elements on, a linear fit has no functions of three and more elements at once unless a shape is given:
-#: there are so many blocks of them (50 of 75 with five elements) that few functions were left for each pair, and to list
-#: their functions took minutes. CuAgAuNiPd, 100 functions per element: 153 meV/A instead of 215.
+#: there are so many blocks of them (55 of 80 with five elements) that few functions were left for each pair, and to
+#: list their functions took minutes.
 MANY_ELEMENTS = 4
 #: Default shape for a linear fit of so many elements, by block.
 MANY_SHAPE = {"UNARY": LADDER_SHAPE, "BINARY": ([15, 8, 4], [0, 5, 3])}
@@ -53,7 +53,8 @@ class BasisSettings(MSONable):
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
     fit) the labels choose the number of functions, up to 900 of all elements (220 of each with five and more), with 6 A
-    and body order 6; it grows with the labels. With four and more elements each function depends on two at most. A number that is given stays, with 5 A by default. Two densities
+    and body order 6; it grows with the labels. A number that is given stays, with 5 A by default. With four and more
+    elements each function of a linear fit depends on two at most, unless a shape is given. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
