@@ -142,9 +142,9 @@ class StopRule(MSONable):
             return LoopStatus.STALLED, (
                 f"the labels of {state.n_not_learnt} checks in a row have errors above their limits even after "
                 f"training on them, the last with {state.not_learnt}: the basis{size} is too small, and "
-                "more labels do not mend that. Give more functions (trainer.basis.number_of_functions_per_element) or, to the linear trainer, "
-                "no number, so that the labels choose; or allow larger errors (accuracy). A new campaign in the same "
-                "store reuses the labels"
+                "more labels do not mend that. Give more functions (trainer.basis.number_of_functions_per_element) or, "
+                "to the linear trainer, no number, so that the labels choose; or allow larger errors (accuracy). A new "
+                "campaign in the same store reuses the labels"
             )
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:
