@@ -32,6 +32,17 @@ def potential():
     return science.small_potential()
 
 
+def test_cells_with_too_many_neighbours_for_a_gpu_are_told():
+    copper = science.copper(0.0, seed=0)
+    few = science.check_neighbours([copper], 5.0)
+    assert few.light is Light.GREEN
+    assert "at most 78 neighbours of an atom within 6 A" in few.found
+    many = science.check_neighbours([copper, science.copper(0.0, seed=0, stretch=0.9)], 10.0)
+    assert many.light is Light.YELLOW
+    assert "380" in many.found
+    assert "trainer.basis.cutoff" in many.remedy
+
+
 def is_red(result: Result, *words: str) -> None:
     assert result.light is Light.RED, result
     assert result.remedy

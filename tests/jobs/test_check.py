@@ -15,6 +15,7 @@ from mlip_autopipec import AccuracyTargets, OTFMaker
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.check import _apart
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.generate import GenerateMaker
@@ -22,7 +23,7 @@ from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
-from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
+from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
@@ -422,3 +423,23 @@ def test_a_halt_by_expected_errors_is_refused_where_no_potential_has_them():
     maker.train_maker = TrainMaker(trainer=LinearACETrainer(ridge=1e-6))
     with pytest.raises(InvalidInputError, match=r"max_force_std_eV_A.*LinearACETrainer gives no error bars"):
         maker.make(COPPER, 300)
+
+
+def test_a_basis_too_small_for_its_labels_ends_the_loop_and_says_so(run_loop, stored_documents):
+    final = run_loop(loop(max_cycles=20, max_not_learnt=2, **STRICT).make(COPPER, 300, campaign_id="c"))
+    assert (final.status, final.n_cycles) == ("STALLED", 4)
+    assert "2 checks in a row have errors above their limits even after training on them" in final.why
+    assert "forces " in final.why
+    assert "number_of_functions_per_element" in final.why
+    counted = {document.cycle: document.n_not_learnt for document in stored_documents(OTFDocument)}
+    assert counted == {0: 0, 1: 0, 2: 1, 3: 1, 4: 2}
+    assert final.n_functions == sum(stored_documents(PotentialDocument)[-1].n_functions.values())
+
+
+def test_a_basis_that_grew_is_given_another_chance(stored_documents, run_loop):
+    run_loop(loop(max_cycles=2, **STRICT).make(COPPER, 300, campaign_id="c"))
+    potential, state = stored_documents(PotentialDocument)[-1], stored_documents(OTFDocument)[-2]
+    before = LoopState.model_validate(state.model_dump(include=set(LoopState.model_fields)))
+    assert update_state(before, [], [], potential, None).n_not_learnt == 1
+    smaller = before.model_copy(update={"n_functions": 1, "n_not_learnt": 2})
+    assert update_state(smaller, [], [], potential, None).n_not_learnt == 0

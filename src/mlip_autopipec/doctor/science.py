@@ -17,6 +17,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip_autopipec.doctor.result import Result, green, red, yellow
 from mlip_autopipec.errors import MLIPError, TrainingError
 from mlip_autopipec.kinds import TRAINERS
+from mlip_autopipec.lammps.input_script import SKIN_A
+from mlip_autopipec.structures.distances import neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +37,8 @@ STEP_A, FORCE_TOLERANCE = 1e-3, 1e-3
 GAMMA_TOLERANCE = 1e-6
 #: Largest gamma of what was trained on: MaxVol stops a little above 1.
 LARGEST_KNOWN_GAMMA = 1.05
+#: About so many neighbours an atom may have in pace/extrapolation/kk on CUDA (LAMMPS issue 5063); above, it ends.
+MOST_NEIGHBOURS_GPU = 380
 #: Above this an oracle is too slow for five more labels.
 _QUICK_S = 3.0
 _REINSTALL = "reinstall python-ace and lammps at the versions of constraints.txt"
@@ -128,6 +132,33 @@ def _gamma(potential: ACEPotential, frames: Sequence[Atoms]) -> NDArray[np.float
         calculator.calculate(atoms)
         found.append(np.array(calculator.results["gamma"]))
     return np.concatenate(found)
+
+
+def check_neighbours(structures: Sequence[Atoms], cutoff_A: float) -> Result:
+    """
+    Compare the neighbours of an atom with what ACE on a GPU can take.
+
+    Parameters
+    ----------
+    structures
+        Cells of MD.
+    cutoff_A
+        Of the potential, in Angstrom. LAMMPS' skin is added.
+    """
+    reach = cutoff_A + SKIN_A["executable"]
+    counts = [max(np.bincount(neighbours("ij", atoms, reach)[0], minlength=1)) for atoms in structures]
+    worst = int(np.argmax(counts))
+    found = (
+        f"at most {counts[worst]} neighbours of an atom within {reach:g} A (cutoff and skin), in "
+        f"{structures[worst].get_chemical_formula()}"
+    )
+    if counts[worst] <= MOST_NEIGHBOURS_GPU:
+        return green("neighbours", found)
+    return yellow(
+        "neighbours",
+        f"{found}; pace/extrapolation/kk of LAMMPS ends above about {MOST_NEIGHBOURS_GPU} on CUDA",
+        "for MD on a GPU lower trainer.basis.cutoff; on CPUs there is no such limit",
+    )
 
 
 def check_forces(potential: ACEPotential) -> Result:

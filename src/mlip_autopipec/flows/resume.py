@@ -166,7 +166,12 @@ def extend(
     unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
     passed = state.check is not None and state.check.passed
     # what new walks find is not covered by the check of the old ones
-    update = {"walkers": walkers, "check": state.check if unchanged and passed else None, "hours_before": 0.0}
+    update = {
+        "walkers": walkers,
+        "check": state.check if unchanged and passed else None,
+        "hours_before": 0.0,
+        "n_not_learnt": 0,
+    }
     state = state.model_copy(
         update={**update, "untrained_batch_id": untrained or state.untrained_batch_id, "clock_started": None}
     )

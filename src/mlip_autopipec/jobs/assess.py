@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.jobs.base import current_uuid
 from mlip_autopipec.loop.stop_rule import StopRule
@@ -69,12 +69,37 @@ def update_state(
             "check": state.check if check is None else check.result(),
             "untrained_batch_id": untrained,
             "potential_id": state.potential_id if potential is None else potential.uuid,
+            **_learning(state, potential, check),
             "n_labels": state.n_labels + (batch.n_labelled if batch else 0),
             "n_reused_labels": state.n_reused_labels + (batch.n_reused if batch else 0),
             "n_failed_labels": state.n_failed_labels + (len(batch.failed) if batch else 0),
             "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
         }
     )
+
+
+def _learning(state: LoopState, potential: PotentialDocument | None, check: CheckDocument | None) -> dict[str, Any]:
+    """
+    Count the checks in a row whose labels have errors above their limits even after training on them.
+
+    Further labels do not mend that: the basis is too small. A basis that grew starts the count again.
+    """
+    update: dict[str, Any] = {}
+    if check is not None and not check.exceeded:
+        update = {"n_not_learnt": 0, "not_learnt": None}
+    if potential is None or potential.uuid == state.potential_id:
+        return update
+    n_functions = sum(potential.n_functions.values())
+    grown = state.n_functions is not None and n_functions > state.n_functions
+    update["n_functions"] = n_functions
+    of_check = state.check is not None and state.check.batch_id == state.untrained_batch_id
+    if grown:
+        update |= {"n_not_learnt": 0, "not_learnt": None}
+    elif of_check and state.check is not None and potential.new_after is not None:
+        above = state.check.limits.exceeded_by(potential.new_after)
+        count = state.n_not_learnt + 1 if above else 0
+        update |= {"n_not_learnt": count, "not_learnt": "; ".join(above.values()) or None}
+    return update
 
 
 def can_nest_further() -> bool:

@@ -36,6 +36,9 @@ class StopRule(MSONable):
         Wall time of the campaign in hours, checked after each cycle; None for no limit.
     max_repeats
         Halts in a row at the same place after which a walker counts as stalled.
+    max_not_learnt
+        Failed checks in a row after which the loop ends because the potential is above the limits on the labels of
+        these checks even after training on them, with a basis that did not grow: more labels do not mend that.
     n_check_labels
         When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
         potential is compared with them before it is trained on them. If an error is larger than it may be, they are
@@ -64,6 +67,7 @@ class StopRule(MSONable):
     max_labels: int | None = None
     max_hours: float | None = None
     max_repeats: int = 4
+    max_not_learnt: int = 3
     n_check_labels: int = 2
     prove: bool = True
     max_relative_force_error: float = 0.15
@@ -90,8 +94,9 @@ class StopRule(MSONable):
             raise InvalidInputError.of(
                 "StopRule.n_check_labels", f"is {self.n_check_labels}; give 0 for no check, or more"
             )
-        if self.max_repeats < 1:
-            raise InvalidInputError.of("StopRule.max_repeats", f"is {self.max_repeats}; it has to be at least 1")
+        for name in ("max_repeats", "max_not_learnt"):
+            if (value := getattr(self, name)) < 1:
+                raise InvalidInputError.of(f"StopRule.{name}", f"is {value}; it has to be at least 1")
 
     def labels_left(self, state: LoopState) -> int | None:
         """Return how many labels may still be computed; None for no limit."""
@@ -147,6 +152,15 @@ class StopRule(MSONable):
             return LoopStatus.STALLED, (
                 f"{repeated[0].describe()}, a frame that was labelled and trained on after it had halted there before: "
                 "the potential, its active set and the MD engine do not belong together"
+            )
+        if state.n_not_learnt >= self.max_not_learnt:
+            size = "" if state.n_functions is None else f" of {state.n_functions} functions"
+            return LoopStatus.STALLED, (
+                f"the labels of {state.n_not_learnt} checks in a row have errors above their limits even after "
+                f"training on them, the last with {state.not_learnt}: the basis{size} is too small, and "
+                "more labels do not mend that. Give more functions (trainer.basis.number_of_functions_per_element) or, "
+                "to the linear trainer, no number, so that the labels choose; or allow larger errors (accuracy). A new "
+                "campaign in the same store reuses the labels"
             )
         stuck = [w for w in open_walkers if w.n_repeats >= self.max_repeats]
         if stuck:

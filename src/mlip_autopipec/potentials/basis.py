@@ -23,6 +23,12 @@ LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
 #: Usual cutoff (Angstrom) and the shape for a linear fit whose number of functions is chosen by the data.
 LADDER_CUTOFF = 6.0
 LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
+#: From so many elements on, a linear fit has no functions of three and more elements at once unless a shape is given:
+#: there are so many blocks of them (55 of 80 with five elements) that few functions were left for each pair, and to
+#: list their functions took minutes.
+MANY_ELEMENTS = 4
+#: Default shape for a linear fit of so many elements, by block.
+MANY_SHAPE = {"UNARY": LADDER_SHAPE, "BINARY": ([15, 8, 4], [0, 5, 3])}
 #: Default cutoff (Angstrom) for a gradient fit: what ``pacemaker -t`` proposes.
 GRADIENT_CUTOFF = 7.0
 #: Default basis functions per element for a gradient fit, for one, two, and three or more elements.
@@ -46,9 +52,10 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 900 of all elements, and the cutoff of the first
-    potential, 4.5 to 7 A, with body order 6; the number grows with the labels. A number that is given stays, with 5 A
-    by default. Two densities
+    fit) the labels choose the number of functions, up to 900 of all elements (220 of each with five and more), and the
+    cutoff of the first potential, 4.5 to 7 A, with body order 6; the number grows with the labels. A number that is
+    given stays, with 5 A by default. With four and more elements each function of a linear fit depends on two at most,
+    unless a shape is given. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
@@ -140,7 +147,7 @@ class BasisSettings(MSONable):
                     "NameOfCutoffFunction": "cos",
                 }
             },
-            "functions": {"number_of_functions_per_element": number, **self._shape(linear)},
+            "functions": {"number_of_functions_per_element": number, **self._shape(linear, len(symbols))},
         }
 
     def configuration(self, elements: Sequence[str]) -> BBasisConfiguration:
@@ -172,7 +179,7 @@ class BasisSettings(MSONable):
         clean_bbasisconfig(empty)
         return extend_multispecies_basis(empty, full.copy(), "power_order", each)
 
-    def _shape(self, linear: bool) -> dict[str, dict[str, list[int]]]:
+    def _shape(self, linear: bool, n_elements: int) -> dict[str, dict[str, list[int]]]:
         """Write the radial and angular limits of each block."""
         if (self.nradmax_by_orders is None) != (self.lmax_by_orders is None):
             raise InvalidInputError(
@@ -182,7 +189,8 @@ class BasisSettings(MSONable):
         if self.nradmax_by_orders is not None and self.lmax_by_orders is not None:
             blocks = {"ALL": (self.nradmax_by_orders, self.lmax_by_orders)}
         else:
-            blocks = {"ALL": LINEAR_SHAPE} if linear else GRADIENT_SHAPE
+            linear_blocks = MANY_SHAPE if n_elements >= MANY_ELEMENTS else {"ALL": LINEAR_SHAPE}
+            blocks = linear_blocks if linear else GRADIENT_SHAPE
         return {name: {"nradmax_by_orders": list(n), "lmax_by_orders": list(m)} for name, (n, m) in blocks.items()}
 
 

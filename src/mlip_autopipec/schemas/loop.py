@@ -188,7 +188,7 @@ class CheckResult(Document):
     @property
     def limits(self) -> Limits:
         """What the errors may be."""
-        return Limits(self.energy_limit_meV_atom, self.limit_meV_A or 0.0, self.stress_limit_GPa)
+        return Limits(self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa)
 
     @property
     def bounds(self) -> Bounds:
@@ -287,6 +287,9 @@ class LoopState(BaseModel):
     clock_started: str | None = None
     check: CheckResult | None = None
     untrained_batch_id: str | None = None
+    n_not_learnt: int = 0
+    not_learnt: str | None = None
+    n_functions: int | None = None
     gamma_thresholds: tuple[float, float] | None = None
 
 
@@ -323,6 +326,13 @@ class OTFDocument(Document):
         None,
         description="uuid of the batch to train on next: labels of a failed check, or accepted outliers.",
     )
+    n_not_learnt: int = Field(
+        0,
+        description="Failed checks in a row whose labels have errors above the check's limits even after the "
+        "potential, with a basis of the same size, was trained on them.",
+    )
+    not_learnt: str | None = Field(None, description="These errors with their limits, of the last such check.")
+    n_functions: int | None = Field(None, description="Basis functions of the potential, of all elements together.")
     gamma_thresholds: tuple[float, float] | None = Field(
         None, description="Lower and upper threshold of gamma in the next MD, where they are adapted."
     )

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
 #: Basis functions of all elements together that a ladder goes up to.
 MOST_FUNCTIONS = 900
+#: Functions of each element that it goes up to however many elements there are.
+MOST_OF_EACH = 220
 #: The logarithm of the evidence of a larger basis has to be larger by this much.
 MARGIN = 5.0
 #: Atoms of an element for each function of it: an active set needs more atoms than functions.
@@ -85,7 +87,7 @@ def rungs_within(atoms: Mapping[str, int], least: int = 0) -> list[int]:
     least
         Sizes below this are left out, but for the smallest allowed one.
     """
-    limit = min(min(atoms.values()) / ATOMS_PER_FUNCTION, MOST_FUNCTIONS / len(atoms))
+    limit = min(min(atoms.values()) / ATOMS_PER_FUNCTION, max(MOST_FUNCTIONS / len(atoms), MOST_OF_EACH))
     allowed = [n for n in RUNGS if n <= limit] or [RUNGS[0]]
     return [n for n in allowed if n >= least] or [max(allowed[-1], least)]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.potentials.basis import LADDER_SHAPE
+from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.cutoff import choose_cutoff
@@ -108,7 +108,8 @@ def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights)
     if settings.potential_section is not None or settings.number_of_functions_per_element is not None:
         fixed = trainer.configuration(task)
         return {_size(ACEBBasisSet(fixed)): fixed}
-    shape = settings.nradmax_by_orders is None
+    # with many elements the basis has its own default shape
+    shape = settings.nradmax_by_orders is None and len(task.elements) < MANY_ELEMENTS
     ladder = trainer.with_basis(
         replace(
             settings,
