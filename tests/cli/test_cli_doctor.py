@@ -21,6 +21,7 @@ from mlip_autopipec.doctor import Light, Result, machine, science
 from mlip_autopipec.doctor.result import green, looked_at
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
+from mlip_autopipec.kinds import TRAINERS
 from mlip_autopipec.lammps.executable import is_available
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -63,7 +64,7 @@ def test_the_science_is_in_order_here(potential):
     gamma = science.check_gamma(potential, "library")
     is_green(gamma)
     assert 0 < float(gamma.found.split()[0]) < 10
-    is_green(science.check_fine_tune(science.small_potential(ridge=1e3), LinearACETrainer(), "linear"))
+    is_green(science.check_fine_tune(science.small_potential(ridge=1e3), TRAINERS["linear"].self_test(), "linear"))
 
 
 @pytest.mark.skipif(not is_available(), reason=f"no LAMMPS with ML-PACE; {LAMMPS} may name one")

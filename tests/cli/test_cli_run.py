@@ -107,7 +107,7 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
     assert (document["status"], document["exit_code"]) == ("CONVERGED", 0)
     assert document["errors"]["train"]["forces_rmse_meV_A"] > 0
     assert all(Path(file).is_file() for file in document["potential"])
-    assert {Path(file).suffix for file in document["potential"]} == {".yaml", ".yace", ".asi"}
+    assert {Path(file).suffix for file in document["potential"]} == {".yaml", ".yace", ".asi", ".npz"}
     assert Path(document["report"]).stat().st_size > 1e6
     assert "cycle   1" in done.stderr
     labels = open_store(folder / "store").query({"output.kind": "label", "output.reused_from": None}, ["output.key"])
@@ -242,12 +242,15 @@ def test_what_is_hardly_meant_is_told_and_run_all_the_same(tmp_path, monkeypatch
         tmp_path,
         conditions=[{"temperature_K": 30000}],
         dynamics={"timestep_fs": 20},
-        trainer={"kind": "linear", "basis": {"number_of_functions_per_element": 20, "cutoff": 2.0}},
     )
     shown = dry_run(path)
     assert re.search(r"conditions: 30000 K is above the boiling point of Cu, \d+ K", shown)
     assert "dynamics.timestep_fs is 20; with Cu 2 is usual" in shown
-    assert "cutoff is 2 A, and nearest neighbours are 2.55 A apart" in shown
+    basis = {"number_of_functions_per_element": 20, "cutoff": 2.0}
+    blind = written(tmp_path, trainer={"kind": "linear", "basis": basis})
+    refused = CliRunner().invoke(app, ["run", str(blind), "--dry-run"])
+    assert refused.exit_code == ExitCode.FAILED
+    assert "no atom has another one within the cutoff of 2 A" in " ".join(refused.output.split())
     alloy = [{"bulk": {"name": "CuAu", "crystalstructure": "cesiumchloride", "a": 3.2}, "repeat": [3, 3, 3]}]
     assert "30000 K; no compound" in dry_run(
         written(tmp_path, structures=alloy, conditions=[{"temperature_K": 30000}], stop={"max_cycles": 1})

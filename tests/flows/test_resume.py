@@ -216,7 +216,7 @@ def labelled(n):
     for i in range(n):
         atoms = COPPER.copy()
         atoms.rattle(0.1, seed=i)
-        atoms.calc = SinglePointCalculator(atoms, energy=-0.1 * i, forces=np.full((len(atoms), 3), 0.1 * i))
+        atoms.calc = SinglePointCalculator(atoms, energy=-0.1 * i, forces=np.full((len(atoms), 3), 0.1 * (i + 1)))
         frames.append(atoms)
     return frames
 

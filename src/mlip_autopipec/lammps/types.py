@@ -162,7 +162,8 @@ class MDSettings(MSONable):
     max_force_std_eV_A
         MD also halts where the expected error of the force on an atom (root mean square of its length) is above this,
         in eV/A. It needs the posterior of a linear fit and the library engine, and costs as much as ten to thirty
-        evaluations in cells of up to about 250 atoms, more in larger ones, every ``gamma_every`` steps. None: gamma alone halts MD.
+        evaluations in cells of up to about 250 atoms, more in larger ones, every
+        ``gamma_every`` steps. None: gamma alone halts MD.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """

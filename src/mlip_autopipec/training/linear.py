@@ -213,5 +213,6 @@ KIND = TrainerKind(
     gamma_hi=5.0,
     ionic_radial_basis="ChebExpCos",
     keeps_basis=True,
-    self_test=LinearACETrainer,
+    # the basis of the potential of the self-test stays
+    self_test=lambda: LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=15)),
 )
