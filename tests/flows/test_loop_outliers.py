@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -170,3 +171,42 @@ def test_an_impurity_halts_before_md_and_is_labelled_first(run_loop, stored_docu
     last = stored_documents(PotentialDocument)[-1]
     assert set(last.coverage["pairs"]) == {"Au-Au", "Au-Cu", "Cu-Au", "Cu-Cu"}
     assert last.known_surroundings().unseen(impure) == []
+
+
+def own_labels():
+    generator = StructureGenerator(n_structures=16, n_test=0, max_atoms=32, rattle_amplitudes=[0.05, 0.1])
+    oracle = StandInOracleMaker(physics="emt")
+    return [oracle.compute(atoms).atoms for atoms in generator.generate([COPPER], seed=0)]
+
+
+def test_wrong_labels_of_the_users_own_are_named_and_not_trained_on(
+    run_loop, stored_documents, memory_jobstore, caplog
+):
+    given = own_labels()
+    given[5].calc.results["energy"] += 0.1 * len(given[5])
+    given[9].calc.results["forces"] *= -1
+    run_loop(loop([]).make(COPPER, 300, labels=given, campaign_id="own"))
+    campaigns = Campaigns(memory_jobstore)
+    aside = campaigns.outliers("own")
+    index = {label.uuid: label.index for label in read_labels("own", store=memory_jobstore, with_outliers=True)}
+    assert {index[uuid] for uuid in aside} == {5, 9}
+    reasons = {index[uuid]: why for uuid, why in aside.items()}
+    assert re.search(r"energy is \+0\.(09|1)", reasons[5][0])
+    assert "forces are" in reasons[9][0]
+    assert "label 5 of the dataset (Cu32) is flagged as an outlier" in caplog.text
+    (potential, *_) = stored_documents(PotentialDocument)
+    assert potential.n_train == len(given) - 2
+    assert potential.train.energy_rmse_meV_atom < 10
+    # who knows better accepts them, and the next training has them
+    for uuid in aside:
+        campaigns.accept("own", uuid)
+    run_loop(OTFMaker.extend("own", memory_jobstore, conditions=600))
+    assert campaigns.outliers("own") == {}
+    assert max(p.n_train for p in stored_documents(PotentialDocument)) >= len(given)
+
+
+def test_sound_labels_of_the_users_own_are_all_trained_on(run_loop, stored_documents, memory_jobstore):
+    given = own_labels()
+    run_loop(loop([]).make(COPPER, 300, labels=given, campaign_id="own"))
+    assert Campaigns(memory_jobstore).outliers("own") == {}
+    assert stored_documents(PotentialDocument)[0].n_train == len(given)

@@ -38,6 +38,10 @@ _OWN_SIZE = 0.5
 _FERROMAGNETIC = 0.95
 
 
+#: Labels left out are flagged together only if they are at least this share as surprising as the worst.
+_LARGEST = 0.5
+
+
 @dataclass(frozen=True)
 class Outlier:
     """
@@ -144,6 +148,52 @@ class OutlierRule(MSONable):
         for k, label in enumerate(new):
             reasons.setdefault(k, []).extend(self._by_moments(label, moments))
         return [Outlier(k, tuple(why)) for k, why in reasons.items() if why]
+
+    def judge_left_out(
+        self,
+        energy_eV_atom: NDArray[np.float64],
+        forces_eV_A: NDArray[np.float64],
+        surprise: NDArray[np.float64],
+    ) -> list[Outlier]:
+        """
+        Find the outliers among labels that no potential was without, by the errors of each left out of the fit.
+
+        Parameters
+        ----------
+        energy_eV_atom, forces_eV_A
+            These errors, of the energy per atom and, as root mean square, of force components, (n_labels,).
+        surprise
+            How many times larger the errors of energy and forces are than the fit expects of such a structure,
+            (n_labels, 2); 1 for the median label. A label is an outlier only above ``n_sigma``, and above the floors.
+
+        Returns
+        -------
+        list of Outlier
+            The largest ones. They make others look wrong: fit without them and judge again.
+        """
+        if len(surprise) <= self.min_labels:
+            return []
+        far = np.stack(
+            [np.abs(energy_eV_atom) > self.energy_floor_eV_atom, forces_eV_A > self.force_floor_eV_A / np.sqrt(3)],
+            axis=1,
+        )
+        limit = np.maximum(self.n_sigma, _LARGEST * np.max(surprise * far, axis=0))
+        found = []
+        for i, (energy, forces) in enumerate(surprise * far):
+            reasons = []
+            if energy > limit[0]:
+                reasons.append(
+                    f"its energy is {energy_eV_atom[i]:+.3f} eV/atom off what all other labels say, {energy:.0f} times "
+                    "more than usual for such a structure"
+                )
+            if forces > limit[1]:
+                reasons.append(
+                    f"its forces are {forces_eV_A[i]:.2f} eV/A off what all other labels say, {forces:.0f} times more "
+                    "than usual for such a structure"
+                )
+            if reasons:
+                found.append(Outlier(i, tuple(reasons)))
+        return found
 
     def _allowed(self, *errors: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
         """Return the usual error and how far from it is too far, by the worst of several sets of errors."""

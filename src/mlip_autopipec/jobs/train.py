@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jobflow import Maker
 
 from mlip_autopipec.active_learning.calibration import grade_errors
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.results import TrainingResult
 
 logger = logging.getLogger(__name__)
+
+#: A dataset is fitted at most so many times without the labels that the others contradict.
+_ROUNDS = 5
 
 
 @renamed_fields(quarantine="outliers")
@@ -130,16 +134,29 @@ class TrainMaker(Maker):
             measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
             return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
         frames, new_frames = ([label.to_atoms() for label in some] for some in (old, trusted))
-        result = trainer.train(
-            frames,
-            start,
-            fine_tune,
-            new_labels=new_frames,
-            test_labels=[label.to_atoms() for label in test],
-            elements=elements,
-            seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
-            cycle=cycle,
-        )
+        test_frames = [label.to_atoms() for label in test]
+
+        def fit() -> TrainingResult:
+            return trainer.train(
+                frames,
+                start,
+                fine_tune,
+                new_labels=new_frames,
+                test_labels=test_frames,
+                elements=elements,
+                seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
+                cycle=cycle,
+            )
+
+        result = fit()
+        for _ in range(_ROUNDS if start is None else 0):  # a large error hides others
+            if not (wrong := self._judged_left_out(result, old, accepted)):
+                break
+            aside += wrong
+            names = {label.label_id for label in wrong}
+            old = [label for label in old if label.uuid not in names]
+            frames = [label.to_atoms() for label in old]
+            result = fit()
         result = _with_fresh_errors(result, [*read_graded(campaign_id, cycle).values(), *graded])
         document = PotentialDocument.from_training(
             result,
@@ -161,6 +178,32 @@ class TrainMaker(Maker):
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
         return document
+
+    def _judged_left_out(
+        self, result: TrainingResult, labels: Sequence[LabelDocument], accepted: Collection[str]
+    ) -> list[FlaggedLabel]:
+        """Return the user's own labels that the others contradict; no potential was without them to judge them."""
+        if result.linear is None or self.outliers is None:
+            return []
+        errors = result.linear.labels[: len(labels)]
+        found = self.outliers.judge_left_out(
+            np.array([-1e-3 * error.energy_meV_atom for error in errors]),
+            np.array([1e-3 * error.forces_rmse_meV_A for error in errors]),
+            np.array(result.linear.surprises[: len(labels)]),
+        )
+        aside = []
+        for outlier in found:
+            label, reasons = labels[outlier.index], list(outlier.reasons)
+            if label.origin != "given" or label.uuid in accepted:
+                continue
+            logger.warning(
+                "label %d of the dataset (%s) is flagged as an outlier and not trained on: %s",
+                label.index,
+                label.formula,
+                "; ".join(reasons),
+            )
+            aside.append(FlaggedLabel(label_id=label.uuid, reasons=reasons))
+        return aside
 
     def _judged(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.potentials.posterior import Scales
+from mlip_autopipec.training.linear_record import Surprise
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mlip_autopipec.training.design import Design
     from mlip_autopipec.training.regression import LeftOut
 
 #: So many fresh labels weigh as much as those left out of the fit.
@@ -48,6 +50,32 @@ def scale_to_left_out(row_kind: NDArray[np.int8], left_out: LeftOut, judged: NDA
         # rows of little variance, as forces that are zero by symmetry, decide nothing
         scale.append(float(np.sqrt(np.sum(left_out.residuals[rows] ** 2) / np.sum(left_out.variance[rows]))))
     return Scales(*scale)
+
+
+def surprises_of(design: Design, left_out: LeftOut, judged: NDArray[np.bool_]) -> list[Surprise]:
+    """
+    Compare the errors of each label left out with what the fit to the others expects, and with all labels.
+
+    A structure unlike the others has large errors that the fit expects; a wrong label has errors that it does not.
+
+    Parameters
+    ----------
+    design
+        Rows of all labels.
+    left_out
+        Their residuals and variances.
+    judged
+        Rows whose labels make the median, (n_rows,).
+    """
+    studentised = left_out.residuals / np.sqrt(1.0 + left_out.variance)
+    found = np.zeros((len(design.blocks), 2))
+    for i, rows in enumerate(design.blocks):
+        ours, kind = studentised[rows], design.kind[rows]
+        for j, of in enumerate((Kind.ENERGY, Kind.FORCES)):
+            found[i, j] = np.sqrt(np.mean(ours[kind == of] ** 2))
+    usual = found[[bool(judged[rows].all()) for rows in design.blocks]]
+    medians = np.maximum(np.median(usual, axis=0), np.finfo(float).tiny)
+    return [Surprise(*map(float, row)) for row in found / medians]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.cutoff import choose_cutoff
 from mlip_autopipec.training.design import Design, basis_functions, build_design
-from mlip_autopipec.training.error_scale import scale_to_left_out
+from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses
@@ -91,6 +91,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         fitted.rung.strength,
         errors_by_kind(residuals[judged], design.kind[judged]),
         tuple(_label_errors(design, residuals)),
+        tuple(surprises_of(design, left_out, judged)),
         tuple(rungs),
         potential.n_functions,
         md_cost(potential, task.labels),

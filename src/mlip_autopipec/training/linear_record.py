@@ -32,6 +32,20 @@ class LabelError(NamedTuple):
     stress_rmse_GPa: float | None
 
 
+class Surprise(NamedTuple):
+    """
+    How much larger the errors of a label left out are than the fit to the others expects, 1 for the median label.
+
+    Parameters
+    ----------
+    energy, forces
+        Ratios.
+    """
+
+    energy: float
+    forces: float
+
+
 @dataclass(frozen=True)
 class LinearFitRecord:
     """
@@ -47,6 +61,8 @@ class LinearFitRecord:
         Root mean square errors of labels left out, without dimers.
     labels
         The errors of each label left out, in the order of the labels.
+    surprises
+        How unexpected they are, in the same order.
     rungs
         The bases tried; the first of them is the smallest.
     n_functions
@@ -63,6 +79,7 @@ class LinearFitRecord:
     strength: float
     left_out: ErrorsByKind
     labels: tuple[LabelError, ...]
+    surprises: tuple[Surprise, ...]
     rungs: tuple[Rung, ...]
     n_functions: Mapping[str, int]
     us_per_atom_step: float
