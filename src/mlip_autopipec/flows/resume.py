@@ -196,6 +196,9 @@ def _batch_accepted(campaign_id: str, store: JobStore, state: LoopState) -> str 
     if not waiting:
         return None
     cycles = store.distinct("output.cycle", {"uuid": {"$in": sorted(waiting)}})
+    if not cycles:  # labels of the user's own have no documents of their own
+        datasets = _read(DatasetDocument, store, {"output.campaign_id": campaign_id})
+        return next(dataset.uuid for dataset in datasets if waiting & set(dataset.label_ids()))
     batches = _read(LabelBatch, store, {"output.campaign_id": campaign_id, "output.cycle": max(cycles)})
     return batches[-1].uuid
 

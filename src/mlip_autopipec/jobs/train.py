@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Maker
+from pydantic import ValidationError
 
 from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.coverage import Coverage
@@ -100,7 +101,7 @@ class TrainMaker(Maker):
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         if isinstance(batch, str):
-            earlier, batch = True, load_document(LabelBatch, batch)
+            earlier, batch = True, _load_batch(batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         if isinstance(batch, ComparisonDocument) and batch.refused is not None:
@@ -119,10 +120,12 @@ class TrainMaker(Maker):
         just_accepted = accepted - set([] if initial_potential is None else initial_potential.let_in)
 
         def is_new(label: LabelDocument) -> bool:
-            if not fine_tune or label.origin == "given":  # no potential of this campaign was without the user's own
+            if not fine_tune:
                 return False
             if label.uuid in accepted:
                 return label.uuid in just_accepted
+            if label.origin == "given":  # no potential of this campaign was without the user's own
+                return False
             # the others of an earlier batch were trained on, unless they are of a check
             return label.cycle == batch.cycle and not (earlier and just_accepted)
 
@@ -235,6 +238,14 @@ class TrainMaker(Maker):
             logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
         aside = [FlaggedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
+
+
+def _load_batch(uuid: str) -> LabelBatch | DatasetDocument:
+    """Read what an accepted outlier came with: a batch of labels, or the user's dataset."""
+    try:
+        return load_document(LabelBatch, uuid)
+    except ValidationError:
+        return load_document(DatasetDocument, uuid)
 
 
 def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) -> TrainingResult:
