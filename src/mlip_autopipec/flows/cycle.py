@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobflow import Job, OutputReference
@@ -82,18 +82,36 @@ def first_potential(
     return [*jobs, named(train, "train c000")], train, batch, compared
 
 
+@dataclass(frozen=True)
+class Source:
+    """
+    Where a document comes from.
+
+    Parameters
+    ----------
+    of
+        The job of the same flow that makes it, or the uuid of one that is in the store.
+    """
+
+    of: Job | str
+
+    @property
+    def reference(self) -> OutputReference | str:
+        """What another job is given of it."""
+        return self.of if isinstance(self.of, str) else self.of.output
+
+
 def explorations(
     maker: LoopParts,
     state: LoopState,
     walkers: Sequence[WalkerState],
-    potential: Job | str,
-    batch: Job | str | None,
+    potential: Source,
+    batch: Source | None,
     done: CycleResults,
     record: Job | None,
     compared: Job | None = None,
 ) -> list[Job]:
     """Jobs that run the walkers, but for those that are done, and the job that assesses all of them."""
-    potential_or_id = potential if isinstance(potential, str) else potential.output
     dynamics_maker = maker.dynamics_maker
     if state.gamma_thresholds is not None:
         gamma_lo, gamma_hi = state.gamma_thresholds
@@ -108,7 +126,7 @@ def explorations(
         start = record.output if record is not None and walker.start_id == record.uuid else None
         unfinished = done.unfinished_walk_ids.get(walker.index)
         explore = dynamics_maker.make(
-            walker, potential_or_id, state.campaign_id, state.cycle, start=start, part_of=unfinished
+            walker, potential.reference, state.campaign_id, state.cycle, start=start, part_of=unfinished
         )
         jobs.append(named(explore, f"explore c{state.cycle:03d} w{walker.index:02d}"))
         walks.append(explore.output)
@@ -116,8 +134,8 @@ def explorations(
         state,
         walkers=[w.index for w in walkers],
         walks=walks,
-        potential=potential_or_id,
-        batch=batch.output if isinstance(batch, Job) else batch,
+        potential=potential.reference,
+        batch=None if batch is None else batch.reference,
         labelled=batch is not None,
         compared=None if compared is None else compared.output,
     )
@@ -154,11 +172,12 @@ def cycle_jobs(
             seed = derive_seed(state.seed, SeedPurpose.CANDIDATES, cycle, walker.index)
             propose = maker.propose_maker.make(walker.walk_id, previous, campaign, cycle, seed)
             jobs.append(named(propose, f"propose c{cycle:03d} w{walker.index:02d}"))
-    potential: Job | str = done.potential_id or previous
-    label: Job | str | None = done.batch_id
+    potential = Source(done.potential_id or previous)
+    batch = None if done.batch_id is None else Source(done.batch_id)
     if state.untrained_batch_id is not None and done.potential_id is None:
-        potential = _train(maker, state, state.untrained_batch_id)
-        jobs.append(potential)
+        train = _train(maker, state, state.untrained_batch_id)
+        jobs.append(train)
+        potential = Source(train)
     elif jobs:
         select = maker.select_maker.make(
             [j.output for j in jobs],
@@ -168,13 +187,14 @@ def cycle_jobs(
             budget=maker.stop_rule.labels_left(state),
         )
         label = maker.oracle_maker.make(select.output, campaign, cycle)
-        potential = _train(maker, state, label.output)
+        train = _train(maker, state, label.output)
+        potential, batch = Source(train), Source(label)
         jobs += [
             named(select, f"select c{cycle:03d}"),
             named(label, f"request labels c{cycle:03d}"),
-            potential,
+            train,
         ]
-    return [*jobs, *explorations(maker, state, running, potential, label, done, record)]
+    return [*jobs, *explorations(maker, state, running, potential, batch, done, record)]
 
 
 def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> Job:

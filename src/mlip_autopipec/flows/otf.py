@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
 from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
-from mlip_autopipec.flows.cycle import cycle_jobs, explorations, first_potential, named
+from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
@@ -192,13 +192,13 @@ class OTFMaker(LoopParts):
             n_labels=len(labels),
         )
         jobs: list[Job] = []
-        potential: Job | str
-        batch: Job | str | None
         compared: Job | None = None
         if done.potential_id is not None:
-            potential, batch = done.potential_id, done.batch_id
+            potential = Source(done.potential_id)
+            batch = None if done.batch_id is None else Source(done.batch_id)
         else:
-            jobs, potential, batch, compared = first_potential(self, state, record, labels, initial_potential)
+            jobs, train, label, compared = first_potential(self, state, record, labels, initial_potential)
+            potential, batch = Source(train), None if label is None else Source(label)
         jobs = [
             record,
             *jobs,

@@ -16,23 +16,20 @@ import socket
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.connection import Connection, wait
-from secrets import randbelow
 from typing import TYPE_CHECKING
 
-from jobflow import SETTINGS
 from jobflow.core.flow import get_flow
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from monty.os import cd
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError
-from mlip_autopipec.flows.resources import Resources
 from mlip_autopipec.managers.fork_server import ForkServer, end_group
-from mlip_autopipec.managers.schedule import Outcome, Schedule, Task
-from mlip_autopipec.managers.worker import OUTPUT, NoSpace, Setup, pack, pinned, run_job
+from mlip_autopipec.managers.queue import BegunJob, JobQueue, Run, RunningJob, Watch
+from mlip_autopipec.managers.schedule import Schedule, Task
+from mlip_autopipec.managers.worker import Setup, pack, pinned, run_job
 from mlip_autopipec.settings import thread_variables
 
 if TYPE_CHECKING:
@@ -41,73 +38,13 @@ if TYPE_CHECKING:
 
     from jobflow import Flow, Job, JobStore
 
-    from mlip_autopipec.managers.schedule import Entry
+    from mlip_autopipec.flows.resources import Resources
 
-logger = logging.getLogger(__name__)
 
-#: How often a job is begun whose worker dies.
-ATTEMPTS = 3
+__all__ = ["Run", "RunningJob", "Watch", "run_flow", "run_flows"]
+
 #: Seconds that a worker has, once interrupted, to end the programs it started (LAMMPS takes up to ten).
 LAST_WORDS_S = 15.0
-
-
-@dataclass(frozen=True)
-class RunningJob:
-    """
-    A job that runs now.
-
-    Parameters
-    ----------
-    uuid, index, name
-        Of the job.
-    folder
-        Where it runs.
-    worker
-        Number of its worker, from 1; 0 for this process.
-    pid
-        Its process.
-    since
-        ``time.monotonic()`` when it began.
-    """
-
-    uuid: str
-    index: int
-    name: str
-    folder: Path
-    worker: int
-    pid: int
-    since: float
-
-
-class Watch:
-    """Keeps the jobs that run now, for another thread to look at."""
-
-    def __init__(self) -> None:
-        self.jobs: tuple[RunningJob, ...] = ()
-
-    def __call__(self, jobs: tuple[RunningJob, ...]) -> None:
-        """Take them."""
-        self.jobs = jobs
-
-
-@dataclass(frozen=True)
-class Run:
-    """
-    A flow and where its jobs run.
-
-    Parameters
-    ----------
-    flow
-        The flow.
-    folder
-        In which each job gets a folder of its own.
-    resources
-        What its jobs take of the machine; None: one worker each, whatever they start.
-    """
-
-    flow: Flow
-    folder: Path
-    resources: Resources | None = None
 
 
 def run_flow(
@@ -170,7 +107,7 @@ def run_flows(
     schedules = [Schedule(Task.all_of(get_flow(run.flow), packed)) for run in runs]
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
-    queue = _Queue(schedules, runs, watch or (lambda _: None))
+    queue = JobQueue(schedules, runs, watch or (lambda _: None))
     if not workers:
         _run_here(queue, store)
     else:
@@ -204,102 +141,7 @@ def _as_it_is(job: Job) -> Job:
     return job
 
 
-class _Queue:
-    """The jobs of several schedules, and those that run."""
-
-    def __init__(
-        self, schedules: Sequence[Schedule], runs: Sequence[Run], watch: Callable[[tuple[RunningJob, ...]], None]
-    ) -> None:
-        self._schedules = list(zip(schedules, runs, strict=True))
-        self._watch = watch
-        self._running: dict[str, RunningJob] = {}
-        self._taken: dict[str, tuple[str, int]] = {}
-
-    def __bool__(self) -> bool:
-        """Tell whether a job could begin now."""
-        return any(self._next_of(schedule, run) is not None for schedule, run in self._schedules)
-
-    def _next_of(self, schedule: Schedule, run: Run) -> Entry | None:
-        """Return the next job of a flow for which there is room."""
-        resources = run.resources
-        return schedule.next_job(lambda name: resources is None or resources.fits(name, self._taken.values()))
-
-    @property
-    def is_over(self) -> bool:
-        """Tell whether nothing runs or will run."""
-        return all(schedule.is_over for schedule, _ in self._schedules)
-
-    def begin(self, worker: int, pid: int) -> _Begun:
-        """Take the next job, for a worker, and make its folder."""
-        able = [(one, entry) for one in self._schedules if (entry := self._next_of(*one)) is not None]
-        (schedule, run), entry = min(able, key=lambda one: one[0][0].n_running)
-        schedule.begin(entry)
-        folder = _new_folder(run.folder)
-        task = entry.task
-        # beside a campaign that shares out the cores, a job of one that does not takes one
-        step, share = (run.resources or Resources(1)).share_of(task.name)
-        self._taken[folder.name] = (step, share.cores)
-        self._running[folder.name] = RunningJob(task.uuid, task.index, task.name, folder, worker, pid, time.monotonic())
-        self._watch(tuple(self._running.values()))
-        return _Begun(schedule, entry, folder, None if run.resources is None else share.threads_each)
-
-    def end(self, begun: _Begun, outcome: Outcome | NoSpace) -> None:
-        """Note what came of a job."""
-        self._ended(begun)
-        name = begun.entry.task.name
-        if isinstance(outcome, NoSpace):
-            raise MLIPError(
-                f"a disk is full: {name} in {begun.folder} failed with {outcome.error}. What was computed before is "
-                "stored. Free some space, then resume the campaign"
-            )
-        if outcome.error is not None:
-            where = {"job_folder": str(begun.folder)}
-            logger.error("%s failed with exception:\n%s", name, outcome.error, extra=where)
-        begun.schedule.end(begun.entry, outcome)
-
-    def died(self, begun: _Begun, how: str) -> None:
-        """Let a job whose worker died begin again, or count it as failed."""
-        name, attempts = begun.entry.task.name, begun.entry.attempts
-        output, told = begun.folder / OUTPUT, ""
-        if output.is_file() and output.stat().st_size:
-            told = f" (see {output})"
-        else:
-            output.unlink(missing_ok=True)
-        why = f"its process {how} while it ran in {begun.folder}{told}; if memory ran out, take fewer workers"
-        if attempts < ATTEMPTS:
-            logger.warning("%s begins again, attempt %d of %d: %s", name, attempts + 1, ATTEMPTS, why)
-            self._ended(begun)
-            begun.schedule.put_back(begun.entry)
-        else:
-            self.end(begun, Outcome(error=f"RuntimeError: in all of {ATTEMPTS} attempts {why}"))
-
-    def _ended(self, begun: _Begun) -> None:
-        self._running.pop(begun.folder.name, None)
-        self._taken.pop(begun.folder.name, None)
-        self._watch(tuple(self._running.values()))
-
-
-@dataclass(frozen=True)
-class _Begun:
-    schedule: Schedule
-    entry: Entry
-    folder: Path
-    threads: int | None
-
-
-def _new_folder(root: Path) -> Path:
-    """Make a folder for a job, named as ``run_locally`` names it."""
-    while True:
-        now = datetime.now(UTC).strftime(SETTINGS.DIRECTORY_FORMAT)
-        folder = root.resolve() / f"job_{now}-{10_000 + randbelow(90_000)}"
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-
-
-def _run_here(queue: _Queue, store: JobStore) -> None:
+def _run_here(queue: JobQueue, store: JobStore) -> None:
     """Run one job after the other in this process."""
     with _imports_left_alone():
         while queue:
@@ -333,7 +175,7 @@ class _Worker:
     number: int
     pid: int
     connection: Connection
-    begun: _Begun | None = None
+    begun: BegunJob | None = None
 
 
 class _Pool:
@@ -343,7 +185,7 @@ class _Pool:
         self._server, self._size, self._store = server, size, store
         self.workers: list[_Worker] = []
 
-    def run(self, queue: _Queue) -> None:
+    def run(self, queue: JobQueue) -> None:
         """Run all jobs."""
         while not queue.is_over:
             self._begin_what_can(queue)
@@ -351,7 +193,7 @@ class _Pool:
                 (worker,) = (one for one in self.workers if one.connection is connection)
                 self._hear(worker, queue)
 
-    def _begin_what_can(self, queue: _Queue) -> None:
+    def _begin_what_can(self, queue: JobQueue) -> None:
         while queue:
             idle = next((worker for worker in self.workers if worker.begun is None), None)
             if idle is None:
@@ -374,7 +216,7 @@ class _Pool:
             worker.connection.send(Setup(self._store, logging.getLogger().level, f"worker {number}"))
         return worker
 
-    def _hear(self, worker: _Worker, queue: _Queue) -> None:
+    def _hear(self, worker: _Worker, queue: JobQueue) -> None:
         """Take a message of a worker, or its death."""
         try:
             message = worker.connection.recv()
