@@ -157,8 +157,8 @@ class TrainMaker(Maker):
                 break
             aside += wrong
             names = {label.label_id for label in wrong}
-            old = [label for label in old if label.uuid not in names]
-            frames = [label.to_atoms() for label in old]
+            kept = [i for i, label in enumerate(old) if label.uuid not in names]
+            old, frames = [old[i] for i in kept], [frames[i] for i in kept]
             result = fit()
         result = _with_fresh_errors(result, [*read_graded(campaign_id, cycle).values(), *graded])
         document = PotentialDocument.from_training(
