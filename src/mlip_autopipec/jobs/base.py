@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobflow import CURRENT_JOB, SETTINGS, JobConfig, OnMissing, OutputReference, Response, job
 from maggma.stores import MemoryStore
 from monty.json import jsanitize
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pymongo.errors import PyMongoError
 
 from mlip_autopipec.errors import MLIPError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+OtherT = TypeVar("OtherT", bound=BaseModel)
 
 
 def loop_job(*, tolerate_failed_inputs: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Job]]:
@@ -193,6 +194,14 @@ def load_document(model: type[ModelT], uuid: str, *, payload: bool = True, index
     if payload and current is not None and current.hosts and "fw_id" not in current.metadata:
         return _read_once(current.hosts[-1], model, uuid)
     return _read(model, uuid, payload)
+
+
+def load_either(first: type[ModelT], second: type[OtherT], uuid: str) -> ModelT | OtherT:
+    """Read a document of a job that makes one of two kinds."""
+    try:
+        return load_document(first, uuid)
+    except ValidationError:
+        return load_document(second, uuid)
 
 
 def _read(model: type[ModelT], uuid: str, payload: bool, index: int | None = None) -> ModelT:

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Maker, Response
-from pydantic import ValidationError
 from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError, lacks_space
-from mlip_autopipec.jobs.base import continue_as_current, current_uuid, load_document, loop_job, store_at_once
+from mlip_autopipec.jobs.base import (
+    continue_as_current,
+    current_uuid,
+    load_document,
+    load_either,
+    loop_job,
+    store_at_once,
+)
 from mlip_autopipec.jobs.calculation import NO_ORACLE, Calculation
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
@@ -172,7 +178,7 @@ class OracleMaker(Calculation, Maker):
         if source is None:
             raise MLIPError(f"there is nothing to label in cycle {cycle}: the selection job failed")
         if isinstance(source, str):
-            source = load_source(source)
+            source = load_either(SelectionDocument, ProposalDocument, source)
         choices = _choices(source)
         if begin is None and len(choices) > LABELS_PER_JOB:
             return self._in_parts(source, len(choices), campaign_id, cycle)
@@ -350,14 +356,6 @@ class OracleMaker(Calculation, Maker):
         """
         counts = LabelCounts.of_parts(parts, n_asked, LABELS_PER_JOB)
         return counts.to_batch(current_uuid(), campaign_id, cycle, self.max_failed_fraction)
-
-
-def load_source(uuid: str) -> ProposalDocument | SelectionDocument:
-    """Read what a batch of labels was asked from."""
-    try:
-        return load_document(SelectionDocument, uuid)
-    except ValidationError:
-        return load_document(ProposalDocument, uuid)
 
 
 def _choices(source: ProposalDocument | SelectionDocument) -> list[Choice]:

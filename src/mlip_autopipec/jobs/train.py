@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Maker
-from pydantic import ValidationError
 
 from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.outliers import read_outliers
@@ -101,7 +100,7 @@ class TrainMaker(Maker):
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         if isinstance(batch, str):
-            earlier, batch = True, _load_batch(batch)
+            earlier, batch = True, load_either(LabelBatch, DatasetDocument, batch)
         if isinstance(batch, LabelBatch) and batch.oracle_failing:
             return None
         if isinstance(batch, ComparisonDocument) and batch.refused is not None:
@@ -238,14 +237,6 @@ class TrainMaker(Maker):
             logger.warning("label %s is flagged as an outlier and not trained on: %s", new[i].uuid, "; ".join(why))
         aside = [FlaggedLabel(label_id=new[i].uuid, reasons=why) for i, why in reasons.items()]
         return [label for i, label in enumerate(new) if i not in reasons], graded, aside
-
-
-def _load_batch(uuid: str) -> LabelBatch | DatasetDocument:
-    """Read what an accepted outlier came with: a batch of labels, or the user's dataset."""
-    try:
-        return load_document(LabelBatch, uuid)
-    except ValidationError:
-        return load_document(DatasetDocument, uuid)
 
 
 def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) -> TrainingResult:
