@@ -37,7 +37,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = campaign.remarks()
+    told = [*campaign.remarks(), *_unseen(campaign)]
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)
@@ -67,6 +67,16 @@ def cautions(campaign: RunFile) -> list[str]:
                 "A: atoms interact with their own images; use a larger repeat"
             )
     return told
+
+
+def _unseen(campaign: RunFile) -> list[str]:
+    if campaign.start_from.labels is None or campaign.oracle.n_compared:
+        return []
+    told = (
+        "oracle.n_compared is 0: no label of the dataset is computed again, so its units, signs and zero of energy are "
+        "trusted as far as they do not contradict each other"
+    )
+    return [told]
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:
