@@ -25,7 +25,16 @@ def test_errors_on_md_of_the_oracle_above_the_limits_of_the_check_are_said(tmp_p
         energy_limit_meV_atom=10.0,
     )
     document = OTFDocument(
-        uuid="d", campaign_id="c", status="CONVERGED", why="", n_cycles=1, n_halts=0, n_labels=9, check=check
+        uuid="d",
+        campaign_id="c",
+        status="CONVERGED",
+        why="",
+        n_cycles=1,
+        n_halts=0,
+        n_labels=9,
+        check=check,
+        walkers=[],
+        potential_id=None,
     )
 
     def told(energy: float) -> str:

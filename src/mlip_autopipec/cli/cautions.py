@@ -37,7 +37,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = [*campaign.remarks(), *_unseen(campaign)]
+    told = [*campaign.remarks(), *_unseen(campaign), *_wider_than_md(campaign)]
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)
@@ -77,6 +77,30 @@ def _unseen(campaign: RunFile) -> list[str]:
         "trusted as far as they do not contradict each other"
     )
     return [told]
+
+
+def _wider_than_md(campaign: RunFile) -> list[str]:
+    """Warn of a first dataset in wider cells than MD's, of an oracle whose energies depend on that."""
+    from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+    from mlip_autopipec.structures.periodicity import boxed
+    from mlip_autopipec.structures.supercells import nearly_cubic_supercell
+
+    maker = campaign.maker()
+    generator = getattr(maker.generate_maker, "generator", None)
+    if generator is None or campaign.start_from.labels is not None:
+        return []
+    if not samples_gamma_only(maker.oracle_maker.static_maker):
+        return []
+    told = []
+    for atoms in map(boxed, campaign.load_structures()):
+        wider = nearly_cubic_supercell(atoms, generator.max_atoms, generator.min_width)
+        if len(wider) > len(atoms):
+            told.append(
+                f"first_dataset: its cells have {len(wider)} atoms, those of MD {len(atoms)} "
+                f"({atoms.get_chemical_formula()}); the oracle samples the Gamma point alone, so the energies of both "
+                f"do not belong together. Set max_atoms to {len(atoms)}, or repeat the structure"
+            )
+    return told
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:

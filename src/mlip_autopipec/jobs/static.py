@@ -300,6 +300,7 @@ LENNARD_JONES = OracleKind(
 GFN_XTB = OracleKind(
     maker="atomate2.ase.jobs.GFNxTBStaticMaker",
     about="semi-empirical GFN-xTB by tblite, Gamma point only",
+    gamma_only=True,
     cost="seconds",
     template="""\
   maker:
