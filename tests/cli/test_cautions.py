@@ -5,7 +5,7 @@ from __future__ import annotations
 import ase.io
 import pytest
 import yaml
-from ase.build import bulk, surface
+from ase.build import bulk, fcc111, surface
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
@@ -52,3 +52,15 @@ def test_a_dataset_that_nothing_compares_with_the_oracle_is_said(n_compared, fol
     )
     said = any("oracle.n_compared is 0" in told for told in cautions(RunFile.load(folder / "run.yaml")))
     assert said == (n_compared == 0)
+
+
+def test_a_slab_with_a_dipole_that_the_oracle_cannot_correct_is_said(folder):
+    slab = fcc111("Cu", (1, 1, 4), vacuum=8.0)
+    slab.symbols[0] = "Au"
+    ase.io.write("slab.extxyz", slab)
+    (folder / "run.yaml").write_text(
+        "name: s\nstructures: [{file: slab.extxyz, repeat: [2, 2, 1]}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: ase, maker: {calculator_class: ase.calculators.abinit.Abinit}}\n"
+    )
+    told = cautions(RunFile.load(folder / "run.yaml"))
+    assert any("slab with two different sides" in one and "ABINIT has no dipole correction" in one for one in told)

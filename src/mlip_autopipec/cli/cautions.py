@@ -37,7 +37,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = [*campaign.remarks(), *_unseen(campaign), *_wider_than_md(campaign)]
+    told = [*campaign.remarks(), *_unseen(campaign), *_wider_than_md(campaign), *_dipoles(campaign)]
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)
@@ -101,6 +101,34 @@ def _wider_than_md(campaign: RunFile) -> list[str]:
                 f"do not belong together. Set max_atoms to {len(atoms)}, or repeat the structure"
             )
     return told
+
+
+#: What to do about dipoles of slabs, by the calculator's class; those of VASP, Quantum ESPRESSO and CP2K by atomate2
+#: are corrected on request, see docs/surfaces.md.
+_DIPOLE_REMEDY = {
+    "ase.calculators.abinit.Abinit": "ABINIT has no dipole correction",
+    "ase.calculators.aims.Aims": "use_dipole_correction of FHI-aims would act on all structures",
+    "ase.calculators.cp2k.CP2K": "SURFACE_DIPOLE_CORRECTION of its input would act on all structures, along one axis",
+    "gpaw.GPAW": "poissonsolver: {dipolelayer: xy} of GPAW would act on all structures, along one axis",
+    "gpaw.calculator.GPAW": "poissonsolver: {dipolelayer: xy} of GPAW would act on all structures, along one axis",
+}
+
+
+def _dipoles(campaign: RunFile) -> list[str]:
+    """Warn of slabs with two different sides where no dipole correction is set for each."""
+    from mlip_autopipec.oracle.suitability import calculator_of
+    from mlip_autopipec.structures.periodicity import sides_differ
+
+    remedy = _DIPOLE_REMEDY.get(calculator_of(campaign.oracle.static_maker()) or "")
+    if remedy is None:
+        return []
+    return [
+        f"structures: {atoms.get_chemical_formula()} is a slab with two different sides, and its dipole is not "
+        f"corrected: {remedy}. Make both sides alike, widen the vacuum, or take VASP, Quantum ESPRESSO or CP2K "
+        "(atomate2)"
+        for atoms in campaign.load_structures()
+        if sides_differ(atoms)
+    ]
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:
