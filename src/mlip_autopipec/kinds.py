@@ -136,6 +136,9 @@ class OracleKind:
         Makes the values of the template.
     isolated_atoms
         Whether ``init`` asks for the energies of isolated atoms.
+    gamma_only
+        Whether it samples the Gamma point alone, so that its energies depend on the width of the cell: ``init`` then
+        makes the first dataset in the cells of MD.
     check
         Raises InvalidInputError for ``oracle.maker`` of a run file that would fail later.
     look
@@ -153,6 +156,7 @@ class OracleKind:
     template: str = ""
     values: Callable[[Material], dict[str, Any]] | None = None
     isolated_atoms: bool = False
+    gamma_only: bool = False
     check: Callable[[Mapping[str, Any]], None] | None = None
     look: Callable[[], Availability] | None = None
     citations: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, cut, fcc111, rotate, stack
+from ase.build import add_adsorbate, bulk, cut, fcc111, rotate, stack
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cluster import Octahedron
@@ -27,6 +27,7 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import minimum_distances, shortest_contact
+from mlip_autopipec.structures.periodicity import Shape, goes_on_along, heights_of, shape_of
 from mlip_autopipec.training.linear import LinearACETrainer
 
 if TYPE_CHECKING:
@@ -518,3 +519,22 @@ def test_vacuum_is_found_wherever_the_cell_begins():
     assert opened.pbc.tolist() == [True, True, False]
     assert np.ptp(opened.positions[:, 2]) == pytest.approx(4 * 3.63 / np.sqrt(3))
     assert with_open_vacuum(atoms, 20.0).pbc.all()
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_an_adatom_is_cut_out_with_its_vacuum(copper_potential, periodic):
+    """The halt is at the surface: no atom is put into the vacuum, whether the slab is periodic across or not."""
+    slab = fcc111("Cu", (8, 8, 5), vacuum=9.0)
+    add_adsorbate(slab, "Cu", 1.9, "fcc")
+    slab.set_array("frozen", slab.positions[:, 2] < slab.positions[:, 2].min() + 2.5)
+    slab.pbc = (True, True, periodic)
+    cutout = CutoutGenerator(max_atoms=150).cut(slab, copper_potential, len(slab) - 1)
+    atoms = cutout.atoms
+    assert shape_of(atoms) is Shape.SLAB
+    (axis,) = np.flatnonzero(~goes_on_along(atoms))
+    normal = np.linalg.inv(atoms.cell.array)[:, axis]
+    thick = np.ptp(atoms.positions @ (normal / np.linalg.norm(normal)))
+    assert heights_of(atoms.cell.array)[axis] - thick == pytest.approx(10, abs=0.5)
+    # the adatom lies alone on top of its side
+    heights = np.abs((atoms.positions - atoms.positions[0]) @ (normal / np.linalg.norm(normal)))
+    assert np.sort(heights)[1] > 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from ase.build import bulk
 
@@ -22,10 +23,12 @@ from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.schemas.loop import CheckDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import SelectionDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.targets import ENERGY_FLOOR_MEV_ATOM, RELATIVE
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 TRAINER = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
@@ -203,6 +206,59 @@ def test_wrong_labels_of_the_users_own_are_named_and_not_trained_on(
     run_loop(OTFMaker.extend("own", memory_jobstore, conditions=600))
     assert campaigns.outliers("own") == {}
     assert max(p.n_train for p in stored_documents(PotentialDocument)) >= len(given)
+
+
+def test_a_wrong_label_of_the_users_own_stays_out_of_later_trainings_and_of_the_limit(
+    run_loop, stored_documents, memory_jobstore
+):
+    given = own_labels()
+    given[5].calc.results["energy"] += 3.0
+    maker = loop([Halt(step=100), Halt(step=200)], check=True)
+    run_loop(maker.make(COPPER, 300, labels=given, campaign_id="own"))
+    (aside,) = Campaigns(memory_jobstore).outliers("own")
+    potentials = sorted(stored_documents(PotentialDocument), key=lambda potential: potential.cycle)
+    assert len(potentials) > 1
+    bought = [label.uuid for label in read_labels("own", store=memory_jobstore) if label.origin != "given"]
+    assert potentials[-1].n_train <= len(given) - 1 + len(bought)
+    assert potentials[-1].train.energy_rmse_meV_atom < 5
+    assert aside not in {label.uuid for label in read_labels("own", store=memory_jobstore)}
+    (check, *_) = stored_documents(CheckDocument)
+    labels = [label.to_atoms() for label in read_labels("own", store=memory_jobstore) if label.split != "reference"]
+    spread = 1e3 * np.std([atoms.calc.results["energy"] / len(atoms) for atoms in labels])
+    assert check.energy_limit_meV_atom <= max(1.1 * RELATIVE * spread, ENERGY_FLOOR_MEV_ATOM)
+
+
+class OtherTrainer(LinearACETrainer):
+    """Stands for trainers whose fits judge no labels, such as that of pacemaker."""
+
+    judges_labels = False
+
+    def fit(self, task):
+        return super().fit(task)._replace(linear=None)
+
+
+def test_wrong_labels_are_named_whatever_the_trainer(run_loop, stored_documents, memory_jobstore):
+    given = own_labels()
+    given[5].calc.results["energy"] += 0.1 * len(given[5])
+    given[9].calc.results["forces"] *= -1
+    maker = loop([])
+    maker.train_maker = TrainMaker(trainer=OtherTrainer(basis=TRAINER.basis))
+    run_loop(maker.make(COPPER, 300, labels=given, campaign_id="own"))
+    aside = Campaigns(memory_jobstore).outliers("own")
+    index = {label.uuid: label.index for label in read_labels("own", store=memory_jobstore, with_outliers=True)}
+    assert {index[uuid] for uuid in aside} == {5, 9}
+    assert stored_documents(PotentialDocument)[0].n_train == len(given) - 2
+
+
+def test_labels_given_with_a_potential_are_judged_as_well(run_loop, stored_documents, memory_jobstore):
+    given = own_labels()
+    potential = TRAINER.train(given).potential
+    given[5].calc.results["energy"] += 0.1 * len(given[5])
+    maker = loop([Halt(step=100)])
+    run_loop(maker.make(COPPER, 300, labels=given, initial_potential=potential, campaign_id="own"))
+    (aside,) = Campaigns(memory_jobstore).outliers("own")
+    index = {label.uuid: label.index for label in read_labels("own", store=memory_jobstore, with_outliers=True)}
+    assert index[aside] == 5
 
 
 def test_sound_labels_of_the_users_own_are_all_trained_on(run_loop, stored_documents, memory_jobstore):

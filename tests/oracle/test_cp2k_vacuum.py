@@ -1,4 +1,4 @@
-"""One k-point along vacuum for CP2K."""
+"""One k-point and the dipole correction along vacuum for CP2K."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from atomate2.cp2k.jobs.core import StaticMaker
 from atomate2.cp2k.sets.core import StaticSetGenerator
 from pymatgen.io.vasp import Kpoints
 
+from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.cp2k import for_cp2k
 from mlip_autopipec.structures.periodicity import boxed
 
@@ -36,3 +37,35 @@ def test_bulk_and_a_mesh_that_was_given_stay():
     assert mesh_of(copper)[0] > 1
     slab = boxed(fcc111("Cu", (2, 2, 3), vacuum=4))
     assert mesh_of(slab, user_kpoints_settings=Kpoints(kpts=((2, 2, 2),))) == (2, 2, 2)
+
+
+def dft_of(atoms, case=str.upper, **more):
+    """Return the overrides of DFT that one structure is computed with, by an oracle that corrects dipoles."""
+    section = {case("SURFACE_DIPOLE_CORRECTION"): True, **more}
+    settings = {"override_default_params": {case("FORCE_EVAL"): {case("DFT"): section}}}
+    maker = StaticMaker(input_set_generator=StaticSetGenerator(user_input_settings=settings))
+    told = for_cp2k(maker, atoms)
+    (dft,) = told.maker.input_set_generator.user_input_settings["override_default_params"].values()
+    assert maker.input_set_generator.user_input_settings == settings  # its key is the same for all structures
+    return dft[case("DFT")], told
+
+
+@pytest.mark.parametrize("case", [str.upper, str.lower])
+def test_the_dipole_correction_is_along_the_vacuum_of_each_slab(case):
+    slab = boxed(fcc111("Cu", (2, 2, 3), vacuum=4))
+    found, told = dft_of(slab, case)
+    assert found == {"SURFACE_DIPOLE_CORRECTION": True, "SURF_DIP_DIR": "Z"}
+    assert told.settings["FORCE_EVAL/DFT/SURF_DIP_DIR"] is None
+    lying = slab.copy()
+    lying.rotate(90, "y", rotate_cell=True)
+    assert dft_of(lying, case)[0]["SURF_DIP_DIR"] == "X"
+    for other in (bulk("Cu", cubic=True), boxed(molecule("H2O"))):
+        assert dft_of(other, case)[0] == {}
+
+
+def test_a_direction_of_ones_own_stays_and_an_oblique_slab_is_refused():
+    slab = boxed(fcc111("Cu", (2, 2, 3), vacuum=4))
+    assert dft_of(slab, SURF_DIP_DIR="Y")[0] == {"SURFACE_DIPOLE_CORRECTION": True, "SURF_DIP_DIR": "Y"}
+    slab.rotate(30, "x", rotate_cell=True)
+    with pytest.raises(LabelError, match="CP2K corrects dipoles along x, y or z"):
+        dft_of(slab)

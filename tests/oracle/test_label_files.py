@@ -72,6 +72,7 @@ def test_an_isolated_atom_is_a_reference(tmp_path):
 def test_what_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="does not exist"):
         read_labels_file(tmp_path / "nothing.extxyz")
+    (tmp_path / "labels.pckl.gzip").write_bytes(b"garbage")
     with pytest.raises(InvalidInputError, match="extended XYZ"):
         read_labels_file(tmp_path / "labels.pckl.gzip")
     (tmp_path / "broken.xyz").write_text("3\nProperties=species:S:1\nCu\n")

@@ -24,6 +24,7 @@ from mlip_autopipec.structures.periodicity import (
     boxed,
     directions,
     shape_of,
+    sides_differ,
     stress_without_vacuum,
 )
 from mlip_autopipec.structures.supercells import nearly_cubic_supercell
@@ -158,3 +159,18 @@ def test_only_stresses_along_the_structure_are_compared(turned: float) -> None:
     assert stress_without_vacuum(across, boxed(wire())).tolist() == [pytest.approx(5.0)]
     assert stress_without_vacuum(across, boxed(Icosahedron("Ni", 2))).tolist() == []
     assert stress_without_vacuum(across, bulk("Cu")).tolist() == across.tolist()
+
+
+def test_slabs_with_two_different_sides() -> None:
+    clean = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    assert not sides_differ(clean)
+    covered = clean.copy()
+    add_adsorbate(covered, "Cu", 1.8, "fcc")
+    assert sides_differ(covered)
+    covered.pbc = True  # a slab in a box is one, too
+    assert sides_differ(covered)
+    polar = clean.copy()
+    polar.symbols[:4] = "Au"
+    assert sides_differ(polar)
+    assert not sides_differ(bulk("Cu", cubic=True))
+    assert not sides_differ(molecule("CO"))

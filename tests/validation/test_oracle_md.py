@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase import units
-from ase.build import bulk, fcc111
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.espresso import EspressoStaticMaker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_frames, oracle_md_states
 
@@ -66,3 +69,36 @@ def test_an_oracle_without_stress_is_refused() -> None:
 def test_half_of_the_frames_are_from_where_the_walker_ended(n_frames, halves) -> None:
     begins, ends = ValidationSettings(n_frames=n_frames).halves()
     assert (begins.n_frames, None if ends is None else ends.n_frames) == halves
+
+
+def test_a_charge_reaches_the_oracle_in_its_own_md() -> None:
+    """NH4+ was run as NH4: 7 eV off, and the campaign said CONVERGED beside it."""
+    pytest.importorskip("tblite")
+    from atomate2.ase.jobs import GFNxTBStaticMaker
+
+    ammonium = molecule("NH3") + Atoms("H", [[0.0, 0.0, 1.15]])
+    ammonium.info["charge"] = 1
+    ammonium.set_cell([10, 10, 10])
+    ammonium.center()
+    maker = GFNxTBStaticMaker(calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0})
+    label = OracleMaker(static_maker=maker).compute(ammonium).atoms
+    settings = ValidationSettings(n_frames=1, interval_steps=1, timestep_fs=1e-6)
+    (frame,) = oracle_md_frames(ammonium, calculator_for(maker, ammonium), 1e-3, settings, 1)
+    assert frame.get_potential_energy() == pytest.approx(label.get_potential_energy(), abs=1e-3)
+    assert "stress" not in frame.calc.results
+    neutral = oracle_md_frames(ammonium, maker.calculator, 1e-3, settings, 1)[0]
+    assert abs(neutral.get_potential_energy() - label.get_potential_energy()) > 5
+
+
+def test_a_calculator_for_a_slab_has_one_k_point_along_vacuum_and_the_dipole_correction(tmp_path) -> None:
+    (tmp_path / "Cu.upf").touch()
+    slab = fcc111("Cu", (1, 1, 3), vacuum=8.0)
+    maker = EspressoStaticMaker(
+        pseudopotentials={"Cu": "Cu.upf"},
+        pseudo_dir=str(tmp_path),
+        input_data={"control": {"tefield": True, "dipfield": True}, "system": {"ecutwfc": 30}},
+        kspacing=0.25,
+    )
+    calculator = calculator_for(maker, slab)
+    assert calculator.parameters["kpts"][2] == 1
+    assert calculator.parameters["input_data"]["system"]["edir"] == 3

@@ -37,7 +37,7 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = campaign.remarks()
+    told = [*campaign.remarks(), *_unseen(campaign), *_wider_than_md(campaign), *_dipoles(campaign)]
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)
@@ -67,6 +67,68 @@ def cautions(campaign: RunFile) -> list[str]:
                 "A: atoms interact with their own images; use a larger repeat"
             )
     return told
+
+
+def _unseen(campaign: RunFile) -> list[str]:
+    if campaign.start_from.labels is None or campaign.oracle.n_compared:
+        return []
+    told = (
+        "oracle.n_compared is 0: no label of the dataset is computed again, so its units, signs and zero of energy are "
+        "trusted as far as they do not contradict each other"
+    )
+    return [told]
+
+
+def _wider_than_md(campaign: RunFile) -> list[str]:
+    """Warn of a first dataset in wider cells than MD's, of an oracle whose energies depend on that."""
+    from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
+    from mlip_autopipec.structures.periodicity import boxed
+    from mlip_autopipec.structures.supercells import nearly_cubic_supercell
+
+    maker = campaign.maker()
+    generator = getattr(maker.generate_maker, "generator", None)
+    if generator is None or campaign.start_from.labels is not None:
+        return []
+    if not samples_gamma_only(maker.oracle_maker.static_maker):
+        return []
+    told = []
+    for atoms in map(boxed, campaign.load_structures()):
+        wider = nearly_cubic_supercell(atoms, generator.max_atoms, generator.min_width)
+        if len(wider) > len(atoms):
+            told.append(
+                f"first_dataset: its cells have {len(wider)} atoms, those of MD {len(atoms)} "
+                f"({atoms.get_chemical_formula()}); the oracle samples the Gamma point alone, so the energies of both "
+                f"do not belong together. Set max_atoms to {len(atoms)}, or repeat the structure"
+            )
+    return told
+
+
+#: What to do about dipoles of slabs, by the calculator's class; those of VASP, Quantum ESPRESSO and CP2K by atomate2
+#: are corrected on request, see docs/surfaces.md.
+_DIPOLE_REMEDY = {
+    "ase.calculators.abinit.Abinit": "ABINIT has no dipole correction",
+    "ase.calculators.aims.Aims": "use_dipole_correction of FHI-aims would act on all structures",
+    "ase.calculators.cp2k.CP2K": "SURFACE_DIPOLE_CORRECTION of its input would act on all structures, along one axis",
+    "gpaw.GPAW": "poissonsolver: {dipolelayer: xy} of GPAW would act on all structures, along one axis",
+    "gpaw.calculator.GPAW": "poissonsolver: {dipolelayer: xy} of GPAW would act on all structures, along one axis",
+}
+
+
+def _dipoles(campaign: RunFile) -> list[str]:
+    """Warn of slabs with two different sides where no dipole correction is set for each."""
+    from mlip_autopipec.oracle.suitability import calculator_of
+    from mlip_autopipec.structures.periodicity import sides_differ
+
+    remedy = _DIPOLE_REMEDY.get(calculator_of(campaign.oracle.static_maker()) or "")
+    if remedy is None:
+        return []
+    return [
+        f"structures: {atoms.get_chemical_formula()} is a slab with two different sides, and its dipole is not "
+        f"corrected: {remedy}. Make both sides alike, widen the vacuum, or take VASP, Quantum ESPRESSO or CP2K "
+        "(atomate2)"
+        for atoms in campaign.load_structures()
+        if sides_differ(atoms)
+    ]
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:

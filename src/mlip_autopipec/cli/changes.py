@@ -39,12 +39,13 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
     InvalidInputError
         Names what changed and what to do.
     """
+    from mlip_autopipec.flows.checks import as_frames
     from mlip_autopipec.jobs.dataset import recorded_task
     from mlip_autopipec.oracle.identity import canonical_form
 
     task = recorded_task(campaign_id, store)
     remedy = "put them back as they were" if more else "put them back, or use `mlip-autopipec extend` for further ones"
-    old, new = task.structures(), campaign.load_structures()
+    old, new = task.structures(), as_frames(campaign.load_structures())  # in the cells of MD, vacuum added
     wrong = [
         f"structures[{k}], {atoms.get_chemical_formula()}, is gone" for k, atoms in enumerate(old) if k >= len(new)
     ]

@@ -220,9 +220,11 @@ def _oracle_walks(
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.database.validation import OracleWalk, stored_md
     from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.jobs.run_oracle import calculator_for
+    from mlip_autopipec.jobs.static import with_initial_moments
     from mlip_autopipec.lammps.types import Condition
 
-    calculator = getattr(campaign.oracle.static_maker(), "calculator")  # noqa: B009 - check_validation saw it
+    static = campaign.oracle.static_maker()
     console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
     maker, starts, conditions = campaign.maker(), as_frames(structures), campaign.load_conditions()
     dynamics = maker.dynamics_maker.settings
@@ -236,7 +238,15 @@ def _oracle_walks(
         half = begins if which == "start" or ends is None else ends
         asked = maker.oracle_maker.key_of(atoms)
         frames = stored_md(
-            store, document.campaign_id, asked, atoms, calculator, condition, half, seed, barostat=barostat
+            store,
+            document.campaign_id,
+            asked,
+            with_initial_moments(static, atoms),
+            calculator_for(static, atoms),
+            condition,
+            half,
+            seed,
+            barostat=barostat,
         )
         runs.append(OracleWalk(walker.index, which, frames))
 

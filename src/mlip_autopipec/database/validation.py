@@ -14,6 +14,7 @@ from mlip_autopipec.frames import pack, pack_frames, unpack, unpack_frames
 from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.potential import Errors
 from mlip_autopipec.schemas.validation import ValidatedWalk, ValidationDocument
+from mlip_autopipec.structures.electrons import has_total
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.oracle_md import MDState, oracle_md_states
@@ -82,6 +83,8 @@ def stored_md(
         essence += [condition.temperature_end_K, settings.n_frames]
     if barostat is not None:
         essence += [barostat, condition.pressure_GPa]
+    if has_total(atoms):  # stored by earlier versions are frames of the neutral system
+        essence.append("charged")
     run = hashlib.sha256(json.dumps(essence).encode()).hexdigest()[:32]
     of_run = {"output.kind": KIND, "output.run": run, "output.campaign_id": campaign_id}
     found = sorted(store.query(of_run, ["output"], load=True), key=lambda document: document["output"]["number"])

@@ -16,6 +16,7 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.dataset import in_batch, read_labels, recorded_task
+from mlip_autopipec.jobs.outliers import read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.loop import CheckDocument, WalkerErrors
@@ -262,7 +263,8 @@ def measure(
     if errors is not None:
         measured = [raw_forces(a) if k is None else raw_forces(a)[k] for a, k in zip(frames, cores, strict=True)]
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
-        everything = [label.to_atoms() for label in read_labels(campaign_id, cycle)]
+        flagged = read_outliers(campaign_id, store)  # by the last training, too
+        everything = [label.to_atoms() for label in read_labels(campaign_id, cycle, flagged=flagged)]
         bounds = targets.bounds(errors.n_structures, errors.n_atoms, confidence)
         limits = Limits.of(
             targets,

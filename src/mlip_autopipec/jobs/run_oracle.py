@@ -11,7 +11,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.code_settings import refused_settings
-from mlip_autopipec.oracle.electrons import Told, given_to, taken_by, with_keywords
+from mlip_autopipec.oracle.electrons import Told, given_to, taken_by, tell, with_keywords
+from mlip_autopipec.oracle.kpoints import thin_out_along_vacuum
 from mlip_autopipec.oracle.refused import refuse
 from mlip_autopipec.oracle.suitability import calculator_of, takes_any_pbc
 from mlip_autopipec.structures.periodicity import boxed
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
 
@@ -125,6 +127,27 @@ def told_for(maker: Maker, atoms: Atoms) -> Told:
     structure = AseAtomsAdaptor.get_structure(atoms)
     structure.properties = {key: value for key, value in structure.properties.items() if value is not None}
     return Told(with_keywords(maker, atoms), structure)
+
+
+def calculator_for(maker: Maker, atoms: Atoms) -> Calculator:
+    """
+    Make the calculator of a static maker as it labels a structure, for MD of the oracle itself.
+
+    Parameters
+    ----------
+    maker
+        One whose calculator is of ASE.
+    atoms
+        The structure: its charge and multiplicity reach the calculator, and one k-point stays along its vacuum.
+    """
+    given = given_to_oracle(maker, atoms)
+    told: Any = with_keywords(maker, given)
+    calculator: Calculator = told.calculator
+    tell(calculator, f"{type(calculator).__module__}.{type(calculator).__qualname__}", given)
+    thin_out_along_vacuum(calculator, boxed(given))
+    if (along_vacuum := getattr(maker, "set_along_vacuum", None)) is not None:
+        along_vacuum(boxed(given), calculator)
+    return calculator
 
 
 def run_static(maker: Maker, atoms: Atoms, told: Told | None = None) -> Any:

@@ -98,9 +98,7 @@ class AseStaticMaker(AseMaker):
         LabelError
             If the calculator failed, did not converge, or gave no energy or forces.
         """
-        atoms = AseAtomsAdaptor.get_atoms(mol_or_struct, msonable=False)
-        if self.initial_moments_muB and not atoms.has("initial_magmoms"):
-            atoms.set_initial_magnetic_moments([self.initial_moments_muB.get(s, 0.0) for s in atoms.symbols])
+        atoms = with_initial_moments(self, AseAtomsAdaptor.get_atoms(mol_or_struct, msonable=False))
         calculator = self._get_calculator()
         tell(calculator, f"{type(calculator).__module__}.{type(calculator).__qualname__}", atoms)
         thin_out_along_vacuum(calculator, atoms)
@@ -158,6 +156,25 @@ class AseStaticMaker(AseMaker):
         if getattr(calculator, "converged", True) is False:
             raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
         return directory
+
+
+def with_initial_moments(maker: Any, atoms: Atoms) -> Atoms:
+    """
+    Return a structure with the moments that a maker begins with, unless it has its own.
+
+    Parameters
+    ----------
+    maker
+        A static maker; only those with ``initial_moments_muB`` have any.
+    atoms
+        The structure; is not changed.
+    """
+    moments = getattr(maker, "initial_moments_muB", None)
+    if not moments or atoms.has("initial_magmoms"):
+        return atoms
+    atoms = atoms.copy()
+    atoms.set_initial_magnetic_moments([moments.get(symbol, 0.0) for symbol in atoms.symbols])
+    return atoms
 
 
 def _moments(results: Mapping[str, Any], n_atoms: int) -> list[float]:
@@ -283,6 +300,7 @@ LENNARD_JONES = OracleKind(
 GFN_XTB = OracleKind(
     maker="atomate2.ase.jobs.GFNxTBStaticMaker",
     about="semi-empirical GFN-xTB by tblite, Gamma point only",
+    gamma_only=True,
     cost="seconds",
     template="""\
   maker:

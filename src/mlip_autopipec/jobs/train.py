@@ -24,6 +24,7 @@ from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, La
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.training.error_scale import scale_to_fresh
+from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.linear_record import LinearFitRecord
     from mlip_autopipec.training.results import TrainingResult
 
 logger = logging.getLogger(__name__)
@@ -150,15 +152,19 @@ class TrainMaker(Maker):
                 cycle=cycle,
             )
 
-        result = fit()
-        for _ in range(_ROUNDS if start is None else 0):  # a large error hides others
-            if not (wrong := self._judged_left_out(result, old, accepted)):
+        first = initial_potential is None or initial_potential.trained_on is None
+        result = None
+        for _ in range(_ROUNDS if first and self._has_unjudged(old) else 0):  # a large error hides others
+            if trainer.judges_labels:
+                result = fit()
+            record = judged_by_linear_fit(trainer, frames, elements) if result is None else result.linear
+            if not (wrong := self._judged_left_out(record, old, accepted)):
                 break
             aside += wrong
             names = {label.label_id for label in wrong}
             kept = [i for i, label in enumerate(old) if label.uuid not in names]
-            old, frames = [old[i] for i in kept], [frames[i] for i in kept]
-            result = fit()
+            old, frames, result = [old[i] for i in kept], [frames[i] for i in kept], None
+        result = result or fit()
         result = _with_fresh_errors(result, [*read_graded(campaign_id, cycle).values(), *graded])
         document = PotentialDocument.from_training(
             result,
@@ -181,17 +187,23 @@ class TrainMaker(Maker):
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
         return document
 
+    def _has_unjudged(self, labels: Sequence[LabelDocument]) -> bool:
+        """Return whether there are labels of the user's own, and enough others to judge them by."""
+        if self.outliers is None or len(labels) <= self.outliers.min_labels:
+            return False
+        return any(label.origin == "given" for label in labels)
+
     def _judged_left_out(
-        self, result: TrainingResult, labels: Sequence[LabelDocument], accepted: Collection[str]
+        self, record: LinearFitRecord | None, labels: Sequence[LabelDocument], accepted: Collection[str]
     ) -> list[FlaggedLabel]:
         """Return the user's own labels that the others contradict; no potential was without them to judge them."""
-        if result.linear is None or self.outliers is None:
+        if self.outliers is None or record is None:
             return []
-        errors = result.linear.labels[: len(labels)]
+        errors = record.labels[: len(labels)]
         found = self.outliers.judge_left_out(
             np.array([-1e-3 * error.energy_meV_atom for error in errors]),
             np.array([1e-3 * error.forces_rmse_meV_A for error in errors]),
-            np.array(result.linear.surprises[: len(labels)]),
+            np.array(record.surprises[: len(labels)]),
         )
         aside = []
         for outlier in found:

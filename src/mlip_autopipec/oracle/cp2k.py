@@ -20,7 +20,7 @@ from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.code_settings import CHARGE_OF_CP2K, CP2K, cp2k_settings, diagonal_stress
 from mlip_autopipec.oracle.electrons import Told
 from mlip_autopipec.oracle.extracted import labelled
-from mlip_autopipec.oracle.refused import broken, crystal_of, refuse
+from mlip_autopipec.oracle.refused import broken, crystal_of, refuse, switched_on
 from mlip_autopipec.structures.electrons import charge_of, multiplicity_of
 from mlip_autopipec.structures.periodicity import goes_on_along
 
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DIPOLE, _DIRECTION = "SURFACE_DIPOLE_CORRECTION", "SURF_DIP_DIR"
+#: Cosine of the angle between the normal of a slab and an axis along which CP2K corrects dipoles, at least.
+_STRAIGHT = 0.999
 _FORCES = re.compile(r"ATOMIC FORCES in \[(.+?)\]")
 _STRESS = re.compile(r"STRESS\|.*stress tensor \[(.+?)\]")
 
@@ -67,7 +70,11 @@ def check_cp2k(maker: Any, elements: Sequence[str]) -> None:
 
 def for_cp2k(maker: Any, atoms: Atoms) -> Told:
     """
-    Return a maker of CP2K as it computes one structure: its charge and multiplicity, one k-point along vacuum.
+    Return a maker of CP2K as it computes one structure: its charge and multiplicity, what belongs to its vacuum.
+
+    A mesh has one k-point along vacuum. ``SURFACE_DIPOLE_CORRECTION`` among ``override_default_params`` without
+    ``SURF_DIP_DIR`` asks for the dipole correction of each slab, along its vacuum; bulk, wires, clusters and lone atoms
+    go without.
 
     Parameters
     ----------
@@ -86,10 +93,43 @@ def for_cp2k(maker: Any, atoms: Atoms) -> Told:
         maker = deepcopy(maker)
         generator = maker.input_set_generator
         generator.user_input_settings = {**generator.user_input_settings, "multiplicity": multiplicity}
+    maker = _with_dipole_correction(maker, atoms, told)
     if (mesh := _mesh(maker, structure, ~goes_on_along(atoms))) is not None:
         maker = deepcopy(maker)
         maker.input_set_generator.user_kpoints_settings = mesh
     return Told(maker, structure, told)
+
+
+def _with_dipole_correction(maker: Any, atoms: Atoms, told: dict[str, Any]) -> Any:
+    """Return the maker with the dipole correction along the vacuum of a slab, where it is asked for."""
+    overrides = deepcopy(maker.input_set_generator.user_input_settings.get("override_default_params") or {})
+    section = _at(_at(overrides, "FORCE_EVAL"), "DFT")
+    given = {name.upper(): name for name in section}
+    asked = section.get(given.get(_DIPOLE, ""), False)
+    if not switched_on(asked) or _DIRECTION in given:
+        return maker
+    told |= {f"FORCE_EVAL/DFT/{_DIPOLE}": "T", f"FORCE_EVAL/DFT/{_DIRECTION}": None}
+    del section[given[_DIPOLE]]
+    along = np.flatnonzero(~goes_on_along(atoms))
+    if len(along) == 1 and len(atoms) > 1:
+        normal = np.linalg.inv(atoms.cell.array)[:, along[0]]
+        normal /= np.linalg.norm(normal)
+        axis = int(np.abs(normal).argmax())
+        if abs(normal[axis]) < _STRAIGHT:
+            raise LabelError(
+                f"{atoms.get_chemical_formula()}: CP2K corrects dipoles along x, y or z, and the normal of this slab "
+                f"is along {normal.round(3).tolist()}; turn the cell, or leave {_DIPOLE} out"
+            )
+        section |= {_DIPOLE: True, _DIRECTION: "XYZ"[axis]}
+    maker = deepcopy(maker)
+    generator = maker.input_set_generator
+    generator.user_input_settings = {**generator.user_input_settings, "override_default_params": overrides}
+    return maker
+
+
+def _at(section: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a section of an input, whatever the case of its name; an empty one where there is none."""
+    return next((inner for key, inner in section.items() if key.upper() == name and isinstance(inner, dict)), {})
 
 
 def _mesh(maker: Any, structure: Structure, vacuum: NDArray[np.bool_]) -> Kpoints | None:

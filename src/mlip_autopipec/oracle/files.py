@@ -1,10 +1,11 @@
-"""Labels from files: extended XYZ, whatever its columns are called."""
+"""Labels from files: extended XYZ, whatever its columns are called, and outputs of codes."""
 
 from __future__ import annotations
 
 import logging
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import ase.io
@@ -15,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
+from mlip_autopipec.oracle.outputs import is_output, read_output
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 
@@ -45,7 +47,10 @@ class _Keys:
 
 
 def read_labels_file(
-    path: Path, energy_key: str | None = None, forces_key: str | None = None, virial_key: str | None = None
+    path: Path | Sequence[Path],
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+    virial_key: str | None = None,
 ) -> GivenLabels:
     """
     Read a dataset of labelled structures, and look at each label.
@@ -53,11 +58,12 @@ def read_labels_file(
     Parameters
     ----------
     path
-        An extended XYZ file; nothing else is read, since pickles run code.
+        An extended XYZ file, or an output of a code (:data:`mlip_autopipec.oracle.outputs.READ`), or several of them;
+        nothing else is read, since pickles run code.
     energy_key, forces_key
-        Where the file keeps total energies (eV) and forces (eV/A), e.g. ``REF_energy`` and ``REF_forces``. None finds
-        them by their names, where just one will do; of ``energy`` and ``free_energy`` the latter is taken, which the
-        forces derive from.
+        Where extended XYZ keeps total energies (eV) and forces (eV/A), e.g. ``REF_energy`` and ``REF_forces``. None
+        finds them by their names, where just one will do; of ``energy`` and ``free_energy`` the latter is taken, which
+        the forces derive from.
     virial_key
         Where it keeps virials (eV, positive = compressed, ``-V * stress``); None takes what is called stress (eV/A^3,
         ASE sign) or virial. Six numbers are xx yy zz yz xz xy.
@@ -74,10 +80,29 @@ def read_labels_file(
     InvalidInputError
         Names the file, the frame, what is missing and the keys that are there; or what is wrong with a label.
     """
-    if path.suffix not in (".xyz", ".extxyz"):
-        raise InvalidInputError(f"'{path}' is no extended XYZ file (.xyz, .extxyz), the only kind labels are read from")
-    if not path.is_file():
-        raise InvalidInputError(f"the file of labels '{path}' does not exist")
+    frames: list[Atoms] = []
+    names: list[str] = []
+    remarks: list[str] = []
+    paths = [path] if isinstance(path, PurePath) else list(path)
+    keys = {"energy_key": energy_key, "forces_key": forces_key, "virial_key": virial_key}
+    if any(keys.values()) and all(map(is_output, paths)):
+        raise InvalidInputError(
+            f"{', '.join(_NAMES)} name columns of extended XYZ, and '{paths[0]}' is no such file; leave them out"
+        )
+    for one in paths:
+        if not one.is_file():
+            raise InvalidInputError(f"the file of labels '{one}' does not exist, or is a folder")
+        of_file, named, said = read_output(one) if is_output(one) else _read_xyz(one, **keys)
+        frames += of_file
+        names += named
+        remarks += said
+    return take_in_labels(frames, names, remarks)
+
+
+def _read_xyz(
+    path: Path, energy_key: str | None, forces_key: str | None, virial_key: str | None
+) -> tuple[list[Atoms], list[str], list[str]]:
+    """Return the labels of a file, how messages name them, and what was used."""
     try:
         frames = list(ase.io.iread(path, index=":", format="extxyz"))
     except Exception as error:
@@ -105,7 +130,7 @@ def read_labels_file(
                 f"labels: '{both}' and '{keys.energy}' differ by up to {apart:.3g} eV; '{keys.energy}' is used, which "
                 "the forces derive from (energy_key takes the other)"
             )
-    return take_in_labels(labels, names, remarks)
+    return labels, names, remarks
 
 
 def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:

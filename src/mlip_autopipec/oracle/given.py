@@ -12,7 +12,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
-from mlip_autopipec.oracle.work import forces_set_to_zero, refuse_units
+from mlip_autopipec.oracle.magnitude import doubtful_magnitude
+from mlip_autopipec.oracle.work import contradictions, forces_set_to_zero, refuse_units
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 _LARGEST_FORCE, _LARGEST_STRESS = 500.0, 20.0
 #: Energies of one composition that differ by more than this (eV/atom) are not of one scale.
 _WIDEST_ENERGY = 100.0
+#: Energies of cells of several sizes are one number if they differ by less than this share, and that says something of
+#: energies above this (eV/atom).
+_ALIKE, _BOUND = 0.1, 0.5
 #: Two labels of one structure agree if energies (eV/atom) and forces (eV/A, share of the largest) differ by less.
 _SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
 #: An atom whose nearest periodic image is further away (A) is alone.
@@ -95,11 +99,13 @@ def take_in_labels(
     if charged := [atoms for atoms in frames if has_total(atoms)]:
         said.append(f"labels: {len(charged)} of {len(frames)} have {told(charged[0])}; ACE itself knows no charges")
     check_one_state(frames, "the labels")
-    for look in (_forces_and_stress, _contacts, _energies, forces_set_to_zero):
+    for look in (_forces_and_stress, _contacts, _energies, _same_of_all_sizes, forces_set_to_zero):
         _refuse(look(frames, where))
     said += _lone_atoms(frames, where)
     said += _duplicates(frames, where)
     refuse_units(frames, where[0] if frames else "")
+    said += contradictions(frames, where)
+    said += doubtful_magnitude(frames)
     said += _compositions(frames)
     return GivenLabels(frames, said)
 
@@ -193,6 +199,25 @@ def _energies(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
         for i in members:
             if abs(per_atom[i] - median) > _WIDEST_ENERGY:
                 yield f"{names[i]} has {per_atom[i]:.6g} eV/atom, others of this composition {median:.6g}"
+
+
+def _same_of_all_sizes(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    """Name energies that cells of several sizes have in common: they are those of an atom, or of a smaller cell."""
+    groups: dict[str, dict[int, list[int]]] = {}
+    for i, atoms in enumerate(frames):
+        if len(atoms) > 1:
+            composition = atoms.symbols.formula.reduce()[0].format("hill")
+            groups.setdefault(composition, {}).setdefault(len(atoms), []).append(i)
+    for sizes in groups.values():
+        small = min(sizes)
+        usual = {n: float(np.median([_energy(frames[i]) for i in members])) for n, members in sizes.items()}
+        for n, members in sizes.items():
+            alike = abs(usual[n] - usual[small]) < _ALIKE * abs(usual[small])
+            if n >= 2 * small and alike and abs(usual[small]) > _BOUND * small:
+                yield (
+                    f"{names[members[0]]} and {names[sizes[small][0]]} have the same energy ({usual[n]:.4f} and "
+                    f"{usual[small]:.4f} eV, medians) with {n} and {small} atoms: give the energy of the whole cell"
+                )
 
 
 def _energy(atoms: Atoms) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from ase.data import covalent_radii
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.distances import neighbours
+from mlip_autopipec.structures.periodicity import goes_on_along
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +69,33 @@ _UNITS = {
 _NEAR_GUESS = 1.6
 
 
+#: The energy rises by what lies between the works of both frames' forces, within this share of them, and this (eV).
+_BETWEEN, _BETWEEN_eV = 0.02, 2e-3
+#: Frames that contradict others are left to the training, which judges each label, up to this share of the set; of
+#: small molecules, which turn and bend on the way from frame to frame, up to the second.
+_FEW, _FEW_SMALL, _SMALL = 0.15, 0.6, 8
+#: Turned forces explain it if this share of the pairs agrees once they are turned back.
+_EXPLAINED = 0.95
+#: Frames are turned round in so many rounds at most.
+_ROUNDS = 3
+
+
+class _Pair(NamedTuple):
+    """Rise of the energy in eV from one frame to another, and the work in eV of the forces of each."""
+
+    one: int
+    two: int
+    rise_eV: float
+    work_one_eV: float
+    work_two_eV: float
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the rise is outside of what the forces say: near a minimum they grow on the way."""
+        most = _BETWEEN * max(abs(self.work_one_eV), abs(self.work_two_eV)) + _BETWEEN_eV
+        return not self.work_one_eV - most <= self.rise_eV <= self.work_two_eV + most
+
+
 class Work(NamedTuple):
     """
     Energy differences of near frames beside the work of their forces.
@@ -104,23 +133,42 @@ def energy_over_work(frames: Sequence[Atoms], away_A: float) -> Work | None:
     Work or None
         None where there is no pair.
     """
-    rises, works = [], []
-    for i, one in enumerate(frames):
-        for two in frames[i + 1 : i + 1 + _NEXT]:
-            if (moved := _displacements(one, two, away_A)) is None:
-                continue
-            mean = (one.calc.results["forces"] + two.calc.results["forces"]) / 2
-            rises.append(two.calc.results["energy"] - one.calc.results["energy"])
-            works.append(-float((mean * moved).sum()))
-    if not rises:
+    pairs = list(_pairs(frames, away_A))
+    if not pairs:
         return None
-    rise, work = np.array(rises), np.array(works)
+    rise = np.array([pair.rise_eV for pair in pairs])
+    work = np.array([(pair.work_one_eV + pair.work_two_eV) / 2 for pair in pairs])
     energy_eV, work_eV = (float(np.sqrt((values**2).mean())) for values in (rise, work))
     product = float((rise * work).mean())
     # the slope that treats both alike, since either may have an error
     slope = float(np.sign(product) * energy_eV / work_eV) if work_eV else 0.0
     correlation = product / (energy_eV * work_eV) if energy_eV and work_eV else 0.0
     return Work(slope, correlation, len(rise), energy_eV, work_eV)
+
+
+def near_pairs(frames: Sequence[Atoms], away_A: float) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
+    """
+    Yield pairs of near frames of one cell and the same atoms: their places, and by how much the atoms moved in A.
+
+    Parameters
+    ----------
+    frames
+        Structures. Each is compared with some after it.
+    away_A
+        Largest distance of an atom from where it is in the other frame, in Angstrom.
+    """
+    for i, one in enumerate(frames):
+        for j, two in enumerate(frames[i + 1 : i + 1 + _NEXT], i + 1):
+            if (moved := _displacements(one, two, away_A)) is not None:
+                yield i, j, moved
+
+
+def _pairs(frames: Sequence[Atoms], away_A: float) -> Iterator[_Pair]:
+    for i, j, moved in near_pairs(frames, away_A):
+        one, two = frames[i], frames[j]
+        rise = float(two.calc.results["energy"] - one.calc.results["energy"])
+        works = [-float((atoms.calc.results["forces"] * moved).sum()) for atoms in (one, two)]
+        yield _Pair(i, j, rise, *works)
 
 
 def _displacements(one: Atoms, two: Atoms, away_A: float) -> NDArray[np.float64] | None:
@@ -182,6 +230,98 @@ def _refuse_slope(frames: Sequence[Atoms], first: str, found: Work) -> None:
         + ("; or ".join(guesses) or "another unit, or forces of another calculation")
         + ". Energies in eV, forces in eV/A and positions in A are read"
     )
+
+
+def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
+    """
+    Say which labels contradict those near them, and refuse a set in which many do.
+
+    Near a minimum the energy rises by more than the work of the forces where the way begins, and by less than that
+    where it ends. Forces of another frame, of atoms in another order, or turned in some frames alone do not fit.
+
+    Parameters
+    ----------
+    frames
+        Labels with energy (eV) and forces (eV/A).
+    names
+        How messages name each.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the frames, and what it looks like.
+    """
+    pairs: list[_Pair] = []
+    for near in _RANGES:
+        pairs = list(_pairs(frames, near.away_A))
+        if len(pairs) >= near.fewest:
+            break
+    compared = {i for pair in pairs for i in (pair.one, pair.two)}
+    wrong = _contradicting(pairs)
+    if not wrong or len(pairs) < _RANGES[0].fewest:
+        return []
+    shown = "; ".join(names[i] for i in wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+    small = all(len(frames[i]) < _SMALL and not goes_on_along(frames[i]).any() for i in compared)
+    few = _FEW_SMALL if small else _FEW
+    told = f"the energies of {len(wrong)} of {len(compared)} labels do not fit the forces of near frames ({shown})"
+    if len(wrong) < 3 or len(wrong) <= few * len(compared):
+        return [f"labels: {told}; the first training judges each of them"]
+    begins = (wrong, _turned(pairs, len(frames)))
+    turned = next((found for begin in begins if (found := _all_turned(pairs, begin))), None)
+    if turned:
+        numbers = ", ".join(map(str, turned[:10])) + (" ..." if len(turned) > 10 else "")
+        why = f"with the forces of {len(turned)} labels turned round ({numbers}) they fit: turn their sign"
+    else:
+        why = (
+            "do the forces belong to these frames and to this order of the atoms, and are all labels in one unit (eV, "
+            "eV/A)?"
+        )
+    raise InvalidInputError(f"labels: {told}; {why}")
+
+
+def _contradicting(pairs: Sequence[_Pair]) -> list[int]:
+    """Return frames without which no pair contradicts itself, as few as taking the worst first finds."""
+    left = [pair for pair in pairs if pair.contradicts]
+    agreeing = Counter(i for pair in pairs if not pair.contradicts for i in (pair.one, pair.two))
+    found: list[int] = []
+    while left:
+        counts = Counter(i for pair in left for i in (pair.one, pair.two))
+        worst = max(counts, key=lambda i: (counts[i], -agreeing[i], -i))
+        found.append(worst)
+        left = [pair for pair in left if worst not in (pair.one, pair.two)]
+    return sorted(found)
+
+
+def _turned(pairs: Sequence[_Pair], n_frames: int) -> list[int]:
+    """Return the frames whose forces have the wrong sign, as far as the energies tell."""
+    rise = np.array([pair.rise_eV for pair in pairs])
+    half = np.zeros((len(pairs), n_frames))
+    for row, pair in enumerate(pairs):
+        half[row, pair.one] += pair.work_one_eV / 2
+        half[row, pair.two] += pair.work_two_eV / 2
+    # a factor for the forces of each frame, near 1 where the energies say nothing
+    normal = half.T @ half + 1e-3 * np.trace(half.T @ half) / n_frames * np.eye(n_frames)
+    factor = 1 + np.linalg.solve(normal, half.T @ (rise - half.sum(axis=1)))
+    return list(map(int, np.flatnonzero(factor < 0)))
+
+
+def _all_turned(pairs: Sequence[_Pair], begin: Sequence[int]) -> list[int] | None:
+    """Return the frames whose forces have to be turned round so that all pairs agree; None if that cures nothing."""
+    turned = set(begin)
+    for _ in range(_ROUNDS):
+        signs = dict.fromkeys(turned, -1.0)
+        after = [
+            pair._replace(
+                work_one_eV=signs.get(pair.one, 1.0) * pair.work_one_eV,
+                work_two_eV=signs.get(pair.two, 1.0) * pair.work_two_eV,
+            )
+            for pair in pairs
+        ]
+        left = _contradicting(after)
+        if sum(pair.contradicts for pair in after) <= (1 - _EXPLAINED) * len(pairs):
+            return sorted(turned)
+        turned ^= set(left)
+    return None
 
 
 def forces_set_to_zero(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:

@@ -86,6 +86,19 @@ def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence
     plt.close(figure)
 
 
+def _above_the_check(document: OTFDocument, errors: Mapping[str, ErrorMetrics]) -> str:
+    """Say that errors on MD of the oracle are above what the check allowed, so that nobody trusts the check alone."""
+    if document.check is None or "validation" not in errors:
+        return ""
+    found = document.check.limits.exceeded_by(errors["validation"]).values()
+    if not found:
+        return ""
+    return (
+        f"on MD of the oracle itself {'; '.join(found)} of the check: it goes where the potential was not checked. Run "
+        "longer MD, more seeds or temperatures (extend), or see whether the oracle converges there"
+    )
+
+
 def _stress(errors: ErrorMetrics) -> str:
     return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"
 
@@ -110,6 +123,8 @@ def summary_table(
             f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
             f"({e.n_structures} structures)",
         )
+    if above := _above_the_check(document, errors):
+        table.add_row("[red]beware[/]", escape(above))
     if document.potential is not None:
         suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)
         table.add_row("potential", escape(f"{folder / 'potential'}/potential{' '.join(suffixes)}"))

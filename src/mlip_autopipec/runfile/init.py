@@ -182,7 +182,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         gamma_hi=trainer.gamma_hi,
         n_structures=n_structures,
         n_test=n_test,
-        max_atoms=max(choices.max_atoms, *(len(source.atoms) for source in sources)),
+        max_atoms=_largest_cell(sources, structures, choices.max_atoms, gamma_only=oracle.gamma_only),
         volume_window="[0.95, 1.05]" if molecular else "[0.9, 1.1]",
         strain=0.02 if molecular else 0.03,
         rattle="[0.02, 0.04, 0.06]" if molecular else "[0.05, 0.1, 0.15]",
@@ -274,6 +274,16 @@ def usual_timestep_fs(lightest: str) -> float:
     """Return a time step (fs) of a twentieth or less of the fastest vibration: about 10 fs with H, 25 with C and O."""
     mass = _mass(lightest)
     return 0.5 if mass < 4 else 1.0 if mass < 40 else 2.0
+
+
+def _largest_cell(
+    sources: Sequence[Source], structures: Sequence[dict[str, Any]], most: int, *, gamma_only: bool
+) -> int:
+    """Return how many atoms the cells of the first dataset may have."""
+    if gamma_only and any(shape_of(source.atoms) is not Shape.CLUSTER for source in sources):
+        # of a cell that is wider than that of MD its energies are others
+        return max(one["n_atoms"] for one in structures)
+    return max(most, *(len(source.atoms) for source in sources))
 
 
 def _described(source: Source, max_atoms: int) -> dict[str, Any]:

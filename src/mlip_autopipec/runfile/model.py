@@ -320,9 +320,11 @@ class RunFile(Strict):
         if start.labels is None:
             return GivenLabels()
         if self._labels is None:
-            path = self._folder / start.labels
+            given = start.labels if isinstance(start.labels, list) else [start.labels]
             with self._blamed("start_from", "labels"):
-                frames = read_labels_file(path, start.energy_key, start.forces_key, start.virial_key)
+                frames = read_labels_file(
+                    [self._folder / path for path in given], start.energy_key, start.forces_key, start.virial_key
+                )
             hold_out(frames, start.test_fraction, self.seed)
             self._labels = frames
         return self._labels

@@ -277,7 +277,11 @@ class StartFrom(Strict):
     reference_energies: dict[str, Number] = Field(
         default_factory=dict, description="Energies of isolated atoms in eV, which the potential does not contain."
     )
-    labels: Path | None = Field(None, description="extxyz file with energies (eV) and forces (eV/A).")
+    labels: Path | list[Path] | None = Field(
+        None,
+        description="extxyz file with energies (eV) and forces (eV/A), or an output of VASP, pw.x, FHI-aims or CASTEP; "
+        "or a list of such files.",
+    )
     energy_key: str | None = Field(
         None, description="What that file calls total energies, e.g. REF_energy; found by its name if not given."
     )

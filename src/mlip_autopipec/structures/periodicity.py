@@ -25,6 +25,10 @@ VACUUM_A = 6.0
 BOX_VACUUM_A = 15.0
 
 
+#: Atoms at heights this near (Angstrom) are at one height.
+_ALIKE_A = 0.1
+
+
 class Direction(StrEnum):
     """What a structure is along one cell vector."""
 
@@ -239,3 +243,26 @@ def stress_components(atoms: Atoms) -> NDArray[np.float64]:
     inside = [axes.T @ voigt_6_to_full_3x3_stress(unit) @ axes for unit in np.eye(6)]
     pairs = np.triu_indices(int(along.sum()), 1)
     return np.array([[*np.diag(one), *one[pairs]] for one in inside]).T
+
+
+def sides_differ(atoms: Atoms) -> bool:
+    """
+    Return whether a structure is a slab whose two sides are not alike, so that it may have a dipole across.
+
+    Parameters
+    ----------
+    atoms
+        Any structure. Compared are the heights of the atoms, element by element, to 0.1 A.
+    """
+    if shape_of(atoms) is not Shape.SLAB:
+        return False
+    boxes = boxed(atoms)
+    axis = int(np.flatnonzero(~goes_on_along(boxes))[0])
+    height = float(heights_of(boxes.cell.array)[axis])
+    away = boxes.cell.scaled_positions(boxes.positions)[:, axis] - centre_of(boxes)[axis]
+    away = (away - np.round(away)) * height
+    for number in np.unique(atoms.numbers):
+        own = np.sort(away[atoms.numbers == number])
+        if np.abs(own + own[::-1] - (away.max() + away.min())).max() > _ALIKE_A:
+            return True
+    return False

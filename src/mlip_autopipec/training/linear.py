@@ -97,6 +97,11 @@ class LinearACETrainer(ACETrainer):
         """Whether its potentials have error bars; a fit of version 0.1 gives none."""
         return not self.is_plain
 
+    @property
+    def judges_labels(self) -> bool:
+        """Whether its fits judge each label by all others; a fit of version 0.1 does not."""
+        return not self.is_plain
+
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
         if self.is_plain:

@@ -152,6 +152,11 @@ class ACETrainer(MSONable, ABC):
         """Whether its potentials have a posterior, from which error bars follow."""
         return False
 
+    @property
+    def judges_labels(self) -> bool:
+        """Whether its fits say what all other labels expect of each; else a linear fit judges given labels first."""
+        return False
+
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""

@@ -16,6 +16,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.structures.electrons import charge_of
 from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
@@ -163,7 +164,7 @@ def oracle_md_states(
         forces, energy = raw_forces(moving), moving.get_potential_energy()
         free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
         results = {"energy": energy if free is None else free, "forces": forces}
-        if has_stress:
+        if has_stress and not charge_of(moving):  # as in labels: it holds the background that makes the cell neutral
             results["stress"] = moving.get_stress(apply_constraint=False)
         frame = moving.copy()
         frame.set_constraint()

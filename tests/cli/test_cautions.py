@@ -1,0 +1,66 @@
+"""Values of a run file that are valid and probably not meant are said before the campaign."""
+
+from __future__ import annotations
+
+import ase.io
+import pytest
+import yaml
+from ase.build import bulk, fcc111, surface
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from typer.testing import CliRunner
+
+from mlip_autopipec.cli import app
+from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.runfile.model import RunFile
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_first_dataset_of_an_oracle_at_gamma_is_in_the_cells_of_md(folder):
+    """An MgO slab by `init` had labels of 64 atoms beside MD of 32: 93 meV/atom apart, and STALLED."""
+    slab = surface(bulk("MgO", "rocksalt", a=4.24, cubic=True), (0, 0, 1), 1, vacuum=8.0) * (2, 2, 1)
+    slab.pbc = (True, True, False)
+    ase.io.write("mgo.extxyz", slab)
+    assert CliRunner().invoke(app, ["init", "mgo.extxyz", "--oracle", "gfn-xtb"]).exit_code == 0
+    assert yaml.safe_load((folder / "MgO.yaml").read_text())["first_dataset"]["max_atoms"] == 32
+    assert not any("Gamma" in told for told in cautions(RunFile.load(folder / "MgO.yaml")))
+    wider = (folder / "MgO.yaml").read_text().replace("max_atoms: 32", "max_atoms: 64")
+    (folder / "MgO.yaml").write_text(wider)
+    (told,) = [told for told in cautions(RunFile.load(folder / "MgO.yaml")) if "Gamma" in told]
+    assert "its cells have 64 atoms, those of MD 32" in told
+    assert "Set max_atoms to 32" in told
+
+
+@pytest.mark.parametrize("n_compared", [0, 2])
+def test_a_dataset_that_nothing_compares_with_the_oracle_is_said(n_compared, folder):
+    frames = []
+    for seed in range(3):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+        frames.append(atoms)
+    ase.io.write("data.extxyz", frames)
+    (folder / "run.yaml").write_text(
+        "name: cu\nstructures: [{bulk: {name: Cu, cubic: true}, repeat: [2, 2, 2]}]\nconditions: [{temperature_K: 300}]"
+        f"\noracle: {{kind: emt, n_compared: {n_compared}}}\nstart_from: {{labels: data.extxyz}}\n"
+    )
+    said = any("oracle.n_compared is 0" in told for told in cautions(RunFile.load(folder / "run.yaml")))
+    assert said == (n_compared == 0)
+
+
+def test_a_slab_with_a_dipole_that_the_oracle_cannot_correct_is_said(folder):
+    slab = fcc111("Cu", (1, 1, 4), vacuum=8.0)
+    slab.symbols[0] = "Au"
+    ase.io.write("slab.extxyz", slab)
+    (folder / "run.yaml").write_text(
+        "name: s\nstructures: [{file: slab.extxyz, repeat: [2, 2, 1]}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: ase, maker: {calculator_class: ase.calculators.abinit.Abinit}}\n"
+    )
+    told = cautions(RunFile.load(folder / "run.yaml"))
+    assert any("slab with two different sides" in one and "ABINIT has no dipole correction" in one for one in told)

@@ -1,0 +1,242 @@
+"""Outputs of codes as labels: what is read of them, which steps are left out, what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import re
+
+import numpy as np
+import pytest
+from ase import units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
+from ase.io import Trajectory
+from paths import SHARED_DATA
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.files import read_labels_file
+from mlip_autopipec.runfile.model import RunFile
+
+RUN = SHARED_DATA / "vasp_runs" / "Si8_displaced" / "outputs"
+#: Of this run of VASP 6.
+ENERGY = -45.96471
+
+
+def _text(name: str) -> str:
+    file = RUN / f"{name}.gz"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there")
+    with gzip.open(file, "rt") as stream:
+        return stream.read()
+
+
+def _steps_of(text: str) -> tuple[str, str, str]:
+    """Return a vasprun.xml of one step as what is before the step, the step, and what is after it."""
+    begin, end = text.index("<calculation>"), text.index("</calculation>") + len("</calculation>\n")
+    return text[:begin], text[begin:end], text[end:]
+
+
+def _moved(step: str, shift: float) -> str:
+    """Return the step with its first atom elsewhere, so that it is another structure."""
+    head, rest = step.split('<varray name="positions" >', 1)
+    first, rest = rest.split("<v>", 1)
+    numbers, rest = rest.split("</v>", 1)
+    x, y, z = (float(word) for word in numbers.split())
+    return f'{head}<varray name="positions" >{first}<v> {x + shift:.8f} {y:.8f} {z:.8f} </v>{rest}'
+
+
+def test_every_step_of_vasp_is_a_label(tmp_path):
+    before, step, after = _steps_of(_text("vasprun.xml"))
+    path = tmp_path / "vasprun.xml"
+    path.write_text(before + step + _moved(step, 0.01) + after)
+    found = read_labels_file(path)
+    assert [atoms.calc.results["energy"] for atoms in found] == pytest.approx([ENERGY] * 2, abs=1e-4)
+    assert found.remarks[0] == "labels: 'vasprun.xml' (vasprun.xml of VASP): 2 of 2 steps"
+    (outcar,) = read_labels_file(RUN / "OUTCAR.gz")
+    assert np.allclose(outcar.calc.results["forces"], found[0].calc.results["forces"], atol=1e-5)
+    assert np.allclose(outcar.calc.results["stress"], found[0].calc.results["stress"], atol=1e-4)
+
+
+def test_a_step_that_did_not_converge_is_left_out(tmp_path):
+    before, step, after = _steps_of(_text("vasprun.xml"))
+    first, *rest = re.findall(r"<scstep>.*?</scstep>\n", step, re.DOTALL)
+    begin = step.index(first)
+    # as many iterations as are allowed, and the last still changes the energy
+    short = step[:begin] + "".join([first, *rest][:5]) + step[step.index(rest[-1]) + len(rest[-1]) :]
+    before = re.sub(r'(name="NELM">)\s*\d+', r"\g<1> 5", before)
+    path = tmp_path / "vasprun.xml"
+    path.write_text(before + short + after)
+    with pytest.raises(InvalidInputError, match=r"holds no label: step 0 did not converge"):
+        read_labels_file(path)
+
+
+def test_an_unconverged_step_of_an_outcar_is_left_out(tmp_path):
+    text = _text("OUTCAR")
+    begin = text.rindex("\n", 0, text.index("Iteration") - 60)
+    said = "aborting loop because EDIFF is reached"
+    late = text[begin:].replace(said, "aborting loop EDIFF was not reached (unconverged)")
+    (tmp_path / "OUTCAR").write_text(text[:begin] + late + text[begin:])
+    found = read_labels_file(tmp_path / "OUTCAR")
+    assert len(found) == 1
+    assert "1 of 2 steps; left out: step 0 did not converge" in found.remarks[0]
+
+
+def test_of_a_run_that_was_stopped_the_whole_steps_are_read(tmp_path):
+    before, step, _ = _steps_of(_text("vasprun.xml"))
+    path = tmp_path / "vasprun.xml"
+    path.write_text(before + step + _moved(step, 0.01) + step[: step.index('name="forces"') + 200])
+    assert len(read_labels_file(path)) == 2
+    text = _text("OUTCAR")
+    begin = text.rindex("\n", 0, text.index("Iteration") - 60)
+    (tmp_path / "OUTCAR").write_text(text + text[begin : begin + 20_000])
+    assert len(read_labels_file(tmp_path / "OUTCAR")) == 1
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "told"),
+    [("ML_LMLFF", "T", "machine-learned"), ("ICHARG", "11", "density is kept"), ("EFIELD", "0.1", "external field")],
+)
+def test_a_run_whose_numbers_mean_something_else_is_refused(tag, value, told, tmp_path):
+    text = _text("vasprun.xml")
+    path = tmp_path / "vasprun.xml"
+    path.write_text(text.replace("<incar>", f'<incar>\n  <i name="{tag}">{value}</i>', 1))
+    with pytest.raises(InvalidInputError, match=rf"vasprun.xml.*{tag}.*{told}"):
+        read_labels_file(path)
+
+
+def test_the_charge_of_a_run_is_read_and_its_stress_is_not(tmp_path):
+    text = _text("vasprun.xml")
+    path = tmp_path / "vasprun.xml"
+    path.write_text(re.sub(r'(name="NELECT">)\s*[\d.]+', r"\g<1> 31.0", text))
+    found = read_labels_file(path)
+    assert found[0].info["charge"] == 1
+    assert "stress" not in found[0].calc.results
+    outcar = _text("OUTCAR")
+    (tmp_path / "OUTCAR").write_text(re.sub(r"(NELECT =)\s+[\d.]+", r"\g<1>      31.0000", outcar))
+    assert read_labels_file(tmp_path / "OUTCAR")[0].info["charge"] == 1
+
+
+@pytest.mark.parametrize(("tag", "value"), [("PSTRESS", "100.0"), ("ISIF", "0")])
+def test_a_stress_that_is_none_is_left_out(tag, value, tmp_path):
+    text = _text("vasprun.xml")
+    path = tmp_path / "vasprun.xml"
+    path.write_text(re.sub(rf'(name="{tag}">)\s*[\d.]+', rf"\g<1> {value}", text))
+    found = read_labels_file(path)
+    assert "stress" not in found[0].calc.results
+    assert any("is not used" in remark and tag in remark for remark in found.remarks)
+
+
+#: Two steps of MD as pw.x prints them, the second with a field that is less converged than it was asked to.
+_PW = """
+     Program PWSCF v.7.2 starts on 1Jan2024 at 0:0:0
+     bravais-lattice index     =            0
+     lattice parameter (alat)  =      10.2000  a.u.
+     unit-cell volume          =    1061.2080 (a.u.)^3
+     number of atoms/cell      =            2
+     number of atomic types    =            1
+     number of electrons       =         {electrons:.2f}
+     scf convergence threshold =      1.0E-08
+     celldm(1)=  10.200000  celldm(2)=   0.000000  celldm(3)=   0.000000
+     celldm(4)=   0.000000  celldm(5)=   0.000000  celldm(6)=   0.000000
+
+     crystal axes: (cart. coord. in units of alat)
+               a(1) = (   1.000000   0.000000   0.000000 )
+               a(2) = (   0.000000   1.000000   0.000000 )
+               a(3) = (   0.000000   0.000000   1.000000 )
+
+     atomic species   valence    mass     pseudopotential
+     Si                4.00    28.08600     Si( 1.00)
+
+   Cartesian axes
+
+     site n.     atom                  positions (alat units)
+         1        Si     tau(   1) = (  -0.1230000  -0.1230000  -0.1230000  )
+         2        Si     tau(   2) = (   0.1230000   0.1230000   0.1230000  )
+
+!    total energy              =     -14.44793733 Ry
+     estimated scf accuracy    <          3.0E-09 Ry
+
+     convergence has been achieved in  11 iterations
+
+     Forces acting on atoms (cartesian axes, Ry/au):
+
+     atom    1 type  1   force =    -0.02329809   -0.02329806   -0.02329824
+     atom    2 type  1   force =     0.02329809    0.02329806    0.02329824
+
+ATOMIC_POSITIONS (alat)
+Si           -0.1240000000       -0.1230000000       -0.1230000000
+Si            0.1230000000        0.1230000000        0.1230000000
+
+!    total energy              =     -14.44796266 Ry
+     estimated scf accuracy    <          {accuracy} Ry
+
+     convergence has been achieved in   2 iterations
+
+     Forces acting on atoms (cartesian axes, Ry/au):
+
+     atom    1 type  1   force =    -0.02308122   -0.02308119   -0.02308050
+     atom    2 type  1   force =     0.02308122    0.02308119    0.02308050
+
+"""
+
+
+def test_steps_of_quantum_espresso(tmp_path):
+    path = tmp_path / "md.out"
+    path.write_text(_PW.format(electrons=8, accuracy="7.8E-10"))
+    first, second = read_labels_file(path)
+    assert first.calc.results["energy"] == pytest.approx(-14.44793733 * units.Ry, rel=1e-6)
+    assert first.calc.results["forces"][0, 0] == pytest.approx(-0.02329809 * units.Ry / units.Bohr, rel=1e-5)
+    assert first.cell.lengths() == pytest.approx(10.2 * units.Bohr, rel=1e-6)
+    assert second.positions[0, 0] == pytest.approx(-0.124 * 10.2 * units.Bohr, rel=1e-5)
+    path.write_text(_PW.format(electrons=8, accuracy="2.0E-04"))
+    found = read_labels_file(path)
+    assert len(found) == 1
+    assert "1 of 2 steps; left out: step 1 did not converge" in found.remarks[0]
+    path.write_text(_PW.format(electrons=7, accuracy="7.8E-10"))
+    assert read_labels_file(path)[0].info["charge"] == 1
+
+
+def test_a_trajectory_of_ase_keeps_the_forces_of_fixed_atoms(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = EMT()
+    raw = atoms.get_forces()
+    atoms.set_constraint(FixAtoms([0]))
+    with Trajectory(tmp_path / "md.traj", "w") as trajectory:
+        trajectory.write(atoms)
+    (label,) = read_labels_file(tmp_path / "md.traj")
+    assert np.allclose(label.calc.results["forces"], raw, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("cp2k.out", " CP2K| version string:   CP2K version 2023.1\n", "output of CP2K .Hartree and Hartree/bohr"),
+        ("run.abo", ".Version 9.10.3  of ABINIT \n", "output of ABINIT"),
+        ("labels.pckl", "garbage", "no output that labels are read from"),
+    ],
+)
+def test_what_is_not_read_is_refused_with_a_way_out(name, text, told, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"{name}.*{told}.*write it as extended XYZ"):
+        read_labels_file(tmp_path / name)
+
+
+def test_a_run_without_a_step_is_refused(tmp_path):
+    (tmp_path / "cut.out").write_text("     Program PWSCF v.7.2 starts\n")
+    with pytest.raises(InvalidInputError, match=r"cut.out.*holds no label: it has no step"):
+        read_labels_file(tmp_path / "cut.out")
+
+
+def test_a_run_file_takes_several_outputs(tmp_path):
+    before, step, after = _steps_of(_text("vasprun.xml"))
+    (tmp_path / "a_vasprun.xml").write_text(before + step + after)
+    (tmp_path / "b_vasprun.xml").write_text(before + _moved(step, 0.01) + after)
+    (tmp_path / "run.yaml").write_text(
+        "name: si\nstructures: [{bulk: {name: Si}}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        "start_from: {labels: [a_vasprun.xml, b_vasprun.xml]}\n"
+    )
+    found = RunFile.load(tmp_path / "run.yaml").load_labels()
+    assert len(found) == 2
+    assert any("b_vasprun.xml" in remark for remark in found.remarks)
