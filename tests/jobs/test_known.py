@@ -110,15 +110,15 @@ def test_trainers_that_say_so_leave_the_structures_as_they_are(
 
     def state() -> list[Any]:
         return [
-            (
-                sorted(a.info),
-                {k: v.tobytes() for k, v in a.arrays.items()},
-                a.cell.tobytes(),
-                a.pbc.tolist(),
-                id(a.calc),
-            )
-            + tuple((k, np.asarray(v).tobytes()) for k, v in sorted(a.calc.results.items()))
-            for a in labels
+            [
+                sorted(atoms.info),
+                {name: values.tobytes() for name, values in atoms.arrays.items()},
+                atoms.cell.tobytes(),
+                atoms.pbc.tolist(),
+                id(atoms.calc),
+                {name: np.asarray(values).tobytes() for name, values in atoms.calc.results.items()},
+            ]
+            for atoms in labels
         ]
 
     before = state()
