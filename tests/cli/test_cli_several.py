@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 import pytest
 import yaml
+from forked_commands import ForkedCommand
 from rich.console import Console
 from run_files import QUIET
 from typer.testing import CliRunner
@@ -150,12 +151,8 @@ def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     files = written(tmp_path / "sweep", one=longer, two={**longer, "conditions": [{"temperature_K": 400}]})
     folder = tmp_path / "out"
 
-    def begun(command: str) -> subprocess.Popen[str]:
-        words = [*PROGRAM, command, *files, "--folder", str(folder), "--workers", "2", "--json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    process = begun("run")
+    words = [*files, "--folder", str(folder), "--workers", "2", "--json"]
+    process = ForkedCommand(["run", *words])
     deadline = time.monotonic() + 200
     while any(len(list(folder.glob(f"{name}/jobs/*"))) < 5 for name in ("one", "two")):
         assert process.poll() is None, process.communicate()[1]
@@ -166,9 +163,11 @@ def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     assert process.returncode == ExitCode.INTERRUPTED, said
     assert json.loads(out)["go_on"] == f"mlip-autopipec resume {' '.join(files)} --folder {folder}"
 
-    process = begun("resume")
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == CONVERGED, said
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*PROGRAM, "resume", *words]
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    out, said = resumed.stdout, resumed.stderr
+    assert resumed.returncode == CONVERGED, said
     assert [one["status"] for one in json.loads(out)["campaigns"]] == ["CONVERGED"] * 2
     computed = [one["key"] for one in labels(folder) if one["reused_from"] is None and one["state"] == "successful"]
     assert len(computed) == len(set(computed)) >= 8

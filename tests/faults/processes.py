@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sqlite3
 import sys
 from contextlib import nullcontext
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-    from mlip_autopipec.managers.fork_server import ForkServer
 
 #: Moments in the life of a job at which its process is killed.
 MOMENTS = ("before", "between", "stored")
@@ -253,6 +251,7 @@ def run_or_resume(
 ) -> None:
     """Run what is left of the campaign with ``run_locally``, or with so many workers."""
     from faults.parts import next_flow
+    from forked_commands import forked_server
     from jobflow import run_locally
 
     from mlip_autopipec.managers.local import run_flow
@@ -267,28 +266,6 @@ def run_or_resume(
         elif flow is not None:
             run_flow(flow, store, jobs, workers=workers or 0, server=server)
         store.close()
-
-
-def forked_server() -> ForkServer:
-    """Return the process that forks workers, itself forked from this one, which has imported everything."""
-    from mlip_autopipec.managers.fork_server import ForkServer, serve
-
-    class Forked(ForkServer):
-        def __init__(self) -> None:
-            self._socket, theirs = socket.socketpair()
-            self._pid = os.fork()
-            if self._pid == 0:
-                os.setsid()
-                self._socket.close()
-                serve(theirs.detach())
-                os._exit(0)
-            theirs.close()
-
-        def close(self) -> None:
-            self._socket.close()
-            os.waitpid(self._pid, 0)
-
-    return Forked()
 
 
 def rlaunch(jobflow_yaml: Path, name: str) -> None:
