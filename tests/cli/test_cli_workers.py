@@ -30,6 +30,7 @@ RUN = {
     **SMALL,
     "conditions": [{"temperature_K": 1200}, {"temperature_K": 600}],
     "dynamics": {**SMALL["dynamics"], "n_steps": 1500},
+    "validation": {"n_frames": 4, "interval_steps": 20},
 }
 
 
@@ -88,11 +89,15 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
     sets = []
     for run, there in ((reference, alone), (result, folder)):
         assert run["status"] == "CONVERGED"
+        assert run["errors"]["validation"]["n_structures"] == 2 * 4
         store = open_store(there / "store")
         sets.append(dataset(store, run["campaign_id"]))
         computed = {"output.kind": "label", "output.state": "successful", "output.reused_from": None}
         keys = [doc["output"]["key"] for doc in store.query(computed, ["output.key"])]
         assert len(keys) == len(set(keys)), "a label was computed twice"
+        own_md = sorted(doc["name"] for doc in store.query({"name": {"$regex": "^oracle MD"}}, ["name"]))
+        wanted = [f"oracle MD w{walker:02d} {begins}" for walker in (0, 1) for begins in ("end", "start")]
+        assert own_md == ([] if there == alone else wanted), "workers share the MD of the oracle"
         store.close()
     assert sets[0] == sets[1]
     assert len(sets[0]) > 8

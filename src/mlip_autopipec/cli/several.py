@@ -251,10 +251,17 @@ def run_together(
     if runs:
         with view_together(console, folder, names, watch), quiet():
             run_flows(runs, store, workers=workers, watch=watch, server=server)
-    return _results(members, store, folder, started)
+    return _results(members, store, folder, started, workers, server)
 
 
-def _results(members: Sequence[Member], store: JobStore, folder: Path, started: float) -> dict[str, Any]:
+def _results(
+    members: Sequence[Member],
+    store: JobStore,
+    folder: Path,
+    started: float,
+    workers: int,
+    server: ForkServer | None,
+) -> dict[str, Any]:
     """Write the results of each campaign, print a table of all, and return the same for scripts."""
     from mlip_autopipec.cli.local import results_of
     from mlip_autopipec.cli.status import Row, overview
@@ -264,7 +271,7 @@ def _results(members: Sequence[Member], store: JobStore, folder: Path, started: 
     for member in members:
         name = member.run_file.name
         try:
-            one = results_of(member.run_file, member.flow, member.folder, store, started)[0]
+            one = results_of(member.run_file, member.flow, member.folder, store, started, workers, server)[0]
             one["exit_code"] = int(exit_code(one["status"]))
             rows.append(Row(Campaigns(store).status(name), short(member.folder), False))
         except Exception as error:  # whatever it was, the results of the others are written

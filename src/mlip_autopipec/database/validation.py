@@ -52,6 +52,35 @@ class OracleWalk:
     frames: list[Atoms]
 
 
+@dataclass(frozen=True)
+class AskedWalk:
+    """
+    One MD run of the oracle that is to be done; further parameters are those of :func:`stored_md`.
+
+    Parameters
+    ----------
+    walker, begins
+        As in :class:`OracleWalk`.
+    """
+
+    walker: int
+    begins: Literal["start", "end"]
+    asked: str
+    atoms: Atoms
+    condition: Condition
+    settings: ValidationSettings
+    seed: int
+    barostat: Barostat | None
+
+    def done(self, store: JobStore, campaign_id: str, calculator: Calculator) -> OracleWalk:
+        """Compute the frames that are not stored, and return all."""
+        frames = stored_md(
+            *(store, campaign_id, self.asked, self.atoms, calculator),
+            *(self.condition, self.settings, self.seed, self.barostat),
+        )
+        return OracleWalk(self.walker, self.begins, frames)
+
+
 def stored_md(
     store: JobStore,
     campaign_id: str,
