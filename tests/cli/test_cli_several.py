@@ -192,3 +192,25 @@ def test_the_live_view_has_a_line_for_each_with_what_its_workers_do(ran):
     assert "2: explore c001 w00" in lines["second"]
     assert "waits" in lines["later"]
     view._campaigns.store.close()
+
+
+def test_extend_goes_on_with_those_whose_run_files_ask_for_more(ran, monkeypatch):
+    folder, _, _ = ran
+    monkeypatch.chdir(folder)
+    files = ["sweep/first.yaml", "sweep/second.yaml"]
+    nothing = invoke("extend", *files, "--folder", "runs/sweep")
+    assert nothing.exit_code == FAILED
+    for name in ("first", "second"):
+        assert f"nothing is left to do in campaign '{name}'" in nothing.output.replace("\n", " ")
+    more = {"conditions": [{"temperature_K": 400}, {"temperature_K": 500}], "stop": {**FIRST["stop"], "max_cycles": 9}}
+    written(folder / "sweep", second=more)
+    extended = invoke("extend", *files, "--folder", "runs/sweep", "--json")
+    assert extended.exit_code == CONVERGED, extended.output
+    by_name = {one["campaign_id"]: one for one in json.loads(extended.stdout)["campaigns"]}
+    assert {name: one["status"] for name, one in by_name.items()} == {"first": "CONVERGED", "second": "CONVERGED"}
+    walkers = json.loads((folder / "runs" / "sweep" / "second" / "result.json").read_text())["walkers"]
+    assert [walker["condition"]["temperature_K"] for walker in walkers] == [400, 500]
+    missing = written(folder / "more", third={})
+    refused = invoke("extend", *files, *missing, "--folder", "runs/sweep")
+    assert refused.exit_code == FAILED
+    assert "does not hold the campaigns ['third']" in refused.output
