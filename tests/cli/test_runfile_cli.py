@@ -49,7 +49,11 @@ def prepare(path: Path):
     return run.flow()
 
 
-@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*TUTORIALS.glob("*.yaml"), *TUTORIALS.glob("metals/*.yaml")]),
+    ids=lambda p: str(p.relative_to(TUTORIALS)),
+)
 def test_tutorials_are_valid(path: Path) -> None:
     assert prepare(path).jobs
 
