@@ -5,6 +5,7 @@ workers than there are cores the jobs are stand-ins that sleep, so that the mana
 cycle is that of the loop with stand-ins that do nothing, as in store_growth.py, in the store on disk.
 
     python benchmarks/local_scaling.py [--rounds 3] [--quick] [--cycles 300] [--parts labels walkers manager cycles]
+    python benchmarks/local_scaling.py --parts cycles --cycles 3000 --rounds 1
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import psutil
 from _machine import described
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -119,9 +122,10 @@ def compare(table, name, make_flow, counts, rounds, warm, ideal=None):
 
 
 def cycles(n, workers, engine):
-    """Return seconds for each of the first and last ten cycles of a loop of stand-ins."""
+    """Return wall and processor seconds of each of the first and last ten cycles of a loop of stand-ins."""
     maker = stand_in_loop(
-        dynamics_maker=PeriodicHaltsDynamicsMaker(n_halts=n),
+        # atoms move a little at each halt: after thousands of cycles they must not have come too close to each other
+        dynamics_maker=PeriodicHaltsDynamicsMaker(n_halts=n, displacement_A=0.02 * min(1.0, (200 / n) ** 0.5)),
         select_maker=StandInSelectMaker(n_max=1),
         stop_rule=StopRule(max_cycles=n + 1),
     )
@@ -131,7 +135,8 @@ def cycles(n, workers, engine):
     def watch(jobs):
         for one in jobs:
             if one.name.startswith("propose c"):
-                began.setdefault(int(one.name.split()[1][1:]), time.perf_counter())
+                now = time.perf_counter(), _processor_s(one.pid)
+                began.setdefault(int(one.name.split()[1][1:]), now)
 
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path(folder) / "store")
@@ -143,9 +148,16 @@ def cycles(n, workers, engine):
         store.close()
     last = max(began)
     span = min(10, last - 1)
-    first = (began[1 + span] - began[1]) / span
-    late = (began[last] - began[last - span]) / span
-    return output["output"], first, late, taken / n_jobs
+    windows = (began[1], began[1 + span]), (began[last - span], began[last])
+    first, late = ([(b - a) / span for a, b in zip(*window, strict=True)] for window in windows)
+    most = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return output["output"], first, late, taken, taken / n_jobs, most / 1024
+
+
+def _processor_s(pid):
+    """Return the processor time of this process, and of the worker that runs a job if that is another."""
+    others = [] if pid == os.getpid() else [psutil.Process(pid).cpu_times()]
+    return time.process_time() + sum(times.user + times.system for times in others)
 
 
 def main():
@@ -203,17 +215,19 @@ def main():
     console.print(table)
     if "cycles" in options.parts:
         table = Table(title="loop of stand-ins, store on disk")
-        for column in ("cycles", "workers", "status", "s/cycle, first 10", "last 10", "ratio", "ms/job"):
+        columns = ("cycles", "workers", "status", "s/cycle, first 10", "last 10", "ratio", "ratio of CPU", "ms/job")
+        for column in (*columns, "s in all", "MB"):
             table.add_column(column, justify="right")
         for n in options.cycles:
             for workers in (0, 1):
                 measured = []
                 for _ in range(options.rounds):
                     with ForkServer(thread_variables(1)) as server:
-                        output, *rest = cycles(n, workers, server)
-                    measured.append((*rest, rest[1] / rest[0]))
-                first, late, per_job, ratio = map(statistics.median, zip(*measured, strict=True))
-                row = (output["status"], f"{first:.3f}", f"{late:.3f}", f"{ratio:.2f}", f"{per_job * 1e3:.1f}")
+                        output, first, late, *rest = cycles(n, workers, server)
+                    measured.append((first[0], late[0], late[0] / first[0], late[1] / first[1], *rest))
+                first, late, ratio, of_cpu, taken, per_job, most = map(statistics.median, zip(*measured, strict=True))
+                row = (output["status"], f"{first:.3f}", f"{late:.3f}", f"{ratio:.2f}", f"{of_cpu:.2f}")
+                row = (*row, f"{per_job * 1e3:.1f}", f"{taken:.0f}", f"{most:.0f}")
                 table.add_row(str(output["n_cycles"]), str(workers), *row)
         console.print(table)
 

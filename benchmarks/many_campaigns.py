@@ -2,10 +2,11 @@
 
 Each campaign has one walker that halts twice; MD, sampling, labels (two per cycle) and training are stand-ins that
 return at once, so that what is left is FireWorks, jobflow and the database. FireWorks' own `rlaunch rapidfire` is
-started 1, 2 and 4 times; each worker has run a campaign before the clock starts (imports cost seconds). The server is
+started 1, 2 and 4 times, in turn for each round; each worker has run a campaign before the clock starts (imports cost
+seconds). The gain over the first number of workers is the median of the rounds, each with its own ratio. The server is
 the one that MLIP_AUTOPIPEC_TEST_MONGO_URI names; with one of its own for the time of the run:
 
-    python tests/server/mongo.py python benchmarks/many_campaigns.py [--campaigns 8] [--workers 1 2 4]
+    python tests/server/mongo.py python benchmarks/many_campaigns.py [--campaigns 4] [--workers 1 2 4] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -137,22 +139,31 @@ def main():
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--campaigns", type=int, default=8)
+    parser.add_argument("--campaigns", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
     if not os.environ.get(SERVER):
         raise SystemExit(f"{SERVER} names no MongoDB server")
     with MongoClient(os.environ[SERVER]) as client:
         version = client.server_info()["version"]
-    table = Table(title=f"{options.campaigns} campaigns at once; {os.cpu_count()} cores, server says version {version}")
-    for column in ("workers", "jobs", "seconds", "jobs/s", "campaigns/h", "s/job of a worker", "load"):
+    what = f"{options.campaigns} campaigns at once, medians of {options.rounds}; {os.cpu_count()} cores"
+    table = Table(title=f"{what}, server says version {version}")
+    for column in ("workers", "jobs", "seconds", "gain", "jobs/s", "campaigns/h", "s/job of a worker", "load"):
         table.add_column(column, justify="right")
-    for n_workers in options.workers:
-        jobs, seconds = measure(n_workers, options.campaigns)
+    jobs, taken = 0, {n_workers: [] for n_workers in options.workers}
+    for _ in range(options.rounds):
+        for n_workers in options.workers:
+            jobs, seconds = measure(n_workers, options.campaigns)
+            taken[n_workers].append(seconds)
+    for n_workers, seconds_of in taken.items():
+        seconds = statistics.median(seconds_of)
+        gain = statistics.median(a / b for a, b in zip(taken[options.workers[0]], seconds_of, strict=True))
         table.add_row(
             str(n_workers),
             str(jobs),
             f"{seconds:.1f}",
+            f"{gain:.2f}",
             f"{jobs / seconds:.2f}",
             f"{3600 * options.campaigns / seconds:.0f}",
             f"{n_workers * seconds / jobs:.2f}",

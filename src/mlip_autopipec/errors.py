@@ -45,6 +45,10 @@ class InvalidInputError(MLIPError, ValueError):
         return error
 
 
+class NothingLeftError(InvalidInputError):
+    """A campaign that has ended is asked for nothing that it does not have."""
+
+
 class LabelError(MLIPError):
     """An oracle calculation from which no label can be made."""
 

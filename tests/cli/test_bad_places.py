@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked_commands import run_forked
 from run_files import QUIET
 from typer.testing import CliRunner
 
@@ -118,22 +119,9 @@ def test_a_campaign_on_a_full_disk(places):
     assert run.returncode == FAILED, run.stderr[-2000:]
     assert json.loads(run.stdout)["status"] in ("ERROR", "FAILED")
     assert "Traceback" not in run.stderr
-    resumed = subprocess.run(
-        [sys.executable, "-m", "mlip_autopipec.cli", "resume", "run.yaml", "--json"],
-        capture_output=True,
-        text=True,
-        cwd=places,
-        check=False,
-    )
+    resumed = run_forked(["resume", "run.yaml", "--json"], folder=places)
     if resumed.returncode == FAILED:  # killed before its first document: begun anew
-        again = ["run", "run.yaml", "--overwrite", "--json"]
-        resumed = subprocess.run(
-            [sys.executable, "-m", "mlip_autopipec.cli", *again],
-            capture_output=True,
-            text=True,
-            cwd=places,
-            check=False,
-        )
+        resumed = run_forked(["run", "run.yaml", "--overwrite", "--json"], folder=places)
     assert json.loads(resumed.stdout)["status"] in ("CONVERGED", "MAX_ITER_REACHED"), resumed.stderr[-2000:]
 
 

@@ -17,6 +17,7 @@ import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.units import GPa
+from forked_commands import ForkedCommand
 from run_files import SMALL
 from typer.testing import CliRunner
 
@@ -33,16 +34,9 @@ def written(folder: Path, **changes) -> Path:
     return path
 
 
-def started(path: Path, folder: Path) -> subprocess.Popen[str]:
+def started(path: Path, folder: Path) -> ForkedCommand:
     """``run`` in a process group of its own, MD of cycle 1 under way; it stands still until SIGCONT."""
-    process = subprocess.Popen(
-        [*PROGRAM, "run", str(path), "--folder", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    process = ForkedCommand(["run", str(path), "--folder", str(folder)], together=True, own_group=True)
     for line in process.stdout:
         if line.startswith("cycle   0"):
             assert "halted" in line, line

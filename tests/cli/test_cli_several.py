@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ase.io
 import pytest
 import yaml
+from forked_commands import ForkedCommand
 from rich.console import Console
 from run_files import QUIET
 from typer.testing import CliRunner
@@ -150,12 +151,8 @@ def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     files = written(tmp_path / "sweep", one=longer, two={**longer, "conditions": [{"temperature_K": 400}]})
     folder = tmp_path / "out"
 
-    def begun(command: str) -> subprocess.Popen[str]:
-        words = [*PROGRAM, command, *files, "--folder", str(folder), "--workers", "2", "--json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    process = begun("run")
+    words = [*files, "--folder", str(folder), "--workers", "2", "--json"]
+    process = ForkedCommand(["run", *words])
     deadline = time.monotonic() + 200
     while any(len(list(folder.glob(f"{name}/jobs/*"))) < 5 for name in ("one", "two")):
         assert process.poll() is None, process.communicate()[1]
@@ -166,9 +163,11 @@ def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     assert process.returncode == ExitCode.INTERRUPTED, said
     assert json.loads(out)["go_on"] == f"mlip-autopipec resume {' '.join(files)} --folder {folder}"
 
-    process = begun("resume")
-    out, said = process.communicate(timeout=300)
-    assert process.returncode == CONVERGED, said
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*PROGRAM, "resume", *words]
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    out, said = resumed.stdout, resumed.stderr
+    assert resumed.returncode == CONVERGED, said
     assert [one["status"] for one in json.loads(out)["campaigns"]] == ["CONVERGED"] * 2
     computed = [one["key"] for one in labels(folder) if one["reused_from"] is None and one["state"] == "successful"]
     assert len(computed) == len(set(computed)) >= 8
@@ -193,3 +192,25 @@ def test_the_live_view_has_a_line_for_each_with_what_its_workers_do(ran):
     assert "2: explore c001 w00" in lines["second"]
     assert "waits" in lines["later"]
     view._campaigns.store.close()
+
+
+def test_extend_goes_on_with_those_whose_run_files_ask_for_more(ran, monkeypatch):
+    folder, _, _ = ran
+    monkeypatch.chdir(folder)
+    files = ["sweep/first.yaml", "sweep/second.yaml"]
+    nothing = invoke("extend", *files, "--folder", "runs/sweep")
+    assert nothing.exit_code == FAILED
+    for name in ("first", "second"):
+        assert f"nothing is left to do in campaign '{name}'" in nothing.output.replace("\n", " ")
+    more = {"conditions": [{"temperature_K": 400}, {"temperature_K": 500}], "stop": {**FIRST["stop"], "max_cycles": 9}}
+    written(folder / "sweep", second=more)
+    extended = invoke("extend", *files, "--folder", "runs/sweep", "--json")
+    assert extended.exit_code == CONVERGED, extended.output
+    by_name = {one["campaign_id"]: one for one in json.loads(extended.stdout)["campaigns"]}
+    assert {name: one["status"] for name, one in by_name.items()} == {"first": "CONVERGED", "second": "CONVERGED"}
+    walkers = json.loads((folder / "runs" / "sweep" / "second" / "result.json").read_text())["walkers"]
+    assert [walker["condition"]["temperature_K"] for walker in walkers] == [400, 500]
+    missing = written(folder / "more", third={})
+    refused = invoke("extend", *files, *missing, "--folder", "runs/sweep")
+    assert refused.exit_code == FAILED
+    assert "does not hold the campaigns ['third']" in refused.output

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from faults.parts import dataset
+from forked_commands import ForkedCommand
 from run_files import SMALL
 
 from mlip_autopipec.cli import ExitCode, open_store
@@ -29,22 +30,29 @@ RUN = {
     **SMALL,
     "conditions": [{"temperature_K": 1200}, {"temperature_K": 600}],
     "dynamics": {**SMALL["dynamics"], "n_steps": 1500},
+    "validation": {"n_frames": 4, "interval_steps": 20},
 }
 
 
-def begun(command: str, path: Path, folder: Path, workers: int) -> subprocess.Popen[str]:
-    words = [*PROGRAM, command, str(path), "--folder", str(folder), "--workers", str(workers), "--json"]
+def begun(
+    command: str, path: Path, folder: Path, workers: int, *, forked: bool = True
+) -> subprocess.Popen[str] | ForkedCommand:
+    words = [command, str(path), "--folder", str(folder), "--workers", str(workers), "--json"]
+    if forked:
+        return ForkedCommand(words)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        [*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
-def ended(process: subprocess.Popen[str]) -> dict:
+def ended(process: subprocess.Popen[str] | ForkedCommand) -> dict:
     out, said = process.communicate(timeout=180)
     assert process.returncode == 0, said
     return json.loads(out)
 
 
-def wait_for(process: subprocess.Popen[str], there: Callable[[], bool]) -> list[psutil.Process]:
+def wait_for(process: subprocess.Popen[str] | ForkedCommand, there: Callable[[], bool]) -> list[psutil.Process]:
     """Wait until something is there, and return all processes below the command."""
     deadline = time.monotonic() + 120
     while not there():
@@ -61,7 +69,7 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
     alone, folder = tmp_path / "alone", tmp_path / "out"
     uninterrupted = begun("run", path, alone, 0)
 
-    process = begun("run", path, folder, 2)
+    process = begun("run", path, folder, 2, forked=False)
     family = wait_for(process, lambda: len(list(folder.glob("jobs/*/exploration-*/exploration.log"))) >= 2)
     process.send_signal(signal.SIGINT)  # to this process alone
     out, said = process.communicate(timeout=60)
@@ -81,11 +89,15 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
     sets = []
     for run, there in ((reference, alone), (result, folder)):
         assert run["status"] == "CONVERGED"
+        assert run["errors"]["validation"]["n_structures"] == 2 * 4
         store = open_store(there / "store")
         sets.append(dataset(store, run["campaign_id"]))
         computed = {"output.kind": "label", "output.state": "successful", "output.reused_from": None}
         keys = [doc["output"]["key"] for doc in store.query(computed, ["output.key"])]
         assert len(keys) == len(set(keys)), "a label was computed twice"
+        own_md = sorted(doc["name"] for doc in store.query({"name": {"$regex": "^oracle MD"}}, ["name"]))
+        wanted = [f"oracle MD w{walker:02d} {begins}" for walker in (0, 1) for begins in ("end", "start")]
+        assert own_md == ([] if there == alone else wanted), "workers share the MD of the oracle"
         store.close()
     assert sets[0] == sets[1]
     assert len(sets[0]) > 8

@@ -6,14 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import ase.io
 import pytest
 import yaml
 from ase.build import bulk
+from forked_commands import ForkedCommand
 from paths import ROOT
 from typer.testing import CliRunner
 
@@ -50,7 +49,11 @@ def prepare(path: Path):
     return run.flow()
 
 
-@pytest.mark.parametrize("path", sorted(TUTORIALS.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted([*TUTORIALS.glob("*.yaml"), *TUTORIALS.glob("metals/*.yaml")]),
+    ids=lambda p: str(p.relative_to(TUTORIALS)),
+)
 def test_tutorials_are_valid(path: Path) -> None:
     assert prepare(path).jobs
 
@@ -132,15 +135,7 @@ def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
     """SIGKILL to the whole group, as when a node goes down."""
     hot = {"conditions": [{"temperature_K": 1200}], "dynamics": {**SMALL["dynamics"], "n_steps": 1500}}
     path, folder = written(tmp_path, validation=None, **hot), tmp_path / "out"
-    program = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli"]
-    process = subprocess.Popen(
-        [*program, "run", str(path), "--folder", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
+    process = ForkedCommand(["run", str(path), "--folder", str(folder)], together=True, own_group=True)
     shown: list[str] = []
     for line in process.stdout:
         shown.append(line)

@@ -111,8 +111,38 @@ def test_an_index_is_used(store):
         if "documents" in row[-1]
     )
     assert "USING INDEX by uuid" in plan
-    looked_at = store._rows(store._narrowing({"uuid": "a", "index": 1})).fetchall()
-    assert len(looked_at) == 2
+    criteria = {"uuid": "a", "index": 1}
+    looked_at = store._rows(store._narrowing(criteria), criteria, "id").fetchall()
+    assert len(looked_at) == 1
+    store._connection.execute('UPDATE documents SET "index" = NULL')  # as in files of earlier versions
+    assert len(store._rows(store._narrowing(criteria), criteria, "id").fetchall()) == 2
+    assert store.query_one(criteria)["output"]["energy"] == -1.5
+
+
+def test_versions_change_with_the_documents_and_are_those_of_what_is_found(store):
+    both = {"output.kind": "label", "output.campaign_id": "x"}
+    before = store.versions(both)
+    assert [number for number, _ in before] == [doc["_id"] for doc in store.query(both)]
+    assert {version for _, version in before} == {None}, "only the document of c tells whether it is one"
+    store.remove_docs({"uuid": {"$in": ["c", "d"]}})
+    before = store.versions(both)
+    assert None not in {version for _, version in before}
+    store.update({"uuid": "a", "index": 2, "output": {"kind": "label", "campaign_id": "x", "energy": 0.0}}, "uuid")
+    assert len(set(before) ^ set(store.versions(both))) in (2, 3)
+    assert store.versions({"output.energy": 0.0}) == [(store.query_one({"output.energy": 0.0})["_id"], None)]
+
+
+@pytest.mark.parametrize("values", [[2, 1, 3], ["b", "a", "c"], [2, "a", None], [1.5, 1, True], [[1], [0], [2]]])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_any_values_are_sorted_as_in_memory(tmp_path, values, direction):
+    stores = SQLiteStore(str(tmp_path / "documents.sqlite"), key="uuid"), MemoryStore(key="uuid")
+    docs = [{"uuid": str(i), "of": {"value": value}} for i, value in enumerate([*values, values[0]])]
+    orders = []
+    for one in stores:
+        one.connect()
+        one.update(docs)
+        orders.append([doc["uuid"] for doc in one.query({}, sort={"of.value": direction}, limit=3)])
+    assert orders[0] == orders[1]
 
 
 WRITER = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import sqlite3
 import sys
 from contextlib import nullcontext
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from jobflow import JobStore
 
-    from mlip_autopipec.managers.fork_server import ForkServer
 
 #: Moments in the life of a job at which its process is killed.
 MOMENTS = ("before", "between", "stored")
@@ -249,12 +247,20 @@ def open_any(address: str) -> JobStore:
 
 
 def run_or_resume(
-    address: str, events: Path, campaign_id: str, jobs: Path, dumped_bytes: int = 0, workers: int | None = None
+    address: str,
+    events: Path,
+    campaign_id: str,
+    jobs: Path,
+    dumped_bytes: int = 0,
+    workers: int | None = None,
+    shares: bool = False,
 ) -> None:
-    """Run what is left of the campaign with ``run_locally``, or with so many workers."""
+    """Run what is left of the campaign with ``run_locally``, or with so many workers, and ``shares`` of four cores."""
     from faults.parts import next_flow
+    from forked_commands import forked_server
     from jobflow import run_locally
 
+    from mlip_autopipec.flows.resources import Resources, Share
     from mlip_autopipec.managers.local import run_flow
 
     # forked before a store is open: SQLite's locks do not survive a fork
@@ -265,30 +271,10 @@ def run_or_resume(
             jobs.mkdir(exist_ok=True)
             run_locally(flow, store=store, create_folders=True, root_dir=jobs, log=False)
         elif flow is not None:
-            run_flow(flow, store, jobs, workers=workers or 0, server=server)
+            steps = {"label": Share(cores=2, at_once=2), "train": Share(cores=4), "explore": Share(cores=2)}
+            resources = Resources(cores=4, shares=steps) if shares else None
+            run_flow(flow, store, jobs, workers=workers or 0, server=server, resources=resources)
         store.close()
-
-
-def forked_server() -> ForkServer:
-    """Return the process that forks workers, itself forked from this one, which has imported everything."""
-    from mlip_autopipec.managers.fork_server import ForkServer, serve
-
-    class Forked(ForkServer):
-        def __init__(self) -> None:
-            self._socket, theirs = socket.socketpair()
-            self._pid = os.fork()
-            if self._pid == 0:
-                os.setsid()
-                self._socket.close()
-                serve(theirs.detach())
-                os._exit(0)
-            theirs.close()
-
-        def close(self) -> None:
-            self._socket.close()
-            os.waitpid(self._pid, 0)
-
-    return Forked()
 
 
 def rlaunch(jobflow_yaml: Path, name: str) -> None:

@@ -23,14 +23,22 @@ BY_MOMENT = [[Death(moment, KINDS[kind]) for kind in IN_ORDER] for moment in MOM
 class Campaign:
     """A run folder, its store, and the processes that come and go."""
 
-    def __init__(self, context: ForkServerContext, folder: Path, address: str, workers: int | None = None) -> None:
-        self.workers = workers
+    def __init__(
+        self,
+        context: ForkServerContext,
+        folder: Path,
+        address: str,
+        workers: int | None = None,
+        *,
+        shares: bool = False,
+    ) -> None:
+        self.workers, self.shares = workers, shares
         self.context, self.folder, self.address = context, folder, address
         self.events = folder.with_name("events.log")
         self.log = folder.with_name("processes") / "log"
 
     def start(self, *deaths: Death, dumped_bytes: int = 0, **how: Any) -> BaseProcess:
-        arguments = (self.address, self.events, CAMPAIGN, self.folder / "jobs", dumped_bytes, self.workers)
+        arguments = (self.address, self.events, CAMPAIGN, self.folder / "jobs", dumped_bytes, self.workers, self.shares)
         return start(self.context, self.log, run_or_resume, *arguments, deaths=deaths, **how)
 
     def ends(self, *deaths: Death, **options: float) -> int:

@@ -13,7 +13,7 @@ from mlip_autopipec.errors import InvalidInputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobflow import JobStore
+    from jobflow import Flow, JobStore
 
     from mlip_autopipec.flows.otf import OTFMaker
     from mlip_autopipec.runfile.model import RunFile
@@ -68,6 +68,54 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
             f"seed is {campaign.seed}, and the campaign '{campaign_id}' was begun with {task.seed}; put it back: "
             "another seed is another campaign"
         )
+
+
+def flow_left(
+    campaign: RunFile,
+    campaign_id: str,
+    store: JobStore,
+    *,
+    more: bool,
+    new_oracle: bool,
+    finished: bool = False,
+) -> Flow | None:
+    """
+    Make the flow of what is left of a campaign, or of what its run file asks for beyond it.
+
+    Parameters
+    ----------
+    campaign, campaign_id, store, more
+        As for :func:`check_unchanged`.
+    new_oracle
+        As for :func:`maker_if_changed`.
+    finished
+        Whether its results are there, too: where its loop has ended nothing is left then.
+
+    Returns
+    -------
+    Flow or None
+        None where the loop has ended, and its validation or results may be missing.
+
+    Raises
+    ------
+    InvalidInputError
+        The run file asks for something that the campaign cannot go on with.
+    NothingLeftError
+        Nothing is left to do.
+    """
+    from mlip_autopipec.flows.otf import OTFMaker
+    from mlip_autopipec.flows.resume import has_ended
+    from mlip_autopipec.jobs.dataset import recorded_task
+
+    check_unchanged(campaign, campaign_id, store, more=more)
+    known = len(recorded_task(campaign_id, store).formulas)
+    maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
+    if more:
+        new = campaign.load_structures()[known:]
+        return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
+    if has_ended(campaign_id, store) and not finished:
+        return None
+    return OTFMaker.resume(campaign_id, store, maker)
 
 
 def maker_if_changed(

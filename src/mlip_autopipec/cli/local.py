@@ -18,12 +18,12 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from ase import Atoms
     from jobflow import Flow, JobStore
 
-    from mlip_autopipec.database.validation import OracleWalk
+    from mlip_autopipec.database.validation import AskedWalk
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.managers.fork_server import ForkServer
     from mlip_autopipec.runfile.model import RunFile
@@ -89,7 +89,7 @@ def run_here(
                 server=server,
                 resources=campaign.load_resources(),
             )
-    result, document, errors = results_of(campaign, flow, folder, store, started)
+    result, document, errors = results_of(campaign, flow, folder, store, started, workers, server)
     report = None if result["report"] is None else short(Path(result["report"]))
     console.print(summary_table(document, errors, short(folder), result["seconds"], report))
     return result
@@ -106,14 +106,20 @@ def quiet() -> Iterator[None]:
 
 
 def results_of(
-    campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore, started: float
+    campaign: RunFile,
+    flow: Flow | None,
+    folder: Path,
+    store: JobStore,
+    started: float,
+    workers: int = 0,
+    server: ForkServer | None = None,
 ) -> tuple[dict[str, Any], OTFDocument, Mapping[str, ErrorMetrics]]:
     """
     Write the results of a campaign whose flow has run, and validate it.
 
     Parameters
     ----------
-    campaign, flow, folder, started
+    campaign, flow, folder, started, workers, server
         As for :func:`run_here`.
     store
         Its store.
@@ -130,13 +136,21 @@ def results_of(
     """
     from mlip_autopipec.database.validation import store_errors
     from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.managers.local import run_flow
+    from mlip_autopipec.managers.oracle_md import oracle_md_flow
     from mlip_autopipec.report import write_results
 
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     errors = write_results(folder, document, labels)
     if document.potential is not None and (settings := campaign.validation_settings()) is not None:
-        runs = _oracle_walks(campaign, settings, campaign.load_structures(), document, store)
+        console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
+        asked, static_maker = _oracle_walks(campaign, settings, document, store), campaign.oracle.static_maker()
+        if workers:  # what fails there fails below, and is told
+            flow_of_md = oracle_md_flow(document.campaign_id, asked, static_maker)
+            resources = campaign.load_resources()
+            run_flow(flow_of_md, store, folder / "jobs", workers=workers, server=server, resources=resources)
+        runs = [one.done(store, document.campaign_id, static_maker) for one in asked]
         store_errors(store, document.potential, runs)
         errors = write_results(folder, document, labels, [frame for run in runs for frame in run.frames])
     end_results(folder)
@@ -214,50 +228,35 @@ def check_validation(campaign: RunFile) -> None:
 
 
 def _oracle_walks(
-    campaign: RunFile, settings: ValidationSettings, structures: Sequence[Atoms], document: OTFDocument, store: JobStore
-) -> list[OracleWalk]:
-    """Run the oracle's own MD at every walker's condition; what is in the store already is not computed again."""
+    campaign: RunFile, settings: ValidationSettings, document: OTFDocument, store: JobStore
+) -> list[AskedWalk]:
+    """Return the runs of the oracle's own MD to validate on: at every walker's condition."""
     from mlip_autopipec.database.campaigns import Campaigns
-    from mlip_autopipec.database.validation import OracleWalk, stored_md
+    from mlip_autopipec.database.validation import AskedWalk
     from mlip_autopipec.flows.checks import as_frames
-    from mlip_autopipec.jobs.run_oracle import calculator_for
-    from mlip_autopipec.jobs.static import with_initial_moments
     from mlip_autopipec.lammps.types import Condition
 
-    static = campaign.oracle.static_maker()
-    console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
-    maker, starts, conditions = campaign.maker(), as_frames(structures), campaign.load_conditions()
+    maker, starts, conditions = campaign.maker(), as_frames(campaign.load_structures()), campaign.load_conditions()
     dynamics = maker.dynamics_maker.settings
     barostat = dynamics.barostat if dynamics.ensemble == "npt" else None
     begins, ends = settings.halves()
-    runs: list[OracleWalk] = []
+    asked: list[AskedWalk] = []
 
-    def run(walker: WalkerState, which: Literal["start", "end"], atoms: Atoms, condition: Condition) -> None:
+    def ask(walker: WalkerState, which: Literal["start", "end"], atoms: Atoms, condition: Condition) -> None:
         place = walker.start_index, conditions.index(walker.condition)
         seed = derive_seed(campaign.seed, SeedPurpose.VALIDATION, *place, *([1] if which == "end" else []))
         half = begins if which == "start" or ends is None else ends
-        asked = maker.oracle_maker.key_of(atoms)
-        frames = stored_md(
-            store,
-            document.campaign_id,
-            asked,
-            with_initial_moments(static, atoms),
-            calculator_for(static, atoms),
-            condition,
-            half,
-            seed,
-            barostat=barostat,
-        )
-        runs.append(OracleWalk(walker.index, which, frames))
+        key = maker.oracle_maker.key_of(atoms)
+        asked.append(AskedWalk(walker.index, which, key, atoms, condition, half, seed, barostat))
 
     for walker in document.walkers:
-        run(walker, "start", starts[walker.start_index], walker.condition)
+        ask(walker, "start", starts[walker.start_index], walker.condition)
         if ends is not None and walker.walk_id is not None:
             last, condition = Campaigns(store).walk(walker.walk_id).final_atoms(), walker.condition
             last.arrays.pop("momenta", None)
             reached = condition.temperature_at(min(1.0, walker.step / dynamics.n_steps))
-            run(walker, "end", last, Condition(reached, condition.pressure_GPa))
-    return runs
+            ask(walker, "end", last, Condition(reached, condition.pressure_GPa))
+    return asked
 
 
 def log_to(file: Path, names: Mapping[Path, str] | None = None) -> None:

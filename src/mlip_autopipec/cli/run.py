@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.cli.several import Member
     from mlip_autopipec.runfile.model import RunFile
 
-RunFilePath = Annotated[Path, typer.Argument(help="The run file of the campaign.", metavar="RUN.yaml")]
 RunFilePaths = Annotated[
     list[Path],
     typer.Argument(
@@ -138,30 +137,17 @@ def resume(
         _run_several(
             run_files,
             folder,
-            lambda read, common, stack: several.resume(read, common, new_oracle, stack),
+            lambda read, common, stack: several.go_on(read, common, stack, more=False, new_oracle=new_oracle),
             workers,
             as_json,
         )
 
-    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow | None:
-        from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
-        from mlip_autopipec.flows.otf import OTFMaker
-        from mlip_autopipec.flows.resume import has_ended
-
-        store, campaign_id = campaign_in(folder)
-        stack.enter_context(held(folder))
-        check_unchanged(campaign, campaign_id, store, more=False)
-        maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
-        if has_ended(campaign_id, store) and not is_finished(folder):
-            return None
-        return OTFMaker.resume(campaign_id, store, maker)
-
-    _run(run_files[0], folder, prepare, workers, as_json)
+    _run(run_files[0], folder, _going_on(more=False, new_oracle=new_oracle), workers, as_json)
 
 
 @app.command()
 def extend(
-    run_file: RunFilePath,
+    run_files: RunFilePaths,
     folder: Folder = None,
     new_oracle: NewOracle = False,
     workers: Workers = None,
@@ -171,27 +157,35 @@ def extend(
     Continue a campaign that has ended.
 
     First change its run file: further conditions, structures (after the old ones), larger limits of
-    the stop rule, or longer MD. Exit codes as for run.
+    the stop rule, or longer MD. Of several campaigns those go on whose run files ask for more. Exit codes as for run.
 
     For instance, after adding "- {temperature_K: 1200}" to the conditions in Cu.yaml:
 
         mlip-autopipec extend Cu.yaml
+        mlip-autopipec extend Cu.yaml Ag.yaml Au.yaml --folder runs/coinage
     """
+    from mlip_autopipec.cli import several
 
-    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
-        from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
-        from mlip_autopipec.flows.otf import OTFMaker
-        from mlip_autopipec.jobs.dataset import recorded_task
+    if several.are_several(run_files, folder):
+        _run_several(
+            run_files,
+            folder,
+            lambda read, common, stack: several.go_on(read, common, stack, more=True, new_oracle=new_oracle),
+            workers,
+            as_json,
+        )
+    _run(run_files[0], folder, _going_on(more=True, new_oracle=new_oracle), workers, as_json)
+
+
+def _going_on(*, more: bool, new_oracle: bool) -> Callable[[RunFile, Path, ExitStack], Flow | None]:
+    def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow | None:
+        from mlip_autopipec.cli.changes import flow_left
 
         store, campaign_id = campaign_in(folder)
         stack.enter_context(held(folder))
-        check_unchanged(campaign, campaign_id, store, more=True)
-        known = len(recorded_task(campaign_id, store).formulas)
-        maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
-        new = campaign.load_structures()[known:]
-        return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
+        return flow_left(campaign, campaign_id, store, more=more, new_oracle=new_oracle, finished=is_finished(folder))
 
-    _run(run_file, folder, prepare, workers, as_json)
+    return prepare
 
 
 def _dry_run(paths: Sequence[Path], measure: bool | None, as_json: bool) -> None:

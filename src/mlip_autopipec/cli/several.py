@@ -15,7 +15,7 @@ from rich.markup import escape
 from mlip_autopipec.cli.base import MEMBER, console, in_words, member_of, names_in, short, typed
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import begin_results, clear, held, is_finished
-from mlip_autopipec.errors import InvalidInputError, MLIPError
+from mlip_autopipec.errors import InvalidInputError, MLIPError, NothingLeftError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,38 +159,52 @@ def begin(campaigns: Sequence[RunFile], folder: Path, overwrite: bool, stack: Ex
     return members
 
 
-def resume(campaigns: Sequence[RunFile], folder: Path, new_oracle: bool, stack: ExitStack) -> list[Member]:
+def go_on(
+    campaigns: Sequence[RunFile], folder: Path, stack: ExitStack, *, more: bool, new_oracle: bool
+) -> list[Member]:
     """
-    Make the flows of what is left of campaigns; one that was not begun begins.
+    Make the flows of what is left of campaigns, or of what their run files ask for beyond it.
+
+    Parameters
+    ----------
+    campaigns, folder, stack
+        As for :func:`begin`.
+    more
+        Whether the run files may ask for more than before (`extend`). Else one that was not begun begins (`resume`).
+    new_oracle
+        Whether another oracle may go on with them.
 
     Raises
     ------
     MLIPError
-        There are none of them, or a run file asks for something else than its campaign was begun with.
+        There are none of them, or a run file asks for something that its campaign cannot go on with; or nothing is left
+        to do in any.
     """
-    from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
-    from mlip_autopipec.flows.otf import OTFMaker
-    from mlip_autopipec.flows.resume import has_ended
+    from mlip_autopipec.cli.changes import flow_left
 
     there = set(_names(folder))
-    if not there & {campaign.name for campaign in campaigns}:
-        raise MLIPError(f"'{folder}' holds none of these campaigns; begin them with `mlip-autopipec run`")
+    unknown = [campaign.name for campaign in campaigns if campaign.name not in there]
+    if len(unknown) == len(campaigns) or (more and unknown):
+        raise MLIPError(f"'{folder}' does not hold the campaigns {unknown}; begin them with `mlip-autopipec run`")
     stack.enter_context(held(folder))
     store, _ = names_in(folder)
     members = []
+    ended: list[str] = []
     for campaign in campaigns:
         own = folder / campaign.name
-        if campaign.name not in there:  # it was interrupted before its first job had ended
+        if campaign.name in unknown:  # it was interrupted before its first job had ended
             members.append(Member(campaign, own, campaign.flow(campaign.name)))
             _make_folder(members[-1], folder, stack)
             continue
         stack.enter_context(held(own))
-        check_unchanged(campaign, campaign.name, store, more=False)
         flow = None
-        if not has_ended(campaign.name, store):
-            maker = maker_if_changed(campaign, campaign.name, store, new_oracle=new_oracle)
-            flow = OTFMaker.resume(campaign.name, store, maker)
+        try:
+            flow = flow_left(campaign, campaign.name, store, more=more, new_oracle=new_oracle)
+        except NothingLeftError as nothing:
+            ended.append(str(nothing))
         members.append(Member(campaign, own, flow))
+    if len(ended) == len(campaigns):
+        raise InvalidInputError("\n".join(ended))
     return members
 
 
@@ -251,10 +265,17 @@ def run_together(
     if runs:
         with view_together(console, folder, names, watch), quiet():
             run_flows(runs, store, workers=workers, watch=watch, server=server)
-    return _results(members, store, folder, started)
+    return _results(members, store, folder, started, workers, server)
 
 
-def _results(members: Sequence[Member], store: JobStore, folder: Path, started: float) -> dict[str, Any]:
+def _results(
+    members: Sequence[Member],
+    store: JobStore,
+    folder: Path,
+    started: float,
+    workers: int,
+    server: ForkServer | None,
+) -> dict[str, Any]:
     """Write the results of each campaign, print a table of all, and return the same for scripts."""
     from mlip_autopipec.cli.local import results_of
     from mlip_autopipec.cli.status import Row, overview
@@ -264,7 +285,7 @@ def _results(members: Sequence[Member], store: JobStore, folder: Path, started: 
     for member in members:
         name = member.run_file.name
         try:
-            one = results_of(member.run_file, member.flow, member.folder, store, started)[0]
+            one = results_of(member.run_file, member.flow, member.folder, store, started, workers, server)[0]
             one["exit_code"] = int(exit_code(one["status"]))
             rows.append(Row(Campaigns(store).status(name), short(member.folder), False))
         except Exception as error:  # whatever it was, the results of the others are written

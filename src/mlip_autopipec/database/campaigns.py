@@ -16,9 +16,8 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.indexes import create_indexes
-from mlip_autopipec.jobs.outliers import accept, read_accepted, read_outliers
+from mlip_autopipec.jobs.outliers import accept, read_accepted, read_graded, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
-from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.moved import renamed_keywords, renamed_method
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import time_of
@@ -199,7 +198,7 @@ class Campaigns:
         wished_error_eV_A
             Force error for which the threshold of gamma is sought.
         """
-        pairs = read_graded(campaign_id, store=self.store)
+        pairs = read_graded(campaign_id, self.store)
         return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
 
     def outliers(self, campaign_id: str) -> dict[str, List[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,6 +16,7 @@ from maggma.stores import MemoryStore
 from monty.json import jsanitize
 
 from mlip_autopipec.database.beside import SQLiteCollection
+from mlip_autopipec.database.picking import ordered, projected, tree
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.indexes import BLOB_KEY
 
@@ -24,15 +26,19 @@ except ModuleNotFoundError:  # maggma before 0.77
     from mongomock.filtering import filter_applies  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from maggma.core import Sort
 
 #: Fields of words by which campaigns ask most.
 _INDEXED = ("uuid", "output.campaign_id", "output.kind", "output.key")
+#: What answers, without a look at a document, which one a new one replaces, and whether those of a campaign are known.
+_INDEXED_TOGETHER = (("uuid", "index"), ("output.campaign_id", "output.kind", "checksum"))
 #: Stands in an index for what is neither a word nor absent; such documents are looked at one by one.
 _OTHER = "\x00"
 _BUSY_S = 60.0
+#: More ``_id`` in one query are looked for in all documents: SQLite has a limit of values.
+_MOST_NUMBERS = 1000
 
 
 class SQLiteStore(MemoryStore):
@@ -74,14 +80,21 @@ class SQLiteStore(MemoryStore):
         self._connection.execute("PRAGMA journal_mode = WAL")
         with self._connection as connection:
             connection.execute(
-                f"CREATE TABLE IF NOT EXISTS documents (id INTEGER PRIMARY KEY, {columns}, bson BLOB NOT NULL, "
-                "checksum TEXT)"
+                # the document last: what stands behind a long one is slow to read
+                f'CREATE TABLE IF NOT EXISTS documents (id INTEGER PRIMARY KEY, {columns}, checksum TEXT, "index" '
+                "INTEGER, bson BLOB NOT NULL)"
             )
-            # a file of version 0.1.0 has none; what it holds already stays unchecked
-            if "checksum" not in {row[1] for row in connection.execute("PRAGMA table_info(documents)")}:
-                connection.execute("ALTER TABLE documents ADD COLUMN checksum TEXT")
+            # files of earlier versions lack them; what such a file holds already stays unchecked, and is looked through
+            there = {row[1] for row in connection.execute("PRAGMA table_info(documents)")}
+            for name, kind in (("checksum", "TEXT"), ("index", "INTEGER")):
+                if name not in there:
+                    connection.execute(f'ALTER TABLE documents ADD COLUMN "{name}" {kind}')
             for field in self.indexed:
                 connection.execute(f'CREATE INDEX IF NOT EXISTS "by {field}" ON documents ("{field}")')
+            for fields in _INDEXED_TOGETHER:
+                if set(fields) <= {*self.indexed, "index", "checksum"}:
+                    of = ", ".join(f'"{field}"' for field in fields)
+                    connection.execute(f'CREATE INDEX IF NOT EXISTS "by {" and ".join(fields)}" ON documents ({of})')
 
     def close(self) -> None:
         """Close the file."""
@@ -105,15 +118,21 @@ class SQLiteStore(MemoryStore):
         narrowing = self._narrowing(criteria)
         rest = {field: wanted for field, wanted in criteria.items() if field not in narrowing}
         found = self._found(narrowing, criteria, rest)
-        if sort or skip or limit or isinstance(properties, dict) or kwargs:
-            memory = MemoryStore()
-            memory.connect()
-            if documents := list(found):
-                memory._collection.insert_many(documents)
-            yield from memory.query({}, properties, sort=sort, skip=skip, limit=limit, **kwargs)
-        else:
-            fields = None if properties is None else _tree(["_id", *properties])
-            yield from found if fields is None else (_projected(document, fields) for document in found)
+        plain = not kwargs and not isinstance(properties, dict)
+        if plain and sort:
+            documents = list(found)
+            in_order = ordered(documents, sort)
+            found, plain = iter(documents if in_order is None else in_order), in_order is not None
+        if plain:
+            fields = None if properties is None else tree(["_id", *properties])
+            found = islice(found, skip, skip + limit if limit else None)
+            yield from found if fields is None else (projected(document, fields) for document in found)
+            return
+        memory = MemoryStore()
+        memory.connect()
+        if documents := list(found):
+            memory._collection.insert_many(documents)
+        yield from memory.query({}, properties, sort=sort, skip=skip, limit=limit, **kwargs)
 
     def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Sort | int] | None = None) -> int:
         """Count documents."""
@@ -128,8 +147,8 @@ class SQLiteStore(MemoryStore):
         """Insert documents, each in place of the one that agrees with it in ``key``."""
         fields = key or self.key
         fields = [fields] if isinstance(fields, str) else fields
-        columns = ", ".join(["id", *(f'"{field}"' for field in self.indexed), "bson", "checksum"])
-        marks = ", ".join("?" for _ in range(len(self.indexed) + 3))
+        columns = ", ".join(["id", *(f'"{field}"' for field in self.indexed), "bson", "checksum", '"index"'])
+        marks = ", ".join("?" for _ in range(len(self.indexed) + 4))
         insert = f"INSERT OR REPLACE INTO documents ({columns}) VALUES ({marks})"  # noqa: S608 - values are bound
         for doc in docs if isinstance(docs, list) else [docs]:
             new = jsanitize(doc, allow_bson=True, recursive_msonable=True)
@@ -139,7 +158,7 @@ class SQLiteStore(MemoryStore):
             with self._open() as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 old = next(self.query({field: new[field] for field in fields}, ["_id"], limit=1), {"_id": None})
-                connection.execute(insert, [old["_id"], *values, content, _checksum(content)])
+                connection.execute(insert, [old["_id"], *values, content, _checksum(content), _index_of(new)])
 
     def remove_docs(self, criteria: dict[str, Any]) -> None:
         """Delete documents."""
@@ -150,6 +169,18 @@ class SQLiteStore(MemoryStore):
     def beside(self, name: str) -> SQLiteCollection:
         """Return a small collection in the same file, with those methods of pymongo's that claims and names use."""
         return SQLiteCollection(self.path, name)
+
+    def versions(self, criteria: dict[str, Any]) -> list[tuple[int, str | None]]:
+        """
+        Return ``_id`` and checksum of documents, in the order of :meth:`query`, without reading them.
+
+        The checksum is None where only the document tells whether it meets the criteria, or has none.
+        """
+        narrowing = self._narrowing(criteria)
+        rows = self._rows(narrowing, criteria, "id, checksum").fetchall()
+        if len(narrowing) < len(criteria) or any(is_unsure for *_, is_unsure in rows):
+            return [(doc["_id"], None) for doc in self.query(criteria, ["_id"])]
+        return [(number, checksum) for number, checksum, _ in rows]
 
     def ensure_index(self, key: str, unique: bool | None = False) -> bool:
         """Tell whether there is an index; those there are were made with the file."""
@@ -204,7 +235,7 @@ class SQLiteStore(MemoryStore):
         # all rows at once: a read that is left half done would make this process's next write fail as soon as another
         # process has written
         plain = {field: one for field, one in rest.items() if "." not in field and isinstance(one, (int, str))}
-        for number, blob, checksum, is_unsure in self._rows(narrowing).fetchall():
+        for number, blob, checksum, is_unsure in self._rows(narrowing, criteria, "id, bson, checksum").fetchall():
             if plain and _differs(blob, plain):
                 continue
             document = {**self._decoded(number, blob, checksum), "_id": number}
@@ -222,15 +253,23 @@ class SQLiteStore(MemoryStore):
                 found[field] = list(words)
         return found
 
-    def _rows(self, narrowing: dict[str, list[str]]) -> sqlite3.Cursor:
-        """Rows that match, and some that only the document tells: number, document, checksum, whether it is such."""
-        conditions, values = ["1"], []
+    def _rows(self, narrowing: dict[str, list[str]], criteria: dict[str, Any], columns: str) -> sqlite3.Cursor:
+        """Columns of rows that match, and of some of which only the document tells; last whether it is such."""
+        conditions: list[str] = ["1"]
+        values: list[Any] = []
+        if (index := _index_of(criteria)) is not None:
+            conditions.append('("index" IS NULL OR "index" = ?)')
+            values.append(index)
+        numbers = criteria.get("_id")
+        if isinstance(numbers, dict) and list(numbers) == ["$in"] and len(numbers["$in"]) <= _MOST_NUMBERS:
+            conditions.append(f"id IN ({', '.join('?' for _ in numbers['$in'])})")
+            values += numbers["$in"]
         for field, words in narrowing.items():
             marks = ", ".join("?" for _ in words)
             conditions.append(f'"{field}" IN (?, {marks})')
             values += [_OTHER, *words]
         unsure = " OR ".join(["0", *(f'"{field}" = ?' for field in narrowing)])
-        select = f"SELECT id, bson, checksum, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
+        select = f"SELECT {columns}, {unsure} FROM documents WHERE {' AND '.join(conditions)} ORDER BY id"  # noqa: S608 - bound
         return self._open().execute(select, [*(_OTHER for _ in narrowing), *values])
 
 
@@ -311,24 +350,7 @@ def _word(document: dict[str, Any], field: str) -> str | None:
     return value if value is None or isinstance(value, str) else _OTHER
 
 
-def _tree(names: Iterable[str]) -> dict[str, Any]:
-    """Return dotted names as nested dictionaries; an empty one takes all below it."""
-    tree: dict[str, Any] = {}
-    for name in names:
-        branch = tree
-        for part in name.split("."):
-            branch = branch.setdefault(part, {})
-    return tree
-
-
-def _projected(value: Any, fields: dict[str, Any]) -> Any:
-    """Return some fields of a document, as MongoDB's projection does: of lists those of their documents."""
-    if not fields:
-        return value
-    if isinstance(value, list):
-        return [_projected(item, fields) for item in value if isinstance(item, dict | list)]
-    found = {}
-    for name, below in fields.items():
-        if name in value and (not below or isinstance(value[name], dict | list)):
-            found[name] = _projected(value[name], below)
-    return found
+def _index_of(of: Mapping[str, Any]) -> int | None:
+    """Return jobflow's index of a document, or the one asked for by criteria; None where that is no number."""
+    index = of.get("index")
+    return index if isinstance(index, int) and not isinstance(index, bool) else None

@@ -11,6 +11,8 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.frames import pack, pack_frames, unpack, unpack_frames
+from mlip_autopipec.jobs.run_oracle import calculator_for
+from mlip_autopipec.jobs.static import with_initial_moments
 from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.potential import Errors
 from mlip_autopipec.schemas.validation import ValidatedWalk, ValidationDocument
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from ase.calculators.calculator import Calculator
-    from jobflow import JobStore
+    from jobflow import JobStore, Maker
 
     from mlip_autopipec.lammps.types import Barostat, Condition
     from mlip_autopipec.schemas.potential import PotentialDocument
@@ -51,6 +53,36 @@ class OracleWalk:
     walker: int
     begins: Literal["start", "end"]
     frames: list[Atoms]
+
+
+@dataclass(frozen=True)
+class AskedWalk:
+    """
+    One MD run of the oracle that is to be done; further parameters are those of :func:`stored_md`.
+
+    Parameters
+    ----------
+    walker, begins
+        As in :class:`OracleWalk`.
+    """
+
+    walker: int
+    begins: Literal["start", "end"]
+    asked: str
+    atoms: Atoms
+    condition: Condition
+    settings: ValidationSettings
+    seed: int
+    barostat: Barostat | None
+
+    def done(self, store: JobStore, campaign_id: str, static_maker: Maker) -> OracleWalk:
+        """Compute the frames that are not stored, by the calculator of the oracle's maker, and return all."""
+        frames = stored_md(
+            *(store, campaign_id, self.asked),
+            *(with_initial_moments(static_maker, self.atoms), calculator_for(static_maker, self.atoms)),
+            *(self.condition, self.settings, self.seed, self.barostat),
+        )
+        return OracleWalk(self.walker, self.begins, frames)
 
 
 def stored_md(

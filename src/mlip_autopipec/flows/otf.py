@@ -25,8 +25,8 @@ from mlip_autopipec.jobs.base import (
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
+from mlip_autopipec.jobs.outliers import read_graded
 from mlip_autopipec.jobs.reach import out_of_reach
-from mlip_autopipec.jobs.train import read_graded
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
@@ -247,7 +247,7 @@ class OTFMaker(LoopParts):
         if self.threshold_adapter is None:
             return None
         settings = self.dynamics_maker.settings
-        pairs = [pair.to_graded() for pair in read_graded(state.campaign_id).values()]
+        pairs = [pair.to_graded() for pair in read_graded(state.campaign_id, current_store()).values()]
         return self.threshold_adapter.adapt_to(
             pairs, *(state.gamma_thresholds or (settings.gamma_lo, settings.gamma_hi)), settings.explosive_gamma
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.workers import HEAVY_STEPS, LIGHT
+from mlip_autopipec.flows.workers import HEAVY_STEPS, LIGHT, ORACLE_MD
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Resources:
 
     def share_of(self, job: str) -> tuple[str, Share]:
         """Return step and share of a job, by its name."""
+        if job.startswith(ORACLE_MD):
+            return "label", self.shares.get("label", Share())
         step = next((step for step, part in HEAVY_STEPS.items() if part in job), LIGHT)
         return step, self.shares.get(step, Share())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import Flow, JobStore
 
-from mlip_autopipec.errors import InvalidInputError, MLIPError
+from mlip_autopipec.errors import InvalidInputError, MLIPError, NothingLeftError
 from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
@@ -177,7 +177,7 @@ def extend(
     )
     status, why = using.stop_rule.judge(state)
     if status is LoopStatus.CONVERGED:
-        raise InvalidInputError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new to do")
+        raise NothingLeftError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new to do")
     if status is not LoopStatus.LEARNING:
         raise InvalidInputError(f"the stop rule {using.stop_rule} ends the campaign at once: {why}; raise its limits")
     return _flow(using, state, None, record)

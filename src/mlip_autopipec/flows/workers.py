@@ -15,6 +15,9 @@ LIGHT = "light"
 #: Steps that cost time, and the part of their jobs' names that tells them from all others.
 HEAVY_STEPS = {"label": "label c", "train": "train c", "explore": "explore c"}
 
+#: Begins the names of jobs that run MD of the oracle after the campaign, and take what a label takes.
+ORACLE_MD = "oracle MD"
+
 STEPS = (*HEAVY_STEPS, LIGHT)
 
 

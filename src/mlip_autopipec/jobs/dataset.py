@@ -14,6 +14,7 @@ from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.frames import pack, unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.known import read_known
 from mlip_autopipec.jobs.outliers import read_accepted, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -61,25 +62,20 @@ def read_labels(
         rerun or its cycle done again, is returned once; one that refers to another is filled from it.
     """
     store = current_store() if store is None else store
-    in_cycle: dict[str, Any] = {} if last_cycle is None else {"output.cycle": {"$lte": last_cycle}}
-    criteria = {
-        "output.kind": {"$in": ["label", "dataset", "comparison"]},
-        "output.campaign_id": campaign_id,
-        **in_cycle,
-    }
+    criteria = {"output.kind": {"$in": ["label", "dataset", "comparison"]}, "output.campaign_id": campaign_id}
     imported: dict[tuple[int, str], list[LabelDocument]] = {}
     labels: dict[tuple[int, int, str], LabelDocument] = {}
     compared: list[ComparisonDocument] = []
-    for output in (doc["output"] for doc in store.query(criteria, ["output"])):
-        if output["kind"] == "comparison":
-            compared.append(ComparisonDocument.model_validate(output))
-        elif output["kind"] == "dataset":
-            (dataset,) = store.query({"uuid": output["uuid"]}, ["output"], load=True)
-            found = DatasetDocument.model_validate(dataset["output"])
-            imported[found.part, found.sha256] = found.labels()
-        elif output["state"] == "successful":
-            label = LabelDocument.model_validate(output)
-            labels.setdefault((label.cycle, label.index, label.key or ""), label)
+    for found in read_known(store, criteria, ["output"], _made_of):
+        if last_cycle is not None and found.cycle > last_cycle:
+            continue
+        if isinstance(found, ComparisonDocument):
+            compared.append(found)
+        elif isinstance(found, DatasetDocument):
+            of_part = {"uuid": found.uuid, "output.kind": "dataset"}
+            imported[found.part, found.sha256] = read_known(store, of_part, ["output"], _labels_of_part, load=True)
+        else:
+            labels.setdefault((found.cycle, found.index, found.key or ""), found)
     last = max(compared, key=lambda document: document.made_at or "", default=None)
     shift = {} if last is None else last.energy_shift_eV or {}
     given = [_shifted(label, shift) for part in sorted(imported) for label in imported[part]]
@@ -89,6 +85,19 @@ def read_labels(
         aside = set(ever) - read_accepted(campaign_id, store) if ever else set()
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*(label for label in given if label.uuid not in aside), *with_originals(wanted, store)]
+
+
+def _made_of(output: dict[str, Any]) -> list[LabelDocument | DatasetDocument | ComparisonDocument]:
+    """Make the model of a document with labels; none of a label that failed."""
+    if output["kind"] == "comparison":
+        return [ComparisonDocument.model_validate(output)]
+    if output["kind"] == "dataset":
+        return [DatasetDocument.model_validate(output)]
+    return [LabelDocument.model_validate(output)] if output["state"] == "successful" else []
+
+
+def _labels_of_part(output: dict[str, Any]) -> list[LabelDocument]:
+    return DatasetDocument.model_validate(output).labels()
 
 
 def _shifted(label: LabelDocument, shift_eV: Mapping[str, float]) -> LabelDocument:

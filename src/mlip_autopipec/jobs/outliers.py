@@ -6,17 +6,31 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pydantic import BaseModel
+
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.known import read_known
 from mlip_autopipec.schemas.label import AdmissionDocument
-from mlip_autopipec.schemas.potential import FlaggedLabel
+from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jobflow import JobStore
 
 
-def read_outliers(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
+class Judgement(BaseModel):
+    """What a potential or a check says of labels that were new to it."""
+
+    kind: str
+    cycle: int
+    graded: list[GradedLabel] | None = None
+    quarantined: list[FlaggedLabel] | None = None
+
+
+def read_judgements(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> list[Judgement]:
     """
-    Return all labels of a campaign that were ever flagged as outliers, with the reasons; accepted ones are included.
+    Return what potentials and checks of a campaign say of labels, in the order of the cycles.
 
     Parameters
     ----------
@@ -25,14 +39,37 @@ def read_outliers(campaign_id: str, store: JobStore, before_cycle: int | None = 
     store
         A connected JobStore.
     before_cycle
-        Leave out what trainings of this cycle and later ones found.
+        Leave out this cycle and later ones.
     """
-    criteria: dict[str, Any] = {"output.kind": "potential", "output.campaign_id": campaign_id}
-    if before_cycle is not None:
-        criteria["output.cycle"] = {"$lt": before_cycle}
-    found = store.query(criteria, ["output.quarantined"])
-    labels = [FlaggedLabel.model_validate(q) for doc in found for q in doc["output"].get("quarantined") or ()]
-    return {label.label_id: label.reasons for label in labels}
+    criteria = {"output.kind": {"$in": ["potential", "check"]}, "output.campaign_id": campaign_id}
+    found = read_known(store, criteria, [f"output.{name}" for name in Judgement.model_fields], _judgement)
+    return sorted((one for one in found if before_cycle is None or one.cycle < before_cycle), key=lambda one: one.cycle)
+
+
+def _judgement(output: dict[str, Any]) -> list[Judgement]:
+    return [Judgement.model_validate(output)]
+
+
+def outliers_of(judgements: Sequence[Judgement]) -> dict[str, list[str]]:
+    """Return all labels that trainings flagged as outliers, with the reasons; accepted ones are included."""
+    trainings = [one for one in judgements if one.kind == "potential"]
+    return {label.label_id: label.reasons for one in trainings for label in one.quarantined or ()}
+
+
+def graded_of(judgements: Sequence[Judgement]) -> dict[str, GradedLabel]:
+    """Return grade and force error of labels before they were trained on, by the uuid of the label."""
+    # a label of a check is measured there, and again by the same potential when it is trained on
+    return {label.label_id: label for one in judgements for label in one.graded or ()}
+
+
+def read_outliers(campaign_id: str, store: JobStore, before_cycle: int | None = None) -> dict[str, list[str]]:
+    """Return :func:`outliers_of` what :func:`read_judgements` finds."""
+    return outliers_of(read_judgements(campaign_id, store, before_cycle))
+
+
+def read_graded(campaign_id: str, store: JobStore) -> dict[str, GradedLabel]:
+    """Return :func:`graded_of` what :func:`read_judgements` finds."""
+    return graded_of(read_judgements(campaign_id, store))
 
 
 def read_accepted(campaign_id: str, store: JobStore) -> set[str]:

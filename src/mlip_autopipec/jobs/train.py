@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jobflow import Maker
@@ -18,7 +18,7 @@ from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.outliers import read_outliers
+from mlip_autopipec.jobs.outliers import graded_of, outliers_of, read_judgements
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
@@ -30,7 +30,6 @@ from mlip_autopipec.training.training import ACETrainer
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from jobflow import JobStore
 
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.linear_record import LinearFitRecord
@@ -107,7 +106,8 @@ class TrainMaker(Maker):
             return None
         if isinstance(batch, ComparisonDocument) and batch.refused is not None:
             return None
-        flagged = read_outliers(campaign_id, current_store(), cycle)
+        judgements = read_judgements(campaign_id, current_store(), cycle)
+        flagged, earlier_graded = outliers_of(judgements), list(graded_of(judgements).values())
         labels = read_labels(campaign_id, last_cycle=cycle, flagged=flagged)
         # labels of a check are trained on in the next training
         train = [label for label in labels if label.split in ("train", CHECK)]
@@ -131,14 +131,16 @@ class TrainMaker(Maker):
             return label.cycle == batch.cycle and not (earlier and just_accepted)
 
         old, new = [label for label in train if not is_new(label)], [label for label in train if is_new(label)]
-        trusted, graded, aside = self._judged(start, old, new, just_accepted, campaign_id, cycle)
+        trusted, graded, aside = self._judged(start, old, new, just_accepted, earlier_graded)
         if initial_potential is not None and new and not trusted:
             logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
             unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
             measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
             return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
-        frames, new_frames = ([label.to_atoms() for label in some] for some in (old, trusted))
-        test_frames = [label.to_atoms() for label in test]
+        frames, new_frames, test_frames = (
+            [label.shared_atoms() if trainer.leaves_labels else label.to_atoms() for label in some]
+            for some in (old, trusted, test)
+        )
 
         def fit() -> TrainingResult:
             return trainer.train(
@@ -165,7 +167,7 @@ class TrainMaker(Maker):
             kept = [i for i, label in enumerate(old) if label.uuid not in names]
             old, frames, result = [old[i] for i in kept], [frames[i] for i in kept], None
         result = result or fit()
-        result = _with_fresh_errors(result, [*read_graded(campaign_id, cycle).values(), *graded])
+        result = _with_fresh_errors(result, [*earlier_graded, *graded])
         document = PotentialDocument.from_training(
             result,
             uuid=current_uuid(),
@@ -225,8 +227,7 @@ class TrainMaker(Maker):
         old: Sequence[LabelDocument],
         new: Sequence[LabelDocument],
         accepted: Collection[str],
-        campaign_id: str,
-        cycle: int,
+        earlier_graded: Sequence[GradedLabel],
     ) -> tuple[list[LabelDocument], list[GradedLabel], list[FlaggedLabel]]:
         """Measure the potential on new labels; return the accepted ones, all measurements, and the outliers."""
         if potential is None or not new or not potential.active_set_inverse:
@@ -236,7 +237,7 @@ class TrainMaker(Maker):
         graded = [GradedLabel.of(label.uuid, found) for label, found in zip(new, errors, strict=True)]
         if self.outliers is None:
             return list(new), graded, []
-        earlier = [pair.to_graded() for pair in read_graded(campaign_id, cycle).values()]
+        earlier = [pair.to_graded() for pair in earlier_graded]
         reasons = {
             found.index: list(found.reasons)
             for found in self.outliers.judge(potential, frames, [label.to_atoms() for label in old], earlier, errors)
@@ -288,31 +289,6 @@ def _digest(labels: Sequence[LabelDocument]) -> str:
     return sha256(
         "\n".join(sorted(f"{label.uuid} {label.cycle} {label.index}" for label in labels)).encode()
     ).hexdigest()
-
-
-def read_graded(
-    campaign_id: str, before_cycle: int | None = None, store: JobStore | None = None
-) -> dict[str, GradedLabel]:
-    """
-    Return grade and force error of a campaign's labels before they were trained on, by the uuid of the label.
-
-    Parameters
-    ----------
-    campaign_id
-        The campaign.
-    before_cycle
-        Leave out this cycle and later ones.
-    store
-        A connected JobStore; by default the one the present job runs in.
-    """
-    criteria: dict[str, Any] = {"output.kind": {"$in": ["potential", "check"]}, "output.campaign_id": campaign_id}
-    if before_cycle is not None:
-        criteria["output.cycle"] = {"$lt": before_cycle}
-    found = (current_store() if store is None else store).query(criteria, ["output.cycle", "output.graded"])
-    by_cycle = sorted(found, key=lambda doc: int(doc["output"]["cycle"]))
-    # a label of a check is measured there, and again by the same potential when it is trained on
-    pairs = [GradedLabel.model_validate(pair) for doc in by_cycle for pair in doc["output"].get("graded") or ()]
-    return {pair.label_id: pair for pair in pairs}
 
 
 def warn_of_mixed_settings(labels: Sequence[LabelDocument]) -> None:

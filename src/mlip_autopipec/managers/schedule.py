@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jobflow import OnMissing
@@ -191,6 +191,7 @@ class Schedule:
         if outcome.stop_flow:
             self._is_ended = True
             return
+        entry.task = replace(entry.task, payload=None)  # thousands of jobs may wait until what they appended is done
         self._add(outcome.added, entry)
         self._close([entry])
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
@@ -15,6 +16,10 @@ from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import Document, WithPayload
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, charge_of, moments_of, multiplicity_of
 from mlip_autopipec.structures.intake import raw_forces
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
 
 
 class AtomsRecord(BaseModel):
@@ -150,21 +155,41 @@ class LabelDocument(Document):
 
     def to_atoms(self) -> Atoms:
         """Return the structure with the label in an attached calculator."""
+        shared = self.shared_atoms()
+        atoms, calculator = shared.copy(), copy(shared.calc)  # making it anew costs four times as much
+        results = shared.calc.results
+        calculator.results = {name: np.copy(one) if np.ndim(one) else one for name, one in results.items()}
+        atoms.calc = calculator
+        return atoms
+
+    def shared_atoms(self) -> Atoms:
+        """Return what :meth:`to_atoms` does, made once: it belongs to all who ask, and is not to be changed."""
         if self.reused_from is not None and self.atoms is None:
             raise ValueError(f"label {self.uuid} refers to {self.reused_from}; read it with the dataset")
         if self.atoms is None or self.energy_eV is None:
             raise ValueError(f"label {self.uuid} failed ({self.reason}) and has nothing to give")
-        atoms = self.atoms.to_atoms()
-        results = {"energy": self.energy_eV, "free_energy": self.energy_eV, "forces": np.array(self.forces_eV_A)}
-        if self.stress_eV_A3 is not None:
-            results["stress"] = np.array(self.stress_eV_A3)
-        if self.magmoms_muB is not None:
-            results["magmoms"] = np.array(self.magmoms_muB)
-        atoms.calc = SinglePointCalculator(atoms, **results)
-        atoms.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
-        return atoms
+        made: Atoms | None = self.__dict__.get(_SHARED)
+        if made is None:
+            made = self.atoms.to_atoms()
+            results = {"energy": self.energy_eV, "free_energy": self.energy_eV, "forces": np.array(self.forces_eV_A)}
+            if self.stress_eV_A3 is not None:
+                results["stress"] = np.array(self.stress_eV_A3)
+            if self.magmoms_muB is not None:
+                results["magmoms"] = np.array(self.magmoms_muB)
+            made.calc = SinglePointCalculator(made, **results)
+            made.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
+            self.__dict__[_SHARED] = made
+        return made
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return another label; see pydantic."""
+        other = super().model_copy(update=update, deep=deep)
+        other.__dict__.pop(_SHARED, None)
+        return other
 
 
+#: Beside the fields of a label, where pydantic neither compares nor stores it.
+_SHARED = "shared_atoms_of_label"
 #: Fields of a label that belong to the calculation, not to its request; the second those that grow with the atoms.
 _OF_THE_CALCULATION = frozenset(
     "key oracle computed_with corrections directory formula n_atoms energy_eV energy_kind max_force_eV_A "

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+from ase.data import chemical_symbols
 from pyace import ACEBBasisSet, create_multispecies_basis_config
 
 from mlip_autopipec.errors import TrainingError
@@ -53,6 +54,8 @@ class StandInTrainer(ACETrainer):
         Log of events: ``train`` with the number of labels, or ``bad train``.
     """
 
+    leaves_labels: ClassVar[bool] = True
+
     failing: list[str] = field(default_factory=list)
     events: str | None = None
 
@@ -62,7 +65,8 @@ class StandInTrainer(ACETrainer):
             record_event(self.events, "bad train")
             raise TrainingError("the stand-in trainer was told to die here")
         everything, new_labels, test_labels = [*given.labels, *given.new_labels], given.new_labels, given.test_labels
-        symbols = {s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ())
+        numbers = set(np.concatenate([atoms.numbers for atoms in everything]).tolist())
+        symbols = {chemical_symbols[number] for number in numbers} | set(given.elements or ())
         # the number of labels in the reference energies makes each cycle's potential another one
         references = dict.fromkeys(sorted(symbols), 1e-3 * len(everything))
         record_event(self.events, f"train {len(everything)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -61,6 +61,8 @@ class LinearACETrainer(ACETrainer):
     processes
         Worker processes that build the design matrix; None takes the cores there are, where the work is worth it.
     """
+
+    leaves_labels: ClassVar[bool] = True
 
     dimer_weight: float = 1e-6
     energy_weight: float | None = None

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from monty.json import MSONable
@@ -133,6 +133,9 @@ class ACETrainer(MSONable, ABC):
         from the material's, and a small basis fits them at its expense: with weight 1 the
         energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
     """
+
+    leaves_labels: ClassVar[bool] = False
+    """Whether the structures it is given stay as they are; then they are not copied for each training."""
 
     basis: BasisSettings = field(default_factory=BasisSettings)
     reference_energies: dict[str, float] | None = None
