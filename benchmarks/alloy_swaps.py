@@ -29,7 +29,7 @@ from mlip_autopipec.database.disk import open_store
 
 #: Lattice constant in A, elements, temperature in K of each system.
 SYSTEMS = {
-    "copper-gold": (3.85, ["Cu", "Au"], 500.0),
+    "copper-gold": (3.85, ["Cu", "Au"], 300.0),
     "CuAgAuNiPd": (3.9, ["Cu", "Ag", "Au", "Ni", "Pd"], 1000.0),
 }
 
@@ -107,7 +107,7 @@ def row(name: str, folder: Path, test: list[Atoms], nearest_A: float) -> str:
     final = campaigns.status(campaign_id)
     orders = [order(atoms, nearest_A) for atoms in campaigns.dataset(campaign_id) if len(atoms) > 1]
     walks = campaigns.walks(campaign_id)
-    end = order(walks[-1].final_atoms(), nearest_A)
+    end = order(campaigns.walk(walks[-1].uuid).final_atoms(), nearest_A)
     forces, energies = [], []
     for frame in test:
         theirs, mine = frame.copy(), frame.copy()
@@ -134,7 +134,7 @@ def main() -> None:
     print(f"{'':26} labels halts  order: labels (most)  end of MD   meV/A  meV/atom on Monte Carlo by EMT")
     for system, (a, elements, temperature_K) in SYSTEMS.items():
         start = random_alloy(a, elements)
-        test = monte_carlo(start, temperature_K, 20 if options.quick else 200)
+        test = monte_carlo(start, temperature_K, 20 if options.quick else 120)
         nearest = 0.853 * a
         reached = [order(frame, nearest) for frame in test]
         print(f"{system}: order at the start {order(start, nearest):.2f}, of Monte Carlo by EMT {np.mean(reached):.2f}")

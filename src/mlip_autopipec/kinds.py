@@ -303,6 +303,7 @@ ORACLES = Registry(
         "lennard-jones": "mlip_autopipec.jobs.static:LENNARD_JONES",
         "gfn-xtb": "mlip_autopipec.jobs.static:GFN_XTB",
         "ase": "mlip_autopipec.jobs.static:ANY_CALCULATOR",
+        "atomate2": "mlip_autopipec.jobs.any_maker:KIND",
         "espresso": "mlip_autopipec.jobs.espresso:KIND",
         "vasp": "mlip_autopipec.oracle.vasp_kind:KIND",
     },
