@@ -107,7 +107,7 @@ def row(name: str, folder: Path, test: list[Atoms], nearest_A: float) -> str:
     final = campaigns.status(campaign_id)
     orders = [order(atoms, nearest_A) for atoms in campaigns.dataset(campaign_id) if len(atoms) > 1]
     walks = campaigns.walks(campaign_id)
-    end = order(campaigns.walk(walks[-1].uuid).final_atoms(), nearest_A)
+    end = order(campaigns.walk([w for w in walks if w.status != "NOT_RUN"][-1].uuid).final_atoms(), nearest_A)
     forces, energies = [], []
     for frame in test:
         theirs, mine = frame.copy(), frame.copy()

@@ -312,7 +312,12 @@ ORACLES = Registry(
 #: Values of ``kind`` in the section ``criteria``: dataclasses that inherit
 #: :class:`~mlip_autopipec.validation.criteria.Criterion`.
 CRITERIA = Registry(
-    "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
+    "mlip_autopipec.criteria",
+    {
+        "properties": "mlip_autopipec.validation.properties:PropertyCriterion",
+        "barrier": "mlip_autopipec.validation.barriers:BarrierCriterion",
+    },
+    type,
 )
 
 #: Names in ``shares`` of the section ``candidates``, in the order in which candidates are returned.
