@@ -27,10 +27,10 @@ from ase.neighborlist import neighbor_list
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.disk import open_store
 
-#: Lattice constant in A, elements, temperature in K of each system.
+#: Lattice constant in A, elements, temperature in K, structures of the first dataset and functions of each system.
 SYSTEMS = {
-    "copper-gold": (3.85, ["Cu", "Au"], 300.0),
-    "CuAgAuNiPd": (3.9, ["Cu", "Ag", "Au", "Ni", "Pd"], 1000.0),
+    "copper-gold": (3.85, ["Cu", "Au"], 300.0, 8, 60),
+    "CuAgAuNiPd": (3.9, ["Cu", "Ag", "Au", "Ni", "Pd"], 1000.0, 24, 40),
 }
 
 
@@ -59,21 +59,21 @@ def order(atoms: Atoms, nearest_A: float) -> float:
     return float(min(found)) if len(set(atoms.numbers)) == 2 else float(np.sqrt(np.mean(np.square(found))))
 
 
-def run_file(name: str, temperature_K: float, n_steps: int, swap: dict[str, int] | None) -> dict:
+def run_file(temperature_K: float, n_first: int, n_functions: int, n_steps: int, swap: dict[str, int] | None) -> dict:
     """Return a run file; both campaigns of a system differ in one line."""
     dynamics = {"n_steps": n_steps, "timestep_fs": 2.0, "ensemble": "npt", "gamma_lo": 1.5, "gamma_hi": 4.0}
     if swap is not None:
         dynamics["swap"] = swap
     return {
-        "name": name,
+        "name": "alloy",
         "seed": 1,
         "structures": [{"file": "start.extxyz"}],
         "conditions": [{"temperature_K": temperature_K}],
         "oracle": {"kind": "emt"},
-        "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 60, "cutoff": 5.0}},
+        "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": n_functions, "cutoff": 5.0}},
         "dynamics": dynamics,
-        "first_dataset": {"n_structures": 8, "n_test": 4, "rattle_amplitudes": [0.05, 0.1], "cover_pairs": False},
-        "stop": {"max_cycles": 40, "max_labels": 150},
+        "first_dataset": {"n_structures": n_first, "n_test": 4, "rattle_amplitudes": [0.05, 0.1], "cover_pairs": False},
+        "stop": {"max_cycles": 40, "max_labels": 90},
     }
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     n_steps = 500 if options.quick else 5000
     print(f"{'':26} labels halts  order: labels (most)  end of MD   meV/A  meV/atom on Monte Carlo by EMT")
-    for system, (a, elements, temperature_K) in SYSTEMS.items():
+    for system, (a, elements, temperature_K, n_first, n_functions) in SYSTEMS.items():
         start = random_alloy(a, elements)
         test = monte_carlo(start, temperature_K, 20 if options.quick else 120)
         nearest = 0.853 * a
@@ -143,7 +143,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / "start.extxyz", start)
             path = folder / "run.yaml"
-            path.write_text(yaml.safe_dump(run_file("alloy", temperature_K, n_steps, swap)))
+            path.write_text(yaml.safe_dump(run_file(temperature_K, n_first, n_functions, n_steps, swap)))
             command = [sys.executable, "-m", "mlip_autopipec.cli", "run", str(path), "--folder", str(folder / "run")]
             if not (folder / "run" / "result.json").is_file():  # one that is done is read again
                 with (folder / "log").open("w") as log:
