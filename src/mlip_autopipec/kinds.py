@@ -307,6 +307,7 @@ ORACLES = Registry(
         "lennard-jones": "mlip_autopipec.jobs.static:LENNARD_JONES",
         "gfn-xtb": "mlip_autopipec.jobs.static:GFN_XTB",
         "ase": "mlip_autopipec.jobs.static:ANY_CALCULATOR",
+        "atomate2": "mlip_autopipec.jobs.any_maker:KIND",
         "espresso": "mlip_autopipec.jobs.espresso:KIND",
         "vasp": "mlip_autopipec.oracle.vasp_kind:KIND",
     },
@@ -315,7 +316,12 @@ ORACLES = Registry(
 #: Values of ``kind`` in the section ``criteria``: dataclasses that inherit
 #: :class:`~mlip_autopipec.validation.criteria.Criterion`.
 CRITERIA = Registry(
-    "mlip_autopipec.criteria", {"properties": "mlip_autopipec.validation.properties:PropertyCriterion"}, type
+    "mlip_autopipec.criteria",
+    {
+        "properties": "mlip_autopipec.validation.properties:PropertyCriterion",
+        "barrier": "mlip_autopipec.validation.barriers:BarrierCriterion",
+    },
+    type,
 )
 
 #: Names in ``shares`` of the section ``candidates``, in the order in which candidates are returned.

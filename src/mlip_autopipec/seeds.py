@@ -19,6 +19,8 @@ class SeedPurpose(StrEnum):
     """Orientations of cut-outs around a halt; from the seed of its candidates."""
     CUTOUT_CANDIDATES = "cutout_candidates"
     """Candidates of one cut-out: number of the cut-out; from the seed of the candidates."""
+    SWAPS = "swaps"
+    """Exchanges of atoms in MD, from the seed of the walker: step (library engine), two types (executable)."""
     TRAINING = "training"
     """A fit: cycle."""
     CHECK = "check"

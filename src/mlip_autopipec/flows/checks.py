@@ -11,8 +11,8 @@ from pymatgen.core import IMolecule, IStructure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.cell import check_ensemble
-from mlip_autopipec.lammps.exploration import check_structure
-from mlip_autopipec.lammps.types import Condition
+from mlip_autopipec.lammps.exploration import check_structure, check_swaps
+from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.oracle.comparison import check_shift
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
@@ -65,6 +65,8 @@ def check_campaign(
             )
         condition.check()
     maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
+    if isinstance(settings := maker.dynamics_maker.settings, MDSettings):  # an engine of one's own need not know them
+        check_swaps(frames, conditions, settings, maker.dynamics_maker.engine)
     maker.stop_rule.check()
     if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
         raise InvalidInputError(

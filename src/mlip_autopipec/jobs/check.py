@@ -113,7 +113,14 @@ def propose_check(
     unchecked = [name for _, name in last if n_labels and name not in sources]
     if criterion is not None:
         left = None if budget is None else budget - len(candidates)
-        candidates += criterion.affordable(recorded_task(campaign_id, current_store()).structures(), left)
+        structures = recorded_task(campaign_id, current_store()).structures()
+        candidates += criterion.affordable(structures, left)
+        if potential_id is not None:
+            on_paths = criterion.structures_by(
+                structures, load_document(PotentialDocument, potential_id).to_potential()
+            )
+            left = None if budget is None else budget - len(candidates)
+            candidates += on_paths if left is None or len(on_paths) <= left else []
     for candidate in candidates:
         mark(candidate, split=Split.CHECK)
     return ProposalDocument(
@@ -287,7 +294,11 @@ def measure(
     comparisons, too_dear = [], {}
     if criterion is not None:
         failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
-        cells = [label.to_atoms() for label in labels if label.origin == PROPERTY]
+        cells = []
+        for label in labels:
+            if label.origin == PROPERTY:
+                cells.append(label.to_atoms())
+                mark(cells[-1], purpose=label.purpose)
         structures = recorded_task(campaign_id, store).structures()
         asked = {label.purpose for label in found}
         too_dear = {

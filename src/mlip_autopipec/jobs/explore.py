@@ -242,6 +242,8 @@ def _filled(document: WalkDocument, result: ExplorationResult) -> WalkDocument:
             "atom_index": None if halt is None else halt.atom_index,
             "force_std_eV_A": None if halt is None else halt.force_std_eV_A,
             "n_frames": len(result.frames),
+            "n_swaps_attempted": None if result.swaps is None else result.swaps.attempted,
+            "n_swaps_accepted": None if result.swaps is None else result.swaps.accepted,
             "engine": result.engine,
             "seconds": result.seconds,
             "payload": payload,
@@ -260,7 +262,14 @@ def _joined(earlier: WalkDocument, later: WalkDocument, max_frames: int) -> Walk
     return later.model_copy(
         update={
             "n_frames": len(frames),
+            "n_swaps_attempted": _sum(earlier.n_swaps_attempted, later.n_swaps_attempted),
+            "n_swaps_accepted": _sum(earlier.n_swaps_accepted, later.n_swaps_accepted),
             "seconds": earlier.seconds + later.seconds,
             "payload": payload,
         }
     )
+
+
+def _sum(earlier: int | None, later: int | None) -> int | None:
+    """Add what two parts counted; a part need not have counted."""
+    return later if earlier is None else earlier if later is None else earlier + later

@@ -95,6 +95,10 @@ class ACEForces:
         environment.origins = owner[tags[self._used]].tolist()
         self._environment = environment
 
+    def set_types(self, types: NDArray[np.int32]) -> None:
+        """Change the LAMMPS types of all local and ghost atoms, shape (n_all,), on the present neighbour list."""
+        self._environment.species_type = (types[self._used] - 1).tolist()
+
     def evaluate(self, positions: NDArray[np.float64], *, with_gamma: bool) -> None:
         """Evaluate at ``positions`` (Angstrom, local and ghost atoms, shape (n_all, 3))."""
         self._environment.x = positions[self._used].tolist()

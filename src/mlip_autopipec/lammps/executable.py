@@ -136,6 +136,7 @@ def run(
     start_step: int,
     restart_file: Path | None,
     directory: Path,
+    seed: int = 0,
 ) -> ExplorationResult:
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
@@ -158,6 +159,8 @@ def run(
         masses=mass_of_elements(potential.elements, atoms),
         cutoff_A=potential.cutoff,
         cell=cell,
+        atoms=atoms,
+        seed=seed,
     )
     frame = structures.Frame.of(atoms, potential.elements)
     try:

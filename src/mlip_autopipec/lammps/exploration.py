@@ -16,13 +16,16 @@ from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
+from mlip_autopipec.lammps.swaps import can_swap
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
-from mlip_autopipec.structures.electrons import take_over
+from mlip_autopipec.structures.electrons import MOMENTS, take_over
 from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, gathered, shape_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
     from numpy.typing import NDArray
 
@@ -67,7 +70,7 @@ def run_exploration(
     start_step
         Steps already done, for a resumed run.
     seed
-        For the velocities.
+        For the velocities and the exchanges of atoms.
     restart_file
         A LAMMPS restart file to go on from, with the state of the thermostat and barostat; its
         atom types 1, 2, ... are the potential's elements in alphabetical order.
@@ -106,8 +109,16 @@ def run_exploration(
                 "LinearACETrainer, or leave this setting out",
             )
         engine = "library"
+    if engine == "auto" and settings.swap is not None and not _executable_can_swap(atoms, condition):
+        engine = "library"
     if engine == "auto":
         engine = "executable" if executable.is_available() and not potential.is_grace else "library"
+    if engine == "executable" and settings.swap is not None and atoms is not None and MOMENTS in atoms.arrays:
+        raise InvalidInputError.of(
+            "MDSettings.swap",
+            f"is given, and {atoms.get_chemical_formula()} has magnetic moments, which the lmp executable does not "
+            "exchange with the elements; use engine: library",
+        )
     if engine == "executable":
         potential.refuse_grace(f"pair_style {executable.STYLE} of the executable engine")
     if atoms is not None and restart_file is None:
@@ -125,7 +136,10 @@ def run_exploration(
         start_step=start_step,
         restart_file=None if restart_file is None else Path(restart_file).resolve(),
         directory=Path(directory),
+        seed=seed,
     )
+    if result.swaps is not None and result.swaps.attempted:
+        logger.info("%d of %d exchanges of atoms were accepted", result.swaps.accepted, result.swaps.attempted)
     result.seconds = time.perf_counter() - started
     result.engine = engine
     if atoms is not None and FROZEN in atoms.arrays:
@@ -143,6 +157,45 @@ def run_exploration(
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def _executable_can_swap(atoms: Atoms | None, condition: Condition) -> bool:
+    """Tell whether the executable can exchange atoms: it knows no moments, and one temperature."""
+    no_moments = atoms is None or MOMENTS not in atoms.arrays
+    return no_moments and condition.temperature_at(1.0) == condition.temperature_K
+
+
+def check_swaps(frames: Sequence[Atoms], conditions: Sequence[Condition], settings: MDSettings, engine: str) -> None:
+    """
+    Refuse exchanges that a campaign could never do.
+
+    Parameters
+    ----------
+    frames
+        Structures MD starts from.
+    conditions
+        They are held at.
+    settings
+        Of MD (:class:`.MDSettings`).
+    engine
+        As asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        No structure has two elements among the atoms that move, or the engine cannot do what is asked for.
+    """
+    if settings.swap is None:
+        return
+    if not any(map(can_swap, frames)):
+        raise InvalidInputError.of(
+            "MDSettings.swap",
+            f"is given, but {', '.join(a.get_chemical_formula() for a in frames)} have one element among the atoms "
+            "that move: there is nothing to exchange; leave this setting out",
+        )
+    if engine == "executable":
+        for condition in conditions:
+            input_script.fixed_temperature(condition, settings.swap)
 
 
 def check_error_halt(engine: Engine) -> None:

@@ -7,17 +7,24 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import structures
 from mlip_autopipec.lammps.cell import MDCell
+from mlip_autopipec.lammps.swaps import fixes
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.masses import mass_of_elements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
+
+    from mlip_autopipec.lammps.swaps import SwapSettings
     from mlip_autopipec.lammps.types import Condition, MDSettings
 
 #: The template of this package; ``MDSettings.template`` takes its place.
@@ -30,6 +37,8 @@ SPREAD = "spread.dump"
 FINAL, RESTART = "final.dump", "final.restart"
 #: Last line in the log of an input script that LAMMPS executed to its end, halted or not.
 END = "EXPLORATION_END"
+#: Line in the log with the exchanges of atoms.
+SWAPS = "EXPLORATION_SWAPS"
 
 #: Columns of the trace file. ``stop`` is 0, or the sum of the :data:`STOP` that apply.
 TRACE_COLUMNS = ("step", "temperature", "energy", "pressure", "volume", "gamma", "stop")
@@ -95,6 +104,8 @@ def render(
     cutoff_A: float = 0.0,
     masses: Sequence[float] | None = None,
     cell: MDCell | None = None,
+    atoms: Atoms | None = None,
+    seed: int = 0,
 ) -> str:
     """
     Return the input of one exploration.
@@ -117,6 +128,10 @@ def render(
         Of ``elements`` in u; None for those of the elements. A restart file holds its own.
     cell
         Vacuum and frozen atoms; None for bulk in which all atoms move.
+    atoms
+        What MD moves: atoms of its elements are exchanged. None: of all elements.
+    seed
+        For exchanges of atoms.
 
     Raises
     ------
@@ -128,7 +143,11 @@ def render(
         "masses": mass_of_elements(elements) if masses is None else list(masses),
         "from_restart": from_restart,
         "cutoff_A": cutoff_A,
+        "swap_fixes": _swap_fixes(
+            elements, condition, settings, engine, atoms, derive_seed(seed, SeedPurpose.SWAPS, start_step), cell
+        ),
     }
+    values["swap_ids"] = [line.split()[1] for line in values["swap_fixes"]]
     try:
         text = _environment().from_string(settings.template or shipped_template()).render(values)
     except TemplateError as error:
@@ -140,6 +159,8 @@ def render(
     needed = NEEDED[engine] | {"^" + re.escape(source).replace(r"\ ", r"\s+"): f"{source}: what it starts from"}
     if settings.wall_time_s is not None and engine == "executable":
         needed[r"^timer\s+timeout\s"] = "timer timeout: the wall-time limit"
+    if values["swap_fixes"]:
+        needed[r"^fix\s+\S+\s+\S+\s+atom/swap\s"] = "the lines of swap_fixes: the exchanges that dynamics.swap asks for"
     commands = command_lines(text)
     missing = [meaning for pattern, meaning in needed.items() if not any(re.search(pattern, c) for c in commands)]
     if missing:
@@ -221,6 +242,37 @@ def _variables(
         # LAMMPS takes whole seconds
         "wall_time_s": None if settings.wall_time_s is None else max(1, int(settings.wall_time_s)),
     }
+
+
+def fixed_temperature(condition: Condition, swap: SwapSettings) -> float:
+    """Return the one temperature (K) that ``fix atom/swap`` takes; refuse a ramp without one."""
+    if swap.temperature_K is None and condition.temperature_at(1.0) != condition.temperature_K:
+        raise InvalidInputError.of(
+            "MDSettings.swap.temperature_K",
+            f"is not given, the condition goes from {condition.temperature_K} to {condition.temperature_end_K} K, and "
+            "fix atom/swap of the lmp executable knows one temperature only; give it, or use engine: library",
+        )
+    return swap.at(condition.temperature_K)
+
+
+def _swap_fixes(
+    elements: Sequence[str],
+    condition: Condition,
+    settings: MDSettings,
+    engine: str,
+    atoms: Atoms | None,
+    seed: int,
+    cell: MDCell | None,
+) -> list[str]:
+    """Lines with which the executable exchanges atoms; the library engine does it itself."""
+    if settings.swap is None or engine != "executable":
+        return []
+    there = set(elements)
+    if atoms is not None:
+        there = set(np.delete(np.array(atoms.get_chemical_symbols()), frozen_atoms(atoms)).tolist())
+    types = [number for number, element in enumerate(elements, 1) if element in there]
+    temperature_K = fixed_temperature(condition, settings.swap)
+    return fixes(types, settings.swap, "mobile" if cell is not None and cell.frozen else "all", temperature_K, seed)
 
 
 def spread_every(settings: MDSettings) -> int:

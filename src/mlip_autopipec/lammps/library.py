@@ -12,6 +12,7 @@ from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.lammps import failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
+from mlip_autopipec.lammps.swaps import SwapCount
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.processes import run_process
 from mlip_autopipec.structures.masses import mass_of_elements
@@ -36,6 +37,7 @@ def run(
     start_step: int,
     restart_file: Path | None,
     directory: Path,
+    seed: int = 0,
 ) -> ExplorationResult:
     """Run one exploration with LAMMPS as a library; see :func:`.exploration.run_exploration`."""
     folder = structures.make_run_folder(
@@ -58,6 +60,7 @@ def run(
         "condition": asdict(condition),
         "settings": asdict(settings),
         "start_step": start_step,
+        "seed": seed,
     }
     # one thread: pyace and LAMMPS are serial here, and walkers run side by side
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -87,5 +90,6 @@ def read_result(folder: Path) -> ExplorationResult:
         frames=unpack_frames(out["frames"]),
         spread=unpack_frames(out["spread"]),
         trace=out["trace"],
+        swaps=None if out.get("swaps") is None else SwapCount(**out["swaps"]),
         restart_file=str(folder / input_script.RESTART) if (folder / input_script.RESTART).is_file() else None,
     )

@@ -16,6 +16,7 @@ from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.failures import TIME_OVER, crash, how_it_ended, is_exploded
 from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.structures import ANGSTROM_PER_PS, Frame
+from mlip_autopipec.lammps.swaps import SwapCount
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.potentials.potential import reference_energy
 
@@ -279,7 +280,14 @@ def read_result(
         spread=_read_spread(folder, frame, n_atoms, start_step, step),
         trace=trace.columns,
         restart_file=str(restart) if is_restart_of_final else None,
+        swaps=_swaps(log),
     )
+
+
+def _swaps(log: str) -> SwapCount | None:
+    """Read how many exchanges of atoms were tried and done; None where the input does not say so."""
+    said = re.search(rf"^{input_script.SWAPS} tried (\d+) done (\d+)$", log, re.MULTILINE)
+    return None if said is None else SwapCount(int(said[1]), int(said[2]))
 
 
 def _read_spread(folder: Path, frame: Frame, n_atoms: int | None, first: int, last: int) -> list[Atoms]:

@@ -38,7 +38,11 @@ class Trace:
         return columns
 
     def add(self, *values: float) -> None:
-        """Append one point, in the order of :data:`COLUMNS`."""
+        """Append one point, in the order of :data:`COLUMNS`; a second one of a step takes the place of the first."""
+        if self.columns["step"] and self.columns["step"][-1] == values[0]:
+            for name, value in zip(COLUMNS, values, strict=True):
+                self.columns[name][-1] = value
+            return
         if self._seen % self._stride == 0:
             for name, value in zip(COLUMNS, values, strict=True):
                 self.columns[name].append(value)

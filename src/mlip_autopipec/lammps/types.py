@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.swaps import SwapCount, SwapSettings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -164,6 +165,9 @@ class MDSettings(MSONable):
         in eV/A. It needs the posterior of a linear fit and the library engine, and costs as much as ten to thirty
         evaluations in cells of up to about 250 atoms, more in larger ones, every
         ``gamma_every`` steps. None: gamma alone halts MD.
+    swap
+        Exchanges of two atoms of different elements between MD steps (Monte Carlo), with which alloys reach orders that
+        diffusion does not reach in the time of MD. None: no exchanges.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
@@ -185,6 +189,12 @@ class MDSettings(MSONable):
     barostat: Barostat = "isotropic"
     halt_on_break_up: bool = True
     max_force_std_eV_A: float | None = None
+    swap: SwapSettings | None = None
+
+    def __post_init__(self) -> None:
+        """Take plain data, as of a run file or of the input of an engine, for the section on exchanges."""
+        if isinstance(self.swap, dict):
+            self.swap = SwapSettings(**self.swap)
 
     def check(self) -> None:
         """Refuse invalid values, naming the field and the value."""
@@ -216,6 +226,8 @@ class MDSettings(MSONable):
             value = getattr(self, optional)
             if value is not None and not value > 0:
                 raise InvalidInputError.of(f"MDSettings.{optional}", f"is {value!r}; it has to be positive, or None")
+        if self.swap is not None:
+            self.swap.check(self.gamma_every, self.ensemble)
 
     @property
     def explosive_gamma(self) -> float:
@@ -297,6 +309,8 @@ class ExplorationResult:
         Wall time.
     engine
         The engine that ran.
+    swaps
+        Exchanges of atoms that were tried and done; None where none were asked for.
     restart_file
         LAMMPS restart file of the final state; None where ``final`` is an earlier, valid frame.
     """
@@ -311,3 +325,4 @@ class ExplorationResult:
     engine: str = ""
     restart_file: str | None = None
     spread: list[Atoms] = field(default_factory=list)
+    swaps: SwapCount | None = None

@@ -24,6 +24,7 @@ from mlip_autopipec.lammps.failures import is_exploded
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
+from mlip_autopipec.lammps.swaps import SwapCount, SwapSettings, swap_round
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 
@@ -66,6 +67,8 @@ class LibraryRun:
     trace_file
         File to which each grading step is written at once, in the format of the executable engine's trace, for the
         live view only. None: no file.
+    seed
+        For exchanges of atoms.
     """
 
     def __init__(
@@ -76,8 +79,10 @@ class LibraryRun:
         atoms: Atoms | None,
         started: float | None = None,
         trace_file: Path | None = None,
+        seed: int = 0,
     ) -> None:
-        self.settings = settings
+        self.settings, self.condition, self.seed = settings, condition, seed
+        self.swaps = None if settings.swap is None else SwapCount()
         self.cell = MDCell.of(atoms, potential.cutoff)
         self.cutoff = potential.cutoff
         self.spread_every = input_script.spread_every(settings)
@@ -137,6 +142,22 @@ class LibraryRun:
             n = min(every - self.step % every, self.end - self.step)
             # a temperature ramp goes over the whole run
             self._guarded(f"run {n} start {self.begin} stop {self.end} pre no post no")
+            swap = self.settings.swap
+            if swap is not None and self.halted is None and self.step < self.end and self.step % swap.every_steps == 0:
+                self._swap(swap)
+
+    def _swap(self, swap: SwapSettings) -> None:
+        """Try one round of exchanges at the present positions, and look at what came of it."""
+        asked_K = self.condition.temperature_at(self.step / self.settings.n_steps)
+        count, changed = swap_round(
+            swap, self.lmp, self.forces, self.cell.frozen, asked_K, self.settings.gamma_hi, self.seed
+        )
+        assert self.swaps is not None
+        self.swaps.attempted += count.attempted
+        self.swaps.accepted += count.accepted
+        if changed:  # a new setup: ghost atoms, neighbour list, forces and pressure are those of the new state
+            self._builds, self._graded_step = None, -1
+            self._guarded(f"run 0 start {self.begin} stop {self.end} post no")
 
     def out_of_time(self) -> bool:
         """Tell whether the wall time is over."""
@@ -333,6 +354,7 @@ class LibraryRun:
             "frames": pack_frames(self.record.frames),
             "spread": pack_frames(self.spread.frames),
             "trace": self.trace.columns,
+            "swaps": None if self.swaps is None else asdict(self.swaps),
         }
 
 
@@ -349,7 +371,7 @@ def main() -> None:
         examined=True,
         posterior_path=None if settings.max_force_std_eV_A is None else "potential.posterior.npz",
     )
-    run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE))
+    run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE), task["seed"])
     run.prepare(input_script.INPUT)
     run.run(settings.n_steps - task["start_step"])
     temporary = Path(OUTPUT + ".part")

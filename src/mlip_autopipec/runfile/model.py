@@ -207,7 +207,11 @@ class RunFile(Strict):
         criteria: list[Criterion] = [] if first is None else [first]
         for i, criterion in enumerate(self.criteria):
             with self._blamed("criteria", i):
-                criteria.append(CRITERIA[criterion.kind](**criterion.model_dump(exclude={"kind"})))
+                made = CRITERIA[criterion.kind]
+                given = criterion.model_dump(exclude={"kind"})
+                for name in getattr(made, "FILES", ()):  # what they hold travels with the jobs
+                    given[name] = str(self._folder / given[name])
+                criteria.append(made(**given))
         return Criteria(criteria) if len(criteria) > 1 else next(iter(criteria), None)
 
     def _blamed(self, *loc: int | str) -> AbstractContextManager[None]:

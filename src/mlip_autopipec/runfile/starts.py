@@ -48,6 +48,9 @@ class Start:
 #: All of it. The programs that the environment of the machine names are not the run file's.
 STARTS = (
     Start("oracle.maker.calculator_class", "a class of ASE calculators, of known packages"),
+    Start("oracle.maker.maker_class", "a static maker, of atomate2 and known packages"),
+    Start("oracle.maker.maker_kwargs.*@module", "a calculator that a maker imports, of known packages"),
+    Start("oracle.maker.maker_kwargs.calculator_meta", "a calculator that a maker imports, of known packages"),
     Start("oracle.maker.*command", "a program of the oracle"),
     Start("oracle.maker.*_cmd", "a program of the oracle"),
     Start("oracle.maker.*profile", "a program of the oracle"),
@@ -83,6 +86,8 @@ def started_by_environment(campaign: RunFile) -> list[str]:
         told.append(f"pacemaker: {settings.PACEMAKER_CMD or 'pacemaker'}")
     if campaign.oracle.kind == "espresso":
         told.append(f"Quantum ESPRESSO: {settings.ESPRESSO_CMD}")
+    if campaign.oracle.kind == "atomate2":
+        told.append("the code of the maker: as atomate2 is configured")
     if campaign.oracle.kind == "vasp":
         told.append("VASP: as atomate2 is configured")
     return told

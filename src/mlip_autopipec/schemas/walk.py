@@ -53,6 +53,10 @@ class WalkDocument(WithPayload):
         None, description="Largest expected error of the force on an atom, where that halted MD, eV/A."
     )
     n_frames: int = Field(0, description="Frames kept between the two gamma thresholds.")
+    n_swaps_attempted: int | None = Field(
+        None, description="Exchanges of atoms that were tried; None where none were asked for."
+    )
+    n_swaps_accepted: int | None = Field(None, description="Those of them that were accepted.")
     restart_of: str | None = Field(None, description="uuid of the walk this one resumes.")
     potential_id: str | None = Field(None, description="uuid of the potential.")
     seed: int = Field(0, description="Seed of the velocities.")

@@ -85,6 +85,21 @@ class Criterion(MSONable, ABC):
         cells = self.structures(atoms)
         return cells if budget is None or len(cells) <= budget else []
 
+    def structures_by(self, atoms: Atoms | Sequence[Atoms], potential: ACEPotential) -> list[Atoms]:  # noqa: ARG002
+        """
+        Return cells to be labelled that depend on the potential that is checked; none unless a subclass says so.
+
+        They are marked as those of :meth:`structures`, and :meth:`compare` has to find them by ``info["property"]``.
+
+        Parameters
+        ----------
+        atoms
+            As for :meth:`structures`.
+        potential
+            The potential.
+        """
+        return []
+
     @abstractmethod
     def compare(
         self,
@@ -253,6 +268,10 @@ class Criteria(Criterion):
             for cell in criterion.structures(atoms):
                 found.setdefault(form_of(cell), cell)
         return list(found.values())
+
+    def structures_by(self, atoms: Atoms | Sequence[Atoms], potential: ACEPotential) -> list[Atoms]:
+        """Return the cells of all criteria that depend on the potential."""
+        return [cell for criterion in self.criteria for cell in criterion.structures_by(atoms, potential)]
 
     def affordable(self, atoms: Atoms | Sequence[Atoms], budget: int | None) -> list[Atoms]:
         """Return the cells of as many properties as fit into a budget; see :meth:`Criterion.affordable`."""
