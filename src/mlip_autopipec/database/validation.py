@@ -78,9 +78,15 @@ class AskedWalk:
     def done(self, store: JobStore, campaign_id: str, static_maker: Maker) -> OracleWalk:
         """Compute the frames that are not stored, by the calculator of the oracle's maker, and return all."""
         frames = stored_md(
-            *(store, campaign_id, self.asked),
-            *(with_initial_moments(static_maker, self.atoms), calculator_for(static_maker, self.atoms)),
-            *(self.condition, self.settings, self.seed, self.barostat),
+            store,
+            campaign_id,
+            self.asked,
+            with_initial_moments(static_maker, self.atoms),
+            calculator_for(static_maker, self.atoms),
+            self.condition,
+            self.settings,
+            self.seed,
+            self.barostat,
         )
         return OracleWalk(self.walker, self.begins, frames)
 
