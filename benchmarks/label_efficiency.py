@@ -87,9 +87,10 @@ class System:
     #: Frames of oracle MD per temperature: to draw from at random, and to test on.
     n_pool: int = 40
     n_test: int = 15
-    #: fs of that MD before the first frame, and between two frames.
+    #: fs of that MD before the first frame, and of all of it; None for as long as the walkers run. What happens late,
+    #: as melting does, the walkers meet: frames of shorter MD would test another material.
     settling_fs: float = 800.0
-    interval_fs: float = 60.0
+    length_fs: float | None = None
     #: Functions per element; None lets the data choose, as by default.
     n_functions: int | None = None
 
@@ -154,7 +155,7 @@ def magnesia():
         calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": "GFN1-xTB", "verbosity": 0}
     )
     missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
-    frames = {"n_pool": 12, "n_test": 6, "settling_fs": 200.0, "interval_fs": 20.0}  # a step takes 5 s
+    frames = {"n_pool": 12, "n_test": 6, "settling_fs": 200.0, "length_fs": 440.0}  # a step takes 5 s
     return System(atoms, [1500], [1500], 2.0, oracle, first_dataset(8, 54), missing, "nvt", **frames)
 
 
@@ -233,9 +234,11 @@ def labelled(atoms, calculator):
     return frame
 
 
-def oracle_frames(system, n_frames, seed):
-    """Frames of MD with the oracle at all temperatures, at zero pressure or fixed volume."""
+def oracle_frames(system, n_frames, seed, picoseconds):
+    """Frames of MD with the oracle at all temperatures, at zero pressure or fixed volume, evenly over its length."""
     frames = []
+    length_fs = 1000 * picoseconds if system.length_fs is None else system.length_fs
+    interval = round((length_fs - system.settling_fs) / n_frames / system.timestep_fs)
     for k, temperature_K in enumerate(system.temperatures_K):
         moving, calculator = system.atoms.copy(), system.calculator()
         moving.calc = calculator
@@ -250,7 +253,7 @@ def oracle_frames(system, n_frames, seed):
             dynamics = NoseHooverChainNVT(moving, **options)
         dynamics.run(round(system.settling_fs / step))
         for _ in range(n_frames):
-            dynamics.run(round(system.interval_fs / step))
+            dynamics.run(interval)
             frame = labelled(moving, calculator)
             frame.info["temperature_K"] = temperature_K
             frames.append(frame)
@@ -450,8 +453,8 @@ def main(arguments=None):
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1))
-        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2))
+        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, options.picoseconds))
+        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, options.picoseconds))
         for seed in options.seeds:
             for strategy in options.strategy:
                 key = {"system": name, "strategy": strategy, "seed": seed, **asked}

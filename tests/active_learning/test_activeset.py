@@ -14,10 +14,12 @@ from mlip_autopipec.active_learning.activeset import (
     build_active_set,
     complete_active_set,
     compute_gamma,
+    enlarge_active_set,
     select_active_set,
 )
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.duplicates import Duplicates
+from mlip_autopipec.active_learning.graded import graded_functions, is_graded
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential, pack_active_set, unpack_active_set
@@ -62,6 +64,35 @@ def test_labelled_frames_are_no_longer_extrapolated(narrow: ACEPotential) -> Non
     assert min(compute_gamma(narrow, c).max() for c in candidates) > 2
     wider = build_active_set(narrow, [*(rattled(0.05, s) for s in range(10)), *candidates])
     assert max(compute_gamma(wider, c).max() for c in candidates) <= 1.01
+
+
+def test_gamma_does_not_grow_with_the_basis(emt_labelled: Callable[[Sequence[Atoms]], list[Atoms]]) -> None:
+    """As many functions as the labels bear: the active set is that of the leading ones."""
+    labels = emt_labelled([rattled(a, s) for s, a in enumerate((0.05, 0.1, 0.15, 0.05, 0.1, 0.15))])
+    small, large = (
+        LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=n, cutoff=5.0)).train(labels).potential
+        for n in (15, 90)
+    )
+    assert large.n_functions["Cu"] > 5 * small.n_functions["Cu"]
+    graded = is_graded(large.active_set_inverse["Cu"])
+    assert graded.sum() == is_graded(small.active_set_inverse["Cu"]).sum() == 15  # of 192 atoms
+    known, new = rattled(0.1, 20), rattled(0.3, 21)
+    for potential in (small, large):
+        assert compute_gamma(potential, known).max() < 5 < compute_gamma(potential, new).max()
+    every = replace(large, active_set_inverse=whole_active_set(large, labels))
+    # of all functions gamma is many times larger, and depends on how many there are
+    assert compute_gamma(every, new).max() > 3 * compute_gamma(large, new).max()
+    counts = [int(graded_functions(large, "Cu", n).sum()) for n in (20, 140, 150, 220, 10**6)]
+    assert counts == [10, 10, 15, 22, 50]  # ten atoms for each, up to what tells environments apart
+    # rows that are added keep the others ungraded
+    assert np.array_equal(is_graded(enlarge_active_set(large, [new]).active_set_inverse["Cu"]), graded)
+    assert compute_gamma(enlarge_active_set(large, [new]), new).max() <= 1.01
+    assert np.array_equal(complete_active_set(large).active_set_inverse["Cu"], large.active_set_inverse["Cu"])
+
+
+def whole_active_set(potential: ACEPotential, labels: Sequence[Atoms]) -> dict[str, np.ndarray]:
+    rows = {0: np.vstack([r["Cu"] for r in compute_projections(potential, labels)])}
+    return {"Cu": compute_A_active_inverse(compute_active_set(rows, tol=1.001, max_iters=1000))[0]}
 
 
 def test_near_duplicates_are_not_chosen_twice(narrow: ACEPotential) -> None:

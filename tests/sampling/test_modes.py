@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -135,7 +137,7 @@ def test_amplitude_is_thermal_floored_and_capped():
 
 def test_thermal_displacements_have_the_energy_and_the_correlations_of_equipartition():
     atoms = cu_au()
-    modes = normal_modes(atoms, EMT())
+    modes = replace(normal_modes(atoms, EMT()), coordinates=None)  # of a structure that is not displaced
     rng = np.random.default_rng(0)
     draws = [displace_thermally(atoms, modes, 1.0, rng, omega_floor_THz=1e-3) for _ in range(400)]
     moves = np.array([(draw.positions - atoms.positions).ravel() for draw in draws])
@@ -149,6 +151,23 @@ def test_thermal_displacements_have_the_energy_and_the_correlations_of_equiparti
     for element in ("Cu", "Au"):
         nearest[atoms.symbols == element] = nearest[atoms.symbols == element].mean()
     assert (np.linalg.norm(hot.positions - atoms.positions, axis=1) / nearest).max() == pytest.approx(0.2)
+
+
+def test_thermal_displacements_of_a_frame_of_md_are_as_hot_as_the_md():
+    """A frame is displaced already; the harmonic energy above its minimum stays that of equipartition."""
+    minimum = bulk("Cu", cubic=True).repeat((2, 1, 1))
+    hessian, kT = compute_hessian(minimum, EMT()), 30 * units.kB
+    modes, rng = normal_modes(minimum, EMT()), np.random.default_rng(0)
+    energies = []
+    for _ in range(25):
+        frame = displace_thermally(minimum, modes, 30.0, rng, omega_floor_THz=1e-3)
+        of_frame = normal_modes(frame, EMT())
+        for _ in range(5):
+            made = displace_thermally(frame, of_frame, 30.0, rng, omega_floor_THz=1e-3)
+            assert np.abs(made.positions - frame.positions).max() > 0.01
+            moved = (made.positions - minimum.positions).ravel()
+            energies.append(0.5 * moved @ hessian @ moved)
+    assert np.mean(energies) == pytest.approx(len(modes) * kT / 2, rel=0.15)  # twice that if it were added on top
 
 
 def test_signs_and_combinations_come_from_the_rng():

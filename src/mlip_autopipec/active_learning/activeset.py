@@ -1,7 +1,7 @@
 """Extrapolation grade, active set and D-optimal (MaxVol) selection.
 
-The projections b of an atom onto the m basis functions of its element are one row; the active
-set A is the m rows of largest ``|det A|``, and gamma = ``max_j |(b A^-1)_j|``: the factor by which
+The projections b of an atom onto the m graded basis functions of its element (``graded.py``) are one row; the
+active set A is the m rows of largest ``|det A|``, and gamma = ``max_j |(b A^-1)_j|``: the factor by which
 ``|det A|`` would grow if the atom replaced row j (Lysogorskiy et al., PRM 7, 043801 (2023)).
 gamma <= 1 inside, > 1 outside of what the active set spans.
 
@@ -19,6 +19,7 @@ import numpy as np
 from scipy.linalg.blas import dger
 
 from mlip_autopipec.active_learning.duplicates import Duplicates
+from mlip_autopipec.active_learning.graded import graded_block, graded_functions, is_graded, with_others
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.projections import compute_projections
 
@@ -68,20 +69,23 @@ def build_active_set(
     Raises
     ------
     TrainingError
-        If an element has fewer atoms than basis functions, or its environments are too alike
+        If an element has fewer atoms than graded functions, or its environments are too alike
         and there is no potential at present.
     """
     per_frame = compute_projections(potential, frames)
     inverse = {}
     for element in potential.elements:
         rows = np.vstack([r[element] for r in per_frame])
-        n_atoms, n_functions = rows.shape
-        if n_atoms <= n_functions:
+        graded = graded_functions(potential, element, len(rows))
+        if len(rows) <= graded.sum():
             raise TrainingError(
-                f"{n_atoms} atoms of {element} in the training set, but {n_functions} basis functions: the active "
+                f"{len(rows)} atoms of {element} in the training set, but {graded.sum()} basis functions: the active "
                 "set is under-determined. Label more or larger structures, or lower number_of_functions_per_element"
             )
+        rows = rows[:, graded]
         start = None if present is None else present.active_set_inverse.get(element)
+        if start is not None:
+            start = graded_block(start, graded) if np.array_equal(is_graded(start), graded) else None
         try:
             active = _most_volume(_with_never_seen(rows, everywhere=present is not None), start)
         except ValueError as error:
@@ -89,7 +93,7 @@ def build_active_set(
                 f"no active set for {element}: {error}. The environments are too similar; add structures "
                 "with larger displacements, strains and volumes, or lower number_of_functions_per_element"
             ) from error
-        inverse[element] = _invert(active)
+        inverse[element] = with_others(_invert(active), graded)
     return replace(potential, active_set_inverse=inverse)
 
 
@@ -111,7 +115,8 @@ def complete_active_set(potential: ACEPotential) -> ACEPotential:
     """
     inverse = {}
     for element, matrix in potential.active_set_inverse.items():
-        given = np.asarray(matrix)
+        graded = is_graded(matrix)
+        given = graded_block(matrix, graded)
         # pyace puts 1e-16 there before it inverts, which leaves noise; functions that were seen have about 1
         missing = np.abs(given).max(axis=1) < _NOISE
         if missing.any():
@@ -119,7 +124,7 @@ def complete_active_set(potential: ACEPotential) -> ACEPotential:
             rows = np.linalg.pinv(given)
             rows[:, missing] = 0.0
             given = _invert(_most_volume(_with_never_seen(rows), None))
-        inverse[element] = given
+        inverse[element] = with_others(given, graded)
     return replace(potential, active_set_inverse=inverse)
 
 
@@ -134,7 +139,9 @@ def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEP
     for rows in compute_projections(potential, frames):
         for element, new in rows.items():
             if len(new):
-                inverse[element] = _invert(_enlarge(_invert(inverse[element]), new))
+                graded = is_graded(inverse[element])
+                active = _invert(graded_block(inverse[element], graded))
+                inverse[element] = with_others(_invert(_enlarge(active, new[:, graded])), graded)
     return replace(potential, active_set_inverse=inverse)
 
 
@@ -202,8 +209,10 @@ def select_active_set(
     if not potential.active_set_inverse:
         raise InvalidInputError("the potential has no active set to select against; give its .asi file")
     potential = complete_active_set(potential)
-    rows = compute_projections(potential, candidates)
-    inverse = {e: np.asarray(m) for e, m in potential.active_set_inverse.items()}
+    projections = compute_projections(potential, candidates)
+    graded = {e: is_graded(m) for e, m in potential.active_set_inverse.items()}
+    rows = [{e: b[:, graded[e]] for e, b in frame.items()} for frame in projections]
+    inverse = {e: graded_block(m, graded[e]) for e, m in potential.active_set_inverse.items()}
     active = {e: _invert(m) for e, m in inverse.items()}
     known = Duplicates(potential)
     remaining = list(range(len(candidates)))
@@ -219,10 +228,10 @@ def select_active_set(
             break
         best = max(preferred, key=lambda i: (grades[i], -i))
         remaining.remove(best)
-        if known.has(candidates[best], rows[best]):
+        if known.has(candidates[best], projections[best]):
             continue
         chosen.append(SelectedCandidate(best, float(grades[best]), tuple(unseen[best])))
-        known.add(candidates[best], rows[best])
+        known.add(candidates[best], projections[best])
         if coverage is not None:
             coverage = coverage.merge(coverage.of([candidates[best]], coverage.cutoff))
         for element, new in rows[best].items():

@@ -34,6 +34,11 @@ MAX_MODE_DISPLACEMENT = 0.3
 #: No atom moves farther than this along all modes together, in mean distances of its element's atoms to their nearest
 #: neighbours. At a third the force errors of MgO were three times as large (docs/benchmarks.md).
 MAX_THERMAL_RATIO = 0.25
+#: How much of the displacement a frame has along each mode a thermal displacement keeps. With a half, it moves away
+#: from the frame by one thermal amplitude.
+THERMAL_MEMORY = 0.5
+#: A frame is displaced along a mode by at most this many thermal amplitudes; beyond, the mode is not harmonic.
+_FARTHEST_AMPLITUDES = 3.0
 #: Angular frequency in ASE's units, sqrt(eV/amu)/Angstrom, of 1 THz.
 _OMEGA_PER_THZ = 2 * np.pi * 1e12 / units.s
 
@@ -51,10 +56,14 @@ class NormalModes:
         Cartesian displacement of every atom per unit of the mass-weighted coordinate Q,
         e_ik / sqrt(m_i) in amu^-1/2, (n_modes, n_atoms, 3); zero for atoms that were not
         displaced. A displacement is ``Q @ patterns`` with Q in Angstrom amu^1/2.
+    coordinates
+        Q of the structure itself, counted from the minimum that the force along each mode points to,
+        -F/omega^2; (n_modes,). None if they are not known, as in a minimum.
     """
 
     frequencies_THz: NDArray[np.float64]
     patterns: NDArray[np.float64]
+    coordinates: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Return the number of modes."""
@@ -62,7 +71,8 @@ class NormalModes:
 
     def softest(self, n_modes: int) -> NormalModes:
         """Return the first ``n_modes``, or all there are if there are fewer."""
-        return NormalModes(self.frequencies_THz[:n_modes], self.patterns[:n_modes])
+        known = None if self.coordinates is None else self.coordinates[:n_modes]
+        return NormalModes(self.frequencies_THz[:n_modes], self.patterns[:n_modes], known)
 
     def displacements(
         self, coordinates: NDArray[np.float64], farthest: float | NDArray[np.float64]
@@ -174,7 +184,14 @@ def normal_modes(
     cartesian = (basis @ vectors).T / np.sqrt(masses)
     patterns = np.zeros((len(omega), len(atoms), 3))
     patterns[:, chosen] = cartesian.reshape(len(omega), len(chosen), 3)
-    return NormalModes(omega / _OMEGA_PER_THZ, patterns)
+    work = atoms.copy()
+    work.set_constraint()
+    work.calc = calculator
+    along = np.tensordot(patterns, work.get_forces(), axes=([1, 2], [0, 1]))
+    # where the curvature is not positive there is no minimum to count from
+    harmonic = eigenvalues > 0
+    coordinates = np.where(harmonic, -along / np.where(harmonic, eigenvalues, 1.0), 0.0)
+    return NormalModes(omega / _OMEGA_PER_THZ, patterns, coordinates)
 
 
 def nearest_atoms(atoms: Atoms, centre: int, n_atoms: int) -> list[int] | None:
@@ -243,10 +260,13 @@ def displace_thermally(
     max_ratio: float = MAX_THERMAL_RATIO,
 ) -> Atoms:
     """
-    Displace along all modes as at a temperature: a draw from the classical harmonic ensemble.
+    Displace along all modes as at a temperature, within the classical harmonic ensemble.
 
-    Neighbours move together where the material is stiff, as in MD. Displacements that know nothing
-    of each other stretch stiff bonds farther than MD ever does.
+    A frame of MD is displaced already: adding the thermal motion once more would make it twice as hot as the MD.
+    Each coordinate keeps a part rho of what it has, and the rest is drawn anew: Q' = rho Q + sqrt(1 - rho^2) s x with
+    the thermal amplitude s and x drawn from a normal distribution. This is a step of an Ornstein-Uhlenbeck process,
+    which leaves the ensemble as it is (Risken, The Fokker-Planck Equation, section 5.3). Neighbours move together
+    where the material is stiff, as in MD.
 
     Parameters
     ----------
@@ -264,8 +284,15 @@ def displace_thermally(
         A displaced copy.
     """
     _check_displacement(modes, temperature_K, omega_floor_THz, max_ratio)
-    coordinates = rng.normal(size=len(modes)) * modes.thermal_amplitudes(temperature_K, omega_floor_THz)
-    return _moved(atoms, modes.displacements(coordinates, max_ratio * nearest_distances(atoms)))
+    amplitudes = modes.thermal_amplitudes(temperature_K, omega_floor_THz)
+    drawn = rng.normal(size=len(modes)) * amplitudes
+    if modes.coordinates is None:
+        change = drawn
+    else:
+        farthest = _FARTHEST_AMPLITUDES * amplitudes
+        present = np.clip(modes.coordinates, -farthest, farthest)
+        change = (THERMAL_MEMORY - 1) * present + np.sqrt(1 - THERMAL_MEMORY**2) * drawn
+    return _moved(atoms, modes.displacements(change, max_ratio * nearest_distances(atoms)))
 
 
 def _moved(atoms: Atoms, shift: NDArray[np.float64]) -> Atoms:
