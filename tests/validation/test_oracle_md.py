@@ -71,8 +71,9 @@ def test_half_of_the_frames_are_from_where_the_walker_ended(n_frames, halves) ->
     assert (begins.n_frames, None if ends is None else ends.n_frames) == halves
 
 
-def test_a_charge_reaches_the_oracle_in_its_own_md() -> None:
+def test_a_charge_reaches_the_oracle_in_its_own_md(tmp_path, monkeypatch) -> None:
     """NH4+ was run as NH4: 7 eV off, and the campaign said CONVERGED beside it."""
+    monkeypatch.chdir(tmp_path)  # atomate2 writes a file
     pytest.importorskip("tblite")
     from atomate2.ase.jobs import GFNxTBStaticMaker
 

@@ -91,7 +91,7 @@ def read_labels_file(
         )
     for one in paths:
         if not one.is_file():
-            raise InvalidInputError(f"the file of labels '{one}' does not exist, or is a folder")
+            raise InvalidInputError(f"the file of labels '{one}' does not exist, or is a folder; give an extxyz file")
         of_file, named, said = read_output(one) if is_output(one) else _read_xyz(one, **keys)
         frames += of_file
         names += named
