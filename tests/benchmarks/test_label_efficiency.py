@@ -64,7 +64,7 @@ def test_runs_strategies_through_the_real_loop_and_goes_on_where_it_was(
         atoms = bulk("Cu", cubic=True) * (2, 1, 1)
         first = benchmark.first_dataset(4, 8)
         oracle = EMTStaticMaker()
-        frames = {"n_pool": 12, "n_test": 2, "settling_fs": 10.0, "interval_fs": 10.0}
+        frames = {"n_pool": 12, "n_test": 2, "settling_fs": 10.0, "length_fs": 130.0}
         return benchmark.System(atoms, [1200], [600], 5.0, oracle, first, missing, **frames)
 
     monkeypatch.setattr(benchmark, "SYSTEMS", {"copper": tiny, "MgO": lambda: tiny("no oracle here")})

@@ -156,7 +156,8 @@ def test_a_run_file_that_is_not_there_is_told_with_the_one_that_was_meant(tmp_pa
     told = CliRunner().invoke(app, ["run", str(tmp_path / "runn.yaml"), "--dry-run"]).output
     assert "does not exist" in told
     assert str(path) in told
-    assert "is a folder" in CliRunner().invoke(app, ["extend", str(tmp_path)]).output
+    # a folder stands for the run files in it, none of which was begun
+    assert "does not hold the campaigns ['small']" in CliRunner().invoke(app, ["extend", str(tmp_path)]).output
 
 
 def test_an_error_that_looks_like_markup_is_told_whole(tmp_path):

@@ -27,7 +27,7 @@ RUN = {
     "conditions": [{"temperature_K": 900}],
     "oracle": {"kind": "emt"},
     "trainer": {"kind": "linear", "basis": {"number_of_functions_per_element": 30}},
-    "dynamics": {"n_steps": 600, "timestep_fs": 2.0, "gamma_lo": 1.5, "gamma_hi": 3.0, "engine": "library"},
+    "dynamics": {"n_steps": 600, "timestep_fs": 2.0, "gamma_lo": 1.2, "gamma_hi": 1.8, "engine": "library"},
     "first_dataset": {
         "n_structures": 5,
         "n_test": 1,
@@ -37,7 +37,7 @@ RUN = {
         "strain": 0.01,
         "rattle_amplitudes": [0.05, 0.1],
     },
-    "selection": {"n_max": 4},
+    "selection": {"n_max": 4, "gamma_min": 1.1},
 }
 
 

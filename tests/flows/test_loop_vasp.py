@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="te
 
 RUN_FILE = ROOT / "tutorials" / "copper-vasp.yaml"
 #: Every so manieth run of VASP is cut off.
-EVERY = 4
+EVERY = 7
 
 
 class Finished(NamedTuple):
@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     content["dynamics"].update(n_steps=80, timestep_fs=2.0, engine="library", gamma_lo=1.2, gamma_hi=1.6)
     content["first_dataset"].update(n_structures=4, n_test=0)
     content["selection"] = {"n_max": 3, "gamma_min": 1.1}
-    content["stop"]["max_relative_force_error"] = 0.3  # so small a basis is a bad potential
+    content["stop"]["max_relative_force_error"] = 3.0  # so small a basis, fitted without stresses, is a bad potential
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     options = ["--energy-zero", "atoms", "--fail", "truncated", "--calls", f"every:{EVERY}"]
     stand_in = vasp_stand_in_environment(folder / "vasp", "emt", options=[*options, "--counter", str(folder / "calls")])

@@ -45,6 +45,11 @@ def run_file(folder: Path, maker: dict[str, Any], **sections: Any) -> RunFile:
     return RunFile.load(path)
 
 
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # atomate2's makers leave a file
+
+
 @pytest.fixture
 def _default_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand in for the two functions of torch that atomate2's force field makers call whatever the calculator."""

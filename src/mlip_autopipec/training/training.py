@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.potentials.potential import ACEPotential
+
+logger = logging.getLogger(__name__)
 
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
@@ -306,6 +309,9 @@ def prove_learning(result: TrainingResult) -> None:
     """
     Believe a fit that had a potential to start from when coefficients moved and the error on the new labels fell.
 
+    A fit in closed form is at its optimum whatever the forces of the new labels say; if they got worse, a warning
+    says so.
+
     Raises
     ------
     TrainingError
@@ -321,8 +327,14 @@ def prove_learning(result: TrainingResult) -> None:
         return
     allowed = max(before.forces_rmse_meV_A, ALREADY_LEARNT * result.train.forces_rmse_meV_A)
     if after.forces_rmse_meV_A > allowed:
-        raise TrainingError(
+        told = (
             f"after the fit the force error on the {after.n_structures} new labels is "
-            f"{after.forces_rmse_meV_A:.3g} meV/A, before it {before.forces_rmse_meV_A:.3g}: not a better potential. "
-            "Raise maxiter, lower the regularisation, or use more functions"
+            f"{after.forces_rmse_meV_A:.3g} meV/A, before it {before.forces_rmse_meV_A:.3g}"
+        )
+        if result.linear is not None:
+            # the best there is for energies, forces and stresses of all labels together, in this basis
+            logger.warning("%s: the basis is too small for all labels; give it more functions", told)
+            return
+        raise TrainingError(
+            f"{told}: not a better potential. Raise maxiter, lower the regularisation, or use more functions"
         )
