@@ -1,8 +1,8 @@
 """
 The command line in processes forked from that of the tests, which has imported everything: seconds less each.
 
-A command is the same as in a process of its own, but for the time it takes to import. Each file of tests that uses
-these still starts one command by ``python -m``, with the worker processes that it starts itself.
+A command is the same as in a process of its own, but for the time it takes to import. The tests of workers and of
+several campaigns still start one command each by ``python -m``, with the worker processes that it starts itself.
 """
 
 from __future__ import annotations
