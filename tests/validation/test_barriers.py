@@ -11,6 +11,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from pymatgen.core import Lattice, Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import unpack_frames
@@ -173,3 +174,15 @@ def test_states_that_make_no_path_are_refused(change, message: str) -> None:
 def test_elements_the_campaign_has_not_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="Cu"):
         BarrierCriterion(*vacancy()).check(bulk("Au"))  # type: ignore[arg-type]
+
+
+def test_files_of_states_come_in_by_the_readers_and_the_door_of_structures(tmp_path: Path) -> None:
+    initial, _ = vacancy()
+    program = tmp_path / "state.py"
+    program.write_text("raise SystemExit\n")
+    with pytest.raises(InvalidInputError, match="has the format 'py', which is not read here"):
+        BarrierCriterion(initial, str(program))  # type: ignore[arg-type]
+    alloy = tmp_path / "alloy.cif"
+    Structure(Lattice.cubic(3.6), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(str(alloy))
+    with pytest.raises(InvalidInputError, match=r"BarrierCriterion\.final.*occup"):
+        BarrierCriterion(initial, str(alloy))  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
-from ase.io import read
+from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import FIRE
 
@@ -20,8 +19,10 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.frozen import FROZEN, constrained_atoms, freeze, frozen_atoms
+from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Origin, Provenance
+from mlip_autopipec.structures.readers import read_structure
 from mlip_autopipec.validation.comparison import PropertyComparison
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.crystals import evaluate
@@ -185,7 +186,7 @@ class BarrierCriterion(Criterion):
             )
         if not np.allclose(a.cell.array, b.cell.array, atol=1e-4):
             raise InvalidInputError("BarrierCriterion: initial and final have other cells; give both the same one")
-        if np.abs(_shortest(a, b.positions - a.positions)).max() < 0.1:
+        if np.abs(find_mic(b.positions - a.positions, a.cell, a.pbc)[0]).max() < 0.1:
             raise InvalidInputError("BarrierCriterion: initial and final are the same state, to 0.1 A; give two")
         if not frozen_atoms(a).tolist() == frozen_atoms(b).tolist():
             raise InvalidInputError("BarrierCriterion: initial and final fix other atoms; fix the same ones")
@@ -317,17 +318,10 @@ def _packed(given: str | Path | Atoms, which: str) -> str:
 
 def _read(path: Path, which: str) -> Atoms:
     try:
-        found = read(io.StringIO(path.read_text()), index=-1, format="extxyz") if path.suffix == ".extxyz" else None
-        found = found if found is not None else read(path, index=-1)
-    except Exception as error:
-        raise InvalidInputError.of(
-            f"BarrierCriterion.{which}", f"is '{path}', which cannot be read: {type(error).__name__}: {error}"
-        ) from error
-    assert isinstance(found, Atoms)
-    return found
-
-
-def _shortest(atoms: Atoms, vectors: np.ndarray) -> np.ndarray:
-    scaled = np.linalg.solve(atoms.cell.array.T, vectors.T).T if atoms.cell.rank == 3 else vectors * 0
-    whole = np.rint(scaled) * atoms.pbc
-    return vectors - whole @ atoms.cell.array
+        found = read_structure(path)
+        taken = take_in(found, f"'{path}'").atoms  # refuses what no structure may be
+        # both states stay as they are in their files, which the door may wrap otherwise
+        return found if isinstance(found, Atoms) else taken
+    except InvalidInputError as error:
+        told = str(error).removeprefix("structures.file: ")
+        raise InvalidInputError.of(f"BarrierCriterion.{which}", f"is '{path}', which cannot be read: {told}") from error
