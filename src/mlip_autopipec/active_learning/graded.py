@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlip_autopipec.potentials.basis import degree_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -58,7 +60,7 @@ def graded_functions(potential: ACEPotential, element: str, n_atoms: int) -> NDA
         number = larger
     index = potential.elements.index(element)
     functions = (*potential.basis.basis_rank1[index], *potential.basis.basis[index])
-    degrees = [len(f.ns) + sum(f.ns) + sum(f.ls) for f in functions]
+    degrees = [degree_of(f.ns, f.ls) for f in functions]
     graded = np.zeros(n_functions, dtype=bool)
     graded[np.argsort(degrees, kind="stable")[:number]] = True
     return graded

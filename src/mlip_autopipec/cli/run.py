@@ -131,18 +131,7 @@ def resume(
         mlip-autopipec resume Cu.yaml
         mlip-autopipec resume Cu.yaml Ag.yaml Au.yaml --folder runs/coinage
     """
-    from mlip_autopipec.cli import several
-
-    if several.are_several(run_files, folder):
-        _run_several(
-            run_files,
-            folder,
-            lambda read, common, stack: several.go_on(read, common, stack, more=False, new_oracle=new_oracle),
-            workers,
-            as_json,
-        )
-
-    _run(run_files[0], folder, _going_on(more=False, new_oracle=new_oracle), workers, as_json)
+    _go_on(run_files, folder, workers, as_json, more=False, new_oracle=new_oracle)
 
 
 @app.command()
@@ -164,17 +153,24 @@ def extend(
         mlip-autopipec extend Cu.yaml
         mlip-autopipec extend Cu.yaml Ag.yaml Au.yaml --folder runs/coinage
     """
+    _go_on(run_files, folder, workers, as_json, more=True, new_oracle=new_oracle)
+
+
+def _go_on(
+    run_files: Sequence[Path], folder: Path | None, workers: int | None, as_json: bool, *, more: bool, new_oracle: bool
+) -> None:
+    """Continue one campaign or several; with ``more``, beyond where they ended."""
     from mlip_autopipec.cli import several
 
     if several.are_several(run_files, folder):
         _run_several(
             run_files,
             folder,
-            lambda read, common, stack: several.go_on(read, common, stack, more=True, new_oracle=new_oracle),
+            lambda read, common, stack: several.go_on(read, common, stack, more=more, new_oracle=new_oracle),
             workers,
             as_json,
         )
-    _run(run_files[0], folder, _going_on(more=True, new_oracle=new_oracle), workers, as_json)
+    _run(run_files[0], folder, _going_on(more=more, new_oracle=new_oracle), workers, as_json)
 
 
 def _going_on(*, more: bool, new_oracle: bool) -> Callable[[RunFile, Path, ExitStack], Flow | None]:

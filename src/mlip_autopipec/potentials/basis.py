@@ -232,3 +232,8 @@ def _complete(section: Mapping[str, Any], symbols: list[str]) -> dict[str, Any]:
     if "element" in section:
         return dict(section)
     return {**section, "elements": symbols}
+
+
+def degree_of(n: Sequence[int], l: Sequence[int]) -> int:  # noqa: E741 the name of the field
+    """Return body order plus sums of radial and angular indices: by this pyace orders the functions of a ladder."""
+    return len(n) + sum(n) + sum(l)

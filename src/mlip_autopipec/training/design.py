@@ -18,6 +18,7 @@ import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.potentials.basis import degree_of
 from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.structures.periodicity import stress_components
 from mlip_autopipec.training.row_cache import RowCache, basis_text, key_of
@@ -48,8 +49,8 @@ class BasisFunction(NamedTuple):
 
     @property
     def degree(self) -> int:
-        """Body order plus sums of radial and angular indices: by this pyace orders the functions of a ladder."""
-        return len(self.n) + sum(self.n) + sum(self.l)
+        """See :func:`~mlip_autopipec.potentials.basis.degree_of`."""
+        return degree_of(self.n, self.l)
 
 
 def basis_functions(basis: ACEBBasisSet) -> list[BasisFunction]:
