@@ -17,6 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 from mlip_autopipec.structures.electrons import CHARGE
 
@@ -191,6 +192,7 @@ def _kept(path: Path, found: str, frames: list[Any], run: Run) -> tuple[list[Ato
     said = [told + (f"; left out: {'; '.join(left_out)}" if left_out else "")]
     if run.no_stress:
         said.append(f"labels: the stress of '{path.name}' is not used: {run.no_stress}")
+    said += about_left_out([atoms for i, atoms in enumerate(frames) if i not in lost], f"'{path.name}'")
     return kept, names, [*said, *_about_cells(path, found, kept)]
 
 
