@@ -86,7 +86,7 @@ def test_an_unconverged_step_of_an_outcar_is_left_out(tmp_path):
 def test_an_outcar_of_a_learned_force_field_is_refused(value, tmp_path):
     begin, rest = _text("OUTCAR").split("\n", 1)
     (tmp_path / "OUTCAR").write_text(f"{begin}\n   ML_LMLFF = {value}\n{rest}")
-    with pytest.raises(InvalidInputError, match="ML_LMLFF.*machine-learned"):
+    with pytest.raises(InvalidInputError, match=r"ML_LMLFF.*machine-learned"):
         read_labels_file(tmp_path / "OUTCAR")
 
 
