@@ -177,3 +177,16 @@ def test_a_small_molecule_that_turns_is_no_contradiction():
     atoms.center(vacuum=5.0)
     found = take_in_labels(_of_md(atoms, tblite.TBLite(method="GFN1-xTB", verbosity=0), 300, 12, 5, 0.5))
     assert len(found) == 12
+
+
+@pytest.mark.parametrize(("name", "bond"), [("CH3CH2OH", "H-O"), ("CO2", "O-C"), ("SiH4", "H-Si")])
+def test_molecules_in_another_unit_are_said_by_their_bonds(name, bond):
+    """Energies and forces of one wrong unit; crystals have near frames for that, molecules turn."""
+    tblite = pytest.importorskip("tblite.ase")
+    atoms = molecule(name)
+    atoms.center(vacuum=5.0)
+    frames = _rattled(atoms, tblite.TBLite(method="GFN1-xTB", verbosity=0), n=8, sigma=0.02)
+    assert not any("bonds" in remark for remark in take_in_labels(frames).remarks)
+    for size, unit in ((units.mol / units.kcal, "kcal/mol"), (1 / units.Hartree, "Hartree")):
+        said = take_in_labels(_changed(frames, energy=size, forces=lambda _, f, size=size: f * size)).remarks
+        assert any(f"bonds {bond} change by" in one and f"look like {unit}" in one for one in said), unit
