@@ -24,9 +24,9 @@ _FRESH = 5
 #: A force component that is wrong is off by this share of the force on its atom at least.
 _OWN_SIZE = 0.5
 #: The error of an energy is expected to grow with this power of the variance over its median, and with that of the
-#: forces up to this factor. Without both, 11 of 1600 sound labels of Si, Ge, Li and Mo (surfaces of silicon and
-#: germanium) were 10 to 28 times as far off as usual; with them the worst is 7, and 0.1 eV/atom too much 11 or more.
-_UNLIKE, _FORCES_AS_WELL = 0.25, 3.0
+#: atoms that the median label has more. Without both, 11 of 1600 sound labels of Si, Ge, Li and Mo (small cells with
+#: surfaces) were 10 to 28 times as far off as usual; with them the worst is 8.3. 0.1 eV/atom too much are 11 to 40.
+_UNLIKE, _FEWER_ATOMS = 0.25, 0.5
 #: Median of the absolute value of a normal variable of unit variance.
 _NORMAL_MEDIAN = 0.6745
 
@@ -66,7 +66,7 @@ def surprises_of(
 
     A structure unlike the others has large errors that the fit expects; a wrong label has errors that it does not. The
     fit expects too little of structures that are very much unlike the others, small cells with surfaces among crystals
-    for instance, and errs in their forces, too.
+    for instance.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def surprises_of(
     """
     studentised = np.abs(left_out.residuals) / np.sqrt(1.0 + left_out.variance)
     n_labels = len(design.blocks)
-    energy, forces, worst, wrong, unlike, size = np.zeros((6, n_labels))
+    energy, forces, worst, wrong, unlike, size, n_atoms = np.zeros((7, n_labels))
     for i, rows in enumerate(design.blocks):
         ours, kind = studentised[rows], design.kind[rows]
         of_energy, of_forces = kind == Kind.ENERGY, kind == Kind.FORCES
@@ -89,6 +89,7 @@ def surprises_of(
         unlike[i] = np.mean(left_out.variance[rows][of_energy])
         # a wrong component is wrong by its own size, and large forces have large errors
         off = np.abs(errors[rows][of_forces]).reshape(-1, 3)
+        n_atoms[i] = len(off)
         own = np.linalg.norm(design.target[rows][of_forces].reshape(-1, 3), axis=1)
         components = ours[of_forces].reshape(-1, 3)
         doubtful = off > _OWN_SIZE * own[:, None]
@@ -100,7 +101,8 @@ def surprises_of(
         return max(float(np.median(values[usual])), np.finfo(float).tiny)
 
     energy, forces, wrong = energy / median(energy), forces / median(forces), wrong / median(worst)
-    energy /= np.maximum(unlike / median(unlike), 1.0) ** _UNLIKE * np.clip(forces, 1.0, _FORCES_AS_WELL)
+    energy /= np.maximum(unlike / median(unlike), 1.0) ** _UNLIKE
+    energy /= np.maximum(median(n_atoms) / n_atoms, 1.0) ** _FEWER_ATOMS
     return [Surprise(*map(float, row)) for row in zip(energy, forces, wrong, size, strict=True)]
 
 
