@@ -64,3 +64,25 @@ def test_a_slab_with_a_dipole_that_the_oracle_cannot_correct_is_said(folder):
     )
     told = cautions(RunFile.load(folder / "run.yaml"))
     assert any("slab with two different sides" in one and "ABINIT has no dipole correction" in one for one in told)
+
+
+@pytest.mark.parametrize("atoms", ["false", "true"])
+def test_a_first_dataset_of_one_composition_is_said(atoms, folder):
+    crystal = bulk("CuAu", "cesiumchloride", a=3.1, cubic=True) * (2, 2, 2)
+    ase.io.write("cuau.extxyz", crystal)
+    (folder / "run.yaml").write_text(
+        "name: s\nstructures: [{file: cuau.extxyz}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        f"first_dataset: {{n_structures: 4, isolated_atoms: {atoms}}}\n"
+    )
+    said = [told for told in cautions(RunFile.load(folder / "run.yaml")) if "energies of Au, Cu apart" in told]
+    assert len(said) == (atoms == "false")
+
+
+@pytest.mark.parametrize(("isif", "said"), [(0, True), (1, True), (2, False), (3, False)])
+def test_labels_of_vasp_without_stress_are_said(isif, said, folder):
+    (folder / "run.yaml").write_text(
+        "name: s\nstructures: [{bulk: {name: Si}}]\nconditions: [{temperature_K: 300}]\n"
+        f"oracle: {{kind: vasp, maker: {{incar: {{ISIF: {isif}}}}}}}\n"
+    )
+    told = cautions(RunFile.load(folder / "run.yaml"))
+    assert any("computes no stress" in one for one in told) == said

@@ -531,6 +531,7 @@ def test_an_adatom_is_cut_out_with_its_vacuum(copper_potential, periodic):
     cutout = CutoutGenerator(max_atoms=150).cut(slab, copper_potential, len(slab) - 1)
     atoms = cutout.atoms
     assert shape_of(atoms) is Shape.SLAB
+    _frozen_atoms_rest(cutout, slab)
     (axis,) = np.flatnonzero(~goes_on_along(atoms))
     normal = np.linalg.inv(atoms.cell.array)[:, axis]
     thick = np.ptp(atoms.positions @ (normal / np.linalg.norm(normal)))
@@ -538,3 +539,18 @@ def test_an_adatom_is_cut_out_with_its_vacuum(copper_potential, periodic):
     # the adatom lies alone on top of its side
     heights = np.abs((atoms.positions - atoms.positions[0]) @ (normal / np.linalg.norm(normal)))
     assert np.sort(heights)[1] > 1.0
+
+
+def _frozen_atoms_rest(cutout, slab):
+    """Frozen atoms are marked, and none has moved against another one near it."""
+    frozen = cutout.atoms.arrays["frozen"]
+    assert np.array_equal(frozen, slab.arrays["frozen"][cutout.source_index])
+    held = np.flatnonzero(frozen)
+    assert len(held) > 4
+    assert not cutout.core[held].all()
+    first, *others = held
+    kept = cutout.atoms.get_distances(first, others, mic=True)
+    before = slab.get_distances(cutout.source_index[first], cutout.source_index[others], mic=True)
+    near = before < 3.0
+    assert near.any()
+    assert kept[near] == pytest.approx(before[near], abs=1e-9)

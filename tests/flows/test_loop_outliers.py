@@ -188,17 +188,19 @@ def test_wrong_labels_of_the_users_own_are_named_and_not_trained_on(
     given = own_labels()
     given[5].calc.results["energy"] += 0.1 * len(given[5])
     given[9].calc.results["forces"] *= -1
+    given[2].calc.results["forces"][7, 1] += 2.0
     run_loop(loop([]).make(COPPER, 300, labels=given, campaign_id="own"))
     campaigns = Campaigns(memory_jobstore)
     aside = campaigns.outliers("own")
     index = {label.uuid: label.index for label in read_labels("own", store=memory_jobstore, with_outliers=True)}
-    assert {index[uuid] for uuid in aside} == {5, 9}
+    assert {index[uuid] for uuid in aside} == {2, 5, 9}
     reasons = {index[uuid]: why for uuid, why in aside.items()}
     assert re.search(r"energy is \+0\.(09|1)", reasons[5][0])
     assert "forces are" in reasons[9][0]
+    assert "a component of its forces is" in reasons[2][0]
     assert "label 5 of the dataset (Cu32) is flagged as an outlier" in caplog.text
     (potential, *_) = stored_documents(PotentialDocument)
-    assert potential.n_train == len(given) - 2
+    assert potential.n_train == len(given) - 3
     assert potential.train.energy_rmse_meV_atom < 10
     # who knows better accepts them, and the next training has them
     for uuid in aside:

@@ -74,8 +74,18 @@ def frames(request):
 
 
 def test_right_labels_pass_without_a_word(frames):
-    said = [remark for remark in take_in_labels(frames).remarks if "lone atom" not in remark]
+    expected = ("lone atom", "velocities (12)")
+    said = [remark for remark in take_in_labels(frames).remarks if not any(word in remark for word in expected)]
     assert said == []
+
+
+@pytest.mark.parametrize("unit", [units.Ry / units.Bohr, units.kJ / units.mol], ids=["Ry/bohr", "kJ/mol/A"])
+def test_units_are_guessed_of_few_labels_too(unit):
+    """The energies of eight frames of a crystal hardly follow the work: no slope, but contradictions."""
+    frames = _rattled(bulk("Cu", cubic=True).repeat(2), EMT(), n=8, sigma=0.05)
+    wrong = _changed(frames, forces=lambda _, f: f / unit)
+    with pytest.raises(InvalidInputError, match=rf"the forces look like {['kJ/mol/A', 'Ry/bohr'][unit > 1]}"):
+        take_in_labels(wrong)
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -167,3 +177,16 @@ def test_a_small_molecule_that_turns_is_no_contradiction():
     atoms.center(vacuum=5.0)
     found = take_in_labels(_of_md(atoms, tblite.TBLite(method="GFN1-xTB", verbosity=0), 300, 12, 5, 0.5))
     assert len(found) == 12
+
+
+@pytest.mark.parametrize(("name", "bond"), [("CH3CH2OH", "H-O"), ("CO2", "O-C"), ("SiH4", "H-Si")])
+def test_molecules_in_another_unit_are_said_by_their_bonds(name, bond):
+    """Energies and forces of one wrong unit; crystals have near frames for that, molecules turn."""
+    tblite = pytest.importorskip("tblite.ase")
+    atoms = molecule(name)
+    atoms.center(vacuum=5.0)
+    frames = _rattled(atoms, tblite.TBLite(method="GFN1-xTB", verbosity=0), n=8, sigma=0.02)
+    assert not any("bonds" in remark for remark in take_in_labels(frames).remarks)
+    for size, unit in ((units.mol / units.kcal, "kcal/mol"), (1 / units.Hartree, "Hartree")):
+        said = take_in_labels(_changed(frames, energy=size, forces=lambda _, f, size=size: f * size)).remarks
+        assert any(f"bonds {bond} change by" in one and f"look like {unit}" in one for one in said), unit

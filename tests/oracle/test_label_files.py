@@ -9,7 +9,7 @@ from ase import Atoms, units
 from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
@@ -377,3 +377,34 @@ def test_charged_labels_keep_their_charge_and_no_stress():
     frames[1].info["charge"] = 0.4
     with pytest.raises(InvalidInputError, match=r"labels\[1\] \(Cu8\) has a total charge of \+0\.4 e"):
         take_in_labels(frames)
+
+
+@pytest.mark.parametrize("name", ["labels.extxyz", "labels.traj", None], ids=["extxyz", "traj", "Python"])
+def test_what_is_taken_off_a_label_is_said(tmp_path, name):
+    """Constraints of some directions too; forces are those of all atoms."""
+    frames, forces = [], []
+    for seed in range(2):
+        slab = fcc111("Cu", (2, 2, 3), vacuum=8.0, periodic=True)
+        slab.rattle(0.05, seed=seed)
+        slab.calc = EMT()
+        forces.append(slab.get_forces())
+        slab.set_constraint(FixAtoms([0, 1, 2, 3]) if name else [FixAtoms([0, 1, 2]), FixCartesian([3], (1, 0, 0))])
+        slab.set_velocities(np.full((12, 3), 0.01))
+        slab.set_masses([65.0] * 12)
+        slab.info.clear()
+        frames.append(slab)
+    if name is None:
+        taken = take_in_labels(frames)
+    else:
+        ase.io.write(tmp_path / name, frames)
+        taken = read_labels_file(tmp_path / name)
+    whose = f"'{name}'" if name else "the given ones"
+    told = [remark for remark in taken.remarks if whose + ":" in remark]
+    assert told[0].startswith(f"labels: {whose}: FixAtoms{'' if name else ', FixCartesian'} of 2 of 2 frames taken off")
+    assert "Cu12: 4 of 12 atoms constrained" in told[0]
+    assert told[1] == f"labels: {whose}: not used, of so many of 2 frames: velocities (2), masses of its own (2)"
+    assert len(told) == 2
+    for atoms, raw in zip(taken, forces, strict=True):
+        assert not atoms.constraints
+        assert np.allclose(atoms.get_forces(), raw, atol=1e-6)
+        assert np.abs(raw[:4]).max() > 0.1

@@ -82,6 +82,14 @@ def test_an_unconverged_step_of_an_outcar_is_left_out(tmp_path):
     assert "1 of 2 steps; left out: step 0 did not converge" in found.remarks[0]
 
 
+@pytest.mark.parametrize("value", [".TRUE.", "T"])
+def test_an_outcar_of_a_learned_force_field_is_refused(value, tmp_path):
+    begin, rest = _text("OUTCAR").split("\n", 1)
+    (tmp_path / "OUTCAR").write_text(f"{begin}\n   ML_LMLFF = {value}\n{rest}")
+    with pytest.raises(InvalidInputError, match=r"ML_LMLFF.*machine-learned"):
+        read_labels_file(tmp_path / "OUTCAR")
+
+
 def test_of_a_run_that_was_stopped_the_whole_steps_are_read(tmp_path):
     before, step, _ = _steps_of(_text("vasprun.xml"))
     path = tmp_path / "vasprun.xml"
@@ -195,6 +203,98 @@ def test_steps_of_quantum_espresso(tmp_path):
     assert "1 of 2 steps; left out: step 1 did not converge" in found.remarks[0]
     path.write_text(_PW.format(electrons=7, accuracy="7.8E-10"))
     assert read_labels_file(path)[0].info["charge"] == 1
+
+
+def _castep(kind="single point energy", dispersion="off", after="", energy=-214.5):
+    """Return an output of CASTEP of two silicon atoms, as short as its reader takes it."""
+    line = "+-------------------------------------------------+"
+    return f"""{line}
+|      CCC   AA    SSS  TTTTT  EEEEE  PPPP        |
+| Welcome to Academic Release CASTEP version 22.1 |
+{line}
+ ************************************ Title ************************************
+ ***************************** General Parameters *****************************
+ output         length unit                                        : A
+ type of calculation                            : {kind}
+ DFT+D: Semi-empirical dispersion correction    : {dispersion}
+
+ *******************************************************************************
+
+                           -------------------------------
+                                      Unit Cell
+                           -------------------------------
+        Real Lattice(A)              Reciprocal Lattice(1/A)
+   5.0000000     0.0000000     0.0000000        1.256637061   0.000000000   0.000000000
+   0.0000000     5.0000000     0.0000000        0.000000000   1.256637061   0.000000000
+   0.0000000     0.0000000     5.0000000        0.000000000   0.000000000   1.256637061
+
+                           -------------------------------
+                                     Cell Contents
+                           -------------------------------
+                         Total number of ions in cell =    2
+                      Total number of species in cell =    1
+
+            xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+            x  Element    Atom        Fractional coordinates of atoms  x
+            x            Number           u          v          w      x
+            x----------------------------------------------------------x
+            x  Si           1         0.000000   0.000000   0.000000   x
+            x  Si           2         0.270000   0.250000   0.250000   x
+            xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+
+Final energy =  {energy:.10f}     eV
+{after}
+ ************************** Forces **************************
+ *                                                          *
+ *               Cartesian components (eV/A)                *
+ * -------------------------------------------------------- *
+ *                         x            y            z      *
+ *                                                          *
+ * Si              1      0.30000     -0.10000      0.00000 *
+ * Si              2     -0.30000      0.10000      0.00000 *
+ *                                                          *
+ ************************************************************
+Total time          =     12.51 s
+Finalisation time   =      0.01 s
+"""
+
+
+CORRECTED = "Dispersion corrected final energy* =  -215.4000000000     eV"
+
+
+@pytest.mark.parametrize(
+    ("dispersion", "after", "energy"), [("off", "", -214.5), ("on", CORRECTED, -215.4)], ids=["plain", "dispersion"]
+)
+def test_the_energy_of_castep_is_the_one_of_its_forces(dispersion, after, energy, tmp_path):
+    """ASE's reader keeps an energy with dispersion by another name, and forces are with it."""
+    (tmp_path / "si.castep").write_text(_castep(dispersion=dispersion, after=after))
+    (label,) = read_labels_file(tmp_path / "si.castep")
+    assert label.get_potential_energy() == pytest.approx(energy, abs=1e-9)
+    assert label.get_forces()[0].tolist() == [0.3, -0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"kind": "transition state search"}, "prints energies of structures that it does not print"),
+        ({"kind": "phonon calculation", "after": "phonon method : finite displacement"}, "by finite displacements"),
+        ({"dispersion": "on"}, "no corrected energy is printed"),
+    ],
+)
+def test_energies_of_castep_of_other_structures_are_refused(changes, told, tmp_path):
+    """The first had the reactant with the energy of the transition state."""
+    (tmp_path / "si.castep").write_text(_castep(**changes))
+    with pytest.raises(InvalidInputError, match=told):
+        read_labels_file(tmp_path / "si.castep")
+
+
+def test_a_relaxation_of_castep_of_which_one_step_is_read_says_so(tmp_path):
+    after = " TPSD: finished iteration   0 with total energy\n TPSD: finished iteration   1 with total energy"
+    (tmp_path / "si.castep").write_text(_castep("geometry optimization", after=after))
+    assert (
+        "labels: of the 2 steps of 'si.castep' the last alone is read"
+        in read_labels_file(tmp_path / "si.castep").remarks
+    )
 
 
 def test_a_trajectory_of_ase_keeps_the_forces_of_fixed_atoms(tmp_path):

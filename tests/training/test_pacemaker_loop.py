@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.jobs.dataset import read_labels
@@ -131,3 +132,31 @@ def test_a_loop_with_pacemaker_refits_in_the_cycle_it_is_due(run_loop: Run, memo
     assert second.test == (second.refit.fine_tune if second.fine_tuned else second.refit.refit)
     assert second.parent_id == first.uuid
     assert "Start pacemaker" in second.payload["log"]
+
+
+def test_wrong_labels_of_the_users_own_are_not_given_to_pacemaker(run_loop: Run, memory_jobstore: JobStore) -> None:
+    copper = bulk("Cu", cubic=True) * (2, 2, 1)
+    given = []
+    for seed in range(14):
+        moved = copper.copy()
+        moved.rattle(0.07, seed=seed)
+        computed = moved.copy()
+        computed.calc = EMT()
+        energy, forces = computed.get_potential_energy(), computed.get_forces()
+        moved.calc = SinglePointCalculator(moved, energy=energy, forces=forces.copy())
+        given.append(moved)
+    given[3].calc.results["energy"] += 0.1 * len(given[3])
+    given[8].calc.results["forces"] *= -1
+    basis = BasisSettings(4, cutoff=3.6, nradmax_by_orders=[3, 1], lmax_by_orders=[0, 1])
+    trainer = PacemakerTrainer(basis=basis, maxiter=2, input_sections={"backend": {"evaluator": "pyace"}})
+    maker = stand_in_loop(
+        dynamics_maker=ScriptedDynamicsMaker(halts=[]),
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
+        train_maker=TrainMaker(trainer=trainer),
+    )
+    run_loop(maker.make(copper, 300, labels=given, campaign_id="own"))
+    (potential,) = potentials(memory_jobstore)
+    index = {one.uuid: one.index for one in read_labels("own", store=memory_jobstore, with_outliers=True)}
+    assert {index[one.label_id] for one in potential.quarantined} == {3, 8}
+    assert potential.n_train == len(given) - 2
+    assert potential.trainer["class"] == "PacemakerTrainer"

@@ -186,3 +186,21 @@ def test_files_of_states_come_in_by_the_readers_and_the_door_of_structures(tmp_p
     Structure(Lattice.cubic(3.6), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]]).to(str(alloy))
     with pytest.raises(InvalidInputError, match=r"BarrierCriterion\.final.*occup"):
         BarrierCriterion(initial, str(alloy))  # type: ignore[arg-type]
+
+
+def test_images_have_charge_spin_and_moments_of_the_states(copper_potential: ACEPotential) -> None:
+    """Without them the oracle would label neutral, unpolarised images."""
+    states = vacancy()
+    moments = np.full(len(states[0]), 0.5)
+    for state in states:
+        state.info.update(total_charge=1, spin=3)
+        state.set_initial_magnetic_moments(moments)
+    criterion = BarrierCriterion(*states, n_images=1, fmax=0.1, steps=5, gamma_min=1e9)  # type: ignore[arg-type]
+    cells = criterion.structures_by(states[0], copper_potential)
+    assert len(cells) == 3
+    for cell in cells:
+        assert (cell.info["charge"], cell.info["multiplicity"]) == (1, 3)
+        assert np.array_equal(cell.get_initial_magnetic_moments(), moments)
+    states[1].info["total_charge"] = 3
+    with pytest.raises(InvalidInputError, match=r"initial has a total charge of \+1 e.*final a.*\+3 e.*same charge"):
+        BarrierCriterion(*states)  # type: ignore[arg-type]

@@ -37,7 +37,14 @@ def cautions(campaign: RunFile) -> list[str]:
 
     structures = campaign.load_structures()
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
-    told = [*campaign.remarks(), *_unseen(campaign), *_wider_than_md(campaign), *_dipoles(campaign)]
+    told = [
+        *campaign.remarks(),
+        *_unseen(campaign),
+        *_wider_than_md(campaign),
+        *_dipoles(campaign),
+        *_no_stress(campaign, elements),
+    ]
+    told += _one_composition(campaign, elements)
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
     if len(elements) == 1:  # of a compound the elements' boiling points say nothing: MgO melts far above that of Mg
         boiling = float(Element(elements[0]).boiling_point or 0.0)
@@ -129,6 +136,35 @@ def _dipoles(campaign: RunFile) -> list[str]:
         for atoms in campaign.load_structures()
         if sides_differ(atoms)
     ]
+
+
+def _one_composition(campaign: RunFile, elements: list[str]) -> list[str]:
+    """Say that a first dataset does not tell the energies of the elements apart, as is said of given labels."""
+    from mlip_autopipec.structures.periodicity import boxed
+    from mlip_autopipec.structures.provenance import about_compositions
+
+    start, trainer = campaign.start_from, campaign.trainer
+    if len(elements) < 2 or start.labels is not None or start.potential is not None or trainer.reference_energies:
+        return []
+    maker = campaign.maker()
+    structures = [boxed(atoms) for atoms in campaign.load_structures()]
+    limit = maker.propose_maker.cutouts.max_atoms
+    first = maker.generate_maker.generator.generate(structures, campaign.seed, limit)
+    return about_compositions(first, "first_dataset: its")
+
+
+def _no_stress(campaign: RunFile, elements: list[str]) -> list[str]:
+    """Warn of an INCAR with which VASP computes no stress, or its trace alone."""
+    from mlip_autopipec.jobs.run_oracle import is_of_vasp
+
+    maker = campaign.oracle.static_maker()
+    if not is_of_vasp(maker):
+        return []
+    from mlip_autopipec.oracle.vasp import labels_lack_stress
+
+    if not labels_lack_stress(maker, elements):
+        return []
+    return ["oracle: with its ISIF VASP computes no stress, or the trace alone: labels are without it (2 gives it all)"]
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:

@@ -249,10 +249,16 @@ class KeepOut:
 
 
 def relax_boundary(
-    closed: Closed, calculator: Calculator, core: float, steps: int, fmax: float, limit: Floats
+    closed: Closed,
+    calculator: Calculator,
+    core: float,
+    steps: int,
+    fmax: float,
+    limit: Floats,
+    held: NDArray[np.bool_] | None = None,
 ) -> tuple[Atoms, Floats, int]:
     """
-    Relax all atoms outside of the core by FIRE.
+    Relax the atoms outside of the core by FIRE.
 
     Parameters
     ----------
@@ -266,6 +272,8 @@ def relax_boundary(
         Most steps of FIRE, and the largest force (eV/A) at which it ends.
     limit
         Gamma up to which each atom is accepted, (n_atoms,).
+    held
+        Atoms that rest as those of the core do, (n_atoms,); MD keeps them where they are.
 
     Returns
     -------
@@ -275,8 +283,9 @@ def relax_boundary(
     """
     atoms = closed.atoms.copy()
     atoms.calc = calculator
-    free = np.flatnonzero(~closed.core)
-    atoms.set_constraint([FixAtoms(np.flatnonzero(closed.core)), KeepOut(0, free, core)])
+    rests = closed.core if held is None else closed.core | held
+    free = np.flatnonzero(~rests)
+    atoms.set_constraint([FixAtoms(np.flatnonzero(rests)), KeepOut(0, free, core)])
     states: list[tuple[float, float, int]] = []
     best: tuple[Floats, Floats] | None = None
 

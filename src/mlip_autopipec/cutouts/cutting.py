@@ -15,6 +15,7 @@ from mlip_autopipec.cutouts.surroundings import lattices, surroundings, with_ope
 from mlip_autopipec.errors import InvalidInputError, MLIPError
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.distort import bare_copy
+from mlip_autopipec.structures.frozen import FROZEN, frozen_atoms
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Origin, mark
 
@@ -290,14 +291,16 @@ class Cutting:
         """Relax and check."""
         limit = self._limit(closed)
         settings = self.settings
+        source_index = self.around.indices[closed.places]
+        held = np.isin(source_index, frozen_atoms(self.source))
         atoms, gamma, steps = relax_boundary(
-            closed, self.calculator, self.core, settings.relax_steps, settings.relax_fmax, limit
+            closed, self.calculator, self.core, settings.relax_steps, settings.relax_fmax, limit, held
         )
         results = evaluate(self.calculator, atoms)
         others = gamma[1:]
         new = others[others > self.source_gamma[closed.places][1:] * (1 + 1e-9)].max(initial=0.0)
         before, after = float(self.gamma), float(gamma[0])
-        free_forces = np.linalg.norm(results["forces"][~closed.core], axis=1)
+        free_forces = np.linalg.norm(results["forces"][~(closed.core | held)], axis=1)
         boundary_force = float(free_forces.max(initial=0.0))
         problems = self._density_fault(closed, box, kept) + self._composition_faults(closed, kept)
         if not abs(after - before) <= GAMMA_KEPT * max(1.0, before):
@@ -311,7 +314,6 @@ class Cutting:
             )
         if contact := shortest_contact(atoms, settings.minimum_distance_ratio):
             problems.append(f"{contact[0]}-{contact[1]} {contact[2]:.3f} A apart, allowed {contact[3]:.3f} A")
-        source_index = self.around.indices[closed.places]
         final = _labelled(atoms, self.source, source_index, closed.core)
         return Cutout(
             atoms=final,
@@ -358,4 +360,6 @@ def _labelled(atoms: Atoms, source: Atoms, source_index: NDArray[np.int_], core:
     mark(like, origin=Origin.CUTOUT)
     like.set_array("source_index", source_index)
     like.set_array("core", core)
+    if FROZEN in source.arrays:
+        like.set_array(FROZEN, np.asarray(source.arrays[FROZEN], dtype=bool)[source_index])
     return like

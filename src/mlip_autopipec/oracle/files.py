@@ -16,6 +16,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
+from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.outputs import is_output, read_output
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.provenance import Origin, Split, mark
@@ -122,6 +123,7 @@ def _read_xyz(
         kind = "virial" if keys.is_virial else "stress"
         stress = f"{kind} '{keys.stress}' ({with_stress} of {len(labels)} frames)"
     remarks = [f"labels: '{path.name}', {len(labels)} frames: energy '{keys.energy}', forces '{keys.forces}', {stress}"]
+    remarks += about_left_out(frames, f"'{path.name}'")
     both = re.sub(r"free_?energy", "energy", keys.energy, flags=re.IGNORECASE)
     if both != keys.energy and energy_key is None and all(both in one for one in values):
         apart = max(abs(float(one[both]) - float(one[keys.energy])) for one in values)

@@ -12,13 +12,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
+from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.work import contradictions, forces_set_to_zero, refuse_units
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
 from mlip_autopipec.structures.intake import refuse_numbers, take_electrons
-from mlip_autopipec.structures.provenance import Origin, Split, mark
+from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ def take_in_labels(
     if isinstance(labels, GivenLabels):
         return labels
     where = list(names or (f"labels[{i}] ({atoms.get_chemical_formula()})" for i, atoms in enumerate(labels)))
-    frames, said = [], list(remarks)
+    frames, said = [], [*remarks, *about_left_out(labels, "the given ones")]
     entropies = []
     for atoms, name in zip(labels, where, strict=True):
         frame, entropy = _taken(atoms, name)
@@ -106,7 +107,7 @@ def take_in_labels(
     refuse_units(frames, where[0] if frames else "")
     said += contradictions(frames, where)
     said += doubtful_magnitude(frames)
-    said += _compositions(frames)
+    said += about_compositions(frames, "labels: their")
     return GivenLabels(frames, said)
 
 
@@ -267,19 +268,3 @@ def _duplicates(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
                 faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
     _refuse(iter(faults))
     return [f"labels: {twice} of {len(frames)} are given twice, and count twice"] if twice else []
-
-
-def _compositions(frames: Sequence[Atoms]) -> list[str]:
-    elements = sorted({symbol for atoms in frames for symbol in atoms.get_chemical_symbols()})
-    alone = {str(atoms.symbols[0]) for atoms in frames if atoms.info.get("split") == Split.REFERENCE}
-    if len(elements) < 2 or alone >= set(elements):
-        return []
-    counts = np.array([[list(atoms.symbols).count(e) for e in elements] for atoms in frames], dtype=float)
-    if np.linalg.matrix_rank(counts) == len(elements):
-        return []
-    missing = ", ".join(element for element in elements if element not in alone)
-    told = (
-        f"labels: their compositions do not tell the energies of {missing} apart, so the potential says nothing of the "
-        "elements alone, or of other compositions; add the isolated atoms or labels of further compositions"
-    )
-    return [told]

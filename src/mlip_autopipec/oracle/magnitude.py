@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import units
-from ase.data import covalent_radii
+from ase.data import chemical_symbols, covalent_radii
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.work import near_pairs
@@ -15,7 +15,7 @@ from mlip_autopipec.structures.periodicity import goes_on_along
 from mlip_autopipec.structures.provenance import Split
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from ase import Atoms
 
@@ -29,6 +29,13 @@ _NEIGHBOURS_A, _DECAY, _SILICON_A = 6.0, 4.0, 2.35
 _SOFTEST, _SOFTEST_MOLECULE, _STIFFEST = 0.25, 0.03, 10.0
 #: Cells of fewer atoms show single vibrations, not the mean of all.
 _ENOUGH_ATOMS = 3
+#: An atom has one bond where one neighbour is within so many sums of covalent radii; bonds that vary by less than this
+#: (root mean square, A), or are fewer, or whose forces hardly follow, say nothing.
+_BONDED, _STRETCHED_A, _FEWEST_BONDS, _FOLLOWS = 1.3, 0.01, 8, 0.7
+#: Force constants (eV/A^2) of such bonds between elements without metals are 10 (I-I) to 150 (N-N), of which 20
+#: molecules (GFN1-xTB; MD at 300 K, rattled by 0.03 and 0.08 A) show 15 to 148; wider, for large stretches.
+_STRETCH = (5.0, 250.0)
+_NO_METALS = frozenset(map(int, (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53)))
 #: Energies per atom that hold matter together (eV) are below 9, and above 0.5 but for noble gases.
 _TIGHTEST, _LOOSEST = 20.0, 0.3
 _NOBLE = (2, 10, 18, 36, 54, 86)
@@ -56,7 +63,53 @@ def doubtful_magnitude(frames: Sequence[Atoms]) -> list[str]:
     InvalidInputError
         Atoms are bound by more than 20 eV, beyond anything there is: lone atoms and frames are of two scales.
     """
-    return [*_stiffness(frames), *_binding(frames)]
+    return [*(_stretch(frames) or _stiffness(frames)), *_binding(frames)]
+
+
+def _stretch(frames: Sequence[Atoms]) -> list[str]:
+    """
+    Compare how forces along bonds change with the length of the bonds with the force constants that bonds have.
+
+    Only atoms with one bond are looked at: no other bond adds to their force along it, and turning changes nothing.
+    """
+    bonds: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    for atoms in frames:
+        for kind, *bond in _single_bonds(atoms):
+            bonds.setdefault(kind, []).append((bond[0], bond[1]))
+    for (one, other), found in bonds.items():
+        length, along = np.array(found).T
+        length, along = length - length.mean(), along - along.mean()
+        if len(found) < _FEWEST_BONDS or (spread := float(np.sqrt((length**2).mean()))) < _STRETCHED_A:
+            continue
+        constant = -float((length * along).mean()) / spread**2
+        follows = constant * spread / float(np.sqrt((along**2).mean()) or 1.0)
+        least, most = _STRETCH
+        if follows < _FOLLOWS or least <= constant <= most:
+            continue
+        guesses = [unit for unit, size in _TOGETHER.items() if least <= constant * size <= most]
+        name = f"{chemical_symbols[one]}-{chemical_symbols[other]}"
+        told = (
+            f"labels: the forces along {len(found)} bonds {name} change by {constant:.3g} eV/A for each A, and such "
+            f"bonds have some {least:g} to {most:g}. Are energies and forces in eV and eV/A? They look like "
+            f"{' or '.join(guesses) or 'another unit'}; the comparison with the oracle decides"
+        )
+        return [told]
+    return []
+
+
+def _single_bonds(atoms: Atoms) -> Iterator[tuple[tuple[int, int], float, float]]:
+    """Yield elements, length (A), and outward force (eV/A) of each atom that has one bond, metals left out."""
+    radii, numbers, forces = covalent_radii[atoms.numbers], atoms.numbers, atoms.calc.results["forces"]
+    if not set(map(int, numbers)) & _NO_METALS or len(atoms) < 2:
+        return
+    i, j, distance, vector = neighbours("ijdD", atoms, _BONDED * 2 * float(radii.max()))
+    near = distance < _BONDED * (radii[i] + radii[j])
+    i, j, distance, vector = i[near], j[near], distance[near], vector[near]
+    for atom in np.flatnonzero(np.bincount(i, minlength=len(atoms)) == 1):
+        (place,) = np.flatnonzero(i == atom)
+        kind = int(numbers[atom]), int(numbers[j[place]])
+        if set(kind) <= _NO_METALS:
+            yield kind, float(distance[place]), float(-forces[atom] @ vector[place] / distance[place])
 
 
 def _stiffness(frames: Sequence[Atoms]) -> list[str]:

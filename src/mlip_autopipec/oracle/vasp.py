@@ -292,6 +292,24 @@ def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
         logger.debug("no INCAR was made to look at", exc_info=True)
 
 
+def labels_lack_stress(maker: BaseVaspMaker, elements: Sequence[str]) -> bool:
+    """
+    Return whether the INCAR of a maker makes VASP compute no stress, or its trace alone.
+
+    Parameters
+    ----------
+    maker
+        An atomate2 maker of VASP.
+    elements
+        Of the campaign; the INCAR is made for a crystal of them.
+    """
+    try:
+        return "ISIF" in (asked_of_vasp(maker, crystal_of(elements)).settings or {})
+    except Exception:  # as check_vasp
+        logger.debug("no INCAR was made to look at", exc_info=True)
+        return False
+
+
 def label_from_vasp(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:
     """
     Read a label off an emmet ``TaskDoc``.

@@ -216,12 +216,8 @@ def refuse_units(frames: Sequence[Atoms], first: str) -> None:
 
 
 def _refuse_slope(frames: Sequence[Atoms], first: str, found: Work) -> None:
-    known = dict(_UNITS)
-    if len(sizes := {len(atoms) for atoms in frames}) == 1 and (n := sizes.pop()) > 1:
-        known[f"the energies look like eV per atom; multiply them by {n}"] = 1 / n
-    near = sorted(
-        (abs(np.log(found.slope / factor)), guess) for guess, factor in known.items() if found.slope * factor > 0
-    )
+    known = _known_units(frames).items()
+    near = sorted((abs(np.log(found.slope / factor)), guess) for guess, factor in known if found.slope * factor > 0)
     guesses = [guess for distance, guess in near if distance < np.log(_NEAR_GUESS)]
     raise InvalidInputError(
         f"labels (from {first} on): energies and forces do not belong together. Between {found.n_pairs} pairs of near "
@@ -266,6 +262,8 @@ def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     told = f"the energies of {len(wrong)} of {len(compared)} labels do not fit the forces of near frames ({shown})"
     if len(wrong) < 3 or len(wrong) <= few * len(compared):
         return [f"labels: {told}; the first training judges each of them"]
+    if guesses := _one_unit(pairs, frames):
+        raise InvalidInputError(f"labels: {told}; {'; or '.join(guesses)}. Then they fit")
     begins = (wrong, _turned(pairs, len(frames)))
     turned = next((found for begin in begins if (found := _all_turned(pairs, begin))), None)
     if turned:
@@ -277,6 +275,33 @@ def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
             "eV/A)?"
         )
     raise InvalidInputError(f"labels: {told}; {why}")
+
+
+def _one_unit(pairs: Sequence[_Pair], frames: Sequence[Atoms]) -> list[str]:
+    """Return the units of all labels that explain the contradictions, the nearest first."""
+    work = sum((pair.work_one_eV + pair.work_two_eV) ** 2 / 4 for pair in pairs) ** 0.5
+    if work == 0:
+        return []
+    slope = sum(pair.rise_eV**2 for pair in pairs) ** 0.5 / work
+    found = []
+    for guess, factor in _known_units(frames).items():
+        distance = abs(np.log(slope / abs(factor)))
+        scaled = [
+            pair._replace(work_one_eV=factor * pair.work_one_eV, work_two_eV=factor * pair.work_two_eV)
+            for pair in pairs
+        ]
+        explained = sum(not pair.contradicts for pair in scaled) >= _EXPLAINED * len(pairs)
+        if explained and distance < np.log(_NEAR_GUESS):
+            found.append((float(distance), guess))
+    return [guess for _, guess in sorted(found)]
+
+
+def _known_units(frames: Sequence[Atoms]) -> dict[str, float]:
+    """Return what energies over work say of the units, for these frames."""
+    known = dict(_UNITS)
+    if len(sizes := {len(atoms) for atoms in frames}) == 1 and (n := sizes.pop()) > 1:
+        known[f"the energies look like eV per atom; multiply them by {n}"] = 1 / n
+    return known
 
 
 def _contradicting(pairs: Sequence[_Pair]) -> list[int]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
 MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
 #: Columns of files that are charges or moments by another name than the one that is taken over.
-_OTHER_NAMES = {
+OTHER_NAMES = {
     **dict.fromkeys(("charge", "charges", "formal_charges", "oxidation_states"), "initial_charges"),
     **dict.fromkeys(("magmom", "magmoms", "spin", "spins", "magnetic_moments"), "initial_magmoms"),
 }
@@ -349,8 +349,8 @@ def _take_moments(atoms: Atoms, bare: Atoms, what: str) -> list[str]:
 
 
 def _about_charges(atoms: Atoms) -> list[str]:
-    others = [name for name in atoms.arrays if name.lower() in _OTHER_NAMES]
-    said = [f"'{name}' of its atoms is not used; ASE's name is {_OTHER_NAMES[name.lower()]}" for name in others]
+    others = [name for name in atoms.arrays if name.lower() in OTHER_NAMES]
+    said = [f"'{name}' of its atoms is not used; ASE's name is {OTHER_NAMES[name.lower()]}" for name in others]
     return [*said, *_about_initial_charges(atoms)]
 
 

@@ -6,9 +6,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
 
 
@@ -124,3 +128,35 @@ class Provenance:
 def mark(atoms: Atoms, **changes: Any) -> Atoms:
     """Change some fields of a structure's provenance; return the structure."""
     return replace(Provenance.of(atoms), **changes).mark(atoms)
+
+
+def about_compositions(frames: Sequence[Atoms], whose: str) -> list[str]:
+    """
+    Say that the compositions of structures to train on do not tell the energies of their elements apart.
+
+    Parameters
+    ----------
+    frames
+        Structures; isolated atoms have the split "reference".
+    whose
+        How the line begins: "labels: their".
+
+    Returns
+    -------
+    list of str
+        One line; none for one element, where compositions differ enough, and where all isolated atoms are there.
+    """
+    elements = sorted({symbol for atoms in frames for symbol in atoms.get_chemical_symbols()})
+    alone = {str(atoms.symbols[0]) for atoms in frames if atoms.info.get("split") == Split.REFERENCE}
+    if len(elements) < 2 or alone >= set(elements):
+        return []
+    trained = [atoms for atoms in frames if atoms.info.get("split") not in (Split.REFERENCE, Split.TEST)]
+    counts = np.array([[list(atoms.symbols).count(e) for e in elements] for atoms in trained], dtype=float)
+    if counts.size and np.linalg.matrix_rank(counts) == len(elements):
+        return []
+    missing = ", ".join(element for element in elements if element not in alone)
+    told = (
+        f"{whose} compositions do not tell the energies of {missing} apart, so the potential says nothing of the "
+        "elements alone, or of other compositions; add the isolated atoms or labels of further compositions"
+    )
+    return [told]

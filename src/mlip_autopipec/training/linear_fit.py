@@ -91,7 +91,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         fitted.rung.strength,
         errors_by_kind(residuals[judged], design.kind[judged]),
         tuple(_label_errors(design, residuals)),
-        tuple(surprises_of(design, left_out, judged)),
+        tuple(surprises_of(design, left_out, residuals, judged)),
         tuple(rungs),
         potential.n_functions,
         md_cost(potential, task.labels),

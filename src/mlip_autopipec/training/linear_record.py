@@ -38,12 +38,17 @@ class Surprise(NamedTuple):
 
     Parameters
     ----------
-    energy, forces
-        Ratios.
+    energy, forces, component
+        Ratios, of the energy, all forces, and the largest force component of those whose error is not small beside the
+        force on the atom.
+    largest_eV_A
+        Largest error in eV/A of these components.
     """
 
     energy: float
     forces: float
+    component: float
+    largest_eV_A: float
 
 
 @dataclass(frozen=True)

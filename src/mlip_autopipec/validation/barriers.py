@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -18,6 +18,7 @@ from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.structures.electrons import charge_of, multiplicity_of, take_over, told
 from mlip_autopipec.structures.frozen import FROZEN, constrained_atoms, freeze, frozen_atoms
 from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.periodicity import boxed
@@ -127,7 +128,7 @@ def _bare(image: Atoms) -> Atoms:
     plain = Atoms(image.numbers, image.positions, cell=image.cell, pbc=image.pbc)
     if FROZEN in image.arrays:
         plain.set_array(FROZEN, image.arrays[FROZEN])
-    return plain
+    return take_over(image, plain)
 
 
 @dataclass
@@ -190,6 +191,10 @@ class BarrierCriterion(Criterion):
             raise InvalidInputError("BarrierCriterion: initial and final are the same state, to 0.1 A; give two")
         if not frozen_atoms(a).tolist() == frozen_atoms(b).tolist():
             raise InvalidInputError("BarrierCriterion: initial and final fix other atoms; fix the same ones")
+        if (charge_of(a), multiplicity_of(a)) != (charge_of(b), multiplicity_of(b)):
+            raise InvalidInputError(
+                f"BarrierCriterion: initial has {told(a)} and final {told(b)}; give both the same charge and spin"
+            )
         if not a.pbc.all():  # as the structures of a campaign: potentials know periodic cells only
             box = boxed(a)
             b.positions += box.positions[0] - a.positions[0]
@@ -239,9 +244,9 @@ class BarrierCriterion(Criterion):
             max(gammas),
         )
         cells = []
-        for i, told in sorted(names.items()):
+        for i, name in sorted(names.items()):
             cell = path.images[i].copy()
-            purpose = f"{self.name}: {told}{'' if path.converged else _UNCONVERGED}"
+            purpose = f"{self.name}: {name}{'' if path.converged else _UNCONVERGED}"
             Provenance(Origin.PROPERTY, purpose=purpose).mark(cell)
             cells.append(cell)
         return cells
@@ -259,10 +264,10 @@ class BarrierCriterion(Criterion):
         found: dict[str, Atoms] = {}
         unconverged = False
         for one in labelled:
-            whose, _, told = (Provenance.of(one).purpose or "").rpartition(": ")
+            whose, _, name = (Provenance.of(one).purpose or "").rpartition(": ")
             if whose == self.name and one.calc is not None:
-                unconverged |= told.endswith(_UNCONVERGED)
-                found[told.removesuffix(_UNCONVERGED)] = one
+                unconverged |= name.endswith(_UNCONVERGED)
+                found[name.removesuffix(_UNCONVERGED)] = one
         if missing := [name for name in (*_ENDS, _HIGHEST) if name not in found]:
             own = {purpose: why for purpose, why in (failures or {}).items() if purpose.startswith(f"{self.name}: ")}
             reason = f"the labels of {', '.join(missing)} are missing"
@@ -301,7 +306,7 @@ class BarrierCriterion(Criterion):
 def _packed(given: str | Path | Atoms, which: str) -> str:
     """Return a state as text: of a file, of what this made before, or of ase.Atoms."""
     if isinstance(given, Atoms):
-        atoms = given
+        atoms = _as_it_is(given, which)
     else:
         text = str(given)
         try:
@@ -319,9 +324,15 @@ def _packed(given: str | Path | Atoms, which: str) -> str:
 def _read(path: Path, which: str) -> Atoms:
     try:
         found = read_structure(path)
-        taken = take_in(found, f"'{path}'").atoms  # refuses what no structure may be
-        # both states stay as they are in their files, which the door may wrap otherwise
-        return found if isinstance(found, Atoms) else taken
+        return _as_it_is(found, f"'{path}'")
     except InvalidInputError as error:
-        told = str(error).removeprefix("structures.file: ")
-        raise InvalidInputError.of(f"BarrierCriterion.{which}", f"is '{path}', which cannot be read: {told}") from error
+        why = str(error).removeprefix("structures.file: ")
+        raise InvalidInputError.of(f"BarrierCriterion.{which}", f"is '{path}', which cannot be read: {why}") from error
+
+
+def _as_it_is(given: Any, what: str) -> Atoms:
+    """Return a state where it is in its file, which the door may wrap otherwise, with the electrons the door found."""
+    taken = take_in(given, what).atoms  # refuses what no structure may be
+    if not isinstance(given, Atoms):
+        return taken
+    return take_over(taken, given.copy())

@@ -1,0 +1,214 @@
+"""What an output of a code says beside energies and forces: settings, electrons, and which steps converged."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: How packed files are opened, by their last suffix.
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+#: What to do with outputs that are not read.
+REMEDY = (
+    "write it as extended XYZ: attach SinglePointCalculator(atoms, energy=..., forces=...) with the energy in eV that "
+    "the forces derive from and forces in eV/A, then ase.io.write('labels.extxyz', frames)"
+)
+#: Words with which a code says that a field did not converge, where it does not say for which step.
+_UNCONVERGED = {
+    "espresso-out": re.compile(r"scf_must_converge\s*=\s*\.false\."),
+    "castep-castep": re.compile(r"max\. SCF cycles performed but system has not reached the groundstate"),
+    "aims-output": re.compile(r"Self-consistency cycle not converged|SCF cycle not converged"),
+}
+#: VASP's tags for moving atoms: each step of such a run is a label of its own. PSTRESS: ASE takes P V off again.
+_MOVING = ("NSW", "IBRION", "PSTRESS", "NELECT")
+
+
+@dataclass
+class Run:
+    """
+    What a file says beside energies and forces.
+
+    Parameters
+    ----------
+    refused
+        Why none of its steps is a label.
+    unconverged
+        Which of the steps that have an energy did not converge.
+    other_basis
+        Which of them have other plane waves than the others.
+    charge
+        Total charge in e.
+    no_stress
+        Why its stress is not used; empty if it is.
+    remarks
+        What else there is to say.
+    """
+
+    refused: list[str] = field(default_factory=list)
+    unconverged: set[int] = field(default_factory=set)
+    other_basis: set[int] = field(default_factory=set)
+    charge: float = 0.0
+    no_stress: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+
+def text_of(path: Path, length: int = -1) -> str:
+    """Return the first characters of a file, packed or not; all of them by default."""
+    opener: Any = OPENERS.get(path.suffix, open)
+    with opener(path, "rb") as stream:
+        return bytes(stream.read(length)).decode(errors="replace")
+
+
+def said_unconverged(path: Path, found: str) -> list[str]:
+    """Return why a run is refused that says that some field did not converge, and not which."""
+    pattern = _UNCONVERGED.get(found)
+    if pattern is None or (said := pattern.search(text_of(path))) is None:
+        return []
+    told = (
+        f"it says '{' '.join(said[0].split())}', and not all of its steps are converged; take those out that are not, "
+        f"and {REMEDY}"
+    )
+    return [told]
+
+
+def _castep(path: Path) -> Run:
+    """Read of a .castep file what its structures and energies have to do with each other."""
+    text = text_of(path)
+    run = Run(refused=said_unconverged(path, "castep-castep"))
+    units = dict(re.findall(r"output +(energy|force) unit +: +(\S+)", text))
+    wrong = {name: unit for name, unit in units.items() if unit not in ("eV", "eV/A")}
+    run.refused += [f"its {name}s are in {unit}; they are read as eV and eV/A" for name, unit in wrong.items()]
+    kind = re.search(r"type of calculation +: +(\S.*?) *$", text, re.MULTILINE)
+    if kind and (kind[1].startswith("transition state") or "finite displacement" in text):
+        what = kind[1] if kind[1].startswith("transition state") else "phonon calculation by finite displacements"
+        run.refused.append(f"a {what} prints energies of structures that it does not print; take single calculations")
+    n_corrected, n_final = (text.count(words) for words in ("Dispersion corrected final", "Final energy"))
+    if n_corrected == 0 and n_final and re.search(r"DFT\+D: .*: +on *$", text, re.MULTILINE):
+        run.refused.append("its dispersion correction is on, and no corrected energy is printed")
+    steps = len(re.findall(r"(?<!BFGS): finished iteration", text))
+    if steps > 1:
+        run.remarks.append(f"labels: of the {steps} steps of '{path.name}' the last alone is read")
+    return run
+
+
+def _vasprun(path: Path) -> Run:
+    """Read of vasprun.xml what ASE's reader leaves out: settings, electrons, and which steps converged."""
+    opener: Any = OPENERS.get(path.suffix, open)
+    tags: dict[str, dict[str, Any]] = {"incar": {}, "parameters": {}}
+    electrons, counts = 0.0, []
+    with opener(path, "rb") as stream:
+        try:
+            for _, element in ET.iterparse(stream, events=("end",)):  # noqa: S314 (without entities, see _format_of)
+                if element.tag in tags:
+                    given = ((one.get("name", ""), one.text or "") for one in element.iter() if one.tag in ("i", "v"))
+                    tags[element.tag] |= {name.upper(): _value(text) for name, text in given}
+                elif element.tag == "array" and element.get("name") == "atomtypes":
+                    for row in element.iter("rc"):
+                        cells = [cell.text or "" for cell in row]
+                        electrons += float(cells[0]) * float(cells[3])
+                elif element.tag == "calculation":
+                    counts.append(_iterations(element))
+                    element.clear()
+        except ET.ParseError:  # a run that was stopped
+            pass
+    used = {**tags["parameters"], **tags["incar"]}
+    most, accuracy = int(_number(used.get("NELM"), 60)), _number(used.get("EDIFF"), 1e-4)
+    late = {i for i, (n, last) in enumerate(counts) if n >= most and not last <= accuracy}
+    return _vasp(tags["incar"], tags["parameters"], late, electrons, _number(used.get("NELECT"), electrons))
+
+
+def _iterations(calculation: ET.Element) -> tuple[int, float]:
+    """Return the number of electronic iterations of a step, and by how much the last changed the energy in eV."""
+    energies = [one.find("energy/i[@name='e_fr_energy']") for one in calculation.findall("scstep")]
+    values = [_number(one.text, np.nan) for one in energies if one is not None]
+    return len(energies), abs(values[-1] - values[-2]) if len(values) > 1 else np.nan
+
+
+def _outcar(path: Path) -> Run:
+    text = text_of(path)
+    tags: dict[str, Any] = {}
+    for name in ("ISIF", "PSTRESS", "NELECT", "LHFCALC", "IBRION", "LMONO", "LDIPOL", "IDIPOL", "SCALEE", "ICHARG"):
+        if told := re.search(rf"^ +{name} *= *(\S+)", text, re.MULTILINE):
+            tags[name] = _value(told[1].rstrip(";"))
+    if re.search(r"ML_LMLFF *= *\.?[Tt]", text):
+        tags["ML_LMLFF"] = True
+    steps = text.split("TOTAL-FORCE (eV/Angst)")[:-1]
+    late = {i for i, step in enumerate(steps) if "EDIFF is reached" not in step}
+    counted = re.search(r"ions per type = +([\d ]+)", text)
+    # the last of these lines has all species
+    valences = re.findall(r"^ +ZVAL +=([\d. ]+)$", text, re.MULTILINE)
+    if counted and valences:
+        numbers, charges = (np.array(line.split(), dtype=float) for line in (counted[1], valences[-1]))
+        electrons = float(numbers @ charges) if len(numbers) == len(charges) else np.nan
+    else:
+        electrons = np.nan
+    return _vasp({}, tags, late, electrons, _number(tags.get("NELECT"), np.nan))
+
+
+def _vasp(incar: dict[str, Any], parameters: dict[str, Any], late: set[int], neutral: float, electrons: float) -> Run:
+    incar = {key: value for key, value in incar.items() if key not in _MOVING}
+    shown = {key: value for key, value in parameters.items() if key not in _MOVING}
+    run = Run(refused=refused_tags(incar, shown), unconverged=late)
+    if np.isfinite(neutral - electrons):
+        run.charge = round(neutral - electrons, 6)
+    if stress_mode(incar, parameters) < 2:
+        run.no_stress = "with its ISIF VASP computes none, or the trace alone"
+    if _number(parameters.get("PSTRESS"), 0.0):
+        run.no_stress = "PSTRESS is set, which is part of what VASP prints"
+    return run
+
+
+def _espresso(path: Path) -> Run:
+    run = Run(refused=said_unconverged(path, "espresso-out"))
+    text = text_of(path)
+    electrons = re.search(r"number of electrons +=\s+([\d.]+)", text)
+    species = dict(re.findall(r"^ +(\w+) +(\d+\.\d+) +\d+\.\d+ +\w+\( ?\d\.\d+\)", text, re.MULTILINE))
+    sites = re.findall(r"^ +\d+ +(\w+) +tau\(", text, re.MULTILINE)
+    if electrons and sites and set(sites) <= set(species):
+        n_atoms = int((re.search(r"number of atoms/cell +=\s+(\d+)", text) or [0, len(sites)])[1])
+        run.charge = round(sum(float(species[name]) for name in sites[:n_atoms]) - float(electrons[1]), 4)
+    # with scf_must_converge = .false. it says of the last iteration that it was allowed that it converged
+    wanted = re.search(r"convergence threshold +=\s+(\S+)", text)
+    reached = re.findall(r"^! +total energy.*\n(?:.*\n){0,3}? +estimated scf accuracy +< +(\S+) Ry", text, re.MULTILINE)
+    if wanted:
+        most = 1.01 * float(wanted[1].replace("D", "E"))
+        run.unconverged = {i for i, accuracy in enumerate(reached) if _number(accuracy, np.inf) > most}
+    if (
+        re.search(r"final scf calculation at the relaxed|G-vectors are recalculated for the final", text)
+        and len(reached) > 1
+    ):
+        run.other_basis = {len(reached) - 1}
+    return run
+
+
+def _value(text: str) -> Any:
+    words = text.split()
+    return words[0] if len(words) == 1 else (words or "")
+
+
+def _number(value: Any, otherwise: float) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return otherwise
+
+
+#: Formats of which more is to be known than ASE's readers say.
+LOOKS: dict[str, Callable[[Path], Run]] = {
+    "vasp-xml": _vasprun,
+    "vasp-out": _outcar,
+    "espresso-out": _espresso,
+    "castep-castep": _castep,
+}
