@@ -45,7 +45,16 @@ def test_without_targets_relative_to_the_data(found: Errors, said: list[str]):
 
 def test_the_least_limits_of_data_that_hardly_vary():
     still = Limits.of(AccuracyTargets(), energy_spread_meV_atom=0.0, forces_rms_meV_A=1.0, stress_rms_GPa=0.0)
-    assert still == Limits(10.0, 20.0, 0.5)
+    assert still == Limits(5.0, 20.0, 0.5)
+
+
+def test_where_the_training_set_is_fitted_better_more_is_asked_for():
+    limits = Limits.of(AccuracyTargets(), **LARGE, training=errors(1.0, 30.0, 0.1))
+    assert limits == Limits(10.0, 60.0, 0.5)  # a third of the share, twice the training error, the floor
+    badly = Limits.of(AccuracyTargets(), **LARGE, training=errors(50.0, 90.0, None))
+    assert badly == Limits(30.0, 150.0, 1.5), "never more than the share"
+    asked = Limits.of(AccuracyTargets(forces_meV_A=200.0), **LARGE, training=errors(1.0, 30.0, 0.1))
+    assert asked.forces_meV_A == 200.0
 
 
 def test_targets_take_their_place():

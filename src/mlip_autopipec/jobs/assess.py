@@ -96,7 +96,7 @@ def _learning(state: LoopState, potential: PotentialDocument | None, check: Chec
     if grown:
         update |= {"n_not_learnt": 0, "not_learnt": None}
     elif of_check and state.check is not None and potential.new_after is not None:
-        above = state.check.limits.exceeded_by(potential.new_after)
+        above = state.check.limits_once_learnt.exceeded_by(potential.new_after)
         count = state.n_not_learnt + 1 if above else 0
         update |= {"n_not_learnt": count, "not_learnt": "; ".join(above.values()) or None}
     return update

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,21 +26,20 @@ from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distort import bare_copy
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split, mark
 from mlip_autopipec.training.accuracy import compute_errors
-from mlip_autopipec.training.design import label_stress
-from mlip_autopipec.training.weights import EV_A3_IN_GPA
 from mlip_autopipec.validation.confidence import Bounds
 from mlip_autopipec.validation.criteria import ORIGIN as PROPERTY
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import STILL_MEV_A, AccuracyTargets, Limits
+from mlip_autopipec.validation.variation import energy_spread_meV_atom, stress_rms_GPa
 
 if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.validation.comparison import PropertyComparison
 
 logger = logging.getLogger(__name__)
 
@@ -197,19 +197,6 @@ def _core(label: LabelDocument, atoms: Atoms, proposals: Mapping[str, ProposalDo
     return None if distances.min(axis=1).max() > _SAME_PLACE_A else distances.argmin(axis=1)
 
 
-def _energy_spread_meV_atom(potential: ACEPotential, labels: Sequence[Atoms]) -> float:
-    """Return the standard deviation of the labels' energies in meV/atom, without reference energies."""
-    values = [(a.get_potential_energy() - potential.reference_energy(a)) / len(a) for a in labels if len(a) > 1]
-    return 1e3 * float(np.std(values)) if values else 0.0
-
-
-def _stress_rms_GPa(labels: Sequence[Atoms]) -> float | None:
-    """Return the root mean square of the labels' stresses (GPa) but for components across vacuum; None without."""
-    given = [(stress, atoms) for atoms in labels if (stress := label_stress(atoms)) is not None]
-    found = np.concatenate([np.empty(0), *(stress_without_vacuum(*one) for one in given)])
-    return EV_A3_IN_GPA * float(np.sqrt(np.mean(np.square(found)))) if len(found) else None
-
-
 @loop_job()
 def measure(
     batch: LabelBatch,
@@ -266,21 +253,24 @@ def measure(
     unchecked = [name for name in dict.fromkeys(wanted) if name not in {one.walker for one in by_walker}]
     cut_off = {name for p in proposals.values() for name in p.unchecked}
     bounds = Bounds(confidence)
-    errors, forces, limits = compute_errors(potential, frames, cores), None, Limits(None, None, None)
+    errors, forces = compute_errors(potential, frames, cores), None
+    limits = most = Limits(None, None, None)
     if errors is not None:
         measured = [raw_forces(a) if k is None else raw_forces(a)[k] for a, k in zip(frames, cores, strict=True)]
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
         flagged = read_outliers(campaign_id, store)  # by the last training, too
         everything = [label.to_atoms() for label in read_labels(campaign_id, cycle, flagged=flagged)]
         bounds = targets.bounds(errors.n_structures, errors.n_atoms, confidence)
-        limits = Limits.of(
+        limits_of = partial(
+            Limits.of,
             targets,
-            energy_spread_meV_atom=_energy_spread_meV_atom(potential, everything),
+            energy_spread_meV_atom=energy_spread_meV_atom(potential, everything),
             forces_rms_meV_A=forces,
-            stress_rms_GPa=_stress_rms_GPa(frames) if all(core is None for core in cores) else None,
+            stress_rms_GPa=stress_rms_GPa(frames) if all(core is None for core in cores) else None,
             relative=relative_limit,
             forces_floor_meV_A=floor_meV_A,
         )
+        limits, most = limits_of(training=trained.train), limits_of()
         if forces < STILL_MEV_A:
             logger.warning(
                 "the check of cycle %d proves nothing: its %d frame(s) of MD have forces of %.2g meV/A (root mean "
@@ -291,22 +281,7 @@ def measure(
             )
     elif criterion is None:
         raise MLIPError(f"there are no labels to check the potential of cycle {cycle} with")
-    comparisons, too_dear = [], {}
-    if criterion is not None:
-        failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
-        cells = []
-        for label in labels:
-            if label.origin == PROPERTY:
-                cells.append(label.to_atoms())
-                mark(cells[-1], purpose=label.purpose)
-        structures = recorded_task(campaign_id, store).structures()
-        asked = {label.purpose for label in found}
-        too_dear = {
-            tag: _TOO_DEAR
-            for cell in criterion.structures(structures)
-            if (tag := Provenance.of(cell).purpose) is not None and tag not in asked
-        }
-        comparisons = criterion.compare(structures, cells, potential, failures | too_dear)
+    comparisons, too_dear = _compared(criterion, campaign_id, found, labels, potential)
     plain = [comparison.as_dict() for comparison in comparisons]
     found_errors = None if errors is None else Errors(**errors.as_dict())
     is_still = any(one.forces_rms_meV_A < STILL_MEV_A for one in by_walker)
@@ -321,6 +296,7 @@ def measure(
         limit_meV_A=limits.forces_meV_A,
         energy_limit_meV_atom=limits.energy_meV_atom,
         stress_limit_GPa=limits.stress_GPa,
+        most_allowed=(most.energy_meV_atom, most.forces_meV_A, most.stress_GPa),
         is_still=is_still,
         left_out_exceeded=left_out,
         passed=False,
@@ -337,6 +313,32 @@ def measure(
     document.passed = within and not any(one.state in ("failed", "not_measured") for one in comparisons)
     document.hints = _hints(document, trained)
     return document
+
+
+def _compared(
+    criterion: Criterion | None,
+    campaign_id: str,
+    found: Sequence[LabelDocument],
+    labels: Sequence[LabelDocument],
+    potential: ACEPotential,
+) -> tuple[list[PropertyComparison], dict[str, str]]:
+    """Compare properties, where asked for; return the comparisons, and why labels of some were not asked for."""
+    if criterion is None:
+        return [], {}
+    failures = {label.purpose: label.reason or "" for label in found if label.state == "failed" and label.purpose}
+    cells = []
+    for label in labels:
+        if label.origin == PROPERTY:
+            cells.append(label.to_atoms())
+            mark(cells[-1], purpose=label.purpose)
+    structures = recorded_task(campaign_id, current_store()).structures()
+    asked = {label.purpose for label in found}
+    too_dear = {
+        tag: _TOO_DEAR
+        for cell in criterion.structures(structures)
+        if (tag := Provenance.of(cell).purpose) is not None and tag not in asked
+    }
+    return list(criterion.compare(structures, cells, potential, failures | too_dear)), too_dear
 
 
 def _left_out(trained: PotentialDocument, targets: AccuracyTargets, confidence: float) -> list[str]:

@@ -49,8 +49,9 @@ class StopRule(MSONable):
         costs one more run of its MD, and labels only where that halts.
     max_relative_force_error, force_error_floor_meV_A
         Where ``accuracy`` does not say otherwise, an error may be this share of what the labels vary by: of forces, of
-        their root mean square, and at least this many meV/A; of energies, of their spread, and at least 10 meV/atom; of
-        stresses, of their root mean square, and at least 0.5 GPa.
+        their root mean square; of energies, of their spread; of stresses, of their root mean square. If the training
+        set has smaller errors it may be twice those only, but a third of that share in any case, and always this many
+        meV/A, 5 meV/atom and 0.5 GPa.
     accuracy
         What the errors of energies, forces and stresses on these labels may be.
     confidence

@@ -155,11 +155,13 @@ class CheckResult(Document):
     stress_limit_GPa: float | None = Field(
         None, description="What the stress error may be, GPa; None where the labels have no stress."
     )
+    most_allowed: tuple[float | None, float | None, float | None] = Field(
+        (None, None, None),
+        description="These three limits where the training set is not fitted better; None: as they are.",
+    )
     is_still: bool = Field(False, description="Whether the atoms hardly move, so that the frames prove nothing.")
     properties: list[dict[str, Any]] = Field(
-        default_factory=list,
-        description="Properties of crystals by oracle and potential, with error, limit and state: those of "
-        "PropertyComparison without their curves.",
+        default_factory=list, description="Properties of crystals: PropertyComparison without its curves."
     )
     passed: bool = Field(description="Whether error and properties are within their limits.")
     left_out_exceeded: list[str] = Field(
@@ -189,6 +191,14 @@ class CheckResult(Document):
     def limits(self) -> Limits:
         """What the errors may be."""
         return Limits(self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa)
+
+    @property
+    def limits_once_learnt(self) -> Limits:
+        """What the errors of these labels may be after training on them: the limits of a training set like them."""
+        pairs = zip(
+            (self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa), self.most_allowed, strict=True
+        )
+        return Limits(*(limit if most is None else most for limit, most in pairs))
 
     @property
     def bounds(self) -> Bounds:

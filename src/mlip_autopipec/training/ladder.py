@@ -28,8 +28,9 @@ MOST_FUNCTIONS = 900
 MOST_OF_EACH = 220
 #: The logarithm of the evidence of a larger basis has to be larger by this much.
 MARGIN = 5.0
-#: Atoms of an element for each function of it: an active set needs more atoms than functions.
-ATOMS_PER_FUNCTION = 2.0
+#: Functions of all elements for each atom of the labels, at most: an atom gives three equations, so that half of them
+#: are left to choose the ridge. Elements share them alike: the ridge holds the functions of a rare element.
+FUNCTIONS_PER_ATOM = 1.5
 
 
 class Rung(NamedTuple):
@@ -87,7 +88,8 @@ def rungs_within(atoms: Mapping[str, int], least: int = 0) -> list[int]:
     least
         Sizes below this are left out, but for the smallest allowed one.
     """
-    limit = min(min(atoms.values()) / ATOMS_PER_FUNCTION, max(MOST_FUNCTIONS / len(atoms), MOST_OF_EACH))
+    by_data = FUNCTIONS_PER_ATOM * sum(atoms.values()) / len(atoms)
+    limit = min(by_data, max(MOST_FUNCTIONS / len(atoms), MOST_OF_EACH))
     allowed = [n for n in RUNGS if n <= limit] or [RUNGS[0]]
     return [n for n in allowed if n >= least] or [max(allowed[-1], least)]
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.design import BasisFunction
 
 #: Coefficients are damped by this power of their degree: the energy surface is smooth.
-DEGREE_POWER = 2.0
+DEGREE_POWER = 4.0
 #: Strengths tried, relative to the square of the largest singular value.
 STRENGTHS = 10.0 ** np.arange(-16.0, -1.9, 0.5)
 

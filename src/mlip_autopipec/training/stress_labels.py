@@ -19,6 +19,9 @@ _SHEAR = ("yz", "xz", "xy")
 _MUCH_BETTER = 0.5
 #: ... and its error is larger than that of an ordinary label by this factor.
 _LARGE = 3.0
+#: Another convention of all labels is believed if it leaves less than this misfit (0.5: nothing in common): a fit that
+#: a wrong energy has spoilt agrees with no convention.
+_AGREES = 0.25
 #: Fewer labels in doubt than this, or a smaller share of all, are chance.
 _FEWEST, _LEAST_SHARE = 3, 0.05
 #: What stresses in other units are multiplied by, and their name.
@@ -72,7 +75,7 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
                 best = misfit
                 parts = [name] * (unit != 1.0) + ["the opposite sign (ASE: positive when stretched)"] * (sign < 0)
                 wrong = " and ".join(parts) or None
-    if wrong is not None and best > _MUCH_BETTER * _relative(expected, found):
+    if wrong is not None and best > min(_AGREES, _MUCH_BETTER * _relative(expected, found)):
         wrong = None
     orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
     # the shear components alone: they have smaller errors than the pressure
