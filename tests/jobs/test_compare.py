@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from ase import units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -61,6 +62,8 @@ def test_labels_of_the_oracle_pass_and_the_comparison_is_stored(run_loop, memory
         (dataset(lambda e, n: e - 1000 * n), r"\(Cu4\).*\+1e\+06 meV/atom.*another zero"),
         (dataset(lambda e, n: e + 0.3 * n), r"-300 meV/atom.*shift them by a constant for each element"),
         (dataset(forces=1.3), r"forces [\d.]+ meV/A of [\d.]+, .*Label the dataset with the settings of the oracle"),
+        (dataset(forces=-1.0), r"are -1 times those of the oracle: they are gradients; turn their sign"),
+        (dataset(forces=units.mol / units.kcal), r"are 23.06 times those of the oracle: they are in kcal/mol/A"),
         (dataset(stress=-1.0), r"the stress has another sign, order or unit"),
     ],
 )

@@ -126,3 +126,9 @@ def test_what_is_no_file_is_told(tmp_path):
             read_structure(tmp_path / path)
     with pytest.raises(InvalidInputError, match="is no file"):
         read_structure(type(tmp_path)("/dev/zero"))
+
+
+def test_deuterium_that_ase_does_not_know_is_refused_with_a_way_out(tmp_path):
+    (tmp_path / "water.xyz").write_text("3\nheavy water\nO 0 0 0.12\nD 0 0.76 -0.47\nD 0 -0.76 -0.47\n")
+    with pytest.raises(InvalidInputError, match=r"D is no element to ASE.*call it H, and give the masses"):
+        read_structure(tmp_path / "water.xyz")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase import units
 from ase.formula import Formula
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 _ENERGY_meV, _FORCES_meV_A, _STRESS_eV_A3, _SHARE = 10.0, 50.0, 0.01, 0.1
 
 
+#: What the given forces are by their factor over those of the oracle, which they may miss by this share.
+_UNITS = {
+    "they are gradients; turn their sign": -1.0,
+    "they are in kcal/mol/A; divide them by 23.061, and see to the energies": units.mol / units.kcal,
+    "they are in kJ/mol/A; divide them by 96.485, and see to the energies": units.mol / units.kJ,
+    "they are in meV/A; divide them by 1000, and see to the energies": 1e3,
+    "they are in Hartree/bohr; multiply them by 51.422, and see to the energies": units.Bohr / units.Hartree,
+    "they are in Ry/bohr; multiply them by 25.711, and see to the energies": units.Bohr / units.Ry,
+    "they are in Hartree/A; multiply them by 27.211, and see to the energies": 1 / units.Hartree,
+    "they are in eV/bohr; multiply them by 1.8897": units.Bohr,
+}
+_SAME = 0.05
+#: One factor explains the given forces if what it leaves is at most this share of them.
+_EXPLAINED = 0.1
+
+
 @dataclass(frozen=True)
 class Comparison:
     """
@@ -34,6 +51,8 @@ class Comparison:
         Root mean square of the differences, and of the given forces, in meV/A.
     stress_eV_A3, stress_given_eV_A3
         Largest difference of a component, and largest given component, in eV/A^3; None where one has no stress.
+    forces_times
+        By what the given forces are those of the oracle, where one factor explains them; else None.
     """
 
     energy_meV_atom: float
@@ -41,6 +60,7 @@ class Comparison:
     forces_given_rms_meV_A: float
     stress_eV_A3: float | None = None
     stress_given_eV_A3: float | None = None
+    forces_times: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary."""
@@ -71,6 +91,8 @@ class Comparison:
     @property
     def remedy(self) -> str:
         """What a user can do about it."""
+        if self.forces_differ and (unit := self._unit):
+            return f"The given forces are {self.forces_times:.4g} times those of the oracle: {unit}."
         if self.forces_differ:
             return (
                 "Label the dataset with the settings of the oracle, or give the oracle those of the dataset; forces in "
@@ -83,6 +105,12 @@ class Comparison:
                 "OracleMaker.energy_shift (run file: oracle.energy_shift) = fit does, or take them from the same code."
             )
         return "Forces and energy agree, so the stress has another sign, order or unit (eV/A^3, ASE sign): mend it."
+
+    @property
+    def _unit(self) -> str | None:
+        """What the factor of the forces looks like."""
+        found = self.forces_times
+        return next((unit for unit, times in _UNITS.items() if found and abs(found / times - 1) < _SAME), None)
 
     def __str__(self) -> str:
         """Return all differences in one line."""
@@ -109,6 +137,7 @@ def compare_labels(given: Atoms, computed: Atoms) -> Comparison:
     # codes sort atoms and turn cells; sizes of forces do not turn with them
     same = (given.numbers == computed.numbers).all() and np.allclose(given.positions, computed.positions, atol=1e-3)
     apart = forces[1] - forces[0] if same else _sizes(computed, forces[1]) - _sizes(given, forces[0])
+    times = _factor(*forces) if same else None
     stress = stress_given = None
     if one.get("stress") is not None and two.get("stress") is not None and same:
         stresses = [stress_without_vacuum(np.asarray(results["stress"], dtype=float), given) for results in (one, two)]
@@ -121,7 +150,17 @@ def compare_labels(given: Atoms, computed: Atoms) -> Comparison:
         forces_given_rms_meV_A=_rms(forces[0]),
         stress_eV_A3=stress,
         stress_given_eV_A3=stress_given,
+        forces_times=times,
     )
+
+
+def _factor(given: Any, computed: Any) -> float | None:
+    """Return by what given forces are the computed ones, None where no factor but 1 explains them."""
+    if not computed.any() or not given.any():
+        return None
+    times = float((given * computed).sum() / (computed**2).sum())
+    explained = _rms(given - times * computed) <= _EXPLAINED * _rms(given)
+    return times if explained and abs(times - 1) > _SAME else None
 
 
 def _rms(values: Any) -> float:

@@ -241,6 +241,9 @@ class ComparedLabel(BaseModel):
     stress_eV_A3: float | None = Field(None, description="Largest difference of a stress component in eV/A^3.")
     stress_given_eV_A3: float | None = Field(None, description="Largest given stress component in eV/A^3.")
     failed: str | None = Field(None, description="Why it could not be computed; None if it could.")
+    forces_times: float | None = Field(
+        None, description="By what the given forces are those of the oracle, where one factor explains them."
+    )
 
 
 class ComparisonDocument(Document):

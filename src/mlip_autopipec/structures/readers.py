@@ -70,7 +70,11 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structur
         raise
     except (Exception, RecursionError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InvalidInputError(f"structures.file: '{path}' cannot be read ({why}); {_REMEDY}") from error
+        remedy = _REMEDY
+        if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
+            why = f"{error.args[0]} is no element to ASE"
+            remedy = "call it H, and give the masses in u of all atoms, as the column masses:R:1 of extxyz"
+        raise InvalidInputError(f"structures.file: '{path}' cannot be read ({why}); {remedy}") from error
 
 
 def _refuse_large(path: Path) -> None:
