@@ -149,6 +149,8 @@ def _one_composition(campaign: RunFile, elements: list[str]) -> list[str]:
     maker = campaign.maker()
     structures = [boxed(atoms) for atoms in campaign.load_structures()]
     limit = maker.propose_maker.cutouts.max_atoms
+    if max(map(len, structures)) > limit:  # pieces of them differ, and take time to cut
+        return []
     first = maker.generate_maker.generator.generate(structures, campaign.seed, limit)
     return about_compositions(first, "first_dataset: its")
 
