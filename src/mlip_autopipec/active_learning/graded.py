@@ -1,6 +1,6 @@
 """Which functions gamma looks at: the leading ones, no more than the atoms of the training set determine.
 
-A basis may have as many functions as the labels bear with a regularised fit, up to three for two atoms. An active
+A basis may have as many functions as the labels bear with a regularised fit, six for ten atoms. An active
 set of all of them is ill-conditioned: gamma of nearly every new frame of MD is above 5 there, however small the
 errors of the forces, and MD halts for nothing (docs/benchmarks.md). With ten atoms or more for each function
 gamma tells what is new, and its thresholds mean the same whatever the size of the basis.

@@ -25,7 +25,8 @@ _FRESH = 5
 _OWN_SIZE = 0.5
 #: The error of an energy is expected to grow with this power of the variance over its median, and with that of the
 #: atoms that the median label has more. Without both, 11 of 1600 sound labels of Si, Ge, Li and Mo (small cells with
-#: surfaces) were 10 to 28 times as far off as usual; with them the worst is 8.3. 0.1 eV/atom too much are 11 to 40.
+#: surfaces) were 10 to 28 times as far off as usual; with them the worst is 8.3. 0.1 eV/atom too much is mostly more
+#: than 11.
 _UNLIKE, _FEWER_ATOMS = 0.25, 0.5
 #: Median of the absolute value of a normal variable of unit variance.
 _NORMAL_MEDIAN = 0.6745
