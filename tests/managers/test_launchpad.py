@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from importlib.util import find_spec
@@ -117,7 +118,11 @@ def lpad(configured: Configured, capsys: pytest.CaptureFixture[str]) -> Callable
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
-        command(["-l", str(configured.file.with_name("my_launchpad.yaml")), *arguments])
+        logging.disable(logging.INFO)  # a handler of an earlier test may write to the same stream
+        try:
+            command(["-l", str(configured.file.with_name("my_launchpad.yaml")), *arguments])
+        finally:
+            logging.disable(logging.NOTSET)
         return capsys.readouterr().out
 
     return run
