@@ -284,12 +284,7 @@ def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
     InvalidInputError
         As :func:`asked_of_vasp`.
     """
-    try:
-        asked_of_vasp(maker, crystal_of(elements))
-    except InvalidInputError:
-        raise
-    except Exception:  # an input set may want what this crystal lacks; each label is looked at again
-        logger.debug("no INCAR was made to look at", exc_info=True)
+    _asked_of_crystal(maker, elements)
 
 
 def labels_lack_stress(maker: BaseVaspMaker, elements: Sequence[str]) -> bool:
@@ -304,10 +299,21 @@ def labels_lack_stress(maker: BaseVaspMaker, elements: Sequence[str]) -> bool:
         Of the campaign; the INCAR is made for a crystal of them.
     """
     try:
-        return "ISIF" in (asked_of_vasp(maker, crystal_of(elements)).settings or {})
-    except Exception:  # as check_vasp
-        logger.debug("no INCAR was made to look at", exc_info=True)
+        asked = _asked_of_crystal(maker, elements)
+    except InvalidInputError:  # check_vasp refuses it
         return False
+    return asked is not None and "ISIF" in (asked.settings or {})
+
+
+def _asked_of_crystal(maker: BaseVaspMaker, elements: Sequence[str]) -> OracleRecord | None:
+    """Return what VASP would be asked for of a crystal of some elements; None where that cannot be made."""
+    try:
+        return asked_of_vasp(maker, crystal_of(elements))
+    except InvalidInputError:
+        raise
+    except Exception:  # an input set may want what this crystal lacks; each label is looked at again
+        logger.debug("no INCAR was made to look at", exc_info=True)
+        return None
 
 
 def label_from_vasp(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:
