@@ -11,9 +11,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from jobflow import Job, run_locally
 
-from mlip_autopipec import AccuracyTargets, OTFMaker
+from mlip_autopipec import AccuracyTargets, Campaigns, OTFMaker
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.check import _apart
@@ -24,7 +24,7 @@ from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument
-from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.potential import LeftOutErrors, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -61,13 +61,71 @@ def test_a_good_potential_passes(run_loop, stored_documents, memory_jobstore):
     assert final.check.passed
     assert final.check.errors.n_structures == 2
     assert f"{final.check.errors.forces_rmse_meV_A:.1f} meV/A on 2 frame(s) of halt-free MD" in final.why
-    assert final.n_cycles == 3, "walkers that had halted run from their start, and the check is a cycle"
+    assert final.n_cycles == 4, "walkers that had halted run from their start; the check and its labels take two"
     labels = read_labels("c", store=memory_jobstore)
     assert [label.origin for label in labels if label.split == "check"] == ["check", "check"]
-    potential = stored_documents(PotentialDocument)[-1]
-    assert potential.uuid == final.potential_id == final.check.potential_id
-    assert final.check.limit_meV_A == pytest.approx(forces_limit(final.check, potential))
-    assert potential.n_train == len([label for label in labels if label.split == "train"])
+    checked, delivered = stored_documents(PotentialDocument)[-2:]
+    assert final.check.potential_id == checked.uuid
+    assert final.check.limit_meV_A == pytest.approx(forces_limit(final.check, checked))
+    assert checked.n_train == len([label for label in labels if label.split == "train"])
+    assert delivered.uuid == final.potential_id == final.check.delivered_id
+    assert delivered.n_train == checked.n_train + 2
+
+
+def test_labels_of_a_passed_check_are_learnt_and_tell_their_errors_left_out(
+    run_loop, stored_documents, memory_jobstore
+):
+    final = run_loop(loop().make(COPPER, [300, 600], campaign_id="c"))
+    delivered = stored_documents(PotentialDocument)[-1]
+    assert final.potential_id == delivered.uuid
+    known = final.check.learnt
+    assert known == delivered.new_left_out
+    assert f"fitted to these labels as well: {known.describe()} on each of them left out" in final.why
+    assert "with the potential of the check" in final.why
+    assert final.check.describe_learnt() in final.line()
+    checked = [label.uuid for label in read_labels("c", store=memory_jobstore) if label.split == "check"]
+    errors = np.array([delivered.payload["left_out"][uuid] for uuid in checked], dtype=float)
+    assert errors.shape == (2, 3)
+    root_mean_squares = (known.energy_rmse_meV_atom, known.forces_rmse_meV_A, known.stress_rmse_GPa)
+    assert np.sqrt(np.mean(errors**2, axis=0)) == pytest.approx(root_mean_squares)
+
+
+def test_a_potential_that_fails_on_what_it_learns_last_is_not_delivered(
+    run_loop, stored_documents, memory_jobstore, monkeypatch
+):
+    bad = LeftOutErrors(n_structures=2, energy_rmse_meV_atom=0.1, forces_rmse_meV_A=1e4, stress_rmse_GPa=0.1)
+    monkeypatch.setattr("mlip_autopipec.jobs.train._left_out", lambda *_: bad)
+    final = run_loop(loop().make(COPPER, [300, 600], campaign_id="c"))
+    checked, refused = stored_documents(PotentialDocument)[-2:]
+    assert final.status == "CONVERGED"
+    assert final.check.passed
+    assert (final.potential_id, final.potential.uuid) == (checked.uuid, checked.uuid)
+    assert final.check.potential_id == checked.uuid != refused.uuid
+    assert Campaigns(memory_jobstore).potential("c").uuid == checked.uuid
+    assert "its labels are not learnt" in final.why
+    assert "with the final potential" in final.why
+
+
+def test_a_training_that_fails_on_them_costs_nothing(run_loop, stored_documents, monkeypatch):
+    train = LinearACETrainer.train
+
+    def failing(self, labels, initial_potential=None, fine_tune=False, **kwargs):
+        if fine_tune:
+            raise TrainingError("no fit today")
+        return train(self, labels, initial_potential, fine_tune, **kwargs)
+
+    monkeypatch.setattr(LinearACETrainer, "train", failing)
+    final = run_loop(loop().make(COPPER, [300, 600], campaign_id="c"))
+    (checked,) = stored_documents(PotentialDocument)
+    assert final.status == "CONVERGED"
+    assert final.potential_id == final.potential.uuid == checked.uuid
+
+
+def test_labels_of_a_check_are_held_out_if_asked_for(run_loop, stored_documents):
+    final = run_loop(loop(learn_check=False).make(COPPER, [300, 600], campaign_id="c"))
+    (checked,) = stored_documents(PotentialDocument)
+    assert final.status == "CONVERGED"
+    assert (final.potential_id, final.check.learnt) == (checked.uuid, None)
 
 
 def test_a_bad_potential_learns_and_all_walkers_begin_anew(run_loop, stored_documents):
@@ -148,7 +206,8 @@ def test_what_cannot_be_meant(change):
 def test_broken_off_in_a_check_it_ends_the_same(run_loop, memory_jobstore, monkeypatch, rule):
     expected = run_loop(loop(**rule).make(COPPER, 300, campaign_id="whole"))
     wanted = [label.key for label in read_labels("whole", store=memory_jobstore)]
-    for name in ("propose check c001", "label c001 000", "count labels c001", "check c001", "assess c001"):
+    names = ("propose check c001", "label c001 000", "count labels c001", "check c001", "assess c001", "train c002")
+    for name in names:
         original = Job.run
 
         def run(self, *args, name=name, original=original, **kwargs):
@@ -163,6 +222,13 @@ def test_broken_off_in_a_check_it_ends_the_same(run_loop, memory_jobstore, monke
         final = run_loop(OTFMaker.resume(name, memory_jobstore))
         assert (final.status, final.n_cycles, final.n_labels) == (expected.status, expected.n_cycles, expected.n_labels)
         assert [label.key for label in read_labels(name, store=memory_jobstore)] == wanted
+
+
+def test_an_extension_goes_on_from_what_was_delivered(run_loop, memory_jobstore, stored_documents):
+    first = run_loop(loop().make(COPPER, 300, campaign_id="c"))
+    run_loop(OTFMaker.extend("c", memory_jobstore, conditions=600))
+    later = [walk for walk in stored_documents(WalkDocument) if walk.cycle > first.n_cycles]
+    assert {walk.walker for walk in later if walk.potential_id == first.check.delivered_id} == {0, 1}
 
 
 def test_an_extension_is_checked_again(run_loop, memory_jobstore, stored_documents):
@@ -225,7 +291,7 @@ def test_errors_of_labels_left_out_of_the_fit_have_to_be_within_what_is_asked_fo
     maker = loop(max_cycles=1)
     final = run_loop(maker.make(COPPER, [300, 600], campaign_id="free"))
     assert final.status == "CONVERGED", "nothing is asked for"
-    potential = stored_documents(PotentialDocument)[-1]
+    (potential,) = (one for one in stored_documents(PotentialDocument) if one.uuid == final.check.potential_id)
     between = (potential.linear.forces_left_out_meV_A + final.check.errors.forces_rmse_meV_A) / 2
     assert final.check.errors.forces_rmse_meV_A < between, "the check alone would pass"
     asked = AccuracyTargets(forces_meV_A=between)

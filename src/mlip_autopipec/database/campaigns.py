@@ -22,8 +22,9 @@ from mlip_autopipec.moved import renamed_keywords, renamed_method
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
+from mlip_autopipec.schemas.check import CheckDocument
 from mlip_autopipec.schemas.label import LabelDocument
-from mlip_autopipec.schemas.loop import CheckDocument, LoopStatus, OTFDocument
+from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -171,17 +172,21 @@ class Campaigns:
         campaign_id
             The campaign.
         cycle
-            Its cycle; the last one by default.
+            Its cycle; the last one by default. A cycle without new labels keeps the potential before, and so does one
+            whose potential is not delivered.
         """
         criteria: dict[str, Any] = {"output.campaign_id": campaign_id}
         if cycle is not None:
-            criteria["output.cycle"] = {"$lte": cycle}  # a cycle without new labels keeps the potential
+            criteria["output.cycle"] = {"$lte": cycle}
         found = self._documents.read(PotentialDocument, "potential", criteria, payload=False)
         if not found:
             of_cycle = "" if cycle is None else f" of cycle {cycle}"
             raise MLIPError(f"campaign '{campaign_id}' has no potential{of_cycle} in {title_of(self.store)}")
         last = max(found, key=lambda document: document.cycle)
-        return self._documents.read(PotentialDocument, "potential", {"uuid": last.uuid})[-1]
+        criteria = {"output.campaign_id": campaign_id, "output.n_cycles": last.cycle}
+        judged = [d.potential_id for d in self._documents.read(OTFDocument, "loop", criteria, payload=False)]
+        kept = next((uuid for uuid in judged[::-1] if uuid is not None), last.uuid)
+        return self._documents.read(PotentialDocument, "potential", {"uuid": kept})[-1]
 
     def calculator(self, campaign_id: str, cycle: int | None = None) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator of a campaign's potential, by default the last one."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.loop import OTFDocument
-    from mlip_autopipec.schemas.potential import PotentialDocument
+    from mlip_autopipec.schemas.potential import Errors, LeftOutErrors, PotentialDocument
 
 #: Purpose of the seed of the velocities in the examples; those of the loop are in ``jobs/base.py``.
 #: Template, and where it goes.
@@ -108,9 +108,11 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
     oracle = ", ".join(" ".join(filter(None, [r.code, r.version, r.functional])) for r in records) or task.oracle
     kinds = sorted({str(a.info["energy_kind"]) for a in labels if a.info.get("energy_kind")})
     references = {element: float(e) for element, e in final.reference_energies_eV.items()}
-    errors = {"training set": final.train, "held-out set": final.test}
+    errors: dict[str, Errors | LeftOutErrors | None] = {"training set": final.train, "held-out set": final.test}
     if status.check is not None and status.check.potential_id == final.uuid:
         errors["halt-free MD, not trained on"] = status.check.errors
+    elif status.check is not None and status.check.delivered_id == final.uuid:
+        errors["halt-free MD, each frame left out of the fit"] = status.check.learnt
     if (validated := read_errors(campaigns.store, status.campaign_id, final.uuid)) is not None:
         errors["MD of the oracle itself"] = validated.errors
     values: dict[str, Any] = {

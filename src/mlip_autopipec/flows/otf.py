@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
 from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
-from mlip_autopipec.jobs.assess import assessment, judge_cycle, update_state
+from mlip_autopipec.jobs.assess import after_last_training, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     continue_as_current,
     current_store,
@@ -30,8 +30,9 @@ from mlip_autopipec.jobs.reach import out_of_reach
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
+from mlip_autopipec.schemas.check import CheckDocument
 from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch
-from mlip_autopipec.schemas.loop import CheckDocument, CycleResults, LoopState, LoopStatus, OTFDocument
+from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -242,6 +243,12 @@ class OTFMaker(LoopParts):
             }
         )
 
+    @property
+    def _learns_check(self) -> bool:
+        """Whether the labels of a check that passes are learnt: what comes out has to be judged without more labels."""
+        rule = self.stop_rule
+        return rule.learn_check and rule.criterion is None and self.train_maker.trainer.judges_labels
+
     def adapted_thresholds(self, state: LoopState) -> tuple[float, float] | None:
         """Return lower and upper threshold of gamma for the next MD; None where they are not adapted."""
         if self.threshold_adapter is None:
@@ -294,7 +301,15 @@ class OTFMaker(LoopParts):
         aside = [] if potential is None else [label.label_id for label in potential.quarantined]
         learnt = walkers_learnt(batch, aside) if batch is not None else {}
         thrown_away = out_of_reach(state, walkers, done, potential, batch) if self.stop_rule.prove else []
-        state = update_state(state, done, walkers, potential, batch, learnt, check, thrown_away)
+        if state.learns_check:
+            state = after_last_training(state, potential)
+            if (potential is None or potential.uuid != state.potential_id) and state.potential_id is not None:
+                potential = load_document(PotentialDocument, state.potential_id)
+        else:
+            learns = self._learns_check
+            state = update_state(
+                state, done, walkers, potential, batch, learnt, check, thrown_away, learns_check=learns
+            )
         state = state.model_copy(
             update={
                 "hours": hours_worked(state.campaign_id, state.hours_before, state.clock_started),

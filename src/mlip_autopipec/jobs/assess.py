@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.jobs.base import current_uuid
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.loop.walkers import Event, after_walk, begun_anew, happened, next_rungs_released
-from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument
+from mlip_autopipec.schemas.check import CheckDocument
+from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ def update_state(
     learnt: Mapping[int, int] | None = None,
     check: CheckDocument | None = None,
     thrown_away: Sequence[ThrownAway] = (),
+    *,
+    learns_check: bool = False,
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -52,6 +55,8 @@ def update_state(
         Of this cycle, if it was one.
     thrown_away
         Walks that led to where their temperature does not lead, by the labels of this cycle.
+    learns_check
+        Whether the labels of a check that passes are learnt as well.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
@@ -62,6 +67,8 @@ def update_state(
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
     if check is not None and check.teaches:
         new_walkers = begun_anew(new_walkers, state.seed)
+        untrained = check.batch_id
+    elif check is not None and check.passed and learns_check:
         untrained = check.batch_id
     return state.model_copy(
         update={
@@ -76,6 +83,25 @@ def update_state(
             "n_halts": state.n_halts + sum(w is not None and w.status == "HALTED" for w in walks),
         }
     )
+
+
+def after_last_training(state: LoopState, potential: PotentialDocument | None) -> LoopState:
+    """
+    Write the last training, of the labels of a check that has passed, into the state.
+
+    Parameters
+    ----------
+    state
+        Before it.
+    potential
+        That came out of it; None if it failed.
+    """
+    assert state.check is not None
+    check = state.check.after_learning(potential)
+    update: dict[str, Any] = {"check": check, "untrained_batch_id": None}
+    if potential is not None and check.delivered_id == potential.uuid:
+        update |= {"potential_id": potential.uuid, "n_functions": sum(potential.n_functions.values())}
+    return state.model_copy(update=update)
 
 
 def _learning(state: LoopState, potential: PotentialDocument | None, check: CheckDocument | None) -> dict[str, Any]:

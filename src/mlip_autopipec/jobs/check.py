@@ -19,8 +19,8 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, load_document,
 from mlip_autopipec.jobs.dataset import in_batch, read_labels, recorded_task
 from mlip_autopipec.jobs.outliers import read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
+from mlip_autopipec.schemas.check import CheckDocument, WalkerErrors
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
-from mlip_autopipec.schemas.loop import CheckDocument, WalkerErrors
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed

@@ -21,7 +21,7 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.outliers import graded_of, outliers_of, read_judgements
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
+from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, LeftOutErrors, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
@@ -135,7 +135,8 @@ class TrainMaker(Maker):
         if initial_potential is not None and new and not trusted:
             logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
             unchanged = {"uuid": current_uuid(), "cycle": cycle, "parent_id": initial_potential.uuid, "seconds": 0.0}
-            measured = {"graded": graded, "quarantined": aside, "new_before": None, "new_after": None}
+            measured = {"graded": graded, "quarantined": aside}
+            measured |= dict.fromkeys(("new_before", "new_after", "new_left_out"))
             return initial_potential.model_copy(update={**unchanged, **measured, "fit": None, "refit": None})
         frames, new_frames, test_frames = (
             [label.shared_atoms() if trainer.leaves_labels else label.to_atoms() for label in some]
@@ -183,6 +184,7 @@ class TrainMaker(Maker):
             let_in=sorted(accepted),
             coverage=_coverage(initial_potential, old, frames, new_frames, result.potential.cutoff).as_dict(),
             trained_on=_digest([*old, *trusted]),
+            new_left_out=_left_out(result.linear, new_frames),
         )
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
@@ -264,6 +266,20 @@ def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) ->
         result,
         potential=replace(result.potential, posterior=posterior),
         linear=replace(result.linear, posterior=posterior),
+    )
+
+
+def _left_out(record: LinearFitRecord | None, new_frames: Sequence[Atoms]) -> LeftOutErrors | None:
+    """Return the errors of the new labels, which are the last ones of a fit, each left out of it."""
+    if record is None or not new_frames:
+        return None
+    last = range(len(record.labels) - len(new_frames), len(record.labels))
+    energy, forces, stress = record.left_out_of(last, [len(frame) for frame in new_frames])
+    return LeftOutErrors(
+        n_structures=len(new_frames),
+        energy_rmse_meV_atom=energy,
+        forces_rmse_meV_A=forces,
+        stress_rmse_GPa=stress,
     )
 
 

@@ -43,6 +43,10 @@ class StopRule(MSONable):
         When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
         potential is compared with them before it is trained on them. If an error is larger than it may be, they are
         learnt and all walkers begin anew with other seeds. 0: halt-free MD is believed.
+    learn_check
+        Whether the labels of a check that has passed are learnt as well before the loop converges, by trainers that can
+        tell their errors by a fit to all others (the linear one). That potential is delivered if these errors are
+        within the limits of the check, else the one that was checked. With ``criterion`` the checked one is.
     prove
         Whether each walker has to do its full length from its start with the final potential before the loop converges.
         A walker that was resumed after a halt may be in a state that only an earlier, worse potential leads to; this
@@ -70,6 +74,7 @@ class StopRule(MSONable):
     max_repeats: int = 4
     max_not_learnt: int = 3
     n_check_labels: int = 2
+    learn_check: bool = True
     prove: bool = True
     max_relative_force_error: float = 0.15
     force_error_floor_meV_A: float = 20.0
@@ -114,12 +119,13 @@ class StopRule(MSONable):
         """Return the walkers that have to run from their start with the present potential, when all have completed."""
         if not self.prove or any(w.status != "CONVERGED" for w in state.walkers):
             return []
-        return [w for w in state.walkers if not is_proven(w, state.potential_id)]
+        potentials = (state.potential_id, state.proven_id)
+        return [w for w in state.walkers if not any(is_proven(w, potential) for potential in potentials)]
 
     def needs_check(self, state: LoopState) -> bool:
         """Whether the potential is to be compared with labels from MD without halts."""
         completed = all(w.status == "CONVERGED" for w in state.walkers)
-        checked = state.check is not None and state.check.potential_id == state.potential_id
+        checked = state.check is not None and state.check.potential_id == state.proven_id
         asked = self.n_check_labels > 0 or self.criterion is not None
         return asked and completed and not checked and not self.unproven(state)
 
@@ -130,8 +136,11 @@ class StopRule(MSONable):
         passed = state.check is None or state.check.passed
         unproven = self.unproven(state)
         if not open_walkers and not unproven and not self.needs_check(state) and passed:
+            if state.learns_check:
+                return LoopStatus.LEARNING, f"{completed} and the check has passed; its labels are learnt last"
             checked = "" if state.check is None else f"; {state.check.describe()}"
-            whole = ", from their start and with the final potential" if self.prove else ""
+            final = "the final potential" if state.proven_id == state.potential_id else "the potential of the check"
+            whole = f", from their start and with {final}" if self.prove else ""
             return LoopStatus.CONVERGED, completed + whole + checked
         settled = not open_walkers and not unproven
         if state.check is not None and state.check.is_still and settled:

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.oracle.record import OracleRecord
     from mlip_autopipec.schemas.campaign import CampaignDocument
+    from mlip_autopipec.schemas.check import CheckDocument
     from mlip_autopipec.schemas.label import LabelDocument
-    from mlip_autopipec.schemas.loop import CheckDocument, OTFDocument
+    from mlip_autopipec.schemas.loop import OTFDocument
     from mlip_autopipec.schemas.potential import GradedLabel, PotentialDocument
     from mlip_autopipec.schemas.validation import ValidationDocument
     from mlip_autopipec.schemas.walk import WalkDocument

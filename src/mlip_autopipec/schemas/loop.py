@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
-from mlip_autopipec.schemas.base import Document, WithPayload
-from mlip_autopipec.schemas.potential import Errors, GradedLabel, LinearRecord, PotentialDocument
-from mlip_autopipec.validation.confidence import Bounds
-from mlip_autopipec.validation.targets import STILL_MEV_A, Limits
+from mlip_autopipec.schemas.base import Document
+from mlip_autopipec.schemas.check import (  # noqa: F401 - stored by version 0.1.0 as classes of this module
+    CheckDocument,
+    CheckResult,
+    WalkerErrors,
+)
+from mlip_autopipec.schemas.potential import Errors, LinearRecord, PotentialDocument
 
 
 class LoopStatus(StrEnum):
@@ -123,162 +126,6 @@ class ThrownAway(BaseModel):
         return f"w{self.walker} rolled back to its start, {self.steps} steps thrown away: {why}"
 
 
-class WalkerErrors(BaseModel):
-    """Errors on the frames of one walker in a check."""
-
-    walker: str = Field(description="Its number and temperature.")
-    errors: Errors = Field(description="On its frames.")
-    forces_rms_meV_A: float = Field(description="Root mean square force component of its labels, meV/A.")
-
-    def of(self, what: str) -> float | None:
-        """Return the error of energy, forces or stress."""
-        found = {
-            "energy": self.errors.energy_rmse_meV_atom,
-            "forces": self.errors.forces_rmse_meV_A,
-            "stress": self.errors.stress_rmse_GPa,
-        }
-        return found[what]
-
-
-class CheckResult(Document):
-    """What a check gave, as the state of the loop keeps it."""
-
-    kind: Literal["check"] = "check"
-    potential_id: str = Field(description="uuid of the potential.")
-    batch_id: str = Field(description="uuid of the batch of labels.")
-    errors: Errors | None = Field(
-        None, description="Of the potential on labels from halt-free MD; None if none were asked for."
-    )
-    forces_rms_meV_A: float | None = Field(None, description="Root mean square force component of these labels, meV/A.")
-    limit_meV_A: float | None = Field(None, description="What the root mean square force error may be, meV/A.")
-    energy_limit_meV_atom: float | None = Field(None, description="What the energy error may be, meV/atom.")
-    stress_limit_GPa: float | None = Field(
-        None, description="What the stress error may be, GPa; None where the labels have no stress."
-    )
-    most_allowed: tuple[float | None, float | None, float | None] = Field(
-        (None, None, None),
-        description="These three limits where the training set is not fitted better; None: as they are.",
-    )
-    is_still: bool = Field(False, description="Whether the atoms hardly move, so that the frames prove nothing.")
-    properties: list[dict[str, Any]] = Field(
-        default_factory=list, description="Properties of crystals: PropertyComparison without its curves."
-    )
-    passed: bool = Field(description="Whether error and properties are within their limits.")
-    left_out_exceeded: list[str] = Field(
-        default_factory=list,
-        description="Errors of labels left out of the linear fit that are larger than asked for, with these limits.",
-    )
-    beyond_budget: bool = Field(
-        False, description="Whether the labels left were too few for one of the properties, or for all walkers."
-    )
-    confidence: float | None = Field(
-        None, description="Confidence at which errors are within what is asked for; None where nothing is asked for."
-    )
-    bound_factors: tuple[float, float, float] = Field(
-        (1.0, 1.0, 1.0), description="Factors that make the errors of energy, forces and stress bounds at it."
-    )
-    by_walker: list[WalkerErrors] = Field(default_factory=list, description="Errors on the frames of each walker.")
-    unchecked: list[str] = Field(default_factory=list, description="Walkers of which no frame was labelled.")
-    hints: list[str] = Field(default_factory=list, description="What would help against errors that are too large.")
-
-    @property
-    def teaches(self) -> bool:
-        """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
-        untold = bool(self.unchecked) and not self.beyond_budget
-        return bool(self.exceeded) or untold or any(p["state"] == "failed" for p in self.properties)
-
-    @property
-    def limits(self) -> Limits:
-        """What the errors may be."""
-        return Limits(self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa)
-
-    @property
-    def limits_once_learnt(self) -> Limits:
-        """What the errors of these labels may be after training on them: the limits of a training set like them."""
-        pairs = zip(
-            (self.energy_limit_meV_atom, self.limit_meV_A, self.stress_limit_GPa), self.most_allowed, strict=True
-        )
-        return Limits(*(limit if most is None else most for limit, most in pairs))
-
-    @property
-    def bounds(self) -> Bounds:
-        """By what errors are multiplied before they are compared with the limits."""
-        return Bounds(self.confidence or 0.5, *self.bound_factors)
-
-    @property
-    def exceeded_kinds(self) -> dict[str, str]:
-        """What is larger than it may be on labels of MD (energy, forces, stress), each told with its walker."""
-        if self.errors is None:
-            return {}
-        told = self.limits.exceeded_by(self.errors, self.bounds)
-        for what in told:
-            errors = [(error, one.walker) for one in self.by_walker if (error := one.of(what)) is not None]
-            if len(errors) > 1:
-                told[what] += f", largest on {max(errors)[1]}: {max(errors)[0]:.3g}"
-        if self.confidence is not None:  # asked for of every walker
-            for one in self.by_walker:
-                for what, words in self.limits.exceeded_by(one.errors).items():
-                    told.setdefault(what, f"{one.walker}: {words}")
-        return told
-
-    @property
-    def exceeded(self) -> list[str]:
-        """The errors that are larger than they may be."""
-        return [*self.left_out_exceeded, *self.exceeded_kinds.values()]
-
-    @property
-    def least_force_meV_A(self) -> float:
-        """Root mean square force (meV/A) of the walker whose atoms move least."""
-        return min([one.forces_rms_meV_A for one in self.by_walker], default=self.forces_rms_meV_A or 0.0)
-
-    def where_still(self) -> str:
-        """Name the walkers whose atoms hardly move, where there are others."""
-        still = [one.walker for one in self.by_walker if one.forces_rms_meV_A < STILL_MEV_A]
-        return f" of {', '.join(still)}" if still and len(self.by_walker) > 1 else ""
-
-    def describe(self) -> str:
-        """Return the result as a short text."""
-        told = []
-        if self.errors is not None:
-            told.append(
-                f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frame(s) of halt-free MD, "
-                f"limit {self.limit_meV_A:.1f}"
-            )
-            if self.energy_limit_meV_atom is not None:
-                energy, limit = self.errors.energy_rmse_meV_atom, self.energy_limit_meV_atom
-                told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
-            if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
-                told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
-        if self.confidence is not None and self.errors is not None and not self.exceeded_kinds:
-            told.append(f"true errors are within what is asked for with {self.confidence:.0%} confidence")
-        told += self.exceeded_kinds.values()
-        if self.unchecked:
-            told.append(f"no frame of {', '.join(self.unchecked)} was labelled")
-        if self.left_out_exceeded:
-            told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
-        told += self.hints
-        wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
-        told += [str(p["description"]) for p in wrong]
-        if n_passed := sum(p["state"] == "passed" for p in self.properties):
-            told.append(f"{n_passed} properties within their limits")
-        return "; ".join(told)
-
-
-class CheckDocument(CheckResult, WithPayload):
-    """A check of a potential on labels it was not trained on; ``payload['properties']`` holds the curves."""
-
-    graded: list[GradedLabel] = Field(default_factory=list, description="Grade and error at each of these labels.")
-
-    def comparisons(self) -> list[dict[str, Any]]:
-        """Return the properties with what they come from: curves, matrices, frequencies; needs the payload."""
-        curves = self.payload.get("properties") or [{}] * len(self.properties)
-        return [{**one, "data": data} for one, data in zip(self.properties, curves, strict=True)]
-
-    def result(self) -> CheckResult:
-        """Return what is kept in the state."""
-        return CheckResult.model_validate(self.model_dump(include=set(CheckResult.model_fields)))
-
-
 class LoopState(BaseModel):
     """State that one cycle gives to the next; its size does not grow with the cycles."""
 
@@ -301,6 +148,19 @@ class LoopState(BaseModel):
     not_learnt: str | None = None
     n_functions: int | None = None
     gamma_thresholds: tuple[float, float] | None = None
+
+    @property
+    def learns_check(self) -> bool:
+        """Whether the next training is the last one: of the labels of a check that has passed."""
+        return self.check is not None and self.check.passed and self.untrained_batch_id == self.check.batch_id
+
+    @property
+    def proven_id(self) -> str | None:
+        """The potential (uuid) that MD and the check are to be done with: the present one, or the one it came from."""
+        check = self.check
+        if check is not None and check.delivered_id is not None and check.delivered_id == self.potential_id:
+            return check.potential_id
+        return self.potential_id
 
 
 class CycleResults(BaseModel):
@@ -380,6 +240,8 @@ class OTFDocument(Document):
         if self.check is not None and self.check.cycle == self.cycle:
             told = f"check {'passed' if self.check.passed else 'failed'}: {self.check.describe()}"
             return f"cycle {self.cycle:3d}  {told}  | labels {self.n_labels} (+{self.n_new_labels})"
+        if self.check is not None and self.check.learnt is not None and self.train is not None:
+            return f"cycle {self.cycle:3d}  {self.check.describe_learnt()}  | labels {self.n_labels} (+0)"
         shown = ", ".join(w.describe() for w in ran[:3]) + (f", +{len(ran) - 3} more" if len(ran) > 3 else "")
         shown = ", ".join([*filter(None, [shown]), *(one.describe() for one in self.thrown_away)])
         parts = [f"cycle {self.cycle:3d}  {shown}", f"labels {self.n_labels} (+{self.n_new_labels})"]

@@ -46,6 +46,22 @@ class Errors(BaseModel):
         return None if metrics is None else cls(**metrics.as_dict())
 
 
+class LeftOutErrors(BaseModel):
+    """Errors of labels, each by the fit to all others."""
+
+    n_structures: int = Field(description="Labels.")
+    energy_rmse_meV_atom: float = Field(description="Root mean square energy error in meV/atom.")
+    forces_rmse_meV_A: float = Field(description="Root mean square error of a force component in meV/A.")
+    stress_rmse_GPa: float | None = Field(
+        None, description="Root mean square error of a stress component in GPa; None without such labels."
+    )
+
+    def describe(self) -> str:
+        """Return them as a short text."""
+        stress = "" if self.stress_rmse_GPa is None else f", {self.stress_rmse_GPa:.2f} GPa"
+        return f"{self.energy_rmse_meV_atom:.2f} meV/atom, {self.forces_rmse_meV_A:.1f} meV/A{stress}"
+
+
 class LinearRecord(BaseModel):
     """What a linear fit chose by the data, and its errors of labels left out of the fit."""
 
@@ -258,6 +274,9 @@ class PotentialDocument(WithPayload):
         None, description="Errors of the parent on this cycle's labels, before training on them."
     )
     new_after: Errors | None = Field(None, description="Errors of this potential on the same labels.")
+    new_left_out: LeftOutErrors | None = Field(
+        None, description="Errors of the same labels, each left out of the fit; None if the trainer cannot tell."
+    )
     coefficients_moved: float | None = Field(None, description="Relative change of the coefficients from the parent's.")
     graded: list[GradedLabel] = Field(
         default_factory=list, description="Grade and error at each label of this cycle by the parent, before training."

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike
 
     from mlip_autopipec.potentials.posterior import Posterior
     from mlip_autopipec.training.ladder import Rung
@@ -90,3 +94,26 @@ class LinearFitRecord:
     us_per_atom_step: float
     doubtful_stresses: tuple[int, ...]
     posterior: Posterior
+
+    def left_out_of(self, which: Sequence[int], n_atoms: Sequence[int]) -> LabelError:
+        """
+        Return the root mean square errors of some labels together, each left out of the fit by itself.
+
+        Parameters
+        ----------
+        which
+            Indices of the labels.
+        n_atoms
+            Atoms of each of them.
+        """
+        errors = [self.labels[i] for i in which]
+        stresses = [error.stress_rmse_GPa for error in errors if error.stress_rmse_GPa is not None]
+        return LabelError(
+            _rms([error.energy_meV_atom for error in errors]),
+            _rms([error.forces_rmse_meV_A for error in errors], n_atoms),
+            _rms(stresses) if stresses else None,
+        )
+
+
+def _rms(values: ArrayLike, weights: ArrayLike | None = None) -> float:
+    return float(np.sqrt(np.average(np.square(values), weights=weights)))
