@@ -1,4 +1,4 @@
-"""How many labels and cycles the loop needs until its MD runs clean, by what is labelled at a halt.
+"""How many labels and cycles the loop needs until it has converged, by what is labelled at a halt.
 
 The same oracle, trainer, first dataset and MD; only what a halt leads to differs:
 
@@ -6,12 +6,15 @@ The same oracle, trainer, first dataset and MD; only what a halt leads to differ
 - every: all 15 candidates around each halted cell;
 - default: the package's ProposeMaker and SelectMaker as they are.
 
-A walker is done after one run of the full length without a halt, counted from its last halt. The errors of the
-final potential is measured on frames of the oracle's own MD, beside that of a potential of the same first dataset
-and as many frames taken at random from another such MD. Each finished run is one line of `results.jsonl` in the
-folder: what is killed goes on where it was.
+The stop rule is the package's: MD from the start without a halt, then a check whose labels are learnt. With
+`--no-check` a walker is done after one run of the full length without a halt, counted from its last halt, and there are
+no labels but those of halts. The errors of the final potential are measured on frames of the oracle's own MD, beside
+those of potentials of the same first dataset and as many frames taken at random from another such MD; how many random
+frames it takes to the same force error is told, too. Each finished run is one line of `results.jsonl` in the folder:
+what is killed goes on where it was.
 
     python benchmarks/label_efficiency.py [--system NAME ...] [--strategy NAME ...] [--seeds 0 1 ...] [--picoseconds 20]
+        [--no-check]
 """
 
 from __future__ import annotations
@@ -68,6 +71,8 @@ from mlip_autopipec.training.linear import LinearACETrainer
 #: Labels of the default at most this share of the whole-cell strategy's, and cycles.
 LABELS_GOAL, CYCLES_GOAL = 0.7, 0.35
 RESULTS = "results.jsonl"
+#: Draws of random frames, and how many frames are tried.
+N_DRAWS, RANDOM_SIZES = 3, (2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 #: Errors that are shown, each beside that of as many random frames.
 KINDS = {"energy_meV_atom": "meV/atom", "forces_meV_A": "meV/A", "stress_GPa": "GPa"}
 
@@ -200,16 +205,22 @@ def forked(_arguments, log, environment):
 
 
 @dataclass
-class CleanRunMaker(LammpsDynamicsMaker):
-    """A walker is done after one run of the whole length without a halt, counted from its last halt."""
+class ForkedDynamicsMaker(LammpsDynamicsMaker):
+    """
+    MD in a fork of this process.
+
+    With ``whole_run`` a walker is done after one run of the whole length, counted from its last halt.
+    """
 
     name: str = "explore"
     engine: str = "library"
     settings: MDSettings = field(default_factory=MDSettings)
+    whole_run: bool = False
 
     def explore(self, walker, potential, atoms, restart_file):
         settings = self.settings.begun_with(walker.start_volume_A3)
-        settings = replace(settings, n_steps=walker.step + settings.n_steps)
+        if self.whole_run:
+            settings = replace(settings, n_steps=walker.step + settings.n_steps)
         with patch.object(library, "run_process", forked):
             return run_exploration(
                 atoms,
@@ -270,11 +281,32 @@ def kept(folder, name, make):
 
 
 def random_errors(system, n_labels, seed, first, pool, test):
-    """Errors of a potential from the first dataset and as many random frames of oracle MD."""
+    """Errors of potentials from the first dataset and as many random frames of oracle MD; medians of the draws."""
     if n_labels > len(pool):
         return None
-    chosen = np.random.default_rng([seed, 7]).permutation(len(pool))[:n_labels]
-    return test_errors(system, system.trainer().train([*first, *(pool[i] for i in chosen)]).potential, test)
+    draws = []
+    for draw in range(N_DRAWS):
+        chosen = np.random.default_rng([seed, 7, draw]).permutation(len(pool))[:n_labels]
+        potential = system.trainer().train([*first, *(pool[i] for i in chosen)]).potential
+        draws.append(test_errors(system, potential, test))
+    return {
+        **{kind: statistics.median(errors[kind] for errors in draws) for kind in KINDS},
+        "at_K": {t: statistics.median(errors["at_K"][t] for errors in draws) for t in system.temperatures_K},
+    }
+
+
+def random_for(system, error_meV_A, seed, first, pool, test):
+    """How many random frames it takes to the same force error; None for more than there are."""
+    before = None
+    for n in (n for n in RANDOM_SIZES if n <= len(pool)):
+        errors = random_errors(system, n, seed, first, pool, test)["forces_meV_A"]
+        if errors <= error_meV_A:
+            if before is None or before[1] <= errors:
+                return float(n)
+            steps = [np.log(error / error_meV_A) for error in (before[1], errors)]
+            return float(np.exp(np.interp(0.0, steps[::-1], np.log([n, before[0]]))))
+        before = (n, errors)
+    return None
 
 
 def test_errors(system, potential, test):
@@ -289,7 +321,7 @@ def test_errors(system, potential, test):
     }
 
 
-def run(system, strategy, seed, picoseconds, gamma, first):
+def run(system, strategy, seed, picoseconds, gamma, first, *, check):
     """Run the loop; return its last document, the labels bought and the picoseconds of MD."""
     propose, select = STRATEGIES[strategy]()
     settings = MDSettings(
@@ -301,13 +333,12 @@ def run(system, strategy, seed, picoseconds, gamma, first):
         gamma_every=round(MDSettings.gamma_every * MDSettings.timestep_fs / system.timestep_fs),
     )
     maker = OTFMaker(
-        dynamics_maker=CleanRunMaker(settings=settings),
+        dynamics_maker=ForkedDynamicsMaker(settings=settings, whole_run=not check),
         propose_maker=propose,
         select_maker=select,
         oracle_maker=OracleMaker(static_maker=system.oracle),
         train_maker=TrainMaker(trainer=system.trainer()),
-        # the same end for every way to sample; proofs from the start would compare something else
-        stop_rule=StopRule(max_cycles=100, n_check_labels=0, prove=False),
+        stop_rule=StopRule(max_cycles=100) if check else StopRule(max_cycles=100, n_check_labels=0, prove=False),
         seed=seed,
     )
     flow = maker.make(system.atoms, system.walkers_K, labels=first)
@@ -323,11 +354,12 @@ def run(system, strategy, seed, picoseconds, gamma, first):
     return document, bought, walks, md_ps
 
 
-def measure(system, strategy, seed, picoseconds, gamma, pool, test):
+def measure(system, strategy, seed, picoseconds, gamma, pool, test, *, check):
     """Run one strategy with one seed; return its line of results."""
     started, cpu = time.perf_counter(), sum(os.times()[:4])
     first = system.first_labels(seed)
-    document, bought, walks, md_ps = run(system, strategy, seed, picoseconds, gamma, first)
+    document, bought, walks, md_ps = run(system, strategy, seed, picoseconds, gamma, first, check=check)
+    seconds, seconds_cpu = time.perf_counter() - started, sum(os.times()[:4]) - cpu
     errors = test_errors(system, document.potential.to_potential(), test)
     random = random_errors(system, len(bought), seed, first, pool, test)
     return {
@@ -338,6 +370,7 @@ def measure(system, strategy, seed, picoseconds, gamma, pool, test):
         "halts": document.n_halts,
         "errors": errors,
         "random": random,
+        "random_for_it": random_for(system, errors["forces_meV_A"], seed, first, pool, test),
         "origins": dict(Counter(label.origin for label in bought)),
         "by_cycle": [[label.cycle, label.walker, label.origin, label.gamma] for label in bought],
         "walks": [
@@ -345,8 +378,8 @@ def measure(system, strategy, seed, picoseconds, gamma, pool, test):
             for w in walks
         ],
         "md_ps": md_ps,
-        "seconds": time.perf_counter() - started,
-        "seconds_cpu": sum(os.times()[:4]) - cpu,
+        "seconds": seconds,
+        "seconds_cpu": seconds_cpu,
         "seconds_md": sum(w["seconds"] for w in walks),
     }
 
@@ -373,6 +406,8 @@ def summary(runs):
     for kind in KINDS:
         median[kind] = statistics.median(r["errors"][kind] for r in done) if done else None
         median[f"random {kind}"] = statistics.median(b[kind] for _, b in pairs) if pairs else None
+    ratios = [r["labels"] / (r.get("random_for_it") or np.inf) for r in done]
+    median["of random"] = statistics.median(ratios) if ratios else None
     median["better"] = f"{sum(a['forces_meV_A'] <= b['forces_meV_A'] for a, b in pairs)} of {len(pairs)}"
     return {**median, "runs": f"{len(done)} of {len(runs)}"}
 
@@ -384,9 +419,12 @@ def report(results, picoseconds, console):
         medians = {s: summary(runs) for s, runs in rows.items() if runs}
         if not medians:
             continue
-        table = Table(title=f"{system}: medians over seeds, every walker {picoseconds:g} ps without a halt")
+        title = (
+            f"{system}: medians over seeds, every walker {picoseconds:g} ps without a halt; error | of random frames"
+        )
+        table = Table(title=title)
         table.add_column("strategy")
-        for column in ("converged", "labels", "cycles", *KINDS.values(), "not worse in", "CPU s"):
+        for column in ("converged", "labels", "cycles", *KINDS.values(), "not worse in", "labels / random", "CPU s"):
             table.add_column(column, justify="right")
         for strategy, m in medians.items():
             errors = [f"{_shown(m[kind])} | {_shown(m[f'random {kind}'])}" for kind in KINDS]
@@ -397,6 +435,7 @@ def report(results, picoseconds, console):
                 _shown(m["cycles"]),
                 *errors,
                 m["better"],
+                _shown(m["of random"]),
                 _shown(m["seconds_cpu"]),
             )
         console.print(table)
@@ -406,10 +445,15 @@ def report(results, picoseconds, console):
 
 def goals(medians):
     """Compare the default with the whole halted cell, and with random frames."""
+    if "default" in medians and (ratio := medians["default"]["of random"]):
+        alone = [f"labels {ratio:.2f} times the random frames of that error, goal {LABELS_GOAL}: "]
+        alone[0] += _reached(ratio <= LABELS_GOAL)
+    else:
+        alone = []
     if not {"halted", "default"} <= set(medians) or None in (medians["halted"]["labels"], medians["default"]["labels"]):
-        return ["nothing to compare"]
+        return alone or ["nothing to compare"]
     ours, theirs = medians["default"], medians["halted"]
-    lines = []
+    lines = alone
     for name, goal in (("labels", LABELS_GOAL), ("cycles", CYCLES_GOAL)):
         if not theirs[name]:
             lines.append(f"the whole-cell strategy needed no {name}: nothing to compare")
@@ -442,12 +486,18 @@ def main(arguments=None):
     parser.add_argument("--picoseconds", type=float, default=20.0)
     parser.add_argument("--gamma", nargs=2, type=float, default=[MDSettings.gamma_lo, MDSettings.gamma_hi])
     parser.add_argument("--functions", type=int, help="functions per element; chosen by the data without it")
+    parser.add_argument("--no-check", action="store_true", help="labels of halts alone")
     parser.add_argument("--folder", type=Path, default=Path("label_efficiency"))
     options = parser.parse_args(arguments)
     folder = options.folder
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=130)
-    asked = {"picoseconds": options.picoseconds, "gamma": options.gamma, "functions": options.functions}
+    asked = {
+        "picoseconds": options.picoseconds,
+        "gamma": options.gamma,
+        "functions": options.functions,
+        "check": not options.no_check,
+    }
     for name in options.system:
         system = replace(SYSTEMS[name](), n_functions=options.functions)
         if system.missing:
@@ -460,10 +510,8 @@ def main(arguments=None):
                 key = {"system": name, "strategy": strategy, "seed": seed, **asked}
                 if any(key.items() <= r.items() for r in read_results(folder)):
                     continue
-                line = {
-                    **key,
-                    **measure(system, strategy, seed, options.picoseconds, options.gamma, pool=pool, test=test),
-                }
+                told = (system, strategy, seed, options.picoseconds, options.gamma, pool, test)
+                line = {**key, **measure(*told, check=not options.no_check)}
                 with (folder / RESULTS).open("a") as file:
                     file.write("\n" + json.dumps(line) + "\n")  # the line before may have been cut short
     results = [r for r in read_results(folder) if asked.items() <= r.items()]
