@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,7 +13,7 @@ from mlip_autopipec.potentials.basis import LADDER_CUTOFF
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.training.design import basis_functions, build_design
-from mlip_autopipec.training.ladder import atoms_of, fit_rung, rungs_within
+from mlip_autopipec.training.ladder import MARGIN, atoms_of, fit_rung, rungs_within
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ _FIRST = CUTOFFS.index(LADDER_CUTOFF)
 _MOST_ELEMENTS = 3
 #: So many atoms of labels decide: enough for the largest basis.
 _ATOMS = 2000
+#: In a loop the cutoff is chosen again whenever the labels have become so many times as many: the few cold structures
+#: of a first dataset prefer another one than the melt (copper-gold: 4.5 A, then 5 A; with the former 24.8 instead of
+#: 13.2 meV/A).
+_GROWTH = 1.2
 
 
 class LinearSettings(Protocol):
@@ -66,7 +71,13 @@ def cutoffs_for(labels: Sequence[Atoms]) -> list[float]:
     return [round(max(1.0, nearest / NEAREST) * cutoff, 1) for cutoff in CUTOFFS]
 
 
-def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> float:
+def is_due(task: FitTask) -> bool:
+    """Return whether the labels of a fine-tune are so many more than before that the cutoff is chosen again."""
+    before, now = task.new.count(False), len(task.new)
+    return before == 0 or int(math.log(before, _GROWTH)) < int(math.log(now, _GROWTH))
+
+
+def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, present: float | None = None) -> float:
     """
     Return the cutoff (Angstrom) with which energies and forces of the labels are most probable.
 
@@ -81,14 +92,18 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights) -
         The labels.
     weights
         What an error is worth.
+    present
+        The cutoff of the potential to continue from. It stays unless another one is clearly better.
     """
     from pyace import ACEBBasisSet
 
     chosen = _some(task)
     labels, of_label = [task.labels[i] for i in chosen], np.asarray(task.weights)[chosen]
     cutoffs = cutoffs_for(labels)
+    if present is not None and present not in cutoffs:  # nearest neighbours may have moved
+        cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present)))] = present
     if len(task.elements) > _MOST_ELEMENTS:
-        return cutoffs[_FIRST]
+        return cutoffs[_FIRST] if present is None else present
     size = max(rungs_within(atoms_of(labels)))
     known: dict[int, float] = {}
 
@@ -103,13 +118,16 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights) -
             known[index] = fit_rung(design, basis_functions(basis), size, unit).rung.log_evidence
         return known[index]
 
-    best = _FIRST
+    first = _FIRST if present is None else cutoffs.index(present)
+    best, margin = first, 0.0 if present is None else MARGIN
     for step in (-1, 1):
-        while 0 <= best + step < len(cutoffs) and evidence(best + step) > evidence(best):
+        while 0 <= best + step < len(cutoffs) and evidence(best + step) > evidence(best) + margin:
             best += step
-        if best != _FIRST:
+        if best != first:
             break
-    logger.info("cutoff %g A of %s, by %d labels", cutoffs[best], cutoffs, len(labels))
+    if best != first or present is None:
+        before = "" if present is None else f", {present:g} A before"
+        logger.info("cutoff %g A of %s, by %d labels%s", cutoffs[best], cutoffs, len(labels), before)
     return cutoffs[best]
 
 

@@ -25,7 +25,7 @@ RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
 #: Basis functions of all elements together that a ladder goes up to.
 MOST_FUNCTIONS = 900
 #: Functions of each element that it goes up to however many elements there are.
-MOST_OF_EACH = 220
+MOST_OF_EACH = 320
 #: The logarithm of the evidence of a larger basis has to be larger by this much.
 MARGIN = 5.0
 #: Functions of each element for each atom of the labels, of whatever element: the more elements, the more functions it

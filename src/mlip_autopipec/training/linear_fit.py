@@ -13,7 +13,7 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
-from mlip_autopipec.training.cutoff import choose_cutoff
+from mlip_autopipec.training.cutoff import choose_cutoff, is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
@@ -120,11 +120,13 @@ def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights)
         ),
     )
     sizes = rungs_within(atoms_of(task.labels))
+    anew = task.start is None
     if settings.cutoff is None:
-        cutoff = choose_cutoff(ladder, task, weights) if task.start is None else task.start.cutoff
+        cutoff = _cutoff(ladder, task, weights, min(sizes))
+        anew = anew or (task.start is not None and cutoff != task.start.cutoff)
         ladder = ladder.with_basis(replace(ladder.basis, cutoff=cutoff))
     found = {n: ladder.configuration(task, n) for n in sizes}
-    if task.start is None:
+    if anew:
         # limits of nradmax and lmax may end the ladder before its last size
         complete: dict[int, BBasisConfiguration] = {}
         previous = 0
@@ -144,6 +146,21 @@ def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights)
             contains[n] = configuration
     # the potential's own basis comes first; it keeps its functions unless a larger one is clearly better
     return {min(_size(start), min(contains, default=_size(start) + 1) - 1): present, **contains}
+
+
+def _cutoff(ladder: LinearSettings, task: FitTask, weights: FitWeights, smallest: int) -> float:
+    """Return the cutoff: that of the potential to continue from, unless the labels that are new prefer another one."""
+    from pyace import ACEBBasisSet
+
+    if task.start is None:
+        return choose_cutoff(ladder, task, weights)
+    present = task.start.cutoff
+    if not is_due(task):
+        return present
+    own = ladder.with_basis(replace(ladder.basis, cutoff=present)).configuration(task, smallest)
+    if not _same_radial(ACEBBasisSet(task.start.configuration()), ACEBBasisSet(own)):
+        return present  # a basis of the user's own
+    return choose_cutoff(ladder, task, weights, present)
 
 
 def _size(basis: ACEBBasisSet) -> int:
@@ -221,8 +238,9 @@ def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
 
 def _with_active_set(potential: ACEPotential, task: FitTask) -> ACEPotential:
     """Build the active set; a basis that grew has to be spanned by the labels, as a first one has."""
-    grown = task.start is not None and task.start.n_functions != potential.n_functions
-    return build_active_set(potential, task.labels, None if grown else task.start)
+    start = task.start
+    another = start is not None and (start.n_functions, start.cutoff) != (potential.n_functions, potential.cutoff)
+    return build_active_set(potential, task.labels, None if another else start)
 
 
 def _label_errors(design: Design, residuals: NDArray[np.float64]) -> list[LabelError]:

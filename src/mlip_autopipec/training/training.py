@@ -299,7 +299,7 @@ def _check_labels(labels: Sequence[Atoms]) -> None:
 
 
 def _relative_change(old: ACEPotential | None, new: ACEPotential) -> float | None:
-    if old is None or len(old.coefficients) != len(new.coefficients):
+    if old is None or len(old.coefficients) != len(new.coefficients) or old.cutoff != new.cutoff:
         return None
     norm = float(np.linalg.norm(old.coefficients))
     return float(np.linalg.norm(new.coefficients - old.coefficients)) / max(norm, 1e-300)
