@@ -15,6 +15,7 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet, create_multispecies_basis_config
 
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.derivatives import Derivatives
@@ -262,6 +263,26 @@ def test_the_cutoff_is_chosen_by_the_labels_and_kept(monkeypatch: pytest.MonkeyP
     assert more.potential.cutoff == trained.potential.cutoff
     given = LinearACETrainer(basis=BasisSettings(cutoff=3.9)).train(labels)
     assert given.potential.cutoff == pytest.approx(3.9)
+
+
+def test_the_cutoff_is_chosen_again_when_the_labels_have_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlip_autopipec.training import cutoff
+
+    monkeypatch.setattr(cutoff, "CUTOFFS", (2.8, 3.4, 4.4, 5.2))
+    short = LinearACETrainer().train([lennard_jones(a, 3.0) for a in cells(16)]).potential
+    far = [lennard_jones(a) for a in cells(22)]
+    best = LinearACETrainer().train(far).potential.cutoff
+    assert short.cutoff < best
+    tuned = {n: LinearACETrainer().train(far[:16], short, fine_tune=True, new_labels=far[16 : 16 + n]) for n in (1, 6)}
+    assert tuned[1].potential.cutoff == short.cutoff, "one label more is no reason"
+    assert tuned[6].potential.cutoff == best
+    assert tuned[6].coefficients_moved is None, "the functions are others"
+    assert tuned[6].train.forces_rmse_meV_A < tuned[1].train.forces_rmse_meV_A
+    assert max(compute_gamma(tuned[6].potential, far[-1])) <= 1 + 1e-6, "the active set is built anew"
+    own = BasisSettings(cutoff=short.cutoff, radial_basis="ChebExpCos")
+    given = LinearACETrainer(basis=own).train(far[:16]).potential
+    kept = LinearACETrainer().train(far[:16], given, fine_tune=True, new_labels=far[16:])
+    assert kept.potential.cutoff == short.cutoff, "a basis of the user's own stays"
 
 
 def test_cutoffs_follow_the_distance_to_the_nearest_neighbour() -> None:
