@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase.io
 import numpy as np
 import pytest
@@ -11,11 +9,12 @@ from ase import units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.given import take_in_labels
 
-DFT = Path(__file__).parents[3] / "shared" / "data" / "zuo2020"
+DFT = SHARED_DATA / "zuo2020"
 
 
 def strained(n=12, sigma=0.04, strain=0.02, *, sheared=False, energy=1.0, forces=1.0, stress=1.0):
