@@ -126,7 +126,7 @@ class OracleKind:
         The comment that ``init`` writes behind the name.
     cost
         What a label of a few atoms takes. ``run --dry-run`` computes one unless it takes hours, and ``init`` writes MD
-        of the oracle for validation where it takes milliseconds.
+        of the oracle for validation, shorter where it takes seconds, unless it takes hours.
     atom_maker
         The same for isolated atoms, where they need settings of their own.
     template

@@ -10,7 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, app
@@ -70,6 +70,24 @@ def test_settings_follow_the_structure(tmp_cwd, arguments, formula, oracle, time
     if functions:
         fewest = min(sum(a.get_chemical_symbols().count(e) for a in train) for e in set(atoms.symbols))
         assert fewest >= functions, "the active set needs as many atoms as there are functions"
+
+
+@pytest.mark.parametrize(
+    ("structure", "frames", "told"),
+    [
+        (molecule("CH4"), (10, 50), "500 steps for each walker"),
+        (bulk("LiF", "rocksalt", a=4.03, cubic=True) * (2, 2, 1), (4, 25), "each as long as a label"),
+        (bulk("LiF", "rocksalt", a=4.03, cubic=True) * 2, None, "remove the #"),  # 10 s a step
+    ],
+)
+def test_an_oracle_that_takes_seconds_validates_small_systems(tmp_cwd, structure, frames, told):
+    pytest.importorskip("tblite")
+    ase.io.write("s.extxyz", structure)
+    run, text = made("s.extxyz", "--max-atoms", "40", "-o", "run.yaml")
+    assert run.oracle.kind == "gfn-xtb"
+    found = run.validation
+    assert (None if found is None else (found.n_frames, found.interval_steps)) == frames
+    assert told in text
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from paths import SHARED_DATA
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.structures.electrons import charge_of
 
 RUN = SHARED_DATA / "vasp_runs" / "Si8_displaced" / "outputs"
 #: Of this run of VASP 6.
@@ -340,3 +341,99 @@ def test_a_run_file_takes_several_outputs(tmp_path):
     found = RunFile.load(tmp_path / "run.yaml").load_labels()
     assert len(found) == 2
     assert any("b_vasprun.xml" in remark for remark in found.remarks)
+
+
+AIMS = """\
+  | Number of atoms                   :        2
+  | Number of spin channels           :        1
+  The structure contains        2 atoms,  and a total of          {electrons:.3f} electrons.
+{relaxation}  | Atomic structure:
+  |       Atom                x [A]            y [A]            z [A]
+  |    1: Species H              0.000000         0.000000         0.000000
+  |    2: Species F              0.920000         0.000000         0.000000
+  | Number of Kohn-Sham states (occupied + empty):       11
+          Begin self-consistency iteration #    1
+
+  Date     :  20160131, Time     :  153229.029
+"""
+AIMS_FORCES = """\
+{said}  | Electronic free energy        :         {energy:.15E} eV
+  Total atomic forces (unitary forces cleaned) [eV/Ang]:
+  |   1         {force:.15E}          0.000000000000000E+00          0.000000000000000E+00
+  |   2         {back:.15E}          0.000000000000000E+00          0.000000000000000E+00
+"""
+AIMS_ATOMS = """\
+  {heading}
+                      x [A]             y [A]             z [A]       Atom
+   atom               {x:.8f}        0.00000000        0.00000000  H
+   atom               0.92000000        0.00000000        0.00000000  F
+"""
+#: x of hydrogen in A, energy in eV, force on hydrogen in eV/A: a spring of 40 eV/A^2.
+AIMS_STEPS = [(x, -2700.0 + 20 * (x + 0.005) ** 2, -40 * (x + 0.005)) for x in (0.0, 0.01, 0.02, 0.03)]
+
+
+def _aims_md(said=("",) * 4, electrons=10.0):
+    """Return an output of MD as FHI-aims prints it: energy, forces, then the structure they belong to."""
+    steps = []
+    for i, ((x, energy, force), words) in enumerate(zip(AIMS_STEPS, said, strict=True)):
+        heading = "Final atomic" if i == len(AIMS_STEPS) - 1 else "Atomic"
+        heading += " structure (and velocities) as used in the preceding time step:"
+        one = AIMS_FORCES.format(said=words, energy=energy, force=force, back=-force)
+        steps.append(one + (AIMS_ATOMS.format(heading=heading, x=x) if i else ""))
+    begins = "          Begin self-consistency loop: Re-initialization.\n"
+    head = "          Invoking FHI-aims ...\n" + AIMS.format(electrons=electrons, relaxation="")
+    return head + begins.join(steps) + "          Have a nice day.\n"
+
+
+def _aims_relaxation():
+    end = "  Geometry optimization: Attempting to predict improved coordinates.\n"
+    again = "          Begin self-consistency loop: Re-initialization.\n"
+    steps = []
+    for i, (x, energy, force) in enumerate(AIMS_STEPS):
+        before = AIMS_ATOMS.format(heading="Updated atomic structure:", x=x) + again if i else ""
+        steps.append(before + AIMS_FORCES.format(said="", energy=energy, force=force, back=-force) + end)
+    head = "          Invoking FHI-aims ...\n" + AIMS.format(electrons=10, relaxation="  Geometry relaxation:\n")
+    last = AIMS_ATOMS.format(heading="Final atomic structure:", x=AIMS_STEPS[-1][0])
+    return head + "".join(steps) + last + "          Have a nice day.\n"
+
+
+def _read_aims(tmp_path, text):
+    path = tmp_path / "aims.out"
+    path.write_text(text)
+    found = read_labels_file(path)
+    return [(a.positions[0, 0], a.calc.results["energy"], a.calc.results["forces"][0, 0]) for a in found], found
+
+
+@pytest.mark.parametrize("text", [_aims_md(), _aims_relaxation()])
+def test_every_step_of_fhi_aims_has_its_own_structure(tmp_path, text):
+    """The last step of MD had the first structure of the run: its heading is another one."""
+    steps, found = _read_aims(tmp_path, text)
+    assert np.allclose(steps, AIMS_STEPS, atol=1e-7)
+    assert not any(charge_of(atoms) for atoms in found)
+
+
+@pytest.mark.parametrize(("text", "ends"), [(_aims_md(), 3), (_aims_relaxation(), 4)])
+def test_finished_steps_of_a_stopped_run_of_fhi_aims_are_read(tmp_path, text, ends):
+    cut = text[: text.rindex("  Total atomic forces")]
+    steps, found = _read_aims(tmp_path, cut)
+    assert np.allclose(steps, AIMS_STEPS[:3], atol=1e-7)
+    assert any("did not end; its 3 finished steps are read" in one for one in found.remarks)
+    steps, _ = _read_aims(tmp_path, text.replace("Have a nice day.", ""))
+    assert np.allclose(steps, AIMS_STEPS[:ends], atol=1e-7)
+    with pytest.raises(InvalidInputError, match="stopped before its first step was finished"):
+        _read_aims(tmp_path, cut[: cut.index("  Total atomic forces")])
+
+
+def test_steps_of_fhi_aims_that_did_not_converge_are_left_out(tmp_path):
+    bad = "  Self-consistency cycle not converged.\n"
+    steps, found = _read_aims(tmp_path, _aims_md(("", bad, "", "")))
+    assert np.allclose(steps, [AIMS_STEPS[i] for i in (0, 2, 3)], atol=1e-7)
+    assert "3 of 4 steps; left out: step 1 did not converge" in found.remarks[0]
+    again = bad + "  Self-consistency cycle not yet converged - restarting mixer to attempt better convergence.\n"
+    with pytest.raises(InvalidInputError, match="not all of its steps are converged"):
+        _read_aims(tmp_path, _aims_md(("", again, "", "")))
+
+
+def test_electrons_of_fhi_aims_tell_the_charge(tmp_path):
+    _, found = _read_aims(tmp_path, _aims_md(electrons=9.0))
+    assert [charge_of(atoms) for atoms in found] == [1, 1, 1, 1]

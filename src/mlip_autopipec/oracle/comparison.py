@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import units
 from ase.formula import Formula
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.oracle.units import FORCES, remedy
 from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.structures.provenance import Provenance, Split
 
@@ -25,13 +25,7 @@ _ENERGY_meV, _FORCES_meV_A, _STRESS_eV_A3, _SHARE = 10.0, 50.0, 0.01, 0.1
 #: What the given forces are by their factor over those of the oracle, which they may miss by this share.
 _UNITS = {
     "they are gradients; turn their sign": -1.0,
-    "they are in kcal/mol/A; divide them by 23.061, and see to the energies": units.mol / units.kcal,
-    "they are in kJ/mol/A; divide them by 96.485, and see to the energies": units.mol / units.kJ,
-    "they are in meV/A; divide them by 1000, and see to the energies": 1e3,
-    "they are in Hartree/bohr; multiply them by 51.422, and see to the energies": units.Bohr / units.Hartree,
-    "they are in Ry/bohr; multiply them by 25.711, and see to the energies": units.Bohr / units.Ry,
-    "they are in Hartree/A; multiply them by 27.211, and see to the energies": 1 / units.Hartree,
-    "they are in eV/bohr; multiply them by 1.8897": units.Bohr,
+    **{f"they are in {unit}; {remedy(size)}, and see to the energies": 1 / size for unit, size in FORCES.items()},
 }
 _SAME = 0.05
 #: One factor explains the given forces if what it leaves is at most this share of them.

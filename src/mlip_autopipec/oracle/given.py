@@ -14,7 +14,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
-from mlip_autopipec.oracle.work import contradictions, forces_set_to_zero, refuse_units
+from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, forces_set_to_zero, refuse_units
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
@@ -106,6 +106,7 @@ def take_in_labels(
     said += _duplicates(frames, where)
     refuse_units(frames, where[0] if frames else "")
     said += contradictions(frames, where)
+    refuse_units(frames, where[0] if frames else "", AT_RANDOM)
     said += doubtful_magnitude(frames)
     said += about_compositions(frames, "labels: their")
     return GivenLabels(frames, said)

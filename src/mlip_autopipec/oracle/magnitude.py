@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import units
 from ase.data import chemical_symbols, covalent_radii
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.work import near_pairs
+from mlip_autopipec.oracle.near import near_pairs
+from mlip_autopipec.oracle.units import ENERGIES, remedy
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.periodicity import goes_on_along
 from mlip_autopipec.structures.provenance import Split
@@ -29,9 +29,10 @@ _NEIGHBOURS_A, _DECAY, _SILICON_A = 6.0, 4.0, 2.35
 _SOFTEST, _SOFTEST_MOLECULE, _STIFFEST = 0.25, 0.03, 10.0
 #: Cells of fewer atoms show single vibrations, not the mean of all.
 _ENOUGH_ATOMS = 3
-#: An atom has one bond where one neighbour is within so many sums of covalent radii; bonds that vary by less than this
-#: (root mean square, A), or are fewer, or whose forces hardly follow, say nothing.
-_BONDED, _STRETCHED_A, _FEWEST_BONDS, _FOLLOWS = 1.3, 0.01, 8, 0.7
+#: An atom has one bond where one neighbour is within so many sums of covalent radii, and no other within the second
+#: (hot silicon has some in between); bonds that vary by less than this (root mean square, A), or are fewer, or whose
+#: forces hardly follow, say nothing.
+_BONDED, _APART, _STRETCHED_A, _FEWEST_BONDS, _FOLLOWS = 1.3, 1.6, 0.01, 8, 0.7
 #: Force constants (eV/A^2) of such bonds between elements without metals are 10 (I-I) to 150 (N-N), of which 20
 #: molecules (GFN1-xTB; MD at 300 K, rattled by 0.03 and 0.08 A) show 15 to 148; wider, for large stretches.
 _STRETCH = (5.0, 250.0)
@@ -40,13 +41,7 @@ _NO_METALS = frozenset(map(int, (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 34, 35, 53)))
 _TIGHTEST, _LOOSEST = 20.0, 0.3
 _NOBLE = (2, 10, 18, 36, 54, 86)
 #: Units that energies and forces may have together, by their size in eV.
-_TOGETHER = {
-    "kcal/mol and kcal/mol/A (divide both by 23.061)": units.kcal / units.mol,
-    "kJ/mol and kJ/mol/A (divide both by 96.485)": units.kJ / units.mol,
-    "meV and meV/A (divide both by 1000)": 1e-3,
-    "Hartree and Hartree/A (multiply both by 27.211)": units.Hartree,
-    "Ry and Ry/A (multiply both by 13.606)": units.Ry,
-}
+_TOGETHER = {f"{unit} and {unit}/A ({remedy(size, 'both')})": size for unit, size in ENERGIES.items()}
 
 
 def doubtful_magnitude(frames: Sequence[Atoms]) -> list[str]:
@@ -102,13 +97,12 @@ def _single_bonds(atoms: Atoms) -> Iterator[tuple[tuple[int, int], float, float]
     radii, numbers, forces = covalent_radii[atoms.numbers], atoms.numbers, atoms.calc.results["forces"]
     if not set(map(int, numbers)) & _NO_METALS or len(atoms) < 2:
         return
-    i, j, distance, vector = neighbours("ijdD", atoms, _BONDED * 2 * float(radii.max()))
-    near = distance < _BONDED * (radii[i] + radii[j])
-    i, j, distance, vector = i[near], j[near], distance[near], vector[near]
-    for atom in np.flatnonzero(np.bincount(i, minlength=len(atoms)) == 1):
-        (place,) = np.flatnonzero(i == atom)
+    i, j, distance, vector = neighbours("ijdD", atoms, _APART * 2 * float(radii.max()))
+    relative = distance / (radii[i] + radii[j])
+    for atom in np.flatnonzero(np.bincount(i[relative < _APART], minlength=len(atoms)) == 1):
+        (place,) = np.flatnonzero((i == atom) & (relative < _APART))
         kind = int(numbers[atom]), int(numbers[j[place]])
-        if set(kind) <= _NO_METALS:
+        if set(kind) <= _NO_METALS and relative[place] < _BONDED:
             yield kind, float(distance[place]), float(-forces[atom] @ vector[place] / distance[place])
 
 

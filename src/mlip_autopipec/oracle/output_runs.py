@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.data import atomic_numbers
 
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
@@ -31,6 +32,12 @@ _UNCONVERGED = {
     "castep-castep": re.compile(r"max\. SCF cycles performed but system has not reached the groundstate"),
     "aims-output": re.compile(r"Self-consistency cycle not converged|SCF cycle not converged"),
 }
+#: What ends a step of FHI-aims in MD, and in a relaxation; what begins anew within a step.
+_AIMS_STEP = (
+    "Begin self-consistency loop: Re-initialization",
+    "Geometry optimization: Attempting to predict improved coordinates.",
+)
+_AIMS_WITHIN = re.compile(r"restarting mixer to attempt|see comments in numerical_stress|numerical stress completed")
 #: VASP's tags for moving atoms: each step of such a run is a label of its own. PSTRESS: ASE takes P V off again.
 _MOVING = ("NSW", "IBRION", "PSTRESS", "NELECT")
 
@@ -54,6 +61,8 @@ class Run:
         Why its stress is not used; empty if it is.
     remarks
         What else there is to say.
+    text
+        What a reader is given instead of the file; None for the file itself.
     """
 
     refused: list[str] = field(default_factory=list)
@@ -62,6 +71,7 @@ class Run:
     charge: float = 0.0
     no_stress: str = ""
     remarks: list[str] = field(default_factory=list)
+    text: str | None = None
 
 
 def text_of(path: Path, length: int = -1) -> str:
@@ -193,6 +203,31 @@ def _espresso(path: Path) -> Run:
     return run
 
 
+def _aims(path: Path) -> Run:
+    """Read of an output of FHI-aims which steps are finished and converged, under the headings that ASE looks for."""
+    # the structure of the last step has another heading, without which ASE takes the first structure of the run
+    text = text_of(path).replace("Final atomic structure (and velocities)", "Atomic structure (and velocities)")
+    relaxes = "Geometry relaxation:" in text
+    end = _AIMS_STEP[relaxes]
+    steps = text.split(end)
+    run = Run(text=text)
+    if "Have a nice day." not in text[-2000:]:
+        if len(steps) == 1:
+            run.refused.append("the run was stopped before its first step was finished")
+        steps = steps[:-1]
+        run.text = end.join(steps) + (f"{end}\n\n" if relaxes else "")  # there the reader leaves out what comes last
+        run.remarks.append(f"labels: the run of '{path.name}' did not end; its {len(steps)} finished steps are read")
+    electrons = re.search(r"contains +(\d+) atoms, +and a total of +([\d.]+) electrons", text)
+    species = re.findall(r"^ +\| +\d+: Species (\w+) ", text, re.MULTILINE)
+    if electrons and set(species) <= set(atomic_numbers):
+        nuclei = sum(atomic_numbers[name] for name in species[: int(electrons[1])])
+        run.charge = round(nuclei - float(electrons[2]), 4)
+    if _AIMS_WITHIN.search(text):  # steps cannot be told apart
+        run.refused += said_unconverged(path, "aims-output")
+    run.unconverged = {i for i, step in enumerate(steps) if _UNCONVERGED["aims-output"].search(step)}
+    return run
+
+
 def _value(text: str) -> Any:
     words = text.split()
     return words[0] if len(words) == 1 else (words or "")
@@ -211,4 +246,5 @@ LOOKS: dict[str, Callable[[Path], Run]] = {
     "vasp-out": _outcar,
     "espresso-out": _espresso,
     "castep-castep": _castep,
+    "aims-output": _aims,
 }

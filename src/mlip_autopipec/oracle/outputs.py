@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import re
 import warnings
@@ -11,6 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.aims import read_aims_output
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from mlip_autopipec.errors import InvalidInputError
@@ -90,7 +92,7 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
             raise InvalidInputError(f"'{path}' ({READ[found]}) holds no labels: {'. '.join(run.refused)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of readers, about what they leave out
-            frames: list[Any] = list(ase.io.iread(str(path), ":", format=found, do_not_split_by_at_sign=True))
+            frames: list[Any] = _read(path, found, run)
     except InvalidInputError:
         raise
     except Exception as error:  # readers raise what they like
@@ -100,6 +102,12 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
             f"the labels '{path}' ({READ[found]}) cannot be read ({why}): is the run complete? Else {other}{REMEDY}"
         ) from error
     return _kept(path, found, frames, run)
+
+
+def _read(path: Path, found: str, run: Run) -> list[Any]:
+    if run.text is None:
+        return list(ase.io.iread(str(path), ":", format=found, do_not_split_by_at_sign=True))
+    return list(read_aims_output(io.StringIO(run.text), index=slice(None), non_convergence_ok=True))
 
 
 def _kept(path: Path, found: str, frames: list[Any], run: Run) -> tuple[list[Atoms], list[str], list[str]]:

@@ -10,6 +10,8 @@ from ase import units
 from ase.data import covalent_radii
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.near import Pair, pairs_of
+from mlip_autopipec.oracle.units import ENERGIES, FORCES, STRESSES, remedy
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.periodicity import goes_on_along
 
@@ -45,32 +47,36 @@ class _Range(NamedTuple):
 
 #: The first range that has its pairs decides. Of copper at random displacements the least and largest are 0.64 and 1.26
 #: (bulk and surface, 0.05 to 0.1 A) in the first, 0.33 and 1.16 (0.15 A) in the second.
-_RANGES = (_Range(0.35, 6, 0.95, 0.58, 1.6), _Range(0.6, 6, 0.95, 0.28, 3.0))
-#: A frame is compared with so many after it.
-_NEXT = 8
+RANGES = (_Range(0.35, 6, 0.95, 0.58, 1.6), _Range(0.6, 6, 0.95, 0.28, 3.0))
+#: Frames at random about a minimum have energies that are all alike: with that correlation only large factors show.
+AT_RANDOM = (_Range(0.35, 12, 0.7, 0.2, 5.0),)
 #: Energies that rise by less than this share of the work do not change at all; such work (eV) is none.
 _CONSTANT, _NO_WORK = 0.01, 1e-3
 #: Neighbours within so many sums of covalent radii push an atom; a sum of their directions above this is no symmetry.
 _BONDED, _ONE_SIDED = 1.5, 0.02
-#: Energy over work of the forces between near frames, by what the units then are.
+#: Energy over work between near frames, by what the unit of the energies then is.
+_OF_ENERGIES = {f"the energies look like {unit}; {remedy(size)}": 1 / size for unit, size in ENERGIES.items()}
+#: Energy over work of the forces, by what the units then are.
 _UNITS = {
-    "the forces look like Ry/bohr; multiply them by 25.711": units.Ry / units.Bohr,
-    "the forces look like Hartree/bohr; multiply them by 51.422": units.Hartree / units.Bohr,
+    **{f"the forces look like {unit}; {remedy(size)}": size for unit, size in FORCES.items() if unit != "eV/bohr"},
+    **_OF_ENERGIES,
     "the forces look like eV/bohr, or energies and forces like atomic units (Hartree, Hartree/bohr)": 1 / units.Bohr,
-    "the forces look like kcal/mol/A; divide them by 23.061": units.kcal / units.mol,
-    "the forces look like kJ/mol/A; divide them by 96.485": units.kJ / units.mol,
-    "the energies look like Hartree; multiply them by 27.211": 1 / units.Hartree,
-    "the energies look like Ry; multiply them by 13.606": 1 / units.Ry,
-    "the energies look like kcal/mol; divide them by 23.061": units.mol / units.kcal,
-    "the positions look like bohr; multiply positions and cells by 0.52918": units.Bohr,
+    f"the positions look like bohr; {remedy(units.Bohr, 'positions and cells')}": units.Bohr,
     "the forces look like gradients; turn their sign": -1.0,
+}
+#: The same of the work of the stress, between strained cells.
+_STRESS_UNITS = {
+    **{f"the stress looks like {unit}; {remedy(size)}": size for unit, size in STRESSES.items()},
+    **{
+        f"the stress looks like {unit}, positive = compressed; {remedy(size)}, and turn their sign": -size
+        for unit, size in STRESSES.items()
+    },
+    "the stress looks positive = compressed; turn its sign": -1.0,
 }
 #: Factor by which a guess may miss, since forces change on the way from frame to frame.
 _NEAR_GUESS = 1.6
 
 
-#: The energy rises by what lies between the works of both frames' forces, within this share of them, and this (eV).
-_BETWEEN, _BETWEEN_eV = 0.02, 2e-3
 #: Frames that contradict others are left to the training, which judges each label, up to this share of the set; of
 #: small molecules, which turn and bend on the way from frame to frame, up to the second.
 _FEW, _FEW_SMALL, _SMALL = 0.15, 0.6, 8
@@ -78,22 +84,6 @@ _FEW, _FEW_SMALL, _SMALL = 0.15, 0.6, 8
 _EXPLAINED = 0.95
 #: Frames are turned round in so many rounds at most.
 _ROUNDS = 3
-
-
-class _Pair(NamedTuple):
-    """Rise of the energy in eV from one frame to another, and the work in eV of the forces of each."""
-
-    one: int
-    two: int
-    rise_eV: float
-    work_one_eV: float
-    work_two_eV: float
-
-    @property
-    def contradicts(self) -> bool:
-        """Whether the rise is outside of what the forces say: near a minimum they grow on the way."""
-        most = _BETWEEN * max(abs(self.work_one_eV), abs(self.work_two_eV)) + _BETWEEN_eV
-        return not self.work_one_eV - most <= self.rise_eV <= self.work_two_eV + most
 
 
 class Work(NamedTuple):
@@ -108,6 +98,8 @@ class Work(NamedTuple):
         Number of pairs of frames.
     energy_eV, work_eV
         Root mean squares.
+    of_stress
+        Whether the work is that of the stress.
     """
 
     slope: float
@@ -115,76 +107,52 @@ class Work(NamedTuple):
     n_pairs: int
     energy_eV: float
     work_eV: float
+    of_stress: bool
 
 
-def energy_over_work(frames: Sequence[Atoms], away_A: float) -> Work | None:
+def energy_over_work(frames: Sequence[Atoms], away_A: float) -> list[Work]:
     """
     Compare energy differences of near frames with the work of their forces: they are equal, whatever the potential.
 
     Parameters
     ----------
     frames
-        Labels. Compared are those of the same cell and atoms.
+        Labels. Compared are those of the same atoms, whose cells differ at most by a strain of which the work of the
+        stress is known.
     away_A
         Largest distance of an atom from where it is in the other frame, in Angstrom.
 
     Returns
     -------
-    Work or None
-        None where there is no pair.
+    list of Work
+        That of the forces, without what the other explains, and that of the stress where cells are strained; none
+        where there is no pair.
     """
-    pairs = list(_pairs(frames, away_A))
+    pairs = list(pairs_of(frames, away_A))
     if not pairs:
-        return None
+        return []
     rise = np.array([pair.rise_eV for pair in pairs])
     work = np.array([(pair.work_one_eV + pair.work_two_eV) / 2 for pair in pairs])
+    stress = np.array([pair.stress_eV or 0.0 for pair in pairs])
+    if not stress.any():
+        return [_compared(rise, work)]
+    factors = np.linalg.lstsq(np.stack([work, stress], axis=1), rise, rcond=None)[0]
+    return [
+        _compared(rise - factors[1] * stress, work),
+        _compared(rise - factors[0] * work, stress, of_stress=True),
+    ]
+
+
+def _compared(rise: NDArray[np.float64], work: NDArray[np.float64], *, of_stress: bool = False) -> Work:
     energy_eV, work_eV = (float(np.sqrt((values**2).mean())) for values in (rise, work))
     product = float((rise * work).mean())
     # the slope that treats both alike, since either may have an error
     slope = float(np.sign(product) * energy_eV / work_eV) if work_eV else 0.0
     correlation = product / (energy_eV * work_eV) if energy_eV and work_eV else 0.0
-    return Work(slope, correlation, len(rise), energy_eV, work_eV)
+    return Work(slope, correlation, len(rise), energy_eV, work_eV, of_stress)
 
 
-def near_pairs(frames: Sequence[Atoms], away_A: float) -> Iterator[tuple[int, int, NDArray[np.float64]]]:
-    """
-    Yield pairs of near frames of one cell and the same atoms: their places, and by how much the atoms moved in A.
-
-    Parameters
-    ----------
-    frames
-        Structures. Each is compared with some after it.
-    away_A
-        Largest distance of an atom from where it is in the other frame, in Angstrom.
-    """
-    for i, one in enumerate(frames):
-        for j, two in enumerate(frames[i + 1 : i + 1 + _NEXT], i + 1):
-            if (moved := _displacements(one, two, away_A)) is not None:
-                yield i, j, moved
-
-
-def _pairs(frames: Sequence[Atoms], away_A: float) -> Iterator[_Pair]:
-    for i, j, moved in near_pairs(frames, away_A):
-        one, two = frames[i], frames[j]
-        rise = float(two.calc.results["energy"] - one.calc.results["energy"])
-        works = [-float((atoms.calc.results["forces"] * moved).sum()) for atoms in (one, two)]
-        yield _Pair(i, j, rise, *works)
-
-
-def _displacements(one: Atoms, two: Atoms, away_A: float) -> NDArray[np.float64] | None:
-    if len(one) != len(two) or (one.numbers != two.numbers).any() or (one.pbc != two.pbc).any():
-        return None
-    if not np.allclose(one.cell.array, two.cell.array, atol=1e-3):
-        return None
-    moved = np.asarray(two.positions - one.positions)
-    if one.cell.rank == 3 and one.pbc.any():
-        scaled = one.cell.scaled_positions(moved)
-        scaled -= np.where(one.pbc, np.round(scaled), 0.0)
-        moved = scaled @ one.cell.array
-    return moved if 1e-4 < np.abs(moved).max() <= away_A else None
-
-
-def refuse_units(frames: Sequence[Atoms], first: str) -> None:
+def refuse_units(frames: Sequence[Atoms], first: str, ranges: Sequence[_Range] = RANGES) -> None:
     """
     Refuse labels whose energies do not rise by the work of their forces.
 
@@ -194,36 +162,47 @@ def refuse_units(frames: Sequence[Atoms], first: str) -> None:
         Labels with energy (eV) and forces (eV/A).
     first
         How the message names the first of them.
+    ranges
+        The first that has its pairs decides.
 
     Raises
     ------
     InvalidInputError
         Gives the factor, and the units that explain it.
     """
-    for near in _RANGES:
-        found = energy_over_work(frames, near.away_A)
-        if found is None or found.n_pairs < near.fewest:
+    for near in ranges:
+        works = energy_over_work(frames, near.away_A)
+        if not works or works[0].n_pairs < near.fewest:
             continue
-        if found.work_eV > _NO_WORK and found.energy_eV < _CONSTANT * found.work_eV and abs(found.correlation) < 0.9:
-            raise InvalidInputError(
-                f"labels (from {first} on): between {found.n_pairs} pairs of near frames the energy changes by "
-                f"{found.energy_eV:.2g} eV (root mean square), and the work of the forces is {found.work_eV:.2g} eV; "
-                "give the energy of each frame"
-            )
-        if abs(found.correlation) >= near.correlation and not near.least < found.slope < near.most:
-            _refuse_slope(frames, first, found)
+        forces = works[0]
+        constant = forces.energy_eV < _CONSTANT * forces.work_eV and abs(forces.correlation) < 0.9
+        if constant and forces.work_eV > _NO_WORK:
+            _refuse_constant(first, forces)
+        for found in works:
+            known = found.work_eV > _NO_WORK and abs(found.correlation) >= near.correlation
+            if known and not near.least < found.slope < near.most:
+                _refuse_slope(frames, first, found)
         return
 
 
+def _refuse_constant(first: str, found: Work) -> None:
+    raise InvalidInputError(
+        f"labels (from {first} on): between {found.n_pairs} pairs of near frames the energy changes by "
+        f"{found.energy_eV:.2g} eV (root mean square), and the work of the forces is {found.work_eV:.2g} eV; give the "
+        "energy of each frame"
+    )
+
+
 def _refuse_slope(frames: Sequence[Atoms], first: str, found: Work) -> None:
-    known = _known_units(frames).items()
+    known = (_STRESS_UNITS | _units_of_energies(frames) if found.of_stress else _known_units(frames)).items()
     near = sorted((abs(np.log(found.slope / factor)), guess) for guess, factor in known if found.slope * factor > 0)
     guesses = [guess for distance, guess in near if distance < np.log(_NEAR_GUESS)]
+    what = "stress" if found.of_stress else "forces"
     raise InvalidInputError(
-        f"labels (from {first} on): energies and forces do not belong together. Between {found.n_pairs} pairs of near "
-        f"frames the energy changes {found.slope:.3g} times as much as the work of the forces (correlation "
+        f"labels (from {first} on): energies and {what} do not belong together. Between {found.n_pairs} pairs of near "
+        f"frames the energy changes {found.slope:.3g} times as much as the work of the {what} (correlation "
         f"{found.correlation:.2f}): "
-        + ("; or ".join(guesses) or "another unit, or forces of another calculation")
+        + ("; or ".join(guesses) or f"another unit, or {what} of another calculation")
         + ". Energies in eV, forces in eV/A and positions in A are read"
     )
 
@@ -247,14 +226,14 @@ def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     InvalidInputError
         Names the frames, and what it looks like.
     """
-    pairs: list[_Pair] = []
-    for near in _RANGES:
-        pairs = list(_pairs(frames, near.away_A))
+    pairs: list[Pair] = []
+    for near in RANGES:
+        pairs = [pair for pair in pairs_of(frames, near.away_A) if pair.stress_eV is None]
         if len(pairs) >= near.fewest:
             break
     compared = {i for pair in pairs for i in (pair.one, pair.two)}
     wrong = _contradicting(pairs)
-    if not wrong or len(pairs) < _RANGES[0].fewest:
+    if not wrong or len(pairs) < RANGES[0].fewest:
         return []
     shown = "; ".join(names[i] for i in wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     small = all(len(frames[i]) < _SMALL and not goes_on_along(frames[i]).any() for i in compared)
@@ -277,7 +256,7 @@ def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     raise InvalidInputError(f"labels: {told}; {why}")
 
 
-def _one_unit(pairs: Sequence[_Pair], frames: Sequence[Atoms]) -> list[str]:
+def _one_unit(pairs: Sequence[Pair], frames: Sequence[Atoms]) -> list[str]:
     """Return the units of all labels that explain the contradictions, the nearest first."""
     work = sum((pair.work_one_eV + pair.work_two_eV) ** 2 / 4 for pair in pairs) ** 0.5
     if work == 0:
@@ -298,13 +277,17 @@ def _one_unit(pairs: Sequence[_Pair], frames: Sequence[Atoms]) -> list[str]:
 
 def _known_units(frames: Sequence[Atoms]) -> dict[str, float]:
     """Return what energies over work say of the units, for these frames."""
-    known = dict(_UNITS)
+    return _UNITS | _units_of_energies(frames)
+
+
+def _units_of_energies(frames: Sequence[Atoms]) -> dict[str, float]:
+    known = dict(_OF_ENERGIES)
     if len(sizes := {len(atoms) for atoms in frames}) == 1 and (n := sizes.pop()) > 1:
         known[f"the energies look like eV per atom; multiply them by {n}"] = 1 / n
     return known
 
 
-def _contradicting(pairs: Sequence[_Pair]) -> list[int]:
+def _contradicting(pairs: Sequence[Pair]) -> list[int]:
     """Return frames without which no pair contradicts itself, as few as taking the worst first finds."""
     left = [pair for pair in pairs if pair.contradicts]
     agreeing = Counter(i for pair in pairs if not pair.contradicts for i in (pair.one, pair.two))
@@ -317,7 +300,7 @@ def _contradicting(pairs: Sequence[_Pair]) -> list[int]:
     return sorted(found)
 
 
-def _turned(pairs: Sequence[_Pair], n_frames: int) -> list[int]:
+def _turned(pairs: Sequence[Pair], n_frames: int) -> list[int]:
     """Return the frames whose forces have the wrong sign, as far as the energies tell."""
     rise = np.array([pair.rise_eV for pair in pairs])
     half = np.zeros((len(pairs), n_frames))
@@ -330,7 +313,7 @@ def _turned(pairs: Sequence[_Pair], n_frames: int) -> list[int]:
     return list(map(int, np.flatnonzero(factor < 0)))
 
 
-def _all_turned(pairs: Sequence[_Pair], begin: Sequence[int]) -> list[int] | None:
+def _all_turned(pairs: Sequence[Pair], begin: Sequence[int]) -> list[int] | None:
     """Return the frames whose forces have to be turned round so that all pairs agree; None if that cures nothing."""
     turned = set(begin)
     for _ in range(_ROUNDS):

@@ -16,7 +16,7 @@ from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.kinds import ORACLES, TRAINERS, Material
+from mlip_autopipec.kinds import ORACLES, TRAINERS, Material, OracleKind
 from mlip_autopipec.lammps.types import Barostat
 from mlip_autopipec.oracle.suitability import EMT_METALS, NOBLE_GASES
 from mlip_autopipec.runfile.errors import nearest
@@ -46,6 +46,9 @@ _IONIC = 1.7
 _FAR = 2.2
 #: Atoms of molecules are nearer than this (A), those of clusters of metals are not.
 _MOLECULAR_A = 1.7
+#: Largest cell (atoms) of which an oracle that takes seconds runs MD for the validation; GFN1-xTB takes 0.02 s for a
+#: molecule of 5 atoms, 1 s for a slab of 32, 6 to 13 s for a crystal of 64.
+_LARGEST_OF_SECONDS = 40
 #: Column where comments behind settings begin.
 _COMMENTS = 38
 
@@ -190,7 +193,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         isolated_atoms=oracle.isolated_atoms,
         labels=None if choices.labels is None else _flow(choices.labels),
         max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
-        validation=oracle.cost == "milliseconds",
+        validation=_validation(oracle, sources, structures),
     )
     return re.sub(r"^( *[^#\s].*?) +# ", lambda found: f"{found[1]:<{_COMMENTS}}  # ", text, flags=re.MULTILINE)
 
@@ -284,6 +287,23 @@ def _largest_cell(
         # of a cell that is wider than that of MD its energies are others
         return max(one["n_atoms"] for one in structures)
     return max(most, *(len(source.atoms) for source in sources))
+
+
+def _validation(oracle: OracleKind, sources: Sequence[Source], structures: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines of MD of the oracle at the end: as much of it as a campaign with this oracle can bear."""
+    if oracle.cost == "hours":
+        return []
+    about = "# At the end, errors on independent MD of the oracle."
+    long, short = (f"validation: {{n_frames: {n}, interval_steps: {every}}}" for n, every in ((10, 50), (4, 25)))
+    if oracle.cost == "milliseconds":
+        return [f"{about} Fast with this oracle.", long]
+    n_atoms = max(one["n_atoms"] for one in structures)
+    if n_atoms <= _LARGEST_OF_SECONDS and all(_is_molecule(source.atoms) for source in sources):
+        return [f"{about} 500 steps for each walker.", long]
+    about += " 100 steps for each walker, each as long as a label"
+    if n_atoms <= _LARGEST_OF_SECONDS:
+        return [f"{about}.", short]
+    return [f"{about}: remove the # for them.", f"# {short}"]
 
 
 def _described(source: Source, max_atoms: int) -> dict[str, Any]:
