@@ -5,7 +5,7 @@ walker is done after one plain walk of the full length without a halt; with a bi
 share of that length. Beside each error is that of as many random frames of the oracle's MD. Each finished run is one
 line of `results.jsonl` in the folder: what is killed goes on where it was.
 
-    python benchmarks/biased_md.py [--system NAME ...] [--strength 0 0.2 ...] [--seeds 0 1 ...] [--picoseconds 20]
+    python benchmarks/biased_md.py [--system NAME ...] [--strength 0 0.5 ...] [--seeds 0 1 ...] [--picoseconds 20]
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def main(arguments=None):
     warnings.simplefilter("ignore")
     sys.setrecursionlimit(20_000)  # run_locally nests the cycles
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--system", nargs="+", default=["copper-gold", "silicon"], choices=list(SYSTEMS))
-    parser.add_argument("--strength", nargs="+", type=float, default=[0.0, 0.2])
+    parser.add_argument("--system", nargs="+", default=["copper-gold"], choices=list(SYSTEMS))
+    parser.add_argument("--strength", nargs="+", type=float, default=[0.0, 0.5])
     parser.add_argument("--share", type=float, default=0.25, help="length of the biased walk, of that of the plain one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--picoseconds", type=float, default=20.0)

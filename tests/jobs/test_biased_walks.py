@@ -11,9 +11,11 @@ from ase.io import write
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 
+from mlip_autopipec.cli.plan import plan
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.report.collect import Limits, collect
+from mlip_autopipec.report.walks import progress
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.schemas.walk import ProposalDocument
 
@@ -78,7 +80,9 @@ def test_plain_md_follows_and_alone_is_checked(tmp_path: Path) -> None:
     )
     assert set(check.sources) == {"w0 500 K"}
     assert status.walkers[1].condition.colvars == PULLED
-    assert collect(campaigns, "copper", Limits()).walker_name(1).endswith("300 K, colvars")
+    collected = collect(campaigns, "copper", Limits())
+    assert collected.walker_name(1).endswith("300 K, colvars")
+    assert "drove 3 of 4 runs; no check has their frames." in progress(collected).note
 
 
 def test_a_check_needs_plain_md(tmp_path: Path) -> None:
@@ -97,3 +101,10 @@ def test_a_trainer_without_posterior_is_refused(tmp_path: Path) -> None:
     run = run_file(tmp_path, [{"temperature_K": 300}], dynamics={"bias": {}}, trainer={"ridge": 1e-4})
     with pytest.raises(InvalidInputError, match=r"bias.*gives no error bars with these settings"):
         run.flow("copper")
+
+
+def test_the_plan_counts_the_biased_walk(tmp_path: Path) -> None:
+    conditions = [{"temperature_K": 300}, {"temperature_K": 600}]
+    run = run_file(tmp_path, conditions, dynamics={"bias": {"n_steps": 40}})
+    assert (planned := plan(run, measure=False)).n_steps == 100
+    assert planned.md_ns == pytest.approx(2 * 100e-6)

@@ -43,7 +43,7 @@ class BiasSettings(MSONable):
         Volume in A^3 that this is compared with. None: that of the structure the walk began with.
     """
 
-    strength: float = 0.2
+    strength: float = 0.5
     ramp_steps: int = 200
     n_steps: int | None = None
     max_volume_change: float = 0.15
