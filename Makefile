@@ -52,6 +52,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/local_scaling.py
 	$(BIN)/python benchmarks/grain_boundary.py
 	$(BIN)/python benchmarks/alloy_swaps.py --folder $(VENV)/alloy_swaps
+	$(BIN)/python benchmarks/biased_md.py --folder $(VENV)/biased_md
 	@if [ -d "$(DFT_DATA)" ]; then $(BIN)/python benchmarks/dft_tables.py $(DFT_DATA); \
 		else echo "benchmarks/dft_tables.py is left out: set DFT_DATA to the folder of its data sets"; fi
 	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency

@@ -21,6 +21,8 @@ class SeedPurpose(StrEnum):
     """Candidates of one cut-out: number of the cut-out; from the seed of the candidates."""
     SWAPS = "swaps"
     """Exchanges of atoms in MD, from the seed of the walker: step (library engine), two types (executable)."""
+    COLVARS = "colvars"
+    """Random forces on collective variables, from the seed of the walker: step."""
     TRAINING = "training"
     """A fit: cycle."""
     CHECK = "check"

@@ -18,6 +18,7 @@ from mlip_autopipec.loop.walkers import (
     Event,
     Outcome,
     State,
+    after_walk,
     as_ladders,
     begun_anew,
     extended,
@@ -29,6 +30,8 @@ from mlip_autopipec.loop.walkers import (
     state_of,
 )
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
+from mlip_autopipec.schemas.walk import WalkDocument
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 HALTS = (Event.NOVELTY, Event.SHORT_CONTACT, Event.EXPLOSION)
 RUNS = (Event.COMPLETED, *HALTS, Event.CRASHED, Event.TIMED_OUT)
@@ -156,12 +159,29 @@ def test_a_walk_that_is_thrown_away_again_and_again_stalls():
     assert beyond.n_repeats == 0
 
 
+def test_a_biased_walk_proves_nothing():
+    """Done, it begins anew without the bias; so does one that explodes again and again, or is thrown away."""
+    one = walker(biased=True)
+    done = WalkDocument(uuid="w", walker=0, status="CONVERGED", step=100, n_steps=100, potential_id="p", is_biased=True)
+    after = after_walk(one, done, None, seed=3)
+    assert (state_of(after), after.biased, after.step, after.walk_id) == (State.PENDING, False, 0, None)
+    assert (after.replica, after.seed) == (1, derive_seed(3, SeedPurpose.WALKER, 0, 1))
+    plain = after_walk(after, done.model_copy(update={"is_biased": False}), None, seed=3)
+    assert state_of(plain) is State.CONVERGED
+    assert is_proven(plain, "p")
+    halted = after_walk(one, done.model_copy(update={"status": "HALTED", "reason": "gamma"}), None, seed=3)
+    assert (state_of(halted), halted.biased) == (State.HALTED, True), "it goes on from there with its bias"
+    assert not happened(halted, Event.ROLLED_BACK, seed=3).biased
+
+
 def test_those_that_wait_go_on_waiting_when_others_begin_anew():
     walkers = as_ladders([walker(index=0), walker(index=1)])
     assert [state_of(w) for w in begun_anew(walkers, 0)] == [State.PENDING, State.WAITING]
 
 
-events = st.sampled_from([*RUNS, Event.NOT_RUN, Event.EXTENDED, Event.LENGTHENED, Event.BEGUN_ANEW, Event.PROOF])
+events = st.sampled_from(
+    [*RUNS, Event.NOT_RUN, Event.EXTENDED, Event.LENGTHENED, Event.BEGUN_ANEW, Event.EXPLORED, Event.PROOF]
+)
 
 
 @given(st.lists(st.tuples(events, st.integers(0, 200), st.booleans(), st.booleans()), max_size=40))
@@ -180,7 +200,7 @@ def test_random_lives(life):
         assert one.n_halts == before.n_halts + (event in HALTS)
         assert min(one.n_repeats, one.n_explosions, one.stuck_at, one.step) >= 0
         assert one.n_repeats <= before.n_repeats + 1
-        if event not in (Event.BEGUN_ANEW, Event.PROOF):
+        if event not in (Event.BEGUN_ANEW, Event.EXPLORED, Event.PROOF):
             assert one.step >= before.step
         assert (one.seed == before.seed) == (one.replica == before.replica)
         one = given_another_way(one, seed=7)

@@ -15,6 +15,7 @@ from ase import units
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
 from mlip_autopipec.kinds import ORACLES
+from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.runfile.starts import started_by, started_by_environment
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
@@ -112,6 +113,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     if rule.max_labels is not None:
         most = min(most, max(rule.max_labels, n_first))
     n_walkers = len(structures) * len(conditions)
+    n_steps = settings.n_steps + (settings.of_walk(is_biased=True).n_steps if begins_biased(settings) else 0)
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
     largest = max(first or [atoms for atoms in structures if len(atoms) <= limit] or labels, key=len)
@@ -122,9 +124,9 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         structures=[f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)" for atoms in structures],
         elements=sorted({symbol for atoms in [*structures, *labels] for symbol in atoms.get_chemical_symbols()}),
         n_walkers=n_walkers,
-        n_steps=settings.n_steps,
-        md_ns=n_walkers * settings.n_steps * settings.timestep_fs * 1e-6,
-        md_atom_steps=settings.n_steps * len(conditions) * sum(map(len, structures)),
+        n_steps=n_steps,
+        md_ns=n_walkers * n_steps * settings.timestep_fs * 1e-6,
+        md_atom_steps=n_steps * len(conditions) * sum(map(len, structures)),
         first_labels=n_first,
         labels_per_cycle=per_cycle,
         most_labels=most,

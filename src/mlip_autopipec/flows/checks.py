@@ -68,6 +68,12 @@ def check_campaign(
     if isinstance(settings := maker.dynamics_maker.settings, MDSettings):  # an engine of one's own need not know them
         check_swaps(frames, conditions, settings, maker.dynamics_maker.engine)
     maker.stop_rule.check()
+    if maker.stop_rule.n_check_labels and all(condition.colvars is not None for condition in conditions):
+        raise InvalidInputError.of(
+            "Condition.colvars",
+            "is given for every condition, and the potential is checked on frames of plain MD only; add a condition "
+            "without it, or leave the check out (StopRule.n_check_labels = 0)",
+        )
     if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
         raise InvalidInputError(
             f"selection.gamma_min is {maker.select_maker.gamma_min}, above dynamics.gamma_hi = "
@@ -120,21 +126,21 @@ def check_campaign(
 
 
 def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
-    """Refuse a halt by expected errors that no potential of the campaign knows."""
-    limit = getattr(maker.dynamics_maker.settings, "max_force_std_eV_A", None)
-    if limit is None:
+    """Refuse a halt by expected errors, or a bias, that no potential of the campaign knows."""
+    name = getattr(maker.dynamics_maker.settings, "needs_posterior", None)
+    if name is None:
         return
     trainer = maker.train_maker.trainer
     if not trainer.gives_error_bars:
         raise InvalidInputError.of(
-            "MDSettings.max_force_std_eV_A",
-            f"is {limit}, but {type(trainer).__name__} gives no error bars with these settings; use the linear trainer "
+            f"MDSettings.{name}",
+            f"is given, but {type(trainer).__name__} gives no error bars with these settings; use the linear trainer "
             "without energy_weight, force_weight and ridge, or leave this setting out",
         )
     if initial_potential is not None and initial_potential.posterior is None and not labels:
         raise InvalidInputError.of(
-            "MDSettings.max_force_std_eV_A",
-            f"is {limit}, but the potential to start from has no error bars; give labels to train on first, or leave "
+            f"MDSettings.{name}",
+            "is given, but the potential to start from has no error bars; give labels to train on first, or leave "
             "this setting out",
         )
 

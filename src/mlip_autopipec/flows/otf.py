@@ -27,6 +27,7 @@ from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
 from mlip_autopipec.jobs.outliers import read_graded
 from mlip_autopipec.jobs.reach import out_of_reach
+from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.loop.walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
@@ -182,7 +183,7 @@ class OTFMaker(LoopParts):
         """
         done = done or CycleResults()
         record = self.recording(document)
-        walkers = new_walkers(document, record.uuid, self.seed)
+        walkers = new_walkers(document, record.uuid, self.seed, biased=begins_biased(self.dynamics_maker.settings))
         if self.ladder:
             walkers = as_ladders(walkers)
         state = LoopState(

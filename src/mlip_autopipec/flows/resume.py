@@ -13,6 +13,7 @@ from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted
+from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document, time_of
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from mlip_autopipec.flows.parts import LoopParts
-    from mlip_autopipec.lammps.types import Condition
+    from mlip_autopipec.lammps.types import Condition, MDSettings
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
@@ -155,7 +156,7 @@ def extend(
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
     task_now = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
     record = using.recording(task_now)
-    walkers = _extended_walkers(state, task_now, record, using.dynamics_maker.settings.n_steps)
+    walkers = _extended_walkers(state, task_now, record, using.dynamics_maker.settings)
     if using.ladder:
         walkers = as_ladders(walkers)
     untrained = _batch_accepted(campaign_id, store, state)
@@ -203,10 +204,10 @@ def _batch_accepted(campaign_id: str, store: JobStore, state: LoopState) -> str 
     return batches[-1].uuid
 
 
-def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, n_steps: int) -> list[WalkerState]:
+def _extended_walkers(state: LoopState, task: CampaignDocument, record: Job, settings: MDSettings) -> list[WalkerState]:
     """Return the walkers there are, given a new chance, and those that are new."""
-    walkers = extended(state.walkers, n_steps)
-    return [*walkers, *new_walkers(task, record.uuid, state.seed, walkers)]
+    walkers = extended(state.walkers, settings.n_steps)
+    return [*walkers, *new_walkers(task, record.uuid, state.seed, walkers, biased=begins_biased(settings))]
 
 
 def _begin_again(maker: LoopParts, task: CampaignDocument, store: JobStore, *, reuse_results: bool) -> Flow:

@@ -60,7 +60,7 @@ def update_state(
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
-        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index))
+        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index), seed=state.seed)
     for one in thrown_away:
         updated[one.walker] = happened(updated[one.walker], Event.ROLLED_BACK, seed=state.seed)
     new_walkers = next_rungs_released([updated[w.index] for w in state.walkers])

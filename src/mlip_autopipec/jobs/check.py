@@ -73,7 +73,7 @@ def propose_check(
     Parameters
     ----------
     walk_ids
-        uuids of the walks that completed without a halt.
+        uuids of the walks that completed without a halt; those that a bias drove are left out.
     campaign_id, cycle
         Of the loop.
     n_labels
@@ -93,6 +93,7 @@ def propose_check(
     """
     rng = np.random.default_rng(derive_seed(seed, SeedPurpose.CHECK, cycle))
     walks = [load_document(WalkDocument, walk_ids[i]) for i in rng.permutation(len(walk_ids))]
+    walks = [walk for walk in walks if not walk.is_biased]  # theirs is another ensemble
     last = [(walk.final_atoms(), _named(walk)) for walk in walks]
     dumped = [(frame, _named(walk)) for walk in walks for frame in _apart(walk)]
     n_labels = max(n_labels, len(last)) if n_labels else 0  # none of the walkers goes unchecked

@@ -16,6 +16,7 @@ from mlip_autopipec.errors import RestartFileError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.lammps.exploration import check_error_halt, run_exploration
 from mlip_autopipec.lammps.input_script import N_SPREAD, check_template
 from mlip_autopipec.lammps.records import FrameRecord, Trace
@@ -61,8 +62,7 @@ class LammpsDynamicsMaker(Maker):
     def check(self, elements: Sequence[str], conditions: Sequence[Condition]) -> None:
         """Refuse invalid settings, and a template whose output cannot be read."""
         self.settings.check()
-        if self.settings.max_force_std_eV_A is not None:
-            check_error_halt(self.engine)
+        check_error_halt(self.settings, self.engine)
         for condition in conditions:
             check_template(elements, condition, self.settings, self.engine)
 
@@ -122,12 +122,13 @@ class LammpsDynamicsMaker(Maker):
             pressure_GPa=walker.condition.pressure_GPa,
             start_step=walker.step,
             step=walker.step,
-            n_steps=self.settings.n_steps,
+            n_steps=self.settings.of_walk(is_biased=walker.biased).n_steps,
             timestep_fs=self.settings.timestep_fs,
             restart_of=walker.walk_id,
             potential_id=None if potential is None else potential.uuid,
             seed=walker.seed,
             n_parts=part,
+            is_biased=(walker.biased and begins_biased(self.settings)) or walker.condition.colvars is not None,
         )
         if potential is None:
             return document
@@ -171,7 +172,7 @@ class LammpsDynamicsMaker(Maker):
         self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
     ) -> ExplorationResult:
         """Run the MD; what a stand-in for LAMMPS replaces."""
-        settings = self.settings.begun_with(walker.start_volume_A3)
+        settings = self.settings.of_walk(is_biased=walker.biased).begun_with(walker.start_volume_A3)
         if walker.walk_id is not None and walker.start_id is not None and settings.halt_on_break_up:
             # what begins as several molecules may meet and part
             started = load_document(CampaignDocument, walker.start_id).structures()[walker.start_index]

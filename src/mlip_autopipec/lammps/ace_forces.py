@@ -125,6 +125,16 @@ class ACEForces:
         """Extrapolation grade of the local atoms, shape (n_local,); after ``with_gamma=True`` only."""
         return np.asarray(self._last.gamma_grade)
 
+    def projections(self) -> list[tuple[int, NDArray[np.float64]]]:
+        """Element (its place among those of the potential) and projections of each local atom; once graded only."""
+        rows = self._last.projections
+        return [(kind, np.asarray(row)) for kind, row in zip(self._environment.species_type, rows, strict=False)]
+
+    def forces_by(self, calculator: ACECalculator) -> NDArray[np.float64]:
+        """Return the forces of another pyace calculator at the present positions in eV/A, shape (n_local, 3)."""
+        calculator.compute(self._environment, compute_projections=False)
+        return np.asarray(calculator.forces)
+
     def touches_core(self) -> bool:
         """Tell whether any two atoms are inside the core repulsion, which gamma does not see."""
         nearest = self._environment.get_minimal_nn_distance_per_bond()

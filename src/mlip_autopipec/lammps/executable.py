@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExecutableError, ExplorationError
-from mlip_autopipec.lammps import input_script, readback, startup, structures
+from mlip_autopipec.lammps import colvars, input_script, readback, startup, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.last_step import graded
 from mlip_autopipec.lammps.types import ExplorationResult, HaltStructure, WalkStatus
@@ -51,6 +51,14 @@ def is_available() -> bool:
     return True
 
 
+def has_fix(style: str) -> bool:
+    """Tell whether the LAMMPS command, which has to exist, has a fix of this style."""
+    try:
+        return lists_style(_help(tuple(find_command())).stdout, style)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 def find_command() -> list[str]:
     """Return the words of the LAMMPS command, or say what is missing and what to install."""
     text = get_settings().LAMMPS_CMD
@@ -69,19 +77,25 @@ def find_command() -> list[str]:
 
 
 @cache
+def _help(command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+    """Ask LAMMPS for its styles."""
+    return subprocess.run(
+        [*command, "-h"],
+        env=_environment(command),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=PROBE_TIMEOUT_S,
+        check=False,
+    )
+
+
+@cache
 def _probe(command: tuple[str, ...]) -> str:
-    """Ask LAMMPS for its styles; an empty answer means that all is well."""
+    """Judge what LAMMPS answers; an empty text means that all is well."""
     try:
-        answer = subprocess.run(
-            [*command, "-h"],
-            env=_environment(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
+        answer = _help(command)
     except subprocess.TimeoutExpired:
         return f"did not answer -h within {PROBE_TIMEOUT_S} s"
     except OSError as error:
@@ -140,6 +154,11 @@ def run(
 ) -> ExplorationResult:
     """Run one exploration with the LAMMPS command; see :func:`.exploration.run_exploration`."""
     command = find_command()
+    if condition.colvars is not None and not has_fix(colvars.STYLE):
+        raise ExecutableError(
+            f"the LAMMPS command '{get_settings().LAMMPS_CMD}' has no fix {colvars.STYLE}, which `colvars` of the "
+            f"condition needs; {colvars.ADVICE}, or use engine='library'"
+        )
     if atoms is not None and start_step % settings.gamma_every:  # LAMMPS will not look at the first step
         first = graded(start_step, atoms, potential, condition, settings, MDCell.of(atoms, potential.cutoff))
         if (reason := first.reason) is not None:
@@ -165,6 +184,8 @@ def run(
     frame = structures.Frame.of(atoms, potential.elements)
     try:
         (folder / input_script.INPUT).write_text(text)
+        if condition.colvars is not None:
+            (folder / colvars.CONFIGURATION).write_text(condition.colvars)
         check = partial(startup.check_first_frame, folder, frame, potential, forces_too=settings.template is None)
         code = run_process(
             [*command, "-in", input_script.INPUT, "-log", input_script.LOG, "-screen", "none", "-nocite"],

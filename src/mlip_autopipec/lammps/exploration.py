@@ -16,6 +16,7 @@ from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
+from mlip_autopipec.lammps.colvars import STYLE
 from mlip_autopipec.lammps.swaps import can_swap
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
@@ -76,8 +77,9 @@ def run_exploration(
         atom types 1, 2, ... are the potential's elements in alphabetical order.
     engine
         ``library``: LAMMPS as a Python library with forces from pyace. ``executable``: the
-        ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable
-        where it has that style (it cannot run GRACE-FS), else the library; with ``max_force_std_eV_A`` the library.
+        ``lmp`` command with ``pair_style pace/extrapolation``. ``auto``: the executable where it has that style (it
+        cannot run GRACE-FS) and, for a condition with ``colvars``, that fix; else the library, as always with
+        ``max_force_std_eV_A`` or ``bias``.
     coverage
         Pairs and triplets of elements in the training set: a start structure with others halts at once.
     directory
@@ -100,19 +102,20 @@ def run_exploration(
         raise InvalidInputError(f"engine is {engine!r}; auto, library and executable are known")
     _check_input(atoms, potential, condition, settings, start_step, restart_file)
     input_script.check_template(potential.elements, condition, settings, engine)
-    if settings.max_force_std_eV_A is not None:
-        check_error_halt(engine)
+    if settings.needs_posterior:
+        check_error_halt(settings, engine)
         if potential.posterior is None:
             raise InvalidInputError.of(
-                "MDSettings.max_force_std_eV_A",
-                f"is {settings.max_force_std_eV_A}, but the potential has no error bars; train it with "
-                "LinearACETrainer, or leave this setting out",
+                f"MDSettings.{settings.needs_posterior}",
+                "is given, but the potential has no error bars; train it with LinearACETrainer, or leave this setting "
+                "out",
             )
         engine = "library"
     if engine == "auto" and settings.swap is not None and not _executable_can_swap(atoms, condition):
         engine = "library"
     if engine == "auto":
-        engine = "executable" if executable.is_available() and not potential.is_grace else "library"
+        able = executable.is_available() and not potential.is_grace
+        engine = "executable" if able and (condition.colvars is None or executable.has_fix(STYLE)) else "library"
     if engine == "executable" and settings.swap is not None and atoms is not None and MOMENTS in atoms.arrays:
         raise InvalidInputError.of(
             "MDSettings.swap",
@@ -198,11 +201,12 @@ def check_swaps(frames: Sequence[Atoms], conditions: Sequence[Condition], settin
             input_script.fixed_temperature(condition, settings.swap)
 
 
-def check_error_halt(engine: Engine) -> None:
-    """Refuse an engine that knows no error bars."""
-    if engine == "executable":
+def check_error_halt(settings: MDSettings, engine: Engine) -> None:
+    """Refuse an engine that knows no error bars where they are needed."""
+    if settings.needs_posterior and engine == "executable":
         raise InvalidInputError.of(
-            "MDSettings.max_force_std_eV_A", "is given, but the lmp executable knows no error bars; use engine: library"
+            f"MDSettings.{settings.needs_posterior}",
+            "is given, but the lmp executable knows no error bars; use engine: library",
         )
 
 

@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps import structures
 from mlip_autopipec.lammps.cell import MDCell
+from mlip_autopipec.lammps.colvars import CONFIGURATION
 from mlip_autopipec.lammps.swaps import fixes
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.frozen import frozen_atoms
@@ -131,7 +132,7 @@ def render(
     atoms
         What MD moves: atoms of its elements are exchanged. None: of all elements.
     seed
-        For exchanges of atoms.
+        For exchanges of atoms and collective variables.
 
     Raises
     ------
@@ -147,6 +148,8 @@ def render(
             elements, condition, settings, engine, atoms, derive_seed(seed, SeedPurpose.SWAPS, start_step), cell
         ),
     }
+    values |= {"colvars": condition.colvars is not None}
+    values["colvars_seed"] = derive_seed(seed, SeedPurpose.COLVARS, start_step) % 900_000_000 + 1
     values["swap_ids"] = [line.split()[1] for line in values["swap_fixes"]]
     try:
         text = _environment().from_string(settings.template or shipped_template()).render(values)
@@ -161,6 +164,10 @@ def render(
         needed[r"^timer\s+timeout\s"] = "timer timeout: the wall-time limit"
     if values["swap_fixes"]:
         needed[r"^fix\s+\S+\s+\S+\s+atom/swap\s"] = "the lines of swap_fixes: the exchanges that dynamics.swap asks for"
+    if condition.colvars is not None:
+        needed[rf"^fix\s+cv\s+\S+\s+colvars\s+{re.escape(CONFIGURATION)}\b"] = (
+            f"fix cv all colvars {CONFIGURATION}: the collective variables of the condition"
+        )
     commands = command_lines(text)
     missing = [meaning for pattern, meaning in needed.items() if not any(re.search(pattern, c) for c in commands)]
     if missing:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import failures, input_script, structures
+from mlip_autopipec.lammps import colvars, failures, input_script, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.swaps import SwapCount
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
@@ -53,6 +53,7 @@ def run(
         masses=mass_of_elements(potential.elements, atoms),
         cutoff_A=potential.cutoff,
         cell=MDCell.of(atoms, potential.cutoff),
+        seed=seed,
     )
     task = {
         "atoms": None if atoms is None else pack_frames([atoms]),
@@ -66,6 +67,8 @@ def run(
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
         (folder / input_script.INPUT).write_text(text)
+        if condition.colvars is not None:
+            (folder / colvars.CONFIGURATION).write_text(condition.colvars)
         (folder / INPUT).write_text(json.dumps(task))
         code = run_process([sys.executable, "-m", "mlip_autopipec.lammps.worker"], folder / LOG, environment)
     except OSError as error:

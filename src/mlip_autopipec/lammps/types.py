@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.bias import BiasSettings
+from mlip_autopipec.lammps.colvars import check_configuration
 from mlip_autopipec.lammps.swaps import SwapCount, SwapSettings
 
 if TYPE_CHECKING:
@@ -94,11 +96,16 @@ class Condition(MSONable):
         Target pressure in GPa; read with ``ensemble="npt"`` only.
     temperature_end_K
         Where a linear ramp over the whole run ends; None keeps ``temperature_K``.
+    colvars
+        Text of a Colvars configuration (in a run file also the name of a file that holds it), with the collective
+        variables and what acts on them, such as metadynamics: MD goes where plain MD takes too long to get to. Its
+        frames are no part of a check. None: plain MD.
     """
 
     temperature_K: float
     pressure_GPa: float = 0.0
     temperature_end_K: float | None = None
+    colvars: str | None = None
 
     def check(self) -> None:
         """Refuse temperatures that are not positive."""
@@ -108,6 +115,8 @@ class Condition(MSONable):
                 raise InvalidInputError.of(f"Condition.{name}", f"is {value}; it has to be positive and finite")
         if not math.isfinite(self.pressure_GPa):
             raise InvalidInputError.of("Condition.pressure_GPa", f"is {self.pressure_GPa}; give a finite number")
+        if self.colvars is not None:
+            check_configuration(self.colvars)
 
     def temperature_at(self, fraction: float) -> float:
         """Target temperature in K after ``fraction`` (0 to 1) of the run."""
@@ -168,6 +177,10 @@ class MDSettings(MSONable):
     swap
         Exchanges of two atoms of different elements between MD steps (Monte Carlo), with which alloys reach orders that
         diffusion does not reach in the time of MD. None: no exchanges.
+    bias
+        Biased MD before plain MD: each walker first makes a walk that is driven to where the energy is uncertain, then
+        begins anew without the bias; only plain MD converges and is checked. It needs the posterior of a linear fit and
+        the library engine. None: plain MD alone.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
@@ -190,11 +203,14 @@ class MDSettings(MSONable):
     halt_on_break_up: bool = True
     max_force_std_eV_A: float | None = None
     swap: SwapSettings | None = None
+    bias: BiasSettings | None = None
 
     def __post_init__(self) -> None:
-        """Take plain data, as of a run file or of the input of an engine, for the section on exchanges."""
+        """Take plain data, as of a run file or of the input of an engine, for the sections."""
         if isinstance(self.swap, dict):
             self.swap = SwapSettings(**self.swap)
+        if isinstance(self.bias, dict):
+            self.bias = BiasSettings(**self.bias)
 
     def check(self) -> None:
         """Refuse invalid values, naming the field and the value."""
@@ -228,6 +244,13 @@ class MDSettings(MSONable):
                 raise InvalidInputError.of(f"MDSettings.{optional}", f"is {value!r}; it has to be positive, or None")
         if self.swap is not None:
             self.swap.check(self.gamma_every, self.ensemble)
+        if self.bias is not None:
+            self.bias.check(self.ensemble)
+
+    @property
+    def needs_posterior(self) -> str | None:
+        """The setting that needs the error bars of a potential, which the library engine alone knows; None without."""
+        return next((name for name in ("max_force_std_eV_A", "bias") if getattr(self, name) is not None), None)
 
     @property
     def explosive_gamma(self) -> float:
@@ -241,9 +264,19 @@ class MDSettings(MSONable):
 
     def begun_with(self, volume_A3: float | None) -> MDSettings:
         """Return the settings for a run whose first structure has this volume (A^3), None if that is unknown."""
-        if self.volume_limit_A3 is not None or volume_A3 is None:
+        if volume_A3 is None:
             return self
-        return replace(self, volume_limit_A3=MAX_EXPANSION * volume_A3)
+        limit = MAX_EXPANSION * volume_A3 if self.volume_limit_A3 is None else self.volume_limit_A3
+        bias = self.bias
+        if bias is not None and bias.volume_A3 is None:
+            bias = replace(bias, volume_A3=volume_A3)
+        return replace(self, volume_limit_A3=limit, bias=bias)
+
+    def of_walk(self, *, is_biased: bool) -> MDSettings:
+        """Return the settings of one walk: of the biased one that explores first, or of plain MD."""
+        if self.bias is None or not is_biased:
+            return replace(self, bias=None)
+        return replace(self, n_steps=self.n_steps if self.bias.n_steps is None else self.bias.n_steps)
 
     def hottest_allowed_K(self, condition: Condition) -> float:
         """Instantaneous temperature in K above which the run counts as exploded."""

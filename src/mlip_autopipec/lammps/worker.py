@@ -17,8 +17,9 @@ from ase import units
 
 from mlip_autopipec.errors import ExplorationError
 from mlip_autopipec.frames import pack_frames, unpack_frames
-from mlip_autopipec.lammps import input_script, structures
+from mlip_autopipec.lammps import colvars, input_script, structures
 from mlip_autopipec.lammps.ace_forces import ACEForces
+from mlip_autopipec.lammps.bias import Bias
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.failures import is_exploded
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
@@ -89,6 +90,7 @@ class LibraryRun:
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
         self.error_bars = None if settings.max_force_std_eV_A is None else potential.error_bars
+        self.bias = None if settings.bias is None else Bias(potential, settings.bias)
         self.force_std: float | None = None
         self.frame = structures.Frame.of(atoms, potential.elements)
         self.lmp = import_lammps()(cmdargs=["-log", input_script.LOG, "-screen", "none", "-nocite"])
@@ -115,18 +117,20 @@ class LibraryRun:
 
     def prepare(self, input_file: str) -> None:
         """Set up atoms, neighbour list, forces and integrator as the input file says."""
+        if self.condition.colvars is not None and not self.lmp.has_style("fix", colvars.STYLE):
+            raise ExplorationError(f"this LAMMPS has no fix {colvars.STYLE}; {colvars.ADVICE}")
         self.lmp.file(input_file)
         self.n_atoms = int(self.lmp.get_natoms())
         # as LAMMPS has them by type, from 1 on: of a data file, or of a restart file
         self.masses[:] = np.asarray(self.lmp.numpy.extract_atom("mass")).ravel()[: len(self.masses)]
         self.lmp.set_fix_external_callback("ace", self._callback, None)
-        # a short run at a time would fill the log with headings; what an error says comes as an exception
-        self.command("log none")
 
     def run(self, n_steps: int) -> None:
         """Run; returns at the end, at the first halt, or when the wall time is over."""
         self.begin = self.end = self.step
         self._guarded("run 0 post no")
+        # a short run at a time would fill the log with headings; what an error says comes as an exception
+        self.command("log none")
         self.run_more(n_steps)
 
     def run_more(self, n_steps: int) -> None:
@@ -179,6 +183,8 @@ class LibraryRun:
     def _judge_lammps_error(self, error: Exception) -> None:
         """Atoms that fly away are physics (a halt); anything else is a crash."""
         text = str(error)
+        if (told := colvars.explained(error, Path(input_script.LOG))) is not None:
+            raise told from error
         if self.last_sane is None or not is_exploded(text):
             raise ExplorationError(f"LAMMPS: {text}") from error
         sys.stdout.write(f"halted by LAMMPS: {text}\n")
@@ -222,6 +228,10 @@ class LibraryRun:
         look = due and step != self._graded_step
         self.forces.evaluate(positions, with_gamma=look)
         f[:] = self.forces.forces
+        if self.bias is not None:
+            if look:
+                self.bias.look(self.forces)
+            f[:] += self.bias.forces(self.forces, step, float(lmp.get_thermo("vol")))
         # at every step: a barostat, of a template of the user's own perhaps, takes the virial when it wants to
         lmp.fix_external_set_energy_global("ace", self.forces.energy)
         lmp.fix_external_set_virial_global("ace", self.forces.virial)
@@ -369,7 +379,7 @@ def main() -> None:
         "potential.asi",
         task["reference_energies"],
         examined=True,
-        posterior_path=None if settings.max_force_std_eV_A is None else "potential.posterior.npz",
+        posterior_path="potential.posterior.npz" if settings.needs_posterior else None,
     )
     run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE), task["seed"])
     run.prepare(input_script.INPUT)

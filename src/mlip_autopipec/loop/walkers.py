@@ -67,6 +67,8 @@ class Event(StrEnum):
     """There was no potential."""
     BEGUN_ANEW = "begun_anew"
     """It has to take another way, with other velocities: a check failed, or it kept exploding."""
+    EXPLORED = "explored"
+    """Its biased walk did all its steps: it begins anew without the bias, with other velocities."""
     PROOF = "proof"
     """It completed, but not from its start with the final potential: it runs once more, with other velocities."""
     ROLLED_BACK = "rolled_back"
@@ -80,6 +82,7 @@ class Event(StrEnum):
 _DUE = (State.PENDING, State.HALTED, State.CRASHED, State.TIMED_OUT, State.NOT_RUN)
 _RUN = {
     Event.COMPLETED: State.CONVERGED,
+    Event.EXPLORED: State.PENDING,
     Event.NOVELTY: State.HALTED,
     Event.SHORT_CONTACT: State.HALTED,
     Event.EXPLOSION: State.HALTED,
@@ -150,13 +153,14 @@ def state_of(walker: WalkerState) -> State:
     return State(walker.status)
 
 
-def event_of(walk: WalkDocument | None) -> Event:
-    """Return the event that a walk is for its walker; None is a job that failed."""
+def event_of(walk: WalkDocument | None, *, biased: bool = False) -> Event:
+    """Return the event that a walk is for its walker; None is a job that failed. A biased walk proves nothing."""
     if walk is None:
         return Event.CRASHED
     if walk.status == "HALTED":
         return Event(str(walk.verdict or HaltVerdict.NOVELTY))
-    return {"CONVERGED": Event.COMPLETED, "TIMED_OUT": Event.TIMED_OUT, "NOT_RUN": Event.NOT_RUN}[walk.status]
+    done = Event.EXPLORED if biased else Event.COMPLETED
+    return {"CONVERGED": done, "TIMED_OUT": Event.TIMED_OUT, "NOT_RUN": Event.NOT_RUN}[walk.status]
 
 
 def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, *, seed: int = 0) -> WalkerState:
@@ -172,7 +176,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     outcome
         Of the run; needed by ``completed``, ``timed_out`` and the halts.
     seed
-        Of the campaign; needed by ``begun_anew``, ``proof`` and ``rolled_back``.
+        Of the campaign; needed by ``begun_anew``, ``explored``, ``proof`` and ``rolled_back``.
 
     Raises
     ------
@@ -183,7 +187,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
     if (before, event) not in TRANSITIONS:
         raise MLIPError(f"walker {walker.index} is {before}; the event '{event}' is invalid in this state")
     after = TRANSITIONS[before, event]
-    if event in (Event.BEGUN_ANEW, Event.PROOF):
+    if event in (Event.BEGUN_ANEW, Event.EXPLORED, Event.PROOF):
         return _begun_anew(walker, seed)
     if event is Event.ROLLED_BACK:
         return _rolled_back(walker, seed)
@@ -242,7 +246,7 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
     }
 
 
-def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None) -> WalkerState:
+def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None, seed: int = 0) -> WalkerState:
     """
     Return a walker after a run of its MD.
 
@@ -255,6 +259,8 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
     n_learnt
         Number of atoms of the label of its halted frame, if that was labelled and trained on in this cycle: of a large
         cell the surroundings of some atoms are learnt at a time.
+    seed
+        Of the campaign.
     """
     if walk is None:
         return happened(walker, Event.CRASHED)
@@ -270,7 +276,7 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
         learnt_before=n_learnt is not None,
         partly=n_learnt is not None and n_learnt < walk.n_atoms,
     )
-    return happened(walker, event_of(walk), outcome)
+    return happened(walker, event_of(walk, biased=walker.biased), outcome, seed=seed)
 
 
 def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
@@ -285,9 +291,8 @@ def _begun_anew(walker: WalkerState, seed: int) -> WalkerState:
         "n_rolled_back",
         "steps_thrown_away",
     }
-    replica = walker.replica + 1
-    new_seed = derive_seed(seed, SeedPurpose.WALKER, walker.index, replica)
-    return WalkerState(**walker.model_dump(include=kept), seed=new_seed, replica=replica)
+    new_seed = derive_seed(seed, SeedPurpose.WALKER, walker.index, walker.replica + 1)
+    return WalkerState(**walker.model_dump(include=kept), seed=new_seed, replica=walker.replica + 1)
 
 
 def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
@@ -340,7 +345,7 @@ def next_rungs_released(walkers: Sequence[WalkerState]) -> list[WalkerState]:
 
 
 def new_walkers(
-    task: CampaignDocument, start_id: str, seed: int, walkers: Sequence[WalkerState] = ()
+    task: CampaignDocument, start_id: str, seed: int, walkers: Sequence[WalkerState] = (), *, biased: bool = False
 ) -> list[WalkerState]:
     """
     Make a walker for each structure and condition of a campaign.
@@ -355,6 +360,8 @@ def new_walkers(
         Of the campaign.
     walkers
         Those there are already; their structures and conditions are left out.
+    biased
+        Whether they begin with a biased walk.
     """
     volumes_A3 = [atoms.get_volume() for atoms in task.structures()]
     known = [(walker.start_index, walker.condition) for walker in walkers]
@@ -368,6 +375,7 @@ def new_walkers(
             start_id=start_id,
             start_index=k,
             start_volume_A3=volumes_A3[k],
+            biased=biased,
         )
         for i, (k, condition) in enumerate(wanted, start=len(walkers))
     ]

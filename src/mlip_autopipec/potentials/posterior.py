@@ -95,6 +95,25 @@ class Posterior:
         """Return standard deviations for unit noise of rows (..., n_functions); shape (...)."""
         return np.asarray(np.linalg.norm(rows @ self.root, axis=-1))
 
+    def steepest(self, row: NDArray[np.float64]) -> NDArray[np.float64]:
+        """
+        Return the coefficients that the energy's standard deviation, for unit noise, is linear in around a structure.
+
+        Parameters
+        ----------
+        row
+            Derivative of the energy by the coefficients, (n_functions,).
+
+        Returns
+        -------
+        ndarray
+            (n_functions,): the forces of a potential with these coefficients are minus the gradient of the standard
+            deviation. Zero where that is zero.
+        """
+        along = row @ self.root
+        length = float(np.linalg.norm(along))
+        return np.zeros_like(row) if length == 0.0 else np.asarray(self.root @ (along / length))
+
     def of(self, derivatives: Derivatives, atoms: Atoms) -> StandardDeviations:
         """Return the standard deviations of a structure."""
         rows = derivatives.of(atoms)

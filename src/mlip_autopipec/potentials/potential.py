@@ -146,9 +146,10 @@ class ACEPotential:
     @cached_property
     def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """The basis set as pyace evaluates it."""
-        return self._load_basis()
+        return self.own_basis()
 
-    def _load_basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
+    def own_basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
+        """Return a basis set of its own, whose coefficients may be changed."""
         from pyace import ACEBBasisSet
         from pyace.grace_fs import GRACEFSBasisSet
 
@@ -284,7 +285,7 @@ class ACEPotential:
                 "the potential has no error bars: they come from the posterior of a linear fit (LinearACETrainer "
                 "without energy_weight, force_weight and ridge); use gamma, or train with it"
             )
-        return ErrorBars(self._load_basis(), self.posterior)
+        return ErrorBars(self.own_basis(), self.posterior)
 
     def calculator(self) -> ACECalculator | GRACEFSCalculator:
         """

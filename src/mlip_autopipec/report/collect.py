@@ -154,7 +154,11 @@ class CampaignData:
                 pressure = walker.condition.pressure_GPa
                 end = walker.condition.temperature_end_K
                 kelvin = f"{walker.condition.temperature_K:g}" + (f" to {end:g}" if end is not None else "")
-                return f"walker {index}: {walker.formula}, {kelvin} K" + (f", {pressure:g} GPa" if pressure else "")
+                return (
+                    f"walker {index}: {walker.formula}, {kelvin} K"
+                    + (f", {pressure:g} GPa" if pressure else "")
+                    + (", colvars" if walker.condition.colvars is not None else "")
+                )
         return f"walker {index}"
 
 

@@ -64,6 +64,8 @@ def progress(data: CampaignData) -> Panel:
     note = f"MD runs: {len(ran)}, halts: {n_halts}. Cross: a halt; dot: a run that completed; dotted line: asked for."
     if tried := sum(w.n_swaps_attempted or 0 for w in ran):
         note += f" Exchanges of atoms: {sum(w.n_swaps_accepted or 0 for w in ran)} of {tried} accepted."
+    if driven := sum(w.is_biased for w in ran):
+        note += f" A bias or a collective variable drove {driven} of {len(ran)} runs; no check has their frames."
     if thrown := [f"cycle {cycle.cycle}: {one.describe()}" for cycle in data.cycles for one in cycle.thrown_away]:
         note += f" Walks that were thrown away: {'; '.join(thrown[-_NAMED:])}."
     return Panel("progress", title, {"all walkers": figure}, note)

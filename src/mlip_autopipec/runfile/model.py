@@ -24,6 +24,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.kinds import CRITERIA, TRAINERS
+from mlip_autopipec.lammps.colvars import is_file_name
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
@@ -307,7 +308,13 @@ class RunFile(Strict):
 
     def load_conditions(self) -> list[Condition]:
         """Return all conditions."""
-        return [Condition(**c.model_dump()) for c in self.conditions]
+        conditions = []
+        for i, one in enumerate(self.conditions):
+            given = one.model_dump()
+            if given["colvars"] is not None and is_file_name(given["colvars"]):
+                given["colvars"] = self._read_text(f"conditions[{i}].colvars", Path(given["colvars"]))
+            conditions.append(Condition(**given))
+        return conditions
 
     def load_potential(self) -> ACEPotential | None:
         """Read the potential to start from, if one is named."""

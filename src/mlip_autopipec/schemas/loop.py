@@ -48,6 +48,7 @@ class WalkerState(BaseModel):
     start_id: str | None = Field(None, description="uuid of the document that holds the structure it starts from.")
     start_index: int = Field(0, description="Place of the structure in that document.")
     start_volume_A3: float | None = Field(None, description="Volume of that structure, A^3.")
+    biased: bool = Field(False, description="Whether it makes its biased walk (dynamics.bias), before plain MD.")
     after: int | None = Field(None, description="Walker that has to complete before this one starts: the rung below.")
     status: Literal["WAITING", "PENDING", "HALTED", "CONVERGED", "NOT_RUN"] = Field(
         "PENDING", description="As of the last cycle; WAITING for the walker named by `after`."
@@ -72,8 +73,7 @@ class WalkerState(BaseModel):
     stuck_at: int = Field(0, description="MD step of the repeated explosions before it was restarted with a new seed.")
     replica: int = Field(
         0,
-        description="Number of restarts with a new seed: after a failed check, repeated explosions or a roll-back, or "
-        "to run from its start with the final potential.",
+        description="Restarts with a new seed: after a failed check, explosions, roll-back or biased walk; as proof.",
     )
     n_rolled_back: int = Field(0, description="How often its walk was thrown away and it went back to its start.")
     steps_thrown_away: int = Field(0, description="MD steps of these walks.")

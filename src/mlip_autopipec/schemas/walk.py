@@ -52,6 +52,7 @@ class WalkDocument(WithPayload):
     force_std_eV_A: float | None = Field(
         None, description="Largest expected error of the force on an atom, where that halted MD, eV/A."
     )
+    is_biased: bool = Field(False, description="Whether dynamics.bias or colvars drove it: no check takes its frames.")
     n_frames: int = Field(0, description="Frames kept between the two gamma thresholds.")
     n_swaps_attempted: int | None = Field(
         None, description="Exchanges of atoms that were tried; None where none were asked for."

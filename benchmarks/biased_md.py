@@ -1,0 +1,130 @@
+"""Does MD that is driven to where the energy is uncertain (`dynamics.bias`) find more with fewer labels and steps?
+
+The loop of `label_efficiency.py` with its systems, oracles, first datasets and test frames of the oracle's own MD. A
+walker is done after one plain walk of the full length without a halt; with a bias it makes a biased walk before, of a
+share of that length. Beside each error is that of as many random frames of the oracle's MD. Each finished run is one
+line of `results.jsonl` in the folder: what is killed goes on where it was.
+
+    python benchmarks/biased_md.py [--system NAME ...] [--strength 0 0.5 ...] [--seeds 0 1 ...] [--picoseconds 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import label_efficiency
+from label_efficiency import KINDS, RESULTS, SYSTEMS, CleanRunMaker, forked, kept, measure, oracle_frames, read_results
+from rich.console import Console
+from rich.table import Table
+
+from mlip_autopipec.lammps import library
+from mlip_autopipec.lammps.bias import BiasSettings
+from mlip_autopipec.lammps.exploration import run_exploration
+
+
+@dataclass
+class BiasedMaker(CleanRunMaker):
+    """A biased walk of a given number of steps, then one plain walk of the full length without a halt."""
+
+    def explore(self, walker, potential, atoms, restart_file):
+        settings = self.settings.of_walk(is_biased=walker.biased).begun_with(walker.start_volume_A3)
+        if not walker.biased:
+            settings = replace(settings, n_steps=walker.step + settings.n_steps)
+        with patch.object(library, "run_process", forked):
+            return run_exploration(
+                atoms,
+                potential.to_potential(),
+                walker.condition,
+                settings,
+                start_step=walker.step,
+                seed=walker.seed,
+                restart_file=restart_file,
+                engine=self.engine,
+            )
+
+
+def maker_with(strength, share, settings):
+    """Return what stands for plain MD in the loop."""
+    if strength == 0:
+        return CleanRunMaker(settings=settings)
+    bias = BiasSettings(strength, ramp_steps=settings.n_steps // 100, n_steps=round(share * settings.n_steps))
+    return BiasedMaker(settings=replace(settings, bias=bias))
+
+
+def report(results, console):
+    """Print medians over the seeds for each system and strength."""
+    for system in SYSTEMS:
+        table = Table(title=f"{system}: medians over seeds; errors beside those of as many random frames")
+        for column in ("strength", "seeds", "labels", "cycles", "MD ps", *KINDS.values(), "not worse in", "CPU s"):
+            table.add_column(column, justify="right")
+        for strength in sorted({r["strength"] for r in results if r["system"] == system}):
+            done = [r for r in results if (r["system"], r["strength"]) == (system, strength)]
+            done = [r for r in done if r["status"] == "CONVERGED" and r["random"]]
+            if not done:
+                continue
+            middle = {name: statistics.median(r[name] for r in done) for name in ("labels", "cycles", "md_ps")}
+            errors = [
+                " | ".join(f"{statistics.median(r[of][kind] for r in done):.3g}" for of in ("errors", "random"))
+                for kind in KINDS
+            ]
+            better = sum(r["errors"]["forces_meV_A"] <= r["random"]["forces_meV_A"] for r in done)
+            table.add_row(
+                f"{strength:g}",
+                str(len(done)),
+                *(f"{value:.3g}" for value in middle.values()),
+                *errors,
+                f"{better} of {len(done)}",
+                f"{statistics.median(r['seconds_cpu'] for r in done):.0f}",
+            )
+        if table.row_count:
+            console.print(table)
+
+
+def main(arguments=None):
+    logging.disable(logging.INFO)
+    warnings.simplefilter("ignore")
+    sys.setrecursionlimit(20_000)  # run_locally nests the cycles
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", nargs="+", default=["copper-gold"], choices=list(SYSTEMS))
+    parser.add_argument("--strength", nargs="+", type=float, default=[0.0, 0.5])
+    parser.add_argument("--share", type=float, default=0.25, help="length of the biased walk, of that of the plain one")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--picoseconds", type=float, default=20.0)
+    parser.add_argument("--gamma", nargs=2, type=float, default=[2.0, 5.0])
+    parser.add_argument("--folder", type=Path, default=Path("biased_md"))
+    options = parser.parse_args(arguments)
+    folder = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = {"picoseconds": options.picoseconds, "gamma": options.gamma, "share": options.share}
+    console = Console(width=130)
+    for name in options.system:
+        system = SYSTEMS[name]()
+        if system.missing:
+            console.print(f"{name}: skipped, {system.missing}")
+            continue
+        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, options.picoseconds))
+        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, options.picoseconds))
+        for seed in options.seeds:
+            for strength in options.strength:
+                key = {"system": name, "strength": strength, "seed": seed, **asked}
+                if any(key.items() <= r.items() for r in read_results(folder)):
+                    continue
+                made = partial(maker_with, strength, options.share)
+                with patch.object(label_efficiency, "CleanRunMaker", lambda settings, made=made: made(settings)):
+                    found = measure(system, "default", seed, options.picoseconds, options.gamma, pool=pool, test=test)
+                with (folder / RESULTS).open("a") as file:
+                    file.write("\n" + json.dumps({**key, **found}) + "\n")  # the line before may have been cut short
+    report([r for r in read_results(folder) if asked.items() <= r.items()], console)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Collective variables of a condition: metadynamics by LAMMPS' fix colvars, with forces of the potential."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
+
+from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
+from mlip_autopipec.lammps import executable, input_script
+from mlip_autopipec.lammps.colvars import CONFIGURATION, check_configuration
+from mlip_autopipec.lammps.exploration import run_exploration
+from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.training.linear import LinearACETrainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ase import Atoms
+
+    from mlip_autopipec.lammps.types import ExplorationResult
+    from mlip_autopipec.potentials.potential import ACEPotential
+
+#: Place of the vacancy, and the neighbour that is to hop into it: LAMMPS counts atoms from 1.
+VACANCY = np.zeros(3)
+HOPPER = 0
+METADYNAMICS = f"""
+colvar {{
+  name way   # from the vacancy, in A
+  lowerBoundary 0.0
+  upperBoundary 6.0
+  width 0.2
+  distance {{
+    group1 {{ atomNumbers {HOPPER + 1} }}
+    group2 {{ dummyAtom (0.0, 0.0, 0.0) }}
+  }}
+}}
+metadynamics {{
+  colvars way
+  hillWeight 0.1
+  hillWidth 1.0
+  newHillFrequency 20
+}}
+"""
+
+
+def vacancy(displacement: float = 0.0, seed: int = 0, along: float = 0.0) -> Atoms:
+    """Copper without one atom of 32, a neighbour moved a part of its way into the vacancy."""
+    atoms = bulk("Cu", cubic=True, a=3.65) * (2, 2, 2)
+    del atoms[0]
+    atoms.positions[HOPPER] *= 1 - along
+    atoms.positions += np.random.default_rng(seed).normal(0, displacement, (31, 3))
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def potential(tmp_path_factory: pytest.TempPathFactory) -> ACEPotential:
+    labels = []
+    for seed in range(14):
+        atoms = vacancy(0.05 + 0.01 * seed, seed, 0.07 * seed)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        labels.append(atoms)
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=40, cutoff=5.0))
+    return trainer.train(labels, directory=tmp_path_factory.mktemp("train")).potential
+
+
+def explore(potential: ACEPotential, folder: Path, colvars: str | None, **settings: Any) -> ExplorationResult:
+    run = {name: settings.pop(name) for name in ("start_step", "restart_file", "engine") if name in settings}
+    limits = {"gamma_lo": 1e8, "gamma_hi": 1e9, "gamma_every": 10, "timestep_fs": 2.0}
+    return run_exploration(
+        vacancy(),
+        potential,
+        Condition(400.0, colvars=colvars),
+        MDSettings(**{**limits, **settings}),
+        directory=folder,
+        seed=3,
+        **{"engine": "library", **run},
+    )
+
+
+def way_A(atoms: Atoms) -> float:
+    """How far the hopping atom is from the vacancy."""
+    return float(np.linalg.norm(find_mic(atoms.positions[HOPPER] - VACANCY, atoms.cell)[0]))
+
+
+def apart(one: ExplorationResult, other: ExplorationResult) -> np.ndarray:
+    """How far the atoms of two runs ended from one another."""
+    return np.asarray(find_mic(one.final.positions - other.final.positions, one.final.cell)[1])
+
+
+def test_metadynamics_fills_the_vacancy_and_plain_md_does_not(potential: ACEPotential, tmp_path: Path) -> None:
+    plain = explore(potential, tmp_path, None, n_steps=800, gamma_lo=1e-9, max_frames=80)
+    driven = explore(potential, tmp_path, METADYNAMICS, n_steps=800, gamma_lo=1e-9, max_frames=80)
+    assert plain.status is driven.status is WalkStatus.CONVERGED
+    assert min(way_A(frame) for frame in plain.frames) > 2.0
+    assert min(way_A(frame) for frame in driven.frames) < 0.7
+    # what is written down is the energy of the potential alone
+    final = driven.final.copy()
+    final.calc = potential.calculator()
+    assert final.get_potential_energy() == pytest.approx(driven.trace["potential_energy_eV"][-1], abs=1e-6)
+
+
+def test_a_resumed_walk_has_its_hills(potential: ACEPotential, tmp_path: Path) -> None:
+    whole = explore(potential, tmp_path, METADYNAMICS, n_steps=240)
+    first = explore(potential, tmp_path, METADYNAMICS, n_steps=120)
+    second = explore(potential, tmp_path, METADYNAMICS, n_steps=240, start_step=120, restart_file=first.restart_file)
+    assert apart(whole, second).max() < 1e-5
+    other = METADYNAMICS.replace("hillWeight 0.1", "hillWeight 1e-9")
+    without = explore(potential, tmp_path, other, n_steps=240, start_step=120, restart_file=first.restart_file)
+    assert apart(whole, without).max() > 0.01
+
+
+def test_what_colvars_refuses_is_told_in_its_words(potential: ACEPotential, tmp_path: Path) -> None:
+    with pytest.raises(ExplorationError, match=r"(?s)text of `colvars`.*hillWeight must be provided"):
+        explore(potential, tmp_path, METADYNAMICS.replace("hillWeight 0.1", "hillWait 0.1"), n_steps=20)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hop.colvars", "defines no collective variable"),
+        (METADYNAMICS + "}", "5 opening and 6 closing braces"),
+        (METADYNAMICS.replace("hillWidth", "useGrids off\n  hillWidth"), "lose the hills"),
+    ],
+)
+def test_a_text_that_is_no_configuration_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Condition(300.0, colvars=text).check()
+    check_configuration(METADYNAMICS)
+
+
+def test_a_lammps_without_the_package_is_refused(
+    potential: ACEPotential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "lmp"
+    command.write_text("#!/bin/sh\necho 'LAMMPS  pace/extrapolation nvt/sllod'\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", str(command))
+    assert executable.is_available()
+    assert not executable.has_fix("colvars")
+    with pytest.raises(ExecutableError, match="PKG_COLVARS"):
+        explore(potential, tmp_path, METADYNAMICS, n_steps=20, engine="executable")
+    # the other engine has it
+    result = explore(potential, tmp_path, METADYNAMICS, n_steps=20, engine="auto")
+    assert result.engine == "library"
+
+
+def test_a_template_needs_its_line() -> None:
+    condition = Condition(300.0, colvars=METADYNAMICS)
+    arguments: dict[str, Any] = {"engine": "executable", "cutoff_A": 5.0}
+    text = input_script.render(["Cu"], condition, MDSettings(), **arguments)
+    assert f"fix             cv all colvars {CONFIGURATION} output colvars seed " in text
+    assert "colvars" not in input_script.render(["Cu"], replace(condition, colvars=None), MDSettings(), **arguments)
+    old = input_script.shipped_template().replace("fix             cv all colvars", "fix             other all colvars")
+    with pytest.raises(InvalidInputError, match="the collective variables of the condition"):
+        input_script.render(["Cu"], condition, MDSettings(template=old), **arguments)
