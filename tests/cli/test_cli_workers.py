@@ -29,7 +29,7 @@ PROGRAM = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli"]
 RUN = {
     **SMALL,
     "conditions": [{"temperature_K": 1200}, {"temperature_K": 600}],
-    "dynamics": {**SMALL["dynamics"], "n_steps": 1500},
+    "dynamics": {**SMALL["dynamics"], "n_steps": 400},
     "validation": {"n_frames": 4, "interval_steps": 20},
 }
 
@@ -47,14 +47,14 @@ def begun(
 
 
 def ended(process: subprocess.Popen[str] | ForkedCommand) -> dict:
-    out, said = process.communicate(timeout=180)
+    out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return json.loads(out)
 
 
 def wait_for(process: subprocess.Popen[str] | ForkedCommand, there: Callable[[], bool]) -> list[psutil.Process]:
     """Wait until something is there, and return all processes below the command."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not there():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Two campaigns with LAMMPS, linear ACE and EMT by one command with workers, killed in the kinds of job that cost time."""
+"""Two campaigns with real parts by one command with workers, killed in the kinds of job that cost time."""
 
 from __future__ import annotations
 
