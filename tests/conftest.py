@@ -28,7 +28,7 @@ os.environ.setdefault("MLIP_AUTOPIPEC_WORKERS", "0")
 # Nothing is kept in the cache folder of whoever runs the tests
 os.environ.setdefault("MLIP_AUTOPIPEC_ROWS_MB", "0")
 
-pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers"]
+pytest_plugins = ["mlip_autopipec.testing.fixtures", "campaign_workers", "forked_md"]
 
 SERVER = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 

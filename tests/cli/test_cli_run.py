@@ -71,7 +71,7 @@ def in_group(group: int) -> list[str]:
 
 
 def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard_output(tmp_path):
-    path, folder = written(tmp_path, dynamics={**SMALL["dynamics"], "n_steps": 3000}), tmp_path / "out"
+    path, folder = written(tmp_path, dynamics={**SMALL["dynamics"], "n_steps": 1200}), tmp_path / "out"
     process = started(path, folder)
     second = CliRunner().invoke(app, ["resume", str(path), "--folder", str(folder)])
     assert second.exit_code == FAILED, "two processes would do everything twice"
@@ -118,7 +118,7 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_of_a_batch_system_or_a_closed_terminal_ends_it_as_ctrl_c_does(tmp_path, monkeypatch, sent):
     before = signal.signal(sent, signal.SIG_DFL)
-    monkeypatch.setattr("mlip_autopipec.managers.local.run_flow", lambda *_, **__: os.kill(os.getpid(), sent))
+    monkeypatch.setattr("mlip_autopipec.managers.local.run_flows", lambda *_, **__: os.kill(os.getpid(), sent))
     result = CliRunner().invoke(app, ["run", str(written(tmp_path)), "--folder", str(tmp_path / "out")])
     assert result.exit_code == ExitCode.INTERRUPTED
     assert "interrupted" in result.output
@@ -131,7 +131,7 @@ def test_interrupted_before_anything_was_computed(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlip_autopipec.managers.local.run_flow", interrupted)
+    monkeypatch.setattr("mlip_autopipec.managers.local.run_flows", interrupted)
     path, folder = written(tmp_path), tmp_path / "out"
     result = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder), "--json"])
     assert result.exit_code == ExitCode.INTERRUPTED

@@ -147,7 +147,7 @@ def test_a_dry_run_plans_each(tmp_path):
 
 
 def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
-    longer = {"dynamics": {**QUIET["dynamics"], "n_steps": 2000}}
+    longer = {"dynamics": {**QUIET["dynamics"], "n_steps": 2000}, "validation": {"n_frames": 2, "interval_steps": 4}}
     files = written(tmp_path / "sweep", one=longer, two={**longer, "conditions": [{"temperature_K": 400}]})
     folder = tmp_path / "out"
 
@@ -168,7 +168,10 @@ def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     resumed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
     out, said = resumed.stdout, resumed.stderr
     assert resumed.returncode == CONVERGED, said
-    assert [one["status"] for one in json.loads(out)["campaigns"]] == ["CONVERGED"] * 2
+    results = json.loads(out)["campaigns"]
+    assert [one["status"] for one in results] == ["CONVERGED"] * 2
+    assert [one["errors"]["validation"]["n_structures"] for one in results] == [2, 2]
+    assert said.count("validating on MD of the oracle") == 1, "its jobs run side by side"
     computed = [one["key"] for one in labels(folder) if one["reused_from"] is None and one["state"] == "successful"]
     assert len(computed) == len(set(computed)) >= 8
     sets = [ase.io.read(folder / name / "dataset.extxyz", index=":") for name in ("one", "two")]

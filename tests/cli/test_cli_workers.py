@@ -29,7 +29,7 @@ PROGRAM = [sys.executable, "-W", "ignore", "-m", "mlip_autopipec.cli"]
 RUN = {
     **SMALL,
     "conditions": [{"temperature_K": 1200}, {"temperature_K": 600}],
-    "dynamics": {**SMALL["dynamics"], "n_steps": 1500},
+    "dynamics": {**SMALL["dynamics"], "n_steps": 400},
     "validation": {"n_frames": 4, "interval_steps": 20},
 }
 
@@ -47,14 +47,14 @@ def begun(
 
 
 def ended(process: subprocess.Popen[str] | ForkedCommand) -> dict:
-    out, said = process.communicate(timeout=180)
+    out, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     return json.loads(out)
 
 
 def wait_for(process: subprocess.Popen[str] | ForkedCommand, there: Callable[[], bool]) -> list[psutil.Process]:
     """Wait until something is there, and return all processes below the command."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not there():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -97,7 +97,7 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
         assert len(keys) == len(set(keys)), "a label was computed twice"
         own_md = sorted(doc["name"] for doc in store.query({"name": {"$regex": "^oracle MD"}}, ["name"]))
         wanted = [f"oracle MD w{walker:02d} {begins}" for walker in (0, 1) for begins in ("end", "start")]
-        assert own_md == ([] if there == alone else wanted), "workers share the MD of the oracle"
+        assert own_md == wanted, "workers share the MD of the oracle"
         store.close()
     assert sets[0] == sets[1]
     assert len(sets[0]) > 8

@@ -133,7 +133,7 @@ def test_exit_code_tells_that_it_did_not_converge(tmp_path: Path) -> None:
 
 def test_a_killed_run_is_resumed_and_then_extended(tmp_path: Path) -> None:
     """SIGKILL to the whole group, as when a node goes down."""
-    hot = {"conditions": [{"temperature_K": 1200}], "dynamics": {**SMALL["dynamics"], "n_steps": 1500}}
+    hot = {"conditions": [{"temperature_K": 1200}], "dynamics": {**SMALL["dynamics"], "n_steps": 700}}
     path, folder = written(tmp_path, validation=None, **hot), tmp_path / "out"
     process = ForkedCommand(["run", str(path), "--folder", str(folder)], together=True, own_group=True)
     shown: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,9 +60,10 @@ def _inline(text: str) -> list:
     return [child for token in MARKDOWN.parse(text) for child in token.children or []]
 
 
-def _anchors(text: str) -> set[str]:
-    """Anchors of headings, as GitHub and MyST make them."""
-    tokens = MARKDOWN.parse(text)
+@cache
+def _anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and MyST make them."""
+    tokens = MARKDOWN.parse(page.read_text(encoding="utf-8"))
     headings = [tokens[i + 1] for i, token in enumerate(tokens) if token.type == "heading_open"]
     plain = ["".join(c.content for c in h.children or [] if c.type in ("text", "code_inline")) for h in headings]
     return {re.sub(r"[^\w\- ]", "", heading.lower().strip()).replace(" ", "-") for heading in plain}
@@ -77,7 +79,7 @@ def _broken(file: Path, text: str) -> list[str]:
         aim = file.parent / path if path else file
         if not aim.exists():
             wrong.append(f"{target}: no such file")
-        elif anchor and anchor not in _anchors(aim.read_text(encoding="utf-8")):
+        elif anchor and anchor not in _anchors(aim.resolve()):
             wrong.append(f"{target}: no such heading")
     return wrong
 

@@ -291,6 +291,6 @@ def rlaunch(jobflow_yaml: Path, name: str) -> None:
 
 def command_line(*arguments: str) -> None:
     """``mlip-autopipec`` with these arguments."""
-    from mlip_autopipec.cli import app
+    from forked_commands import exit_code_of
 
-    app(list(arguments))
+    sys.exit(exit_code_of(arguments))

@@ -154,7 +154,7 @@ def _run(words: list[str], folder: Path | None, out: int, error: int, own_group:
         warnings.simplefilter("ignore")
         if folder is not None:
             os.chdir(folder)
-        code = _exit_code(words)
+        code = exit_code_of(words)
     finally:
         with suppress(OSError):
             sys.stdout.flush()
@@ -162,7 +162,8 @@ def _run(words: list[str], folder: Path | None, out: int, error: int, own_group:
         os._exit(code)
 
 
-def _exit_code(words: list[str]) -> int:
+def exit_code_of(words: Sequence[str]) -> int:
+    """Run a command in this process, with workers that are forked from it; return its exit code."""
     from mlip_autopipec.cli import app
 
     fork_server.ForkServer = _with  # type: ignore[assignment, misc]

@@ -117,6 +117,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(copper_potential: ACEPo
         assert derivative == pytest.approx(stress[i, j], abs=1e-6)
 
 
+@pytest.mark.usefixtures("imported_anew")
 def test_energy_is_conserved_and_the_list_is_rebuilt(copper_potential: ACEPotential, tmp_path: Path) -> None:
     """Atoms cross the cell and the skin many times; a stale neighbour list would show in the energy."""
     atoms = with_velocities(triclinic(), 900.0, seed=3)
@@ -250,6 +251,7 @@ def test_lost_atoms_halt(copper_potential: ACEPotential, tmp_path: Path) -> None
     assert len(result.final) == len(atoms)
 
 
+@pytest.mark.usefixtures("imported_anew")
 def test_a_killed_process_is_an_error_that_names_its_folder(copper_potential: ACEPotential, tmp_path: Path) -> None:
     def kill() -> None:
         while not (tasks := [p for p in psutil.Process().children() if "mlip_autopipec.lammps.worker" in p.cmdline()]):

@@ -33,7 +33,7 @@ from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.readback import read_looks
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.managers.local import RunningJob
+from mlip_autopipec.managers.local import RunningJob, Watch
 from mlip_autopipec.progress import CampaignProgress, Shown, WalkerProgress, live, live_view, progress_of
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.forecast import forecast
@@ -297,6 +297,31 @@ def test_what_runs_on_which_worker_is_seen(tmp_path: Path) -> None:
     assert "workers 1: label c003 003, 5 s; 2: label c003 004, 5 s; 3: explore c003 w00, 5 s" in shown
     many = with_jobs(made(), [running(f"label c003 {k:03d}", tmp_path, worker=k) for k in range(1, 17)])
     assert "8: label c003 008, 5 s; and 8 more" in " ".join(" ".join(rendered(many, 100)).split())
+
+
+def test_md_of_the_oracle_for_the_validation_is_seen(tmp_path: Path, complete: JobStore) -> None:
+    """It runs after the loop has ended: no forecast, no labels to come, and frames that come one by one."""
+    store = open_store(tmp_path / "store")
+    documents = [{k: v for k, v in doc.items() if k != "_id"} for doc in complete.query({}, load=True)]
+    store.update(documents, key=["uuid", "index"], save={"data": ["payload"]})
+    watch = Watch()
+    watch((running("oracle MD w00 start", tmp_path, worker=1), running("oracle MD w01 end", tmp_path, worker=2)))
+    view = live.View(Console(width=100), tmp_path, watch)
+    for n_frames in (0, 3):
+        frames = [
+            {"uuid": f"run-{k}", "index": 1, "output": {"kind": "validation", "campaign_id": "copper", "number": k}}
+            for k in range(n_frames)
+        ]
+        store.update(frames, key=["uuid", "index"])
+        view._not_before = 0.0
+        shown = view._look()
+        lines = [" ".join(line.split()) for line in rendered(shown.progress, 100)]
+        assert "copper, cycle 1: validating on MD of the oracle" in lines
+        assert "workers 1: oracle MD w00 start, 5 s; 2: oracle MD w01 end, 5 s" in lines
+        assert f"frames {n_frames} by MD of the oracle so far" in lines
+        assert not [line for line in lines if line.startswith(("to go", "gamma"))]
+    view._campaigns.store.close()
+    store.close()
 
 
 def test_a_fit_under_way_tells_its_loss(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,12 +26,16 @@ if TYPE_CHECKING:
     from mlip_autopipec.database.validation import AskedWalk
     from mlip_autopipec.lammps.types import Condition
     from mlip_autopipec.managers.fork_server import ForkServer
+    from mlip_autopipec.managers.local import Run
     from mlip_autopipec.runfile.model import RunFile
     from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.validation.oracle_md import ValidationSettings
 
 logger = logging.getLogger(__name__)
+
+#: Said before it begins.
+VALIDATING = "validating on MD of the oracle itself, from the start and from where each walker ended ..."
 
 
 def run_here(
@@ -59,14 +63,14 @@ def run_here(
     started
         ``time.perf_counter()`` when the command began.
     workers, server
-        As for :func:`~mlip_autopipec.managers.local.run_flow`.
+        As for :func:`~mlip_autopipec.managers.local.run_flows`.
 
     Returns
     -------
     dict
         What ``--json`` prints, without the exit code.
     """
-    from mlip_autopipec.managers.local import Watch, run_flow
+    from mlip_autopipec.managers.local import Run, Watch, run_flows
     from mlip_autopipec.progress import live_view
     from mlip_autopipec.report import summary_table
 
@@ -80,18 +84,17 @@ def run_here(
     if flow is not None:
         watch = Watch()
         with live_view(console, folder, watch), quiet():
-            run_flow(
-                flow,
-                store,
-                folder / "jobs",
-                workers=workers,
-                watch=watch,
-                server=server,
-                resources=campaign.load_resources(),
-            )
-    result, document, errors = results_of(campaign, flow, folder, store, started, workers, server)
+            run = Run(flow, folder / "jobs", campaign.load_resources())
+            run_flows([run], store, workers=workers, watch=watch, server=server)
+    one = ended(campaign, flow, folder, store)
+    if one.asked:
+        watch = Watch()
+        console.print(VALIDATING)
+        with live_view(console, folder, watch), quiet():
+            run_flows([one.oracle_md()], store, workers=workers, watch=watch, server=server)
+    result, errors = finish(one, store, started)
     report = None if result["report"] is None else short(Path(result["report"]))
-    console.print(summary_table(document, errors, short(folder), result["seconds"], report))
+    console.print(summary_table(one.document, errors, short(folder), result["seconds"], report))
     return result
 
 
@@ -105,58 +108,101 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def results_of(
-    campaign: RunFile,
-    flow: Flow | None,
-    folder: Path,
-    store: JobStore,
-    started: float,
-    workers: int = 0,
-    server: ForkServer | None = None,
-) -> tuple[dict[str, Any], OTFDocument, Mapping[str, ErrorMetrics]]:
+@dataclass(frozen=True)
+class Ended:
     """
-    Write the results of a campaign whose flow has run, and validate it.
+    A campaign whose loop has ended.
 
     Parameters
     ----------
-    campaign, flow, folder, started, workers, server
+    run_file
+        Its run file.
+    folder
+        Its folder.
+    document
+        What it ended with.
+    labels
+        All its labels.
+    asked
+        MD of the oracle that it is to be validated on; none without a potential or a section ``validation``.
+    """
+
+    run_file: RunFile
+    folder: Path
+    document: OTFDocument
+    labels: list[Atoms]
+    asked: list[AskedWalk]
+
+    def oracle_md(self) -> Run:
+        """Return the MD that is asked for, as jobs."""
+        from mlip_autopipec.managers.local import Run
+        from mlip_autopipec.managers.oracle_md import oracle_md_flow
+
+        flow = oracle_md_flow(self.document.campaign_id, self.asked, self.run_file.oracle.static_maker())
+        return Run(flow, self.folder / "jobs", self.run_file.load_resources())
+
+
+def ended(campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore) -> Ended:
+    """
+    Write the results of a campaign whose flow has run, those of the validation apart.
+
+    Parameters
+    ----------
+    campaign, flow, folder
         As for :func:`run_here`.
     store
         Its store.
-
-    Returns
-    -------
-    dict, OTFDocument, Mapping
-        What ``--json`` prints, without the exit code; the final document; errors by set.
 
     Raises
     ------
     MLIPError
         It failed before its first assessment.
     """
-    from mlip_autopipec.database.validation import store_errors
     from mlip_autopipec.jobs.dataset import read_labels
-    from mlip_autopipec.managers.local import run_flow
-    from mlip_autopipec.managers.oracle_md import oracle_md_flow
     from mlip_autopipec.report import write_results
 
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
-    errors = write_results(folder, document, labels)
-    if document.potential is not None and (settings := campaign.validation_settings()) is not None:
-        console.print("validating on MD of the oracle itself, from the start and from where each walker ended ...")
-        asked, static_maker = _oracle_walks(campaign, settings, document, store), campaign.oracle.static_maker()
-        if workers:  # what fails there fails below, and is told
-            flow_of_md = oracle_md_flow(document.campaign_id, asked, static_maker)
-            resources = campaign.load_resources()
-            run_flow(flow_of_md, store, folder / "jobs", workers=workers, server=server, resources=resources)
-        runs = [one.done(store, document.campaign_id, static_maker) for one in asked]
+    write_results(folder, document, labels)
+    settings = None if document.potential is None else campaign.validation_settings()
+    asked = [] if settings is None else _oracle_walks(campaign, settings, document, store)
+    return Ended(campaign, folder, document, labels, asked)
+
+
+def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any], Mapping[str, ErrorMetrics]]:
+    """
+    Measure the potential on the MD of the oracle, and write all results.
+
+    MD that is not in the store, since its job failed, is run here; what it fails with is raised.
+
+    Parameters
+    ----------
+    one
+        The campaign.
+    store
+        Its store.
+    started
+        ``time.perf_counter()`` when the command began.
+
+    Returns
+    -------
+    dict, Mapping
+        What ``--json`` prints, without the exit code; errors by set.
+    """
+    from mlip_autopipec.database.validation import store_errors
+    from mlip_autopipec.report import write_results
+
+    document, runs = one.document, []
+    if one.asked:
+        assert document.potential is not None
+        static_maker = one.run_file.oracle.static_maker()
+        runs = [walk.done(store, document.campaign_id, static_maker) for walk in one.asked]
         store_errors(store, document.potential, runs)
-        errors = write_results(folder, document, labels, [frame for run in runs for frame in run.frames])
-    end_results(folder)
-    report = _report(folder, store, document.campaign_id)
+    errors = write_results(one.folder, document, one.labels, [frame for run in runs for frame in run.frames])
+    end_results(one.folder)
+    report = _report(one.folder, store, document.campaign_id)
     seconds = time.perf_counter() - started
-    return outcome(document, errors, folder, seconds, report), document, errors
+    return outcome(document, errors, one.folder, seconds, report), errors
 
 
 def _final(store: JobStore, flow: Flow | None, folder: Path) -> OTFDocument:

@@ -18,11 +18,12 @@ from mlip_autopipec.cli.folder import begin_results, clear, held, is_finished
 from mlip_autopipec.errors import InvalidInputError, MLIPError, NothingLeftError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jobflow import Flow, JobStore
 
     from mlip_autopipec.managers.fork_server import ForkServer
+    from mlip_autopipec.managers.local import Run
     from mlip_autopipec.runfile.model import RunFile
 
 #: The worst first: the exit code of all is that of the first that one of them has.
@@ -261,11 +262,15 @@ def run_together(
         for member in members
         if member.flow is not None
     ]
-    watch = Watch()
-    if runs:
+
+    def run(these: Sequence[Run]) -> None:
+        watch = Watch()
         with view_together(console, folder, names, watch), quiet():
-            run_flows(runs, store, workers=workers, watch=watch, server=server)
-    return _results(members, store, folder, started, workers, server)
+            run_flows(these, store, workers=workers, watch=watch, server=server)
+
+    if runs:
+        run(runs)
+    return _results(members, store, folder, started, run)
 
 
 def _results(
@@ -273,22 +278,32 @@ def _results(
     store: JobStore,
     folder: Path,
     started: float,
-    workers: int,
-    server: ForkServer | None,
+    run: Callable[[Sequence[Run]], None],
 ) -> dict[str, Any]:
     """Write the results of each campaign, print a table of all, and return the same for scripts."""
-    from mlip_autopipec.cli.local import results_of
+    from mlip_autopipec.cli.local import VALIDATING, Ended, ended, finish
     from mlip_autopipec.cli.status import Row, overview
     from mlip_autopipec.database.campaigns import Campaigns
 
-    found, rows = [], []
+    wrote: list[Ended | Exception] = []
     for member in members:
+        try:
+            wrote.append(ended(member.run_file, member.flow, member.folder, store))
+        except Exception as error:  # whatever it was, the results of the others are written
+            wrote.append(error)
+    if asked := [one.oracle_md() for one in wrote if isinstance(one, Ended) and one.asked]:
+        console.print(VALIDATING)
+        run(asked)
+    found, rows = [], []
+    for member, outcome in zip(members, wrote, strict=True):
         name = member.run_file.name
         try:
-            one = results_of(member.run_file, member.flow, member.folder, store, started, workers, server)[0]
+            if isinstance(outcome, Exception):
+                raise outcome
+            one = finish(outcome, store, started)[0]
             one["exit_code"] = int(exit_code(one["status"]))
             rows.append(Row(Campaigns(store).status(name), short(member.folder), False))
-        except Exception as error:  # whatever it was, the results of the others are written
+        except Exception as error:  # as above
             why = in_words(error)
             console.print(f"[red]{escape(name)}:[/] {escape(why)}")
             one = {"campaign_id": name, "status": "ERROR", "error": why, "exit_code": int(ExitCode.FAILED)}

@@ -15,10 +15,12 @@ from rich.text import Text
 
 from mlip_autopipec.database import disk
 from mlip_autopipec.database.campaigns import Campaigns
+from mlip_autopipec.database.validation import KIND as FRAME_OF_ORACLE
+from mlip_autopipec.flows.workers import ORACLE_MD
 from mlip_autopipec.managers.local import Watch
 from mlip_autopipec.progress.files import read_fit, read_look
 from mlip_autopipec.progress.read import progress_of
-from mlip_autopipec.progress.show import NARROW, Shown, plain_line
+from mlip_autopipec.progress.show import NARROW, VALIDATING, Shown, plain_line
 from mlip_autopipec.progress.types import Look, RunningStep
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ _DOING = {
     "explore": "exploring by MD",
     "check": "checking the potential",
     "assess": "assessing",
+    ORACLE_MD: VALIDATING,
 }
 
 
@@ -111,6 +114,7 @@ class View:
         self._progress: CampaignProgress | None = None
         self._read_jobs: frozenset[Path] | None = None
         self._read_at = self._not_before = 0.0
+        self._n_frames = 0
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -156,8 +160,19 @@ class View:
         if self._progress is None:
             return None
         progress = with_jobs(self._progress.later(time.monotonic() - self._read_at), jobs)
+        if progress.doing == VALIDATING:
+            progress = replace(progress, n_oracle_frames=self._count_frames(progress.campaign_id))
         lines = self.console.size.height - _OTHER_LINES
         return Shown(progress, max_walkers=max(lines if self.console.width >= NARROW else lines // 2, 3))
+
+    def _count_frames(self, campaign_id: str) -> int:
+        """Count the frames of the oracle's own MD: they come while its jobs run."""
+        now = time.monotonic()
+        if self._campaigns is not None and now >= self._not_before:
+            of_campaign = {"output.kind": FRAME_OF_ORACLE, "output.campaign_id": campaign_id}
+            self._n_frames = self._campaigns.store.count(of_campaign)
+            self._not_before = now + RARER * (time.monotonic() - now)
+        return self._n_frames
 
     def _read_store(self, jobs: Sequence[RunningJob]) -> None:
         now, folders = time.monotonic(), frozenset(job.folder for job in jobs)
@@ -169,7 +184,7 @@ class View:
         names = self._campaigns.names()
         if names:
             found = next(filter(None, (_NAME.match(job.name) for job in jobs)), None)
-            known = None if self._progress is None else self._progress.cycle
+            known = None if self._progress is None or not self._progress.doing else self._progress.cycle
             cycle = int(found["cycle"]) if found else known
             task = self._task or self._campaigns.task(names[0])
             self._progress = progress_of(self._campaigns, names[0], cycle=cycle, task=task)
@@ -217,9 +232,9 @@ def with_jobs(progress: CampaignProgress, jobs: Sequence[RunningJob]) -> Campaig
     running, fit, looks = [], progress.fit, dict[int, Look | None]()
     for job in jobs:
         running.append(RunningStep(job.worker, job.name, now - job.since))
+        doing |= next(({_DOING[step]: None} for step in _DOING if job.name.startswith(step)), {})
         if (found := _NAME.match(job.name)) is None:
             continue
-        doing |= next(({_DOING[step]: None} for step in _DOING if found["step"].startswith(step)), {})
         if found["step"] == "train":
             fit = read_fit(job.folder)
         elif found["step"] == "explore" and found["walker"] is not None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.progress.types import CampaignProgress, Forecast, RunningStep, WalkerProgress
 
+#: What a campaign does after its loop has ended; how long that takes is not forecast.
+VALIDATING = "validating on MD of the oracle"
 #: Columns below which a walker takes two lines.
 NARROW = 64
 #: Walkers that move, or are about to, come first where not all can be shown.
@@ -127,6 +129,8 @@ def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
         grid.add_row(
             "training", f"iteration {fit.iteration}{most}, loss {fit.loss:.3g} (began with {fit.first_loss:.3g})"
         )
+    if progress.n_oracle_frames is not None:
+        grid.add_row("frames", f"{progress.n_oracle_frames} by MD of the oracle so far")
     if on_workers := [step for step in progress.running if step.worker]:
         grid.add_row("workers", _running(on_workers))
     if progress.energy_rmse_meV_atom is not None and progress.forces_rmse_meV_A is not None:
@@ -134,10 +138,11 @@ def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
         grid.add_row("error", f"{errors} on {progress.errors_on} labels")
     if progress.doing:
         grid.add_row("spent", _spent(progress))
-        grid.add_row("to go", _to_go(progress.forecast, progress.budget.max_cycles))
+        if progress.doing != VALIDATING:
+            grid.add_row("to go", _to_go(progress.forecast, progress.budget.max_cycles))
     else:
         grid.add_row("why", Text(progress.why))
-    if progress.doing and progress.gamma_lo is not None and progress.gamma_hi is not None:
+    if progress.doing not in ("", VALIDATING) and progress.gamma_lo is not None and progress.gamma_hi is not None:
         grid.add_row("gamma", f"frames kept above {progress.gamma_lo:g}, MD halts above {progress.gamma_hi:g}")
     return grid
 

@@ -199,6 +199,8 @@ class CampaignProgress:
         None while this campaign has not shown how long its steps take.
     running
         Jobs that run now, where that is known.
+    n_oracle_frames
+        Stored frames of the oracle's own MD, while it runs.
     """
 
     campaign_id: str
@@ -219,6 +221,7 @@ class CampaignProgress:
     fit: FitLoss | None = None
     forecast: Forecast | None = None
     running: tuple[RunningStep, ...] = ()
+    n_oracle_frames: int | None = None
 
     def later(self, seconds: float) -> CampaignProgress:
         """Return it some time after it was read from the documents, in which nothing ended."""
