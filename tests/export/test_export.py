@@ -30,6 +30,7 @@ from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import executable
 from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
@@ -64,7 +65,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
     alloy = bulk("Cu", a=3.7) * (3, 3, 3)
     alloy.symbols[::4] = "Au"
     maker = stand_in_loop(
-        check=True,
+        stop_rule=StopRule(learn_check=False),
         generate_maker=GenerateMaker(
             generator=StructureGenerator(n_structures=8, n_test=2, max_atoms=32, isolated_atoms=True)
         ),
@@ -358,6 +359,27 @@ def test_the_command(campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.M
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 1
     assert "nothing is overwritten" in json.loads(again.stdout)["error"]
+
+
+def test_labels_of_a_check_that_were_learnt_are_told_as_such(tmp_path: Path):
+    maker = stand_in_loop(
+        check=True,
+        generate_maker=GenerateMaker(generator=StructureGenerator(n_structures=5, n_test=1, max_atoms=32)),
+        dynamics_maker=ScriptedDynamicsMaker(displacement_A=0.06),
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+    )
+    campaigns = run(maker, bulk("Cu", cubic=True) * (2, 2, 2), NAME, tmp_path / "campaign")
+    write_export(tmp_path / "potential", campaigns, NAME)
+    text = (tmp_path / "potential/README.md").read_text()
+    assert "halt-free MD, each frame left out of the fit" in text
+    assert not (tmp_path / "potential/dataset/check.extxyz").exists()
+    status = campaigns.status(NAME)
+    assert status.check is not None
+    assert status.check.learnt is not None
+    assert f"{status.check.learnt.forces_rmse_meV_A:.1f}" in text
 
 
 def test_the_readme_says_what_it_is(folder: Path):
