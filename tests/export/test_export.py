@@ -65,6 +65,7 @@ def campaigns(tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
     alloy = bulk("Cu", a=3.7) * (3, 3, 3)
     alloy.symbols[::4] = "Au"
     maker = stand_in_loop(
+        check=True,
         stop_rule=StopRule(learn_check=False),
         generate_maker=GenerateMaker(
             generator=StructureGenerator(n_structures=8, n_test=2, max_atoms=32, isolated_atoms=True)
