@@ -74,7 +74,7 @@ def doubts(atoms: Atoms) -> list[str]:
     atoms
         A structure in Angstrom.
     """
-    return [*_thin_gaps(atoms), *_bonds_across(atoms), *_in_bohr(atoms)]
+    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms)]
 
 
 def _thin_gaps(atoms: Atoms) -> list[str]:
@@ -93,8 +93,15 @@ def _thin_gaps(atoms: Atoms) -> list[str]:
     return said
 
 
-def _bonds_across(atoms: Atoms) -> list[str]:
-    """Say where atoms on both sides of a face would bond if it were periodic: often pbc was lost on the way."""
+def bonds_across(atoms: Atoms) -> list[str]:
+    """
+    Say where atoms on both sides of a face would bond if it were periodic: often pbc was lost on the way.
+
+    Parameters
+    ----------
+    atoms
+        Any structure; positions and cell in Angstrom.
+    """
     if atoms.cell.rank < 3 or atoms.pbc.all():
         return []
     repeated = atoms.copy()
