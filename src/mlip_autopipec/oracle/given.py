@@ -229,8 +229,7 @@ def _bonds_across(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     found = [(name, told[0]) for atoms, name in zip(frames, names, strict=True) if (told := bonds_across(atoms))]
     if not found:
         return []
-    name, told = found[0]
-    return [f"labels: {len(found)} of {len(frames)} like {name}: {told}"]
+    return [f"labels: {len(found)} of {len(frames)} like {found[0][0]}: {found[0][1]}"]
 
 
 def _energy(atoms: Atoms) -> float:
