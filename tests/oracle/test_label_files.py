@@ -158,6 +158,28 @@ def test_stress_under_any_name_and_of_six_numbers(copper, tmp_path, name, six):
     assert f"'{name}' (1 of 1 frames)" in read.remarks[0]
 
 
+@pytest.mark.parametrize(
+    ("energy", "stress", "told"),
+    [
+        ("energy_Ha", None, r"'energy_Ha' is read as energy \(eV\), and its name says Ha; convert the numbers"),
+        ("dft_energy_kcal_mol", None, "says kcal"),
+        ("energy", "stress_GPa", r"'stress_GPa' is read as stress \(eV/A\^3\), and its name says GPa"),
+        ("energy", "virial_Ry", r"'virial_Ry' is read as virial \(eV\), and its name says Ry"),
+        ("energy_eV", "stress_eV_A3", None),
+        ("energy_Harris", None, None),
+        ("total_energy", "REF_stress", None),
+    ],
+)
+def test_a_name_that_says_another_unit_is_refused(copper, tmp_path, energy, stress, told):
+    named = {energy: copper.get_potential_energy()} | ({} if stress is None else {stress: copper.get_stress()})
+    path = rewritten(copper, tmp_path / "l.extxyz", **({} if energy == "energy" else {"energy": None}), **named)
+    if told is None:
+        assert len(read_labels_file(path)) == 1
+        return
+    with pytest.raises(InvalidInputError, match=told):
+        read_labels_file(path)
+
+
 def test_a_stress_that_is_no_number_or_of_another_sign(copper, tmp_path):
     path = rewritten(copper, tmp_path / "nan.extxyz", REF_stress=np.full(9, np.nan))
     with pytest.raises(InvalidInputError, match=r"nan.extxyz', frame 0 \(Cu4\): 'REF_stress' is .*nan"):
@@ -230,6 +252,15 @@ def test_labels_of_large_displacements_pass(base, sigma, n_frames):
             atoms.calc = SinglePointCalculator(atoms, **results)
             frames.append(atoms)
         take_in_labels(frames)
+
+
+def test_labels_of_a_crystal_that_lost_its_periodicity_are_said():
+    """Their energies were learnt for clusters in vacuum, without a word."""
+    frames = emt()
+    for atoms in frames[:4]:
+        atoms.pbc = False
+    (told,) = [one for one in take_in_labels(frames).remarks if "not periodic" in one]
+    assert told.startswith("labels: 4 of 6 like labels[0] (Cu8): it is not periodic along cell vector 1")
 
 
 def test_energies_that_never_change_are_refused():

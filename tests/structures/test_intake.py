@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk, fcc111
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixScaled
@@ -284,6 +284,8 @@ def test_pymatgen_structures():
     assert heavy.atoms.get_chemical_formula() == "H2O2"
     assert heavy.atoms.get_masses()[:2] == pytest.approx(2.014, abs=1e-3)
     assert "H 2.014 u" in heavy.remarks[0]
+    water = take_in(Molecule(["O", "D", "D"], [[0, 0, 0.12], [0, 0.76, -0.47], [0, -0.76, -0.47]]), "it")
+    assert "H 2.014 u" in water.remarks[0]
 
 
 def test_the_electrons_of_pymatgen_structures():
@@ -376,3 +378,17 @@ def test_masses_by_element():
     heavy = Atoms("HOH", masses=[2.014, 15.999, 2.014])
     assert mass_of_elements(["H", "O"], heavy) == [2.014, 15.999]
     assert mass_of_elements(["H", "O"]) == pytest.approx([1.008, 15.999])
+
+
+def test_bonds_across_a_face_that_is_not_periodic_are_said():
+    """A crystal whose pbc got lost on the way would be a cluster in vacuum, a slab a flake."""
+    crystal_of = bulk("Al", cubic=True) * (2, 2, 2)
+    slab = fcc111("Ag", (3, 3, 3), vacuum=8)
+    for atoms, pbc, faces in ((crystal_of, False, 3), (crystal_of, (True, True, False), 1), (slab, False, 2)):
+        found = atoms.copy()
+        found.pbc = pbc
+        said = take_in(found, "it").remarks
+        assert len([one for one in said if "set pbc to True there" in one]) == faces
+    boxed_molecule = molecule("CH3OH", vacuum=3)
+    for atoms in (crystal_of, slab, boxed_molecule, molecule("CH3OH")):
+        assert take_in(atoms, "it").remarks == ()

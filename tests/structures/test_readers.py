@@ -64,10 +64,10 @@ def test_pymatgen_s_plain_structures_and_molecules_are_read(tmp_path):
     water = Molecule(["O", "H", "H"], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     for structure, name in ((SALT, "a.json"), (marked, "b.mson"), (water, "c.json")):
         (tmp_path / name).write_text(structure.to_json())
-        assert read_structure(tmp_path / name) == structure
+        assert read_structure(tmp_path / name).structure == structure
     with gzip.open(tmp_path / "d.json.gz", "wt") as stream:
         stream.write(SALT.to_json())
-    assert read_structure(tmp_path / "d.json.gz") == SALT
+    assert read_structure(tmp_path / "d.json.gz").structure == SALT
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,8 @@ def test_what_ase_writes_is_read(tmp_path, name):
         (tmp_path / "other.xyz").rename(tmp_path / name)
     else:
         ase.io.write(tmp_path / name, atoms)
-    found = read_structure(tmp_path / name)
+    found, said = read_structure(tmp_path / name)
+    assert said == ()
     assert found.get_chemical_formula() == "Cu4"
     assert np.allclose(found.get_all_distances(mic=True), atoms.get_all_distances(mic=True), atol=1e-4)
 
@@ -132,3 +133,83 @@ def test_deuterium_that_ase_does_not_know_is_refused_with_a_way_out(tmp_path):
     (tmp_path / "water.xyz").write_text("3\nheavy water\nO 0 0 0.12\nD 0 0.76 -0.47\nD 0 -0.76 -0.47\n")
     with pytest.raises(InvalidInputError, match=r"D is no element to ASE.*call it H, and give the masses"):
         read_structure(tmp_path / "water.xyz")
+
+
+CIF = """data_{name}
+_chemical_formula_sum '{formula}'
+_cell_length_a 4.05
+_cell_length_b 4.05
+_cell_length_c 4.05
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+{atoms}
+"""
+PLATINUM = "Pt1 Pt 0 0 0\nPt2 Pt 0 .5 .5\nPt3 Pt .5 0 .5\nAl4 Al .5 .5 0"
+
+
+@pytest.mark.parametrize(
+    ("formula", "told"),
+    [
+        ("Al Pt3", None),
+        ("Al4 Pt12", None),
+        ("Pt3 Al", None),
+        ("Al H2 Pt3", "its formula is Al H2 Pt3, and the atoms are AlPt3: H have no place; add what is missing"),
+        ("Al2 Pt2", "its formula is Al2 Pt2, and the atoms are AlPt3; add what is missing"),
+    ],
+)
+def test_a_cif_that_lacks_atoms_of_its_formula_says_so(tmp_path, formula, told):
+    (tmp_path / "a.cif").write_text(CIF.format(name="x", formula=formula, atoms=PLATINUM))
+    assert read_structure(tmp_path / "a.cif").remarks == (() if told is None else (told,))
+
+
+def test_of_several_structures_the_last_is_said(tmp_path):
+    first, last = bulk("Cu", cubic=True), bulk("Cu", cubic=True) * (1, 1, 2)
+    for name in ("a.xyz", "a.traj", "XDATCAR"):
+        ase.io.write(tmp_path / name, [first, last] if name != "XDATCAR" else [last, last])
+        found, said = read_structure(tmp_path / name)
+        assert len(found) == 8
+        assert said == ("it holds several structures; the last is used (Cu8)",)
+    both = "".join(CIF.format(name=name, formula="Al Pt3", atoms=PLATINUM) for name in "ab")
+    (tmp_path / "a.cif").write_text(both)
+    assert read_structure(tmp_path / "a.cif").remarks[0].startswith("it holds several structures")
+
+
+def test_elements_of_a_poscar_without_them_are_said(tmp_path):
+    poscar = "{title}\n1.0\n4.05 0 0\n0 4.05 0\n0 0 4.05\n{elements}3 1\nDirect\n0 0 0\n0 .5 .5\n.5 0 .5\n.5 .5 0\n"
+    path = tmp_path / "POSCAR"
+    path.write_text(poscar.format(title="Pt on Al", elements=""))
+    (said,) = read_structure(path).remarks
+    assert "no line of elements (VASP 4): Pt, Al are taken from its first line, 'Pt on Al'" in said
+    path.write_text(poscar.format(title="Cu Au", elements="Pt Al\n"))
+    assert read_structure(path).remarks == ()
+    path.write_text(poscar.format(title="my crystal", elements=""))
+    with pytest.raises(InvalidInputError, match="has no line of elements"):
+        read_structure(path)
+
+
+@pytest.mark.parametrize("name", ["Al1", "13", "Gh(Al)", "Xyz"])
+def test_atoms_that_are_no_elements_are_named(tmp_path, name):
+    (tmp_path / "a.xyz").write_text(f"2\nc\nAl 0 0 0\n{name} 0 0 2.8\n")
+    with pytest.raises(InvalidInputError, match=r"' is no element\); name the elements of its atoms"):
+        read_structure(tmp_path / "a.xyz")
+
+
+def test_a_carbon_of_a_protein_that_reads_as_calcium_is_said(tmp_path):
+    atom = "ATOM      {n}  {name:<4}ALA A   1       {x:.3f}   0.000   0.000  1.00  0.00          {element:>2}\n"
+    path = tmp_path / "a.pdb"
+    for elements, said in ((("C", "N"), False), (("", ""), True)):
+        path.write_text(
+            atom.format(n=1, name="CA", x=0, element=elements[0])
+            + atom.format(n=2, name="N", x=1.4, element=elements[1])
+        )
+        found = read_structure(path)
+        assert any("guessed from their names" in one for one in found.remarks) == said
+        assert found.structure.get_chemical_formula() == ("CaN" if said else "CN")

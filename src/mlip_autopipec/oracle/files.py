@@ -34,6 +34,12 @@ _NOT_TOTAL = re.compile(
     r"per_?atom|atomi[sz]|formation|cohesive|hull|kinetic|disp|vdw|d3|zpe|pred|error|interaction|binding|corr|shift|e0",
     re.IGNORECASE,
 )
+#: Units in names of entries, other than eV, eV/A and eV/A^3.
+_OTHER_UNIT = re.compile(
+    r"(?:^|[^A-Za-z])(Ha|Hartree|Ry|Rydberg|kcal|kJ|meV|au|bohr|GPa|MPa|kbar|kB)(?:$|[^A-Za-z])|"
+    r"(hartree|rydberg|kcal|kbar)",
+    re.IGNORECASE,
+)
 _NAMES = ("energy_key", "forces_key", "virial_key")
 
 
@@ -116,6 +122,7 @@ def _read_xyz(
     names = [f"'{path}', frame {i} ({atoms.get_chemical_formula()})" for i, atoms in enumerate(frames)]
     values = [_values(atoms) for atoms in frames]
     keys = _find_keys(frames, values, names, energy_key, forces_key, virial_key)
+    _refuse_units_of_names(path, keys)
     labels = [_labelled(*one, keys) for one in zip(frames, values, names, strict=True)]
     with_stress = sum("stress" in atoms.calc.results for atoms in labels)
     stress = "no stress"
@@ -133,6 +140,17 @@ def _read_xyz(
                 "the forces derive from (energy_key takes the other)"
             )
     return labels, names, remarks
+
+
+def _refuse_units_of_names(path: Path, keys: _Keys) -> None:
+    tensor = "virial (eV)" if keys.is_virial else "stress (eV/A^3)"
+    for key, what in ((keys.energy, "energy (eV)"), (keys.forces, "forces (eV/A)"), (keys.stress, tensor)):
+        unit = None if key is None else _OTHER_UNIT.search(key)
+        if unit is not None:
+            raise InvalidInputError(
+                f"the file of labels '{path}': '{key}' is read as {what}, and its name says {unit[1] or unit[2]}; "
+                "convert the numbers where they are in that unit, and give the entry a name without it"
+            )
 
 
 def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:

@@ -17,6 +17,7 @@ from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, forces_set_to_zero, refuse_units
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
+from mlip_autopipec.structures.doubts import bonds_across
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
 from mlip_autopipec.structures.intake import refuse_numbers, take_electrons
 from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
@@ -102,6 +103,7 @@ def take_in_labels(
     check_one_state(frames, "the labels")
     for look in (_forces_and_stress, _contacts, _energies, _same_of_all_sizes, forces_set_to_zero):
         _refuse(look(frames, where))
+    said += _bonds_across(frames, where)
     said += _lone_atoms(frames, where)
     said += _duplicates(frames, where)
     refuse_units(frames, where[0] if frames else "")
@@ -220,6 +222,14 @@ def _same_of_all_sizes(frames: Sequence[Atoms], names: Sequence[str]) -> Iterato
                     f"{names[members[0]]} and {names[sizes[small][0]]} have the same energy ({usual[n]:.4f} and "
                     f"{usual[small]:.4f} eV, medians) with {n} and {small} atoms: give the energy of the whole cell"
                 )
+
+
+def _bonds_across(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
+    """Say that labels of a crystal are not periodic: its energies would be learnt for a cluster in vacuum."""
+    found = [(name, told[0]) for atoms, name in zip(frames, names, strict=True) if (told := bonds_across(atoms))]
+    if not found:
+        return []
+    return [f"labels: {len(found)} of {len(frames)} like {found[0][0]}: {found[0][1]}"]
 
 
 def _energy(atoms: Atoms) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ase.build
@@ -52,9 +53,10 @@ def load_structure(
         Names the field, its value and what is wrong.
     """
     if file is not None:
-        read, what = read_structure(folder / file, elements), f"structures.file: '{file}'"
+        (read, said), what = read_structure(folder / file, elements), f"structures.file: '{file}'"
         try:
-            return take_in(read, what)
+            taken = take_in(read, what)
+            return replace(taken, remarks=(*(f"{what}: {one}" for one in said), *taken.remarks))
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             if isinstance(error, InvalidInputError):
                 raise

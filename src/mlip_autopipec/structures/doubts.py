@@ -21,6 +21,8 @@ _THIN_A = 3.9
 _JOINED_A = 4.0
 #: Nearest neighbours of a solid are 0.9 to 1.3 sums of covalent radii apart, in bohr 1.7 to 2.5.
 _BOHR = (1.6, 2.6)
+#: Bonds, in sums of covalent radii.
+_BOND = (0.75, 1.25)
 #: Elements that do not bond, whose distances are no sign of a unit.
 _NOBLE = (2, 10, 18, 36, 54, 86)
 
@@ -65,14 +67,14 @@ def rejoined(atoms: Atoms) -> tuple[Atoms, list[str]]:
 
 def doubts(atoms: Atoms) -> list[str]:
     """
-    Return what of a geometry may not be meant: gaps too thin for vacuum, distances that look like bohr.
+    Return what of a geometry may not be meant: thin gaps, bonds across faces that are not periodic, lengths in bohr.
 
     Parameters
     ----------
     atoms
         A structure in Angstrom.
     """
-    return [*_thin_gaps(atoms), *_in_bohr(atoms)]
+    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms)]
 
 
 def _thin_gaps(atoms: Atoms) -> list[str]:
@@ -87,6 +89,34 @@ def _thin_gaps(atoms: Atoms) -> list[str]:
                 f"a gap of {thick:.1f} A along cell vector {axis + 1} is no vacuum (that begins at {VACUUM_A:g} A): "
                 "the structure is strained and repeated there like a crystal. For a surface widen the gap, or set pbc "
                 "to False"
+            )
+    return said
+
+
+def bonds_across(atoms: Atoms) -> list[str]:
+    """
+    Say where atoms on both sides of a face would bond if it were periodic: often pbc was lost on the way.
+
+    Parameters
+    ----------
+    atoms
+        Any structure; positions and cell in Angstrom.
+    """
+    if atoms.cell.rank < 3 or atoms.pbc.all():
+        return []
+    repeated = atoms.copy()
+    repeated.pbc = True
+    radii = covalent_radii[atoms.numbers]
+    i, j, distance, shift = neighbours("ijdS", repeated, _BOND[1] * 2 * float(radii.max()))
+    relative = distance / (radii[i] + radii[j])
+    said = []
+    for axis in np.flatnonzero(~atoms.pbc):
+        across = shift[:, axis] != 0
+        if across.any() and _BOND[0] <= relative[across].min() <= _BOND[1]:
+            said.append(
+                f"it is not periodic along cell vector {axis + 1}, and atoms on both sides of that face of its cell "
+                f"are {distance[across].min():.2f} A apart: of a crystal set pbc to True there, else give it vacuum, "
+                "or no cell"
             )
     return said
 

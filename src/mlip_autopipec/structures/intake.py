@@ -166,7 +166,7 @@ def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
         mass = float(site.specie.atomic_mass)
         if number == 1 and mass > 1.5:  # pymatgen has deuterium and tritium as elements, ASE has not
             heavy[index] = mass
-            plain.replace(index, "H")
+            plain[index] = "H"
     atoms = AseAtomsAdaptor.get_atoms(plain, msonable=False)
     if any(spins) and not atoms.has("initial_magmoms"):
         atoms.set_initial_magnetic_moments([float(spin or 0.0) for spin in spins])

@@ -9,15 +9,16 @@ import json
 import lzma
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
 from ase import Atoms
 from ase.data import atomic_numbers
-from ase.io.formats import UnknownFileTypeError, filetype
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from pymatgen.core import Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.file_doubts import about_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,23 @@ _HEAD = 20_000
 _REMEDY = "write it as extxyz, CIF or POSCAR"
 
 
-def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structure | Molecule:
+class Read(NamedTuple):
+    """
+    What a file holds.
+
+    Parameters
+    ----------
+    structure
+        The last of its structures.
+    remarks
+        One line for each thing that a user may not expect of it.
+    """
+
+    structure: Atoms | Structure | Molecule
+    remarks: tuple[str, ...] = ()
+
+
+def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
     """
     Read a structure.
 
@@ -52,6 +69,11 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structur
         The file; of several structures the last is taken.
     elements
         Element of each atom type of a LAMMPS file.
+
+    Returns
+    -------
+    Read
+        The structure, and what there is to say of the file.
 
     Raises
     ------
@@ -74,6 +96,11 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Atoms | Structur
         if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
             why = f"{error.args[0]} is no element to ASE"
             remedy = "call it H, and give the masses in u of all atoms, as the column masses:R:1 of extxyz"
+        elif isinstance(error, KeyError) and re.fullmatch(r"[A-Z][\w()+-]{0,7}|\d{1,3}", str((*error.args, "")[0])):
+            why, remedy = f"'{error.args[0]}' is no element", "name the elements of its atoms: H, He, Li ..."
+        elif "Could not determine chemical symbols" in why:
+            why = "it has no line of elements"
+            remedy = "write one above the numbers of atoms, as VASP 5 has it"
         raise InvalidInputError(f"structures.file: '{path}' cannot be read ({why}); {remedy}") from error
 
 
@@ -92,7 +119,7 @@ def _refuse_large(path: Path) -> None:
         )
 
 
-def _read(path: Path, elements: Sequence[str]) -> Atoms | Structure | Molecule:
+def _read(path: Path, elements: Sequence[str]) -> Read:
     of_lammps = _lammps_format(path, elements)
     if of_lammps is None and elements:
         raise InvalidInputError.of(
@@ -103,7 +130,7 @@ def _read(path: Path, elements: Sequence[str]) -> Atoms | Structure | Molecule:
     if {".json", ".mson", ".yaml", ".yml"} & {suffix.lower() for suffix in path.suffixes[-2:]}:
         return _of_json(path)
     if any(fnmatch.fnmatch(path.name, pattern) for pattern in _OF_PYMATGEN):
-        return Structure.from_file(path)
+        return Read(Structure.from_file(path))
     try:
         found = filetype(str(path))
     except UnknownFileTypeError as error:
@@ -115,15 +142,21 @@ def _read(path: Path, elements: Sequence[str]) -> Atoms | Structure | Molecule:
     return _by_ase(path, format=found)
 
 
-def _by_ase(path: Path, **arguments: Any) -> Atoms:
-    atoms = ase.io.read(str(path), do_not_split_by_at_sign=True, **arguments)
-    if not isinstance(atoms, Atoms):
+def _by_ase(path: Path, **arguments: Any) -> Read:
+    index = -1 if ioformats[arguments["format"]].single else slice(-2, None)
+    found = ase.io.read(str(path), index, do_not_split_by_at_sign=True, **arguments)
+    structures = found if isinstance(found, list) else [found]
+    if not structures or not isinstance(structures[-1], Atoms):
         raise InvalidInputError(f"structures.file: '{path}' holds no structure; {_REMEDY}")
     # a calculator that a reader attaches holds numbers; nothing is asked of it
-    return atoms
+    atoms = structures[-1]
+    remarks = about_file(path, arguments["format"], atoms)
+    if len(structures) > 1:
+        remarks.insert(0, f"it holds several structures; the last is used ({atoms.get_chemical_formula()})")
+    return Read(atoms, tuple(remarks))
 
 
-def _of_json(path: Path) -> Atoms | Structure | Molecule:
+def _of_json(path: Path) -> Read:
     """Read a structure or molecule of pymatgen, or one that ASE wrote; no class that the file names is made."""
     opener: Any = _OPENERS.get(path.suffix, open)
     with opener(path, "rt") as stream:
@@ -133,7 +166,7 @@ def _of_json(path: Path) -> Atoms | Structure | Molecule:
         content = content["structure"]
     if isinstance(content, dict) and "sites" in content:
         _refuse_classes(content, path)
-        return (Structure if "lattice" in content else Molecule).from_dict(content)
+        return Read((Structure if "lattice" in content else Molecule).from_dict(content))
     if isinstance(content, dict) and isinstance(content.get("ids"), list):
         return _by_ase(path, format="json")
     raise InvalidInputError(f"structures.file: '{path}' holds no structure of pymatgen or ASE; {_REMEDY}")
@@ -172,7 +205,7 @@ def _lammps_format(path: Path, elements: Sequence[str]) -> dict[str, Any] | None
     if columns is not None:
         if not elements and not {"element", "mass"} & set(columns[1].split()):
             raise InvalidInputError(_nameless(path, "its columns are " + columns[1].strip()))
-        return {"format": "lammps-dump-text", "index": -1} | ({"specorder": list(elements)} if elements else {})
+        return {"format": "lammps-dump-text"} | ({"specorder": list(elements)} if elements else {})
     types = {number + 1: atomic_numbers[element] for number, element in enumerate(elements)}
     text = path.read_text(errors="replace")
     n_types = int(re.findall(r"^\s*(\d+)\s+atom types", head, re.MULTILINE)[0])

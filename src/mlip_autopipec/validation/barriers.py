@@ -323,7 +323,7 @@ def _packed(given: str | Path | Atoms, which: str) -> str:
 
 def _read(path: Path, which: str) -> Atoms:
     try:
-        found = read_structure(path)
+        found = read_structure(path).structure
         return _as_it_is(found, f"'{path}'")
     except InvalidInputError as error:
         why = str(error).removeprefix("structures.file: ")
