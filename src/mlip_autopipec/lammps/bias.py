@@ -36,7 +36,7 @@ class BiasSettings(MSONable):
     ramp_steps
         MD steps over which the bias grows to that, from the start of a walk.
     n_steps
-        Length of the biased walk in MD steps, after which the walker begins anew without the bias. None: that of MD.
+        Length of the biased walk in MD steps, after which the walker begins again without the bias. None: that of MD.
     max_volume_change
         There is no bias while the volume differs from ``volume_A3`` by more than this share.
     volume_A3

@@ -179,8 +179,8 @@ class MDSettings(MSONable):
         diffusion does not reach in the time of MD. None: no exchanges.
     bias
         Biased MD before plain MD: each walker first makes a walk that is driven to where the energy is uncertain, then
-        begins anew without the bias; only plain MD converges and is checked. It needs the posterior of a linear fit and
-        the library engine. None: plain MD alone.
+        begins again without the bias; only plain MD converges and is checked. It needs the posterior of a linear fit
+        and the library engine. None: plain MD alone.
     template
         Text of a LAMMPS input template that replaces the package's own; see docs/lammps.md.
     """
