@@ -74,7 +74,9 @@ def test_a_label_is_read_once_until_it_changes(stored: JobStore, read: list[dict
     assert third[0].to_atoms().get_potential_energy() == third[0].energy_eV
 
 
-def test_what_labels_refer_to_is_read_once_too(stored: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_labels_refer_to_is_read_once_too(
+    stored: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another campaign has the labels of the first one, by reference."""
     flow = stand_in_loop().make(bulk("Cu", cubic=True), 300, campaign_id="copper again")
     run_locally(flow, store=stored, create_folders=True, root_dir=tmp_path, log=False)
