@@ -91,7 +91,7 @@ def with_originals(labels: Sequence[LabelDocument], store: JobStore, *, of: str 
     store
         A connected JobStore, which holds those that they refer to.
     of
-        The campaign, if these are all its labels, which every cycle asks for: what they refer to is kept by the process.
+        The campaign, if these are all its labels, for which every cycle asks: what they refer to is kept then.
     """
     wanted = sorted({label.reused_from for label in labels if label.reused_from is not None})
     criteria, found = {"uuid": {"$in": wanted}}, []
