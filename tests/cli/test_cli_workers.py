@@ -72,7 +72,7 @@ def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
     process = begun("run", path, folder, 2, forked=False)
     family = wait_for(process, lambda: len(list(folder.glob("jobs/*/exploration-*/exploration.log"))) >= 2)
     process.send_signal(signal.SIGINT)  # to this process alone
-    out, said = process.communicate(timeout=60)
+    out, said = process.communicate(timeout=200)
     assert process.returncode == ExitCode.INTERRUPTED, said
     assert json.loads(out)["go_on"] == f"mlip-autopipec resume {path} --folder {folder}"
     assert "Traceback" not in said

@@ -12,7 +12,7 @@ from jobflow import run_locally
 
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.database.disk import open_store
-from mlip_autopipec.jobs import known
+from mlip_autopipec.jobs import known, reuse
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.testing import stand_in_loop
@@ -72,6 +72,41 @@ def test_a_label_is_read_once_until_it_changes(stored: JobStore, read: list[dict
     assert third[0].energy_eV == pytest.approx(first[0].energy_eV + 1.0)
     assert third[1:] == first[1:]
     assert third[0].to_atoms().get_potential_energy() == third[0].energy_eV
+
+
+def test_what_labels_refer_to_is_read_once_too(
+    stored: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another campaign has the labels of the first one, by reference."""
+    flow = stand_in_loop().make(bulk("Cu", cubic=True), 300, campaign_id="copper again")
+    run_locally(flow, store=stored, create_folders=True, root_dir=tmp_path, log=False)
+    seen: list[str] = []
+    original = reuse._original
+
+    def noted(output: dict[str, Any]) -> Any:
+        seen.append(output["uuid"])
+        return original(output)
+
+    noted.__qualname__ = "originals noted of one test"
+    monkeypatch.setattr(reuse, "_original", noted)
+    monkeypatch.setattr(known, "_kept", known._Kept())
+    first = read_labels("copper again", store=stored)
+    referred = {label.reused_from for label in first}
+    assert len(referred) == len(first) >= 2
+    assert None not in referred
+    assert len(seen) == len(first)
+    assert read_labels("copper again", store=stored, last_cycle=0) == [label for label in first if label.cycle == 0]
+    assert read_labels("copper again", store=stored) == first
+    n_of_later_cycles = sum(label.cycle > 0 for label in first)
+    assert len(seen) <= len(first) + n_of_later_cycles, "those of cycle 0 were known"
+
+    changed = stored.docs_store.query_one({"uuid": first[0].reused_from, "output.kind": "label"})
+    changed["output"]["energy_eV"] += 1.0
+    changed["completed_at"] = "2030-01-01T00:00:00"
+    stored.docs_store.update(changed, key=["uuid", "index"])
+    later = read_labels("copper again", store=stored)
+    assert later[0].energy_eV == pytest.approx(first[0].energy_eV + 1.0)
+    assert later[1:] == first[1:]
 
 
 def test_what_is_kept_is_bounded(stored: JobStore, read: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from typing import NoReturn, Self
 
 VARIABLE = "MLIP_AUTOPIPEC_TEST_MONGO_URI"
 HERE = Path(__file__).resolve().parent
-START_TIMEOUT_S, STOP_TIMEOUT_S, INSTALL_TIMEOUT_S = 60, 20, 400
+START_TIMEOUT_S, STOP_TIMEOUT_S, INSTALL_TIMEOUT_S = 180, 20, 400
 
 
 class NoServerError(Exception):

@@ -84,7 +84,7 @@ def read_labels(
         ever = read_outliers(campaign_id, store, last_cycle) if flagged is None else flagged
         aside = set(ever) - read_accepted(campaign_id, store) if ever else set()
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
-    return [*(label for label in given if label.uuid not in aside), *with_originals(wanted, store)]
+    return [*(label for label in given if label.uuid not in aside), *with_originals(wanted, store, of=campaign_id)]
 
 
 def _made_of(output: dict[str, Any]) -> list[LabelDocument | DatasetDocument | ComparisonDocument]:

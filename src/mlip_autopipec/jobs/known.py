@@ -54,6 +54,7 @@ def read_known(
     make: Callable[[dict[str, Any]], Sequence[ModelT]],
     *,
     load: bool = False,
+    of: str | None = None,
 ) -> list[ModelT]:
     """
     Read documents and make models of them, but only of those that are new or have changed since this process read them.
@@ -70,6 +71,9 @@ def read_known(
         Makes models of the output of a document. A function of a module, since what it made is known by its name.
     load
         With their bulk data, which never changes by itself.
+    of
+        What the documents belong to, where the criteria name each of them: those of the last such query are known to
+        the next one, which may name further ones.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def read_known(
     if in_memory:  # two stores in memory have one name, and reading is no work
         return [model for doc in store.query(dict(criteria), [*properties], load=load) for model in make(doc["output"])]
     where = source.name, str(getattr(source, "database", "")), str(getattr(source, "collection_name", ""))
-    query = *where, make.__module__, make.__qualname__, json.dumps(criteria, sort_keys=True)
+    query = *where, make.__module__, make.__qualname__, of or json.dumps(criteria, sort_keys=True)
     versions, (size, known) = _versions(store, criteria), _kept.get(query)
     found = {one: known.get(one) for one in versions}
     missing = {one[0]: one for one, models in found.items() if models is None}

@@ -17,6 +17,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.base import current_store, current_uuid
 from mlip_autopipec.jobs.bulk import patiently
+from mlip_autopipec.jobs.known import read_known
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.label import LabelDocument
 
@@ -79,15 +80,34 @@ def find_label(keys: Sequence[str]) -> LabelDocument | None:
     return next((found[key] for key in keys if key in found), None)
 
 
-def with_originals(labels: Sequence[LabelDocument], store: JobStore) -> list[LabelDocument]:
-    """Give each label that refers to another one that one's energy, forces, stress and structure."""
+def with_originals(labels: Sequence[LabelDocument], store: JobStore, *, of: str | None = None) -> list[LabelDocument]:
+    """
+    Give each label that refers to another one that one's energy, forces, stress and structure.
+
+    Parameters
+    ----------
+    labels
+        Some labels.
+    store
+        A connected JobStore, which holds those that they refer to.
+    of
+        The campaign, if these are all its labels, for which every cycle asks: what they refer to is kept then.
+    """
     wanted = sorted({label.reused_from for label in labels if label.reused_from is not None})
-    found = store.query({"uuid": {"$in": wanted}}, ["output"]) if wanted else []
-    originals = {doc["output"]["uuid"]: LabelDocument.model_validate(doc["output"]) for doc in found}
+    criteria, found = {"uuid": {"$in": wanted}}, []
+    if wanted and of is not None:
+        found = read_known(store, criteria, ["output"], _original, of=of)
+    elif wanted:
+        found = [one for doc in store.query(criteria, ["output"]) for one in _original(doc["output"])]
+    originals = {label.uuid: label for label in found}
     missing = sorted(set(wanted) - set(originals))
     if missing:
         raise MLIPError(f"labels refer to the labels {missing}, which are not in {store}; were they deleted?")
     return [label if label.reused_from is None else label.filled_from(originals[label.reused_from]) for label in labels]
+
+
+def _original(output: dict[str, Any]) -> list[LabelDocument]:
+    return [LabelDocument.model_validate(output)]
 
 
 @contextmanager

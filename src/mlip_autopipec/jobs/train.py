@@ -240,10 +240,10 @@ class TrainMaker(Maker):
         graded = [GradedLabel.of(label.uuid, found) for label, found in zip(new, errors, strict=True)]
         if self.outliers is None:
             return list(new), graded, []
-        earlier = [pair.to_graded() for pair in earlier_graded]
+        earlier, others = [pair.to_graded() for pair in earlier_graded], [label.shared_atoms() for label in old]
         reasons = {
             found.index: list(found.reasons)
-            for found in self.outliers.judge(potential, frames, [label.to_atoms() for label in old], earlier, errors)
+            for found in self.outliers.judge(potential, frames, others, earlier, errors)
             if new[found.index].uuid not in accepted
         }
         checked = {i for i, label in enumerate(new) if label.split == CHECK}
