@@ -232,6 +232,18 @@ def test_several_flows_share_the_workers(server, store, tmp_path) -> None:
     assert len(outputs(store)) == 16
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_more_flows_than_workers_take_turns(server, store, tmp_path, workers) -> None:
+    begun = []
+    runs = [OneRun(Flow([where() for _ in range(3)]), tmp_path / name) for name in ("a", "b", "c")]
+
+    def watch(jobs) -> None:
+        begun.extend(one.folder.parent.name for one in jobs)
+
+    assert run_flows(runs, store, workers=workers, watch=watch, server=server) == {}
+    assert begun == ["a", "b", "c"] * 3
+
+
 def test_a_job_that_no_worker_can_import_is_told() -> None:
     packed = pack(where()).replace(b"test_local", b"__main__")
     with pytest.raises(MLIPError, match=r"where, or what it is given, cannot be imported by a worker"):

@@ -99,7 +99,9 @@ def run_flows(
     server: ForkServer | None = None,
 ) -> Mapping[str, str]:
     """
-    Run several flows on the same workers and store; the flow with the fewest running jobs begins the next one.
+    Run several flows on the same workers and store.
+
+    The next job is one of the flow with the fewest running jobs; among these, of the flow that has run the fewest.
 
     Parameters and results are those of :func:`run_flow`.
     """

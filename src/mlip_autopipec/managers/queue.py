@@ -127,7 +127,8 @@ class JobQueue:
     def begin(self, worker: int, pid: int) -> BegunJob:
         """Take the next job, for a worker, and make its folder."""
         able = [(one, entry) for one in self._schedules if (entry := self._next_of(*one)) is not None]
-        (schedule, run), entry = min(able, key=lambda one: one[0][0].n_running)
+        # of several flows the one with the fewest running jobs, then that which has come least far: none waits for ever
+        (schedule, run), entry = min(able, key=lambda one: (one[0][0].n_running, one[0][0].n_run))
         schedule.begin(entry)
         folder = _new_folder(run.folder)
         task = entry.task
