@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import io
 
+import pytest
+from ase.build import bulk
 from rich.console import Console
 
-from mlip_autopipec.report.results import summary_table
-from mlip_autopipec.schemas.loop import CheckResult, OTFDocument
+from mlip_autopipec import Campaigns
+from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.report.results import summary_table, write_results
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.schemas.check import CheckResult
+from mlip_autopipec.schemas.loop import OTFDocument
+from mlip_autopipec.structures.dimers import DimerGenerator
+from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.accuracy import ErrorMetrics
+from mlip_autopipec.training.linear import LinearACETrainer
 
 
 def test_errors_on_md_of_the_oracle_above_the_limits_of_the_check_are_said(tmp_path):
@@ -45,3 +56,24 @@ def test_errors_on_md_of_the_oracle_above_the_limits_of_the_check_are_said(tmp_p
 
     assert "on MD of the oracle itself energy 1.39e+03 meV/atom, limit 10 of the check" in told(1394.0)
     assert "beware" not in told(2.0)
+
+
+def test_errors_on_the_training_set_are_those_of_what_was_trained_on(run_loop, memory_jobstore, tmp_path):
+    """Labels of a check that were learnt are part of it, dimers on an energy scale of their own are not."""
+    generator = StructureGenerator(n_structures=5, n_test=1, max_atoms=32, dimers=DimerGenerator(n_distances=2))
+    maker = stand_in_loop(
+        check=True,
+        generate_maker=GenerateMaker(generator=generator),
+        dynamics_maker=ScriptedDynamicsMaker(displacement_A=0.08),
+        oracle_maker=StandInOracleMaker(physics="emt"),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+    )
+    document = run_loop(maker.make(bulk("Cu", cubic=True) * (2, 2, 2), 300, campaign_id="c"))
+    assert document.check.delivered_id == document.potential_id
+    labels = Campaigns(memory_jobstore).dataset("c")
+    assert {"check", "dimer"} <= {label.info["origin"] for label in labels}
+    errors = write_results(tmp_path, document, labels)["train"]
+    assert errors.n_structures == document.train.n_structures
+    assert errors.forces_rmse_meV_A == pytest.approx(document.train.forces_rmse_meV_A)

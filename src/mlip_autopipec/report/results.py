@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import Predictions, compute_errors, predict
 
@@ -54,13 +55,20 @@ def write_results(
     potential = document.potential.to_potential()
     potential.write(folder / "potential")
     sets = {
-        "train": [a for a in labels if Provenance.of(a).split is Split.TRAIN],
+        "train": [a for a in labels if _is_learnt(a, document.potential.cycle)],
         "test": [a for a in labels if Provenance.of(a).split is Split.TEST],
         "validation": list(validation),
     }
     plot_parity(folder / "parity.png", potential, sets)
     errors = {name: compute_errors(potential, frames) for name, frames in sets.items()}
     return {name: e for name, e in errors.items() if e is not None}
+
+
+def _is_learnt(label: Atoms, cycle: int) -> bool:
+    """Whether the potential of a cycle was trained on a label, which is no dimer of another energy scale."""
+    split = Provenance.of(label).split
+    of_check = split is Split.CHECK and label.info.get("cycle", cycle + 1) <= cycle
+    return (split is Split.TRAIN or of_check) and not is_dimer(label)
 
 
 def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence[Atoms]]) -> None:
