@@ -171,9 +171,12 @@ def main():
     options = parser.parse_args()
     console = Console(width=110)
     console.print(f"{described()}; medians of {options.rounds}")
-    table = Table(title="wall time of a flow")
-    for column in ("jobs", "workers", "s", "gain over one", "s beyond the sleep"):
-        table.add_column(column, justify="right")
+
+    def wall_times():
+        table = Table(title="wall time of a flow")
+        for column in ("jobs", "workers", "s", "gain over one", "s beyond the sleep"):
+            table.add_column(column, justify="right")
+        return table
 
     def warm():
         return Flow([sleep(0)])
@@ -181,10 +184,13 @@ def main():
     counts = [n for n in (1, 2) if n <= available_cores()]
     if "labels" in options.parts:
         repeat = (2, 2, 1) if options.quick else (3, 3, 2)
+        table = wall_times()
         compare(table, "8 labels, GFN1-xTB", lambda: labels(repeat), counts, options.rounds, warm)
+        console.print(table)
     if "walkers" in options.parts:
         document = potential()
         steps = 200 if options.quick else 2000
+        table = wall_times()
         compare(
             table,
             "4 walkers",
@@ -193,7 +199,9 @@ def main():
             options.rounds,
             warm,
         )
+        console.print(table)
     if "manager" in options.parts:
+        table = wall_times()
         for workers in (1, 2, 4, 8):
             compare(
                 table,
@@ -212,7 +220,7 @@ def main():
             options.rounds,
             warm,
         )
-    console.print(table)
+        console.print(table)
     if "cycles" in options.parts:
         table = Table(title="loop of stand-ins, store on disk")
         columns = ("cycles", "workers", "status", "s/cycle, first 10", "last 10", "ratio", "ratio of CPU", "ms/job")
