@@ -41,7 +41,10 @@ class ForkedMD:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         self.pid = os.fork()
         if self.pid == 0:
-            _run(log.fileno(), folder, environment)
+            try:
+                _run(log.fileno(), folder, environment)
+            finally:  # whatever comes before it is ready, it never goes on as its parent
+                os._exit(1)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wait(self, timeout: float | None = None) -> int:
