@@ -16,48 +16,22 @@ import logging
 import statistics
 import sys
 import warnings
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
-import label_efficiency
-from label_efficiency import KINDS, RESULTS, SYSTEMS, CleanRunMaker, forked, kept, measure, oracle_frames, read_results
+from label_efficiency import KINDS, RESULTS, SYSTEMS, kept, measure, oracle_frames, read_results
 from rich.console import Console
 from rich.table import Table
 
-from mlip_autopipec.lammps import library
 from mlip_autopipec.lammps.bias import BiasSettings
-from mlip_autopipec.lammps.exploration import run_exploration
 
 
-@dataclass
-class BiasedMaker(CleanRunMaker):
-    """A biased walk of a given number of steps, then one plain walk of the full length without a halt."""
-
-    def explore(self, walker, potential, atoms, restart_file):
-        settings = self.settings.of_walk(is_biased=walker.biased).begun_with(walker.start_volume_A3)
-        if not walker.biased:
-            settings = replace(settings, n_steps=walker.step + settings.n_steps)
-        with patch.object(library, "run_process", forked):
-            return run_exploration(
-                atoms,
-                potential.to_potential(),
-                walker.condition,
-                settings,
-                start_step=walker.step,
-                seed=walker.seed,
-                restart_file=restart_file,
-                engine=self.engine,
-            )
-
-
-def maker_with(strength, share, settings):
-    """Return what stands for plain MD in the loop."""
+def bias_of(system, strength, share, picoseconds):
+    """Return the bias of walks of a system, as a share of the length of the plain ones; None for plain MD."""
     if strength == 0:
-        return CleanRunMaker(settings=settings)
-    bias = BiasSettings(strength, ramp_steps=settings.n_steps // 100, n_steps=round(share * settings.n_steps))
-    return BiasedMaker(settings=replace(settings, bias=bias))
+        return None
+    n_steps = round(1000 * picoseconds / system.timestep_fs)
+    return BiasSettings(strength, ramp_steps=n_steps // 100, n_steps=round(share * n_steps))
 
 
 def report(results, console):
@@ -118,9 +92,9 @@ def main(arguments=None):
                 key = {"system": name, "strength": strength, "seed": seed, **asked}
                 if any(key.items() <= r.items() for r in read_results(folder)):
                     continue
-                made = partial(maker_with, strength, options.share)
-                with patch.object(label_efficiency, "CleanRunMaker", lambda settings, made=made: made(settings)):
-                    found = measure(system, "default", seed, options.picoseconds, options.gamma, pool=pool, test=test)
+                told = (system, "default", seed, options.picoseconds, options.gamma, pool, test)
+                bias = bias_of(system, strength, options.share, options.picoseconds)
+                found = measure(*told, check=False, bias=bias)
                 with (folder / RESULTS).open("a") as file:
                     file.write("\n" + json.dumps({**key, **found}) + "\n")  # the line before may have been cut short
     report([r for r in read_results(folder) if asked.items() <= r.items()], console)

@@ -58,7 +58,6 @@ from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.static import AseStaticMaker, CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps import library, worker
-from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
@@ -209,7 +208,7 @@ class ForkedDynamicsMaker(LammpsDynamicsMaker):
     """
     MD in a fork of this process.
 
-    With ``whole_run`` a walker is done after one run of the whole length, counted from its last halt.
+    With ``whole_run`` a walker is done after one plain run of the whole length, counted from its last halt.
     """
 
     name: str = "explore"
@@ -218,20 +217,11 @@ class ForkedDynamicsMaker(LammpsDynamicsMaker):
     whole_run: bool = False
 
     def explore(self, walker, potential, atoms, restart_file):
-        settings = self.settings.begun_with(walker.start_volume_A3)
-        if self.whole_run:
-            settings = replace(settings, n_steps=walker.step + settings.n_steps)
+        maker = self
+        if self.whole_run and not walker.biased:
+            maker = replace(self, settings=replace(self.settings, n_steps=walker.step + self.settings.n_steps))
         with patch.object(library, "run_process", forked):
-            return run_exploration(
-                atoms,
-                potential.to_potential(),
-                walker.condition,
-                settings,
-                start_step=walker.step,
-                seed=walker.seed,
-                restart_file=restart_file,
-                engine=self.engine,
-            )
+            return LammpsDynamicsMaker.explore(maker, walker, potential, atoms, restart_file)
 
 
 def labelled(atoms, calculator):
@@ -321,7 +311,7 @@ def test_errors(system, potential, test):
     }
 
 
-def run(system, strategy, seed, picoseconds, gamma, first, *, check):
+def run(system, strategy, seed, picoseconds, gamma, first, *, check, bias=None):
     """Run the loop; return its last document, the labels bought and the picoseconds of MD."""
     propose, select = STRATEGIES[strategy]()
     settings = MDSettings(
@@ -331,6 +321,7 @@ def run(system, strategy, seed, picoseconds, gamma, first, *, check):
         gamma_lo=gamma[0],
         gamma_hi=gamma[1],
         gamma_every=round(MDSettings.gamma_every * MDSettings.timestep_fs / system.timestep_fs),
+        bias=bias,
     )
     maker = OTFMaker(
         dynamics_maker=ForkedDynamicsMaker(settings=settings, whole_run=not check),
@@ -354,11 +345,11 @@ def run(system, strategy, seed, picoseconds, gamma, first, *, check):
     return document, bought, walks, md_ps
 
 
-def measure(system, strategy, seed, picoseconds, gamma, pool, test, *, check):
+def measure(system, strategy, seed, picoseconds, gamma, pool, test, *, check, bias=None):
     """Run one strategy with one seed; return its line of results."""
     started, cpu = time.perf_counter(), sum(os.times()[:4])
     first = system.first_labels(seed)
-    document, bought, walks, md_ps = run(system, strategy, seed, picoseconds, gamma, first, check=check)
+    document, bought, walks, md_ps = run(system, strategy, seed, picoseconds, gamma, first, check=check, bias=bias)
     seconds, seconds_cpu = time.perf_counter() - started, sum(os.times()[:4]) - cpu
     errors = test_errors(system, document.potential.to_potential(), test)
     random = random_errors(system, len(bought), seed, first, pool, test)
