@@ -1,0 +1,15 @@
+"""The benchmark of biased walks stands on that of labels bought."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from paths import ROOT
+
+
+def test_it_finds_what_it_takes_from_the_other_benchmark() -> None:
+    arguments = [sys.executable, str(ROOT / "benchmarks/biased_md.py"), "--help"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--strength" in done.stdout
