@@ -311,6 +311,27 @@ def test_a_basis_of_larger_evidence_is_taken_and_a_larger_one_of_the_same_is_not
     assert rungs[1].log_evidence > rungs[0].log_evidence + 5
 
 
+def test_slabs_and_labels_of_little_shear_do_not_bring_back_what_was_left_out() -> None:
+    """Every label in another order, slabs with three components of the stress among them, many with little shear."""
+    basis = replace(SMALL, number_of_functions_per_element=30)
+    slabs = [fcc111("Cu", (2, 2, 3), vacuum=8.0, periodic=True) for _ in range(3)]
+    rng = np.random.default_rng(1)
+    for slab in slabs:
+        slab.positions += rng.normal(0, 0.05, slab.positions.shape)
+    frames = [*slabs, *cells(24)]
+    for atoms in frames[8:]:
+        atoms.set_cell(np.diag(np.linalg.norm(atoms.cell, axis=1)), scale_atoms=True)
+    test = [labelled(a) for a in cells(10, seed=7)]
+    permuted = [labelled(a.copy(), lambda s: s[[0, 1, 2, 5, 3, 4]]) for a in frames]
+    right = [labelled(a.copy()) for a in frames]
+    found, best = (LinearACETrainer(basis=basis).train(x, test_labels=test) for x in (permuted, right))
+    assert found.linear is not None
+    assert len(found.linear.doubtful_stresses) >= 3
+    assert found.test is not None
+    assert best.test is not None
+    assert found.test.energy_rmse_meV_atom < 1.2 * best.test.energy_rmse_meV_atom
+
+
 def test_a_label_or_two_in_another_order_by_chance_are_fitted() -> None:
     labels = [labelled(a, (lambda s: s[[0, 1, 2, 5, 3, 4]]) if i in {3, 9} else None) for i, a in enumerate(cells(24))]
     result = LinearACETrainer(basis=replace(SMALL, number_of_functions_per_element=30)).train(labels)

@@ -18,7 +18,7 @@ from mlip_autopipec.training.design import Design, basis_functions, build_design
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
-from mlip_autopipec.training.stress_labels import doubt_stresses
+from mlip_autopipec.training.stress_labels import doubt_stresses, whole_stresses
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -219,16 +219,19 @@ def _trusted(
     if doubts.labels:
         logger.warning(
             "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
-            "(first: label %d, %s); those in another place are not fitted. Correct the labels",
+            "(first: label %d, %s); those in another place are not fitted, nor those of %d labels that do not tell. "
+            "Correct the labels",
             len(doubts.labels),
             len(np.unique(design.structure[stress])),
             doubts.order,
             doubts.labels[0],
             task.labels[doubts.labels[0]].get_chemical_formula(),
+            len(doubts.undecided),
         )
     moved = np.zeros(len(stress), dtype=bool)
-    moved[stress] = np.isin(np.arange(int(stress.sum())) % 6, doubts.moved)
-    return design.rows(~(moved & np.isin(design.structure, doubts.labels))), doubts.labels
+    whole = whole_stresses(design)
+    moved[whole] = np.isin(np.arange(int(whole.sum())) % 6, doubts.moved)
+    return design.rows(~(moved & np.isin(design.structure, [*doubts.labels, *doubts.undecided]))), doubts.labels
 
 
 def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
