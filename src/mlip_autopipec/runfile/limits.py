@@ -60,7 +60,9 @@ LIMITS = (
     Limit(r"trainer\.basis\.lmax_by_orders", 0, 30),
     Limit(r"trainer\.basis\.(ndensity|radial_functions|embedding_size)", 1, 1000),
     Limit(r"trainer\.(ridge|dimer_weight|new_label_weight|L\d_coeffs)", 0, 1e9),
-    Limit(r"trainer\.(energy_weight|force_weight|energy_meV_atom|forces_meV_A|stress_GPa)", 1e-9, 1e9),
+    Limit(
+        r"trainer\.(energy_weight|force_weight|energy_meV_atom|forces_meV_A|stress_GPa|soft_energy_eV_atom)", 1e-9, 1e9
+    ),
     Limit(r"trainer\.max_us_per_atom_step", 1e-3, 1e9, "us"),
     Limit(r"first_dataset\.(n_structures|n_test|n_pieces|n_pair_structures)", 0, 10**5),
     Limit(r"first_dataset\.max_atoms|candidates\.max_mode_atoms", 1, 10**6),

@@ -12,7 +12,7 @@ import numpy as np
 from mlip_autopipec.potentials.basis import LADDER_CUTOFF
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
-from mlip_autopipec.training.design import basis_functions, build_design
+from mlip_autopipec.training.design import basis_functions, build_design, units_of
 from mlip_autopipec.training.ladder import MARGIN, atoms_of, fit_rung, rungs_within
 from mlip_autopipec.training.weights import Kind
 
@@ -58,6 +58,10 @@ class LinearSettings(Protocol):
     def max_us_per_atom_step(self) -> float | None:
         """Limit of the cost of MD."""
 
+    @property
+    def soft_energy_eV_atom(self) -> float | None:
+        """How far above the most stable labels an error is worth twice as much."""
+
     def with_basis(self, basis: BasisSettings) -> LinearSettings:
         """Return the same with another basis."""
 
@@ -98,7 +102,7 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, p
     from pyace import ACEBBasisSet
 
     chosen = _some(task)
-    labels, of_label = [task.labels[i] for i in chosen], np.asarray(task.weights)[chosen]
+    labels, of_label = [task.labels[i] for i in chosen], [task.weights[i] for i in chosen]
     cutoffs = cutoffs_for(labels)
     if present is not None and present not in cutoffs:  # nearest neighbours may have moved
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present)))] = present
@@ -114,7 +118,7 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, p
             design = build_design(basis, labels, task.reference_energies, trainer.processes)
             # without stresses: they may be in another convention
             design = design.rows(design.kind != Kind.STRESS)
-            unit = weights.unit(design.kind) / np.sqrt(of_label)[design.structure]
+            unit = units_of(design, weights, of_label)
             known[index] = fit_rung(design, basis_functions(basis), size, unit).rung.log_evidence
         return known[index]
 

@@ -44,9 +44,14 @@ class LinearACETrainer(ACETrainer):
         Weight of dimers. Their energies are off by electronvolts, each worth a thousand times the error of a crystal:
         with 1e-3 the forces in copper are 127 meV/A off instead of 3, with 1e-6 again 3, and short distances are learnt
         as well.
+    soft_energy_eV_atom
+        So far above the most stable labels, in eV/atom, an error is worth twice as much, farther above more, where
+        this makes the labels more probable; None: never. Tungsten-beryllium with DFT labels of every kind, up to 50
+        eV/atom above the most stable: forces of those within 0.5 eV/atom are 479 meV/A off instead of 998.
     energy_meV_atom, forces_meV_A, stress_GPa
-        What an error is worth: of an energy per atom, of a force component, of a stress component.
-        Labels without stress are fitted to energy and forces.
+        What an error is worth: of an energy per atom, of a force component, of a stress component, that of a label
+        under pressure more (see :func:`~mlip_autopipec.training.design.units_of`). Labels without stress are fitted
+        to energy and forces.
     max_us_per_atom_step
         Limit of the cost of MD in microseconds per atom and step, measured by pyace on this machine; a smaller
         basis is taken above it.
@@ -65,6 +70,7 @@ class LinearACETrainer(ACETrainer):
     leaves_labels: ClassVar[bool] = True
 
     dimer_weight: float = 1e-6
+    soft_energy_eV_atom: float | None = 2.0
     energy_weight: float | None = None
     force_weight: float | None = None
     ridge: float | None = None
@@ -80,7 +86,7 @@ class LinearACETrainer(ACETrainer):
         """Refuse weights, strengths and limits that are no positive numbers."""
         super().__post_init__()
         positive(self, "energy_meV_atom", "forces_meV_A", "stress_GPa", "energy_weight", "force_weight")
-        positive(self, "max_us_per_atom_step")
+        positive(self, "max_us_per_atom_step", "soft_energy_eV_atom")
         at_least_one(self, "processes")
         if self.ridge is not None and not (np.isfinite(self.ridge) and self.ridge >= 0):
             raise InvalidInputError.of(

@@ -14,8 +14,9 @@ from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
-from mlip_autopipec.training.design import Design, basis_functions, build_design
+from mlip_autopipec.training.design import Design, basis_functions, build_design, units_of
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
+from mlip_autopipec.training.excitation import energies_above_hull, softened
 from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses, whole_stresses
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pyace import ACEBBasisSet, BBasisConfiguration
 
     from mlip_autopipec.training.cutoff import LinearSettings
-    from mlip_autopipec.training.design import BasisFunction
+    from mlip_autopipec.training.design import BasisFunction, Design
     from mlip_autopipec.training.training import FitTask
 
 logger = logging.getLogger(__name__)
@@ -53,14 +54,16 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     """
     from pyace import ACEBBasisSet
 
+    hard, task = task, _softened(trainer, task)
     configurations = _affordable(trainer, task, _configurations(trainer, task, weights))
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
     design = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
     design, doubtful = _trusted(design, functions, weights, task)
-    unit = weights.unit(design.kind) / np.sqrt(np.asarray(task.weights))[design.structure]
-    judged = np.asarray(task.weights)[design.structure] == 1.0
+    task = _likelier(design, functions[max(functions)], weights, hard, task)
+    unit = units_of(design, weights, task.weights)
+    judged = np.asarray(hard.weights)[design.structure] == 1.0
     if not judged.any():
         judged[:] = True
     rungs: list[Rung] = []
@@ -99,6 +102,34 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         posterior,
     )
     return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff))
+
+
+def _softened(trainer: LinearSettings, task: FitTask) -> FitTask:
+    """Return the same task, with weights that make errors of labels far above the most stable ones worth more."""
+    ordinary = [i for i, weight in enumerate(task.weights) if weight == 1.0]
+    if trainer.soft_energy_eV_atom is None or not ordinary:
+        return task
+    weights = np.array(task.weights)
+    weights[ordinary] = softened(energies_above_hull([task.labels[i] for i in ordinary]), trainer.soft_energy_eV_atom)
+    return replace(task, weights=[float(weight) for weight in weights])
+
+
+def _likelier(
+    design: Design, functions: Sequence[BasisFunction], weights: FitWeights, hard: FitTask, soft: FitTask
+) -> FitTask:
+    """Return the task with whose weights the labels are more probable."""
+    if list(hard.weights) == list(soft.weights):
+        return soft
+
+    def evidence(task: FitTask) -> float:
+        unit = units_of(design, weights, task.weights)
+        # the fit knows targets in units of what an error is worth: here they have to be in the same units
+        return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
+
+    chosen = max(soft, hard, key=evidence)
+    if chosen is hard:
+        logger.info("errors of all labels are worth the same: that makes them more probable")
+    return chosen
 
 
 def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> dict[int, BBasisConfiguration]:
@@ -207,8 +238,7 @@ def _trusted(
     without = design.rows(~stress)
     allowed = [n for n in sorted(functions) if 10 * len(functions[n]) <= len(without.target)]
     some = functions[allowed[-1] if allowed else min(functions)]
-    unit = weights.unit(without.kind) / np.sqrt(np.asarray(task.weights))[without.structure]
-    fitted = fit_rung(without, some, 0, unit)
+    fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
     if doubts.whole_set is not None:
         raise InvalidInputError(
