@@ -7,7 +7,8 @@ A trainer learns subsets of the training set of an element and all of it, and is
         [--trainer linear]
 
 DATA is a folder with ``<element>_train.extxyz.gz`` and ``<element>_test.extxyz.gz``: energies in eV, forces in eV/A,
-stresses in eV/A^3 in ASE's order and sign. Elements without these files are left out. Normal stresses are xx, yy and
+stresses in eV/A^3 in ASE's order and sign. Elements without these files are left out; any other name may be given.
+"Stable" are test structures within 1 eV/atom of the convex hull of all labels. Normal stresses are xx, yy and
 zz: many labels of these sets have two shear components exchanged.
 """
 
@@ -29,9 +30,12 @@ from rich.table import Table
 
 from mlip_autopipec.kinds import TRAINERS
 from mlip_autopipec.training.accuracy import predict
+from mlip_autopipec.training.excitation import energies_above_hull
 from mlip_autopipec.training.ladder import md_cost
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
+#: Structures so near the convex hull of all labels are what a potential is for.
+STABLE_EV_ATOM = 1.0
 #: Mean absolute errors in meV/atom and eV/A as ACEpotentials.jl prints them beside its own: GAP and MTP.
 PUBLISHED = {
     "Si": {"GAP": (2.91, 0.07), "MTP": (2.21, 0.06)},
@@ -49,6 +53,14 @@ def normal_stresses(potential, test):
     return float(np.abs(errors).mean()), float(np.sqrt(np.mean(errors**2)))
 
 
+def stable_errors(potential, train, test):
+    """Return mean absolute errors, meV/atom and meV/A, of test structures within 1 eV/atom of the most stable ones."""
+    above = energies_above_hull([*train, *test])[len(train) :]
+    found = predict(potential, [atoms for atoms, energy in zip(test, above, strict=True) if energy < STABLE_EV_ATOM])
+    energy, forces = (found.energy_potential - found.energy_label, found.forces_potential - found.forces_label)
+    return 1e3 * float(np.abs(energy).mean()), 1e3 * float(np.abs(forces).mean())
+
+
 def measure(train, test, trainer="linear"):
     """Train with default settings; return what a row of the table shows."""
     started = time.perf_counter()
@@ -56,11 +68,14 @@ def measure(train, test, trainer="linear"):
     seconds = time.perf_counter() - started
     errors, record, potential = result.test, result.linear, result.potential
     normal_mae, normal_rmse = normal_stresses(potential, test)
+    stable = stable_errors(potential, train, test)
     return {
         "E MAE, meV/atom": errors.energy_mae_meV_atom,
         "E RMSE": errors.energy_rmse_meV_atom,
         "F MAE, meV/A": errors.forces_mae_meV_A,
         "F RMSE": errors.forces_rmse_meV_A,
+        "E MAE, stable": stable[0],
+        "F MAE, stable": stable[1],
         "stress MAE, GPa": errors.stress_mae_GPa,
         "stress RMSE": errors.stress_rmse_GPa,
         "normal stress MAE": normal_mae,
