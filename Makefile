@@ -56,6 +56,7 @@ bench: $(INSTALLED)
 	@if [ -d "$(DFT_DATA)" ]; then $(BIN)/python benchmarks/dft_tables.py $(DFT_DATA); \
 		else echo "benchmarks/dft_tables.py is left out: set DFT_DATA to the folder of its data sets"; fi
 	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency
+	$(BIN)/python benchmarks/head_to_head.py --folder $(VENV)/head_to_head
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
 # keeps CUDA packages out. Done once: the stamp is newer than these files.
