@@ -54,7 +54,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     """
     from pyace import ACEBBasisSet
 
-    hard, task = task, _softened(trainer, task)
+    above = _above(task)
+    hard, task = task, _softened(trainer, task, above)
     configurations = _affordable(trainer, task, _configurations(trainer, task, weights))
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
@@ -63,9 +64,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     design, doubtful = _trusted(design, functions, weights, task)
     task = _likelier(design, functions[max(functions)], weights, hard, task)
     unit = units_of(design, weights, task.weights)
-    judged = np.asarray(hard.weights)[design.structure] == 1.0
-    if not judged.any():
-        judged[:] = True
+    counted = _counted(trainer, hard, above)
+    judged = counted[design.structure]
     rungs: list[Rung] = []
     for attempt in range(len(functions)):
         fitted, climbed = climb(design, functions, unit)
@@ -104,14 +104,33 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff))
 
 
-def _softened(trainer: LinearSettings, task: FitTask) -> FitTask:
+def _above(task: FitTask) -> NDArray[np.float64]:
+    """Return how far each label is above the most stable ones, eV/atom, (n_labels,); 0 for dimers."""
+    above = np.zeros(len(task.labels))
+    ordinary = np.asarray(task.weights) == 1.0
+    above[ordinary] = energies_above_hull([task.labels[i] for i in np.flatnonzero(ordinary)])
+    return above
+
+
+def _softened(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> FitTask:
     """Return the same task, with weights that make errors of labels far above the most stable ones worth more."""
-    ordinary = [i for i, weight in enumerate(task.weights) if weight == 1.0]
-    if trainer.soft_energy_eV_atom is None or not ordinary:
+    if trainer.soft_energy_eV_atom is None:
         return task
-    weights = np.array(task.weights)
-    weights[ordinary] = softened(energies_above_hull([task.labels[i] for i in ordinary]), trainer.soft_energy_eV_atom)
+    weights = np.asarray(task.weights) * softened(above, trainer.soft_energy_eV_atom)
     return replace(task, weights=[float(weight) for weight in weights])
+
+
+def _counted(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """
+    Return the labels whose errors, left out, are those of the fit, (n_labels,): neither dimers nor far above others.
+
+    One cell at a tenth of its volume, left out, is wrong by electronvolts: that says nothing of the solid.
+    """
+    ordinary = np.asarray(task.weights) == 1.0
+    near = ordinary & (above <= (trainer.soft_energy_eV_atom or np.inf))
+    if near.sum() < ordinary.sum():
+        logger.info("errors of labels left out: %d far above the others are not counted", ordinary.sum() - near.sum())
+    return near if near.any() else np.ones(len(task.labels), dtype=bool)
 
 
 def _likelier(

@@ -67,7 +67,7 @@ class LinearFitRecord:
     strength
         Strength of the ridge, in weighted units.
     left_out
-        Root mean square errors of labels left out, without dimers.
+        Root mean square errors of labels left out, without dimers and labels far above the most stable ones.
     labels
         The errors of each label left out, in the order of the labels.
     surprises
