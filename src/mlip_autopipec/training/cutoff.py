@@ -13,7 +13,7 @@ from mlip_autopipec.potentials.basis import LADDER_CUTOFF
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.training.design import basis_functions, build_design, units_of
-from mlip_autopipec.training.ladder import MARGIN, atoms_of, fit_rung, rungs_within
+from mlip_autopipec.training.ladder import MARGIN, atoms_of, log_probability, rungs_within
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def is_due(task: FitTask) -> bool:
     return before == 0 or int(math.log(before, _GROWTH)) < int(math.log(now, _GROWTH))
 
 
-def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, present: float | None = None) -> float:
+def choose_cutoff(
+    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: float | None = None
+) -> float:
     """
     Return the cutoff (Angstrom) with which energies and forces of the labels are most probable.
 
@@ -92,8 +94,8 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, p
     ----------
     trainer
         Its basis has a shape.
-    task
-        The labels.
+    tasks
+        The labels, with each of the weights they may have.
     weights
         What an error is worth.
     present
@@ -101,8 +103,9 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, p
     """
     from pyace import ACEBBasisSet
 
+    task = tasks[0]
     chosen = _some(task)
-    labels, of_label = [task.labels[i] for i in chosen], [task.weights[i] for i in chosen]
+    labels = [task.labels[i] for i in chosen]
     cutoffs = cutoffs_for(labels)
     if present is not None and present not in cutoffs:  # nearest neighbours may have moved
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present)))] = present
@@ -118,8 +121,12 @@ def choose_cutoff(trainer: LinearSettings, task: FitTask, weights: FitWeights, p
             design = build_design(basis, labels, task.reference_energies, trainer.processes)
             # without stresses: they may be in another convention
             design = design.rows(design.kind != Kind.STRESS)
-            unit = units_of(design, weights, of_label)
-            known[index] = fit_rung(design, basis_functions(basis), size, unit).rung.log_evidence
+            known[index] = max(
+                log_probability(
+                    design, basis_functions(basis), units_of(design, weights, [one.weights[i] for i in chosen])
+                )
+                for one in tasks
+            )
         return known[index]
 
     first = _FIRST if present is None else cutoffs.index(present)

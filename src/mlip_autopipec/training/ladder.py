@@ -113,6 +113,19 @@ def fit_rung(
     return _fit(matrix, None, design, functions, n_functions, unit)
 
 
+def log_probability(design: Design, functions: Sequence[BasisFunction], unit: NDArray[np.float64]) -> float:
+    """
+    Return the logarithm of the evidence of a fit, comparable between fits with different units.
+
+    Parameters
+    ----------
+    design, functions, unit
+        As for :func:`fit_rung`.
+    """
+    # the evidence is that of targets in units of what an error is worth
+    return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
+
+
 def _fit(
     matrix: NDArray[np.float64],
     triangle: NDArray[np.float64] | None,

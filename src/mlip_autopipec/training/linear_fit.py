@@ -17,7 +17,16 @@ from mlip_autopipec.training.cutoff import choose_cutoff, is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design, units_of
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.excitation import energies_above_hull, softened
-from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
+from mlip_autopipec.training.ladder import (
+    FittedRung,
+    Rung,
+    atoms_of,
+    climb,
+    fit_rung,
+    log_probability,
+    md_cost,
+    rungs_within,
+)
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses, whole_stresses
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
@@ -33,6 +42,10 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.training import FitTask
 
 logger = logging.getLogger(__name__)
+
+#: Where no label is farther above the most stable ones than this part of the scale of softness, all are worth the same:
+#: MD of one phase is not to be weighted by its fluctuations.
+FAR = 0.25
 
 
 class LinearFit(NamedTuple):
@@ -55,17 +68,16 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     from pyace import ACEBBasisSet
 
     above = _above(task)
-    hard, task = task, _softened(trainer, task, above)
-    configurations = _affordable(trainer, task, _configurations(trainer, task, weights))
+    tasks = _softened(trainer, task, above)
+    configurations = _affordable(trainer, task, _configurations(trainer, tasks, weights))
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
     design = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
-    design, doubtful = _trusted(design, functions, weights, task)
-    task = _likelier(design, functions[max(functions)], weights, hard, task)
+    design, doubtful = _trusted(design, functions, weights, tasks[-1])
+    judged = _counted(trainer, task, above)[design.structure]
+    task = _likelier(design, functions[max(functions)], weights, tasks)
     unit = units_of(design, weights, task.weights)
-    counted = _counted(trainer, hard, above)
-    judged = counted[design.structure]
     rungs: list[Rung] = []
     for attempt in range(len(functions)):
         fitted, climbed = climb(design, functions, unit)
@@ -112,12 +124,13 @@ def _above(task: FitTask) -> NDArray[np.float64]:
     return above
 
 
-def _softened(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> FitTask:
-    """Return the same task, with weights that make errors of labels far above the most stable ones worth more."""
-    if trainer.soft_energy_eV_atom is None:
-        return task
-    weights = np.asarray(task.weights) * softened(above, trainer.soft_energy_eV_atom)
-    return replace(task, weights=[float(weight) for weight in weights])
+def _softened(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> list[FitTask]:
+    """Return the task, and one in which errors of labels far above the most stable ones are worth more, if any are."""
+    scale = trainer.soft_energy_eV_atom
+    if scale is None or above.max(initial=0.0) < FAR * scale:
+        return [task]
+    weights = np.asarray(task.weights) * softened(above, scale)
+    return [task, replace(task, weights=[float(weight) for weight in weights])]
 
 
 def _counted(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -134,27 +147,21 @@ def _counted(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64])
 
 
 def _likelier(
-    design: Design, functions: Sequence[BasisFunction], weights: FitWeights, hard: FitTask, soft: FitTask
+    design: Design, functions: Sequence[BasisFunction], weights: FitWeights, tasks: Sequence[FitTask]
 ) -> FitTask:
     """Return the task with whose weights the labels are more probable."""
-    if list(hard.weights) == list(soft.weights):
-        return soft
-
-    def evidence(task: FitTask) -> float:
-        unit = units_of(design, weights, task.weights)
-        # the fit knows targets in units of what an error is worth: here they have to be in the same units
-        return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
-
-    chosen = max(soft, hard, key=evidence)
-    if chosen is hard:
-        logger.info("errors of all labels are worth the same: that makes them more probable")
-    return chosen
+    if len(tasks) == 1:
+        return tasks[0]
+    return max(tasks, key=lambda task: log_probability(design, functions, units_of(design, weights, task.weights)))
 
 
-def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> dict[int, BBasisConfiguration]:
+def _configurations(
+    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights
+) -> dict[int, BBasisConfiguration]:
     """Return the bases to choose from, by functions per element; one if the user fixed it."""
     from pyace import ACEBBasisSet
 
+    task = tasks[0]
     settings = trainer.basis
     if settings.potential_section is not None or settings.number_of_functions_per_element is not None:
         fixed = trainer.configuration(task)
@@ -172,7 +179,7 @@ def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights)
     sizes = rungs_within(atoms_of(task.labels))
     anew = task.start is None
     if settings.cutoff is None:
-        cutoff = _cutoff(ladder, task, weights, min(sizes))
+        cutoff = _cutoff(ladder, tasks, weights, min(sizes))
         anew = anew or (task.start is not None and cutoff != task.start.cutoff)
         ladder = ladder.with_basis(replace(ladder.basis, cutoff=cutoff))
     found = {n: ladder.configuration(task, n) for n in sizes}
@@ -198,19 +205,20 @@ def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights)
     return {min(_size(start), min(contains, default=_size(start) + 1) - 1): present, **contains}
 
 
-def _cutoff(ladder: LinearSettings, task: FitTask, weights: FitWeights, smallest: int) -> float:
+def _cutoff(ladder: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, smallest: int) -> float:
     """Return the cutoff: that of the potential to continue from, unless the labels that are new prefer another one."""
     from pyace import ACEBBasisSet
 
+    task = tasks[0]
     if task.start is None:
-        return choose_cutoff(ladder, task, weights)
+        return choose_cutoff(ladder, tasks, weights)
     present = task.start.cutoff
     if not is_due(task):
         return present
     own = ladder.with_basis(replace(ladder.basis, cutoff=present)).configuration(task, smallest)
     if not _same_radial(ACEBBasisSet(task.start.configuration()), ACEBBasisSet(own)):
         return present  # a basis of the user's own
-    return choose_cutoff(ladder, task, weights, present)
+    return choose_cutoff(ladder, tasks, weights, present)
 
 
 def _size(basis: ACEBBasisSet) -> int:
