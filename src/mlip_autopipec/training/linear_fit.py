@@ -13,8 +13,10 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
+from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
-from mlip_autopipec.training.design import Design, basis_functions, build_design
+from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.ladder import FittedRung, Rung, atoms_of, climb, fit_rung, md_cost, rungs_within
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
@@ -24,6 +26,7 @@ from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ase import Atoms
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet, BBasisConfiguration
 
@@ -33,13 +36,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Evaluations of one potential differ by less than this, in eV/A and relative to the largest force.
+_SAME = 1e-5
+
 
 class LinearFit(NamedTuple):
-    """The potential with its active set, and the record."""
+    """The potential with its active set, the record, and what the potential says of each label."""
 
     potential: ACEPotential
     record: LinearFitRecord
     log: str
+    predicted: list[Prediction]
 
 
 def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
@@ -57,8 +64,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
-    design = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
-    design, doubtful = _trusted(design, functions, weights, task)
+    whole = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
+    design, doubtful = _trusted(whole, functions, weights, task)
     unit = weights.unit(design.kind) / np.sqrt(np.asarray(task.weights))[design.structure]
     judged = np.asarray(task.weights)[design.structure] == 1.0
     if not judged.any():
@@ -98,7 +105,40 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         doubtful,
         posterior,
     )
-    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff))
+    predicted = _predicted(whole, fitted, task.labels)
+    _check_prediction(replace(potential, reference_energies=task.reference_energies), task.labels[-1], predicted[-1])
+    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff), predicted)
+
+
+def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:
+    """Return what the potential says of each label: rows of the design times coefficients, which are at hand."""
+    coefficients = np.zeros(design.matrix.shape[1])
+    coefficients[design.columns(fitted.functions)] = fitted.coefficients
+    residuals = design.target - design.matrix @ coefficients  # label minus fit
+    found = []
+    for atoms, rows in zip(labels, design.blocks, strict=True):
+        kind, off = design.kind[rows], residuals[rows]
+        stress = label_stress(atoms)
+        found.append(
+            Prediction(
+                float(atoms.get_potential_energy() - len(atoms) * off[0]),
+                atoms.get_forces() - off[kind == Kind.FORCES].reshape(-1, 3),
+                None if stress is None else stress_without_vacuum(stress, atoms) - off[kind == Kind.STRESS],
+            )
+        )
+    return found
+
+
+def _check_prediction(potential: ACEPotential, label: Atoms, predicted: Prediction) -> None:
+    """Compare with pyace's own evaluation, which is that of MD: a coefficient in another place would show."""
+    (found,) = evaluate(potential, [label])
+    off = float(np.abs(found.forces - predicted.forces).max())
+    energy_off = abs(found.energy - predicted.energy) / len(label)
+    if not max(off, energy_off) < _SAME * max(1.0, float(np.abs(predicted.forces).max())):
+        raise TrainingError(
+            f"the fitted potential gives other forces than its fit for {label.get_chemical_formula()}: up to {off:.2g} "
+            f"eV/A and {energy_off:.2g} eV/atom off; the installed python-ace evaluates the basis otherwise than it did"
+        )
 
 
 def _configurations(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> dict[int, BBasisConfiguration]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pyace import ACEBBasisSet
 
 #: Changed when rows are computed otherwise.
-_VERSION = b"1"
+_VERSION = b"2"
 _SUFFIX = ".rows.npz"
 
 
