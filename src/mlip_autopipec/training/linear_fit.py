@@ -13,6 +13,7 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.potentials.projections import kept_projections
 from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
@@ -280,7 +281,9 @@ def _with_active_set(potential: ACEPotential, task: FitTask) -> ACEPotential:
     """Build the active set; a basis that grew has to be spanned by the labels, as a first one has."""
     start = task.start
     another = start is not None and (start.n_functions, start.cutoff) != (potential.n_functions, potential.cutoff)
-    return build_active_set(potential, task.labels, None if another else start)
+    return build_active_set(
+        potential, task.labels, None if another else start, kept_projections(potential, task.labels)
+    )
 
 
 def _label_errors(design: Design, residuals: NDArray[np.float64]) -> list[LabelError]:
