@@ -112,6 +112,10 @@ class TrainerKind:
     self_test: Callable[[], Any] | None = None
     remedy: str = "see the log above, and try the tests of the trainer: python -m pytest tests -k train"
 
+    def cutoff_A(self, basis: Any) -> float:
+        """Return the cutoff in A of potentials with a basis: the given one, or where the search for one begins."""
+        return float(getattr(basis, "cutoff", None) or self.default_cutoff_A)
+
 
 @dataclass(frozen=True)
 class OracleKind:

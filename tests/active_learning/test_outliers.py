@@ -12,10 +12,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from monty.json import MontyDecoder
 
 from mlip_autopipec.active_learning.calibration import grade_errors
-from mlip_autopipec.active_learning.outliers import OutlierRule
+from mlip_autopipec.active_learning.outliers import OutlierRule, fitted_errors
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.training.accuracy import evaluate
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_frames
 
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from numpy.typing import NDArray
-
-    from mlip_autopipec.potentials.potential import ACEPotential
 
 
 class Case(NamedTuple):
@@ -94,6 +94,28 @@ def test_what_the_potential_does_not_know_is_not_judged(copper: Case) -> None:
     bad = spoiled(others[0], energy_eV_atom=5.0)
     assert rule.judge(potential, [bad], others[:9]) == []
     assert [s.index for s in rule.judge(potential, [bad], others)] == [0]
+
+
+@pytest.mark.parametrize("copper", [0], indirect=True)
+def test_errors_that_are_known_judge_as_those_that_are_computed(copper: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    potential, others, rule = copper.potential, copper.others, OutlierRule()
+    known = fitted_errors(potential, others)
+    predicted = [(one.energy, one.forces) for one in evaluate(potential, others)]
+    for found, again in zip(known, fitted_errors(potential, others, predicted), strict=True):
+        assert found == pytest.approx(again, rel=1e-9, abs=1e-12)
+    graded = [grade_errors(potential, label) for label in others]
+    assert known.energy.n == len(others)
+    assert known.force.n == sum(map(len, others))
+    assert known.energy.middle == pytest.approx(np.median([one.energy_error for one in graded]))
+    assert known.force.largest + known.force.middle == pytest.approx(
+        max(one.force_error.max() for one in graded), rel=1e-9
+    )
+    new = [*copper.new, spoiled(copper.new[0], energy_eV_atom=0.5)]
+    of_new = [grade_errors(potential, label) for label in new]
+    computed = rule.judge(potential, new, others, (), of_new)
+    monkeypatch.setattr(ACEPotential, "calculator", lambda _: pytest.fail("labels that are known were evaluated"))
+    assert rule.judge(potential, new, others, (), of_new, known) == computed
+    assert [one.index for one in computed] == [len(copper.new)]
 
 
 def with_moments(label: Atoms, moments: Sequence[float] | NDArray[np.float64]) -> Atoms:

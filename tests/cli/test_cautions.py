@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 
 from mlip_autopipec.cli import app
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.cli.plan import plan
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 
 @pytest.fixture
@@ -86,3 +89,26 @@ def test_labels_of_vasp_without_stress_are_said(isif, said, folder):
     )
     told = cautions(RunFile.load(folder / "run.yaml"))
     assert any("computes no stress" in one for one in told) == said
+
+
+def test_the_first_dataset_is_made_once_for_a_dry_run_as_the_campaign_will_make_it(folder, monkeypatch):
+    (folder / "run.yaml").write_text(
+        "name: cu-au\nstructures: [{bulk: {name: CuAu, crystalstructure: rocksalt, a: 5.3, cubic: true}}]\n"
+        "conditions: [{temperature_K: 300}]\noracle: {kind: emt}\nseed: 7\n"
+    )
+    seeds = []
+    generate = StructureGenerator.generate
+
+    def noting(self, structures, seed, largest=None):
+        seeds.append(seed)
+        return generate(self, structures, seed=seed, largest=largest)
+
+    monkeypatch.setattr(StructureGenerator, "generate", noting)
+    campaign = RunFile.load(folder / "run.yaml")
+    found = plan(campaign, measure=False)
+    assert any("first_dataset: its" in note for note in found.notes)
+    assert seeds == [derive_seed(7, SeedPurpose.FIRST_DATASET)]
+    assert found.first_labels == len(campaign.make_first())
+    other = campaign.model_copy(update={"seed": 8})
+    other.make_first()
+    assert seeds[1:] == [derive_seed(8, SeedPurpose.FIRST_DATASET)]

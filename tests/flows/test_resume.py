@@ -15,6 +15,7 @@ from mlip_autopipec import BasisSettings, LinearACETrainer, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.flows.resume import recorded_maker
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.judging import judge_new
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
@@ -395,13 +396,12 @@ def test_a_check_that_passed_ends_well_whatever_was_set_aside_before(run, events
     """Outliers that an earlier training flagged are not labels of the check."""
     store = new_store()
     maker = checked(events)
-    original = TrainMaker._judged
 
-    def distrustful(self, *args):
-        trusted, graded, _ = original(self, *args)
+    def distrustful(*args):
+        trusted, graded, _ = judge_new(*args)
         return trusted, graded, [FlaggedLabel(label_id=f"old {i}", reasons=["no reason"]) for i in range(3)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainMaker, "_judged", distrustful)
+        patch.setattr("mlip_autopipec.jobs.train.judge_new", distrustful)
         final = run(maker.make(COPPER, [300, 600], campaign_id="c"), store)
     assert (final.status, final.check.passed, len(final.potential.quarantined)) == ("CONVERGED", True, 3)

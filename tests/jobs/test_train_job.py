@@ -10,7 +10,8 @@ from jobflow import run_locally
 
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.train import _coverage, _digest, warn_of_mixed_settings
+from mlip_autopipec.jobs.train import _coverage
+from mlip_autopipec.jobs.training_labels import digest, warn_of_mixed_settings
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -72,7 +73,7 @@ def test_surroundings_are_counted_anew_where_the_potential_before_was_trained_on
     frames = [bulk("Cu", cubic=True), bulk("Au", cubic=True)]
     labels = [label("a", None), label("b", None)]
     known = Coverage.of(frames[:1], 3.0)
-    parent = PotentialDocument.model_construct(trained_on=_digest(labels[:1]), coverage=known.as_dict())
+    parent = PotentialDocument.model_construct(trained_on=digest(labels[:1]), coverage=known.as_dict())
     everything = Coverage.of(frames, 3.0)
     assert _coverage(parent, labels[:1], frames[:1], frames[1:], 3.0) == everything
     assert _coverage(parent, labels, frames, [], 3.0) == everything

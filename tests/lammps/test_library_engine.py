@@ -90,6 +90,41 @@ def test_forces_energy_pressure_and_gamma_are_pyaces(
         assert np.abs(difference - np.rint(difference)).max() < 1e-10
 
 
+def test_pyace_gets_the_neighbours_of_lammps_nearest_first(
+    copper_potential: ACEPotential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    atoms, settings = triclinic(), MDSettings(ensemble="nve", **WIDE)
+    structures.write_structure(tmp_path / "structure.data", atoms, copper_potential.elements)
+    run = LibraryRun(copper_potential, Condition(300), settings, atoms)
+    text = input_script.render(
+        copper_potential.elements, Condition(300), settings, engine="library", cutoff_A=copper_potential.cutoff
+    )
+    (tmp_path / input_script.INPUT).write_text(text)
+    run.prepare(input_script.INPUT)
+    run.run(0)
+    n, n_all = len(atoms), run.lmp.extract_setting("nall")
+    flat, counts = structures.read_neighbours(run.lmp, n)
+    listed = run.lmp.numpy.get_neighlist(run.lmp.find_pair_neighlist("zero", exact=False))
+    ends = np.cumsum([0, *counts])
+    for i in range(n):
+        assert flat[ends[i] : ends[i + 1]].tolist() == listed.get(i)[1].tolist()
+    positions, types, tags = (run.lmp.numpy.extract_atom(name, nelem=n_all).copy() for name in ("x", "type", "id"))
+    before = run.forces.forces.copy(), run.forces.energy, run.forces.virial
+    at = np.asarray(run.forces._environment.x)
+    for i, near in enumerate(run.forces._environment.neighbour_list[:n]):
+        distances = np.linalg.norm(at[near] - at[i], axis=1)
+        assert len(near) == counts[i]
+        assert (np.diff(distances) >= 0).all()
+        expected = np.linalg.norm(positions[listed.get(i)[1]] - positions[i], axis=1)
+        assert np.sort(expected) == pytest.approx(distances, abs=1e-12)
+    backwards = np.concatenate([flat[ends[i] : ends[i + 1]][::-1] for i in range(n)])
+    run.forces.set_neighbours(backwards, counts, types, tags, positions)
+    run.forces.evaluate(positions, with_gamma=False)
+    assert np.abs(run.forces.forces - before[0]).max() < 1e-12
+    assert run.forces.energy == pytest.approx(before[1], abs=1e-10)
+
+
 def test_forces_and_stress_are_derivatives_of_the_energy(copper_potential: ACEPotential) -> None:
     atoms = triclinic()
     atoms.calc = copper_potential.calculator()

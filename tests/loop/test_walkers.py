@@ -11,24 +11,18 @@ from paths import ROOT
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.lammps.types import Condition, HaltVerdict
-from mlip_autopipec.loop.next_cycle import next_cycle
-from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.loop.walkers import (
-    TRANSITIONS,
-    Event,
-    Outcome,
-    State,
-    after_walk,
+from mlip_autopipec.loop.campaign_walkers import (
     as_ladders,
     begun_anew,
     extended,
     given_another_way,
-    happened,
     is_proven,
     next_rungs_released,
     sent_to_proof,
-    state_of,
 )
+from mlip_autopipec.loop.next_cycle import next_cycle
+from mlip_autopipec.loop.stop_rule import StopRule
+from mlip_autopipec.loop.walkers import TRANSITIONS, Event, Outcome, State, after_walk, happened, state_of
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed

@@ -11,6 +11,7 @@ from ase.build import bulk
 from pyace import ACEBBasisSet, ACEBEvaluator, ACECalculator, create_multispecies_basis_config
 from pyace.atomicenvironment import aseatoms_to_atomicenvironment
 
+from mlip_autopipec.potentials import derivatives
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, BasisSettings
 from mlip_autopipec.potentials.derivatives import Derivatives, voigt
 
@@ -71,6 +72,26 @@ def long_cell() -> Atoms:
     atoms = bulk("CuAu", "rocksalt", a=5.1, cubic=True) * (1, 1, 20)
     atoms.rattle(0.1, seed=3)
     return atoms
+
+
+def test_a_larger_structure_takes_as_much_for_each_atom(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    class Noted(derivatives._Neighbours):
+        def __init__(self, *args):
+            sizes.append(args[-1])
+            super().__init__(*args)
+
+    monkeypatch.setattr(derivatives, "_Neighbours", Noted)
+    settings = BasisSettings(10, 5.5)
+    basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Au", "Cu"])))
+    largest = []
+    for repeat in (1, 2):
+        atoms = long_cell() * (1, 1, repeat)
+        Derivatives(basis).of(atoms)
+        largest.append(max(sizes))
+        assert largest[-1] < len(atoms)
+    assert largest[0] == largest[1]
 
 
 @pytest.mark.parametrize(

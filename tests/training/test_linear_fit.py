@@ -16,11 +16,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet, create_multispecies_basis_config
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.active_learning.outliers import fitted_errors
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.potentials.potential import ACEPotential
-from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.accuracy import compute_errors, evaluate
 from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.ladder import FUNCTIONS_PER_ATOM, fit_rung
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -496,3 +497,28 @@ def test_stresses_across_vacuum_are_not_fitted() -> None:
     for one in spoilt:
         one.calc.results["stress"] = one.calc.results["stress"] + [0.3, 0, 0, 0, 0, 0]
     assert not np.allclose(design_of(spoilt).target, design.target)
+
+
+def test_what_the_potential_says_of_its_labels_is_what_pyace_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [labelled(atoms) for atoms in cells(12)]
+    evaluated: list[int] = []
+
+    def noting(potential, some):
+        evaluated.append(len(some))
+        return evaluate(potential, some)
+
+    monkeypatch.setattr("mlip_autopipec.training.training.evaluate", noting)
+    result = LinearACETrainer().train(labels[:-2], new_labels=labels[-2:])
+    assert not evaluated  # rows times coefficients
+    assert result.train.as_dict() == pytest.approx(compute_errors(result.potential, labels).as_dict(), rel=1e-6)
+    for found, expected in zip(result.fitted, fitted_errors(result.potential, labels), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-9)
+
+
+def test_a_potential_that_is_evaluated_otherwise_than_it_was_fitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(potential, some):
+        return [one._replace(forces=one.forces + 1e-3) for one in evaluate(potential, some)]
+
+    monkeypatch.setattr("mlip_autopipec.training.linear_fit.evaluate", other)
+    with pytest.raises(TrainingError, match=r"gives other forces than its fit for .*python-ace"):
+        LinearACETrainer().train([labelled(atoms) for atoms in cells(12)])

@@ -14,6 +14,8 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.derivatives import Derivatives
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.potentials.projections import compute_projections, kept_projections
 from mlip_autopipec.training.design import build_design
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -166,3 +168,37 @@ def test_a_training_is_the_same_to_the_last_bit(folder) -> None:
     cold, warm = (trainer.train(frames).potential for _ in range(2))
     assert cold.yaml == warm.yaml
     assert cold.sha256 == warm.sha256
+
+
+def test_projections_that_are_known_are_read_to_the_last_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two elements, one of which a structure lacks; whatever the coefficients of the functions are."""
+    settings = BasisSettings(number_of_functions_per_element=12, cutoff=4.5)
+    basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Au", "Cu"])))
+    frames = labels(2)
+    frames[1].symbols[:3] = "Au"
+    expected = compute_projections(ACEPotential.from_basis(basis), frames)
+    first = kept_projections(ACEPotential.from_basis(basis), frames)
+    basis.basis_coeffs = np.random.default_rng(0).normal(size=len(basis.basis_coeffs))
+    potential = ACEPotential.from_basis(basis)
+    computed: list[int] = []
+
+    def noting(of, some):
+        computed.append(len(some))
+        return compute_projections(of, some)
+
+    monkeypatch.setattr("mlip_autopipec.potentials.projections.compute_projections", noting)
+    again = kept_projections(potential, frames)
+    assert computed == []
+    for one, two, three in zip(expected, first, again, strict=True):
+        for element in ("Au", "Cu"):
+            assert one[element].tobytes() == two[element].tobytes() == three[element].tobytes()
+    for file in folder.glob("*-projections*"):
+        file.write_bytes(file.read_bytes()[:-200])
+    assert [one["Cu"].tobytes() for one in kept_projections(potential, frames)] == [
+        one["Cu"].tobytes() for one in expected
+    ]
+    assert computed == [1, 1]
+    moved = frames[0].copy()
+    moved.positions[0, 0] += 1e-9
+    kept_projections(potential, [moved])
+    assert computed == [1, 1, 1]

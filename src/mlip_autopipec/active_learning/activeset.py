@@ -45,7 +45,10 @@ _SAME_ROW = 1e-5
 
 
 def build_active_set(
-    potential: ACEPotential, frames: Sequence[Atoms], present: ACEPotential | None = None
+    potential: ACEPotential,
+    frames: Sequence[Atoms],
+    present: ACEPotential | None = None,
+    projections: Sequence[dict[str, NDArray[Any]]] | None = None,
 ) -> ACEPotential:
     """
     Return ``potential`` with the active set of ``frames``: all atoms of all of them.
@@ -65,6 +68,8 @@ def build_active_set(
         coefficients were trained since. So gamma stays comparable from one potential to the next.
         With one, environments that are too alike are no error: a first label of a new pair of elements
         cannot span all functions of that pair, and the next halts bring more.
+    projections
+        Those of the frames, where they are known.
 
     Raises
     ------
@@ -72,7 +77,7 @@ def build_active_set(
         If an element has fewer atoms than graded functions, or its environments are too alike
         and there is no potential at present.
     """
-    per_frame = compute_projections(potential, frames)
+    per_frame = compute_projections(potential, frames) if projections is None else projections
     inverse = {}
     for element in potential.elements:
         rows = np.vstack([r[element] for r in per_frame])

@@ -90,16 +90,21 @@ def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
     if potential.posterior is not None:
         bars, fresh = potential.error_bars.of(label), potential.posterior.fresh
         expected = bars.energy / len(label), float(np.sqrt(np.mean(bars.forces**2))), fresh.energy, fresh.forces
-    core = potential.core_radii
-    shortest = minimum_distances(label, max(core.values(), default=0.0) + 0.1) if core else {}
     return GradedErrors(
         gamma=np.array(results["gamma"], dtype=float),
         force_error=np.linalg.norm(error, axis=1),
         energy_error=float(results["energy"] - label.get_potential_energy()) / len(label),
-        in_core=any(distance < core[pair] for pair, distance in shortest.items()),
+        in_core=is_in_core(potential, label),
         expected=expected,
         forces_error=float(np.sqrt(np.mean(error**2))),
     )
+
+
+def is_in_core(potential: ACEPotential, atoms: Atoms) -> bool:
+    """Tell whether a pair of a structure is inside the core repulsion of a potential."""
+    core = potential.core_radii
+    shortest = minimum_distances(atoms, max(core.values()) + 0.1) if core else {}
+    return any(distance < core[pair] for pair, distance in shortest.items())
 
 
 @dataclass(frozen=True)

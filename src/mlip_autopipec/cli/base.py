@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from rich.markup import escape
 
 from mlip_autopipec.cli.exit_codes import MEANING, ExitCode
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.processes import look_for_garbage_rarely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +33,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document, a
 
 _CODES = "\n".join(f"- {code.value}: {meaning}" for code, meaning in MEANING.items())
 
-#: New objects after which Python looks for garbage. Imports make a million that stay, of which a command would look
-#: through all again and again by default (700), for a fifth of the time it takes to start.
-_GC_AFTER = 50_000
 
 #: Order of the commands in --help: in the order of use.
 ORDER = "init doctor run resume extend status report export submit mend schema".split()
@@ -86,7 +83,7 @@ def main() -> None:
 
     Every command explains itself: mlip-autopipec COMMAND --help.
     """
-    gc.set_threshold(_GC_AFTER)
+    look_for_garbage_rarely()
 
 
 def put(result: dict[str, Any]) -> None:

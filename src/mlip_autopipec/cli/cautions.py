@@ -60,9 +60,7 @@ def cautions(campaign: RunFile) -> list[str]:
     basis = campaign.trainer.basis
     if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own
         return told
-    cutoff = getattr(basis, "cutoff", None)
-    if cutoff is None:
-        cutoff = TRAINERS[campaign.trainer.kind].default_cutoff_A
+    cutoff = TRAINERS[campaign.trainer.kind].cutoff_A(basis)
     closest = min(map(nearest_neighbour, structures))
     if cutoff < closest:
         told.append(f"trainer.basis.cutoff is {cutoff:g} A, and nearest neighbours are {closest:.2f} A apart")
@@ -140,19 +138,15 @@ def _dipoles(campaign: RunFile) -> list[str]:
 
 def _one_composition(campaign: RunFile, elements: list[str]) -> list[str]:
     """Say that a first dataset does not tell the energies of the elements apart, as is said of given labels."""
-    from mlip_autopipec.structures.periodicity import boxed
     from mlip_autopipec.structures.provenance import about_compositions
 
     start, trainer = campaign.start_from, campaign.trainer
     if len(elements) < 2 or start.labels is not None or start.potential is not None or trainer.reference_energies:
         return []
-    maker = campaign.maker()
-    structures = [boxed(atoms) for atoms in campaign.load_structures()]
-    limit = maker.propose_maker.cutouts.max_atoms
-    if max(map(len, structures)) > limit:  # pieces of them differ, and take time to cut
+    largest = max(map(len, campaign.load_structures()))
+    if largest > campaign.maker().propose_maker.cutouts.max_atoms:  # pieces of them differ, and take time to cut
         return []
-    first = maker.generate_maker.generator.generate(structures, campaign.seed, limit)
-    return about_compositions(first, "first_dataset: its")
+    return about_compositions(campaign.make_first(), "first_dataset: its")
 
 
 def _no_stress(campaign: RunFile, elements: list[str]) -> list[str]:

@@ -105,7 +105,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     campaign.flow()
     labels, maker = campaign.load_labels(), campaign.maker()
     limit = maker.propose_maker.cutouts.max_atoms
-    first = [] if labels else maker.generate_maker.generator.generate(structures, campaign.seed, limit)
+    first = [] if labels else campaign.make_first()
     rule, settings = maker.stop_rule, maker.dynamics_maker.settings
     per_cycle = max(campaign.selection.n_max, rule.n_frames)
     n_first = len(labels) or len(first)

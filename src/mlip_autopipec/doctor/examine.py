@@ -75,7 +75,8 @@ def _science(campaign: RunFile | None, *, with_executable: bool, missing: set[st
         atoms.rattle(0.03, seed=2)
     yield looked_at(f"oracle, {kind}", science.check_oracle, oracle, atoms, kind)
     if campaign is not None:
-        yield looked_at("neighbours", science.check_neighbours, campaign.load_structures(), _cutoff_A(campaign))
+        cutoff_A = TRAINERS[campaign.trainer.kind].cutoff_A(campaign.maker().train_maker.trainer.basis)
+        yield looked_at("neighbours", science.check_neighbours, campaign.load_structures(), cutoff_A)
     yield looked_at("forces of the potential", science.check_forces, potential)
     yield looked_at("gamma, library", science.check_gamma, potential, "library")
     if with_executable:
@@ -85,9 +86,3 @@ def _science(campaign: RunFile | None, *, with_executable: bool, missing: set[st
             yield looked_at(
                 f"fine-tune, {name}", science.check_fine_tune, rough, trainer.self_test(), name, trainer.remedy
             )
-
-
-def _cutoff_A(campaign: RunFile) -> float:
-    """Return the cutoff of a campaign's potential in Angstrom."""
-    given = getattr(campaign.maker().train_maker.trainer.basis, "cutoff", None)
-    return float(given or TRAINERS[campaign.trainer.kind].default_cutoff_A)

@@ -114,15 +114,29 @@ def check_campaign(
         gamma_only = samples_gamma_only(maker.oracle_maker.static_maker)
         maker.stop_rule.criterion.check(frames, gamma_only=gamma_only)
     if maker.stop_rule.max_labels is not None and not labels:
-        seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
-        largest = maker.propose_maker.cutouts.max_atoms
-        n_first = len(maker.generate_maker.generator.generate(frames, seed=seed, largest=largest))
+        n_first = len(first_dataset(maker, frames))
         if n_first > maker.stop_rule.max_labels:
             raise InvalidInputError.of(
                 "StopRule.max_labels",
                 f"is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
                 "structures; raise it, or lower StructureGenerator.n_structures and n_test",
             )
+
+
+def first_dataset(maker: LoopParts, frames: Sequence[Atoms]) -> list[Atoms]:
+    """
+    Return the structures that the first job of a campaign will make.
+
+    Parameters
+    ----------
+    maker
+        The loop.
+    frames
+        Structures of the campaign, each in a cell.
+    """
+    seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
+    largest = maker.propose_maker.cutouts.max_atoms
+    return maker.generate_maker.generator.generate(frames, seed=seed, largest=largest)
 
 
 def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:

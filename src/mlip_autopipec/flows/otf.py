@@ -29,7 +29,7 @@ from mlip_autopipec.jobs.outliers import read_graded
 from mlip_autopipec.jobs.reach import out_of_reach
 from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.lammps.types import Condition
-from mlip_autopipec.loop.walkers import as_ladders, new_walkers
+from mlip_autopipec.loop.campaign_walkers import as_ladders, new_walkers
 from mlip_autopipec.schemas.campaign import CampaignDocument, installed_versions, now_utc
 from mlip_autopipec.schemas.check import CheckDocument
 from mlip_autopipec.schemas.label import ComparisonDocument, LabelBatch

@@ -14,8 +14,8 @@ from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted
 from mlip_autopipec.lammps.bias import begins_biased
+from mlip_autopipec.loop.campaign_walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.loop.next_cycle import next_cycle
-from mlip_autopipec.loop.walkers import as_ladders, begun_anew, extended, new_walkers
 from mlip_autopipec.schemas.base import Document, time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch

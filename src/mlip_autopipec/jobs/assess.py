@@ -6,8 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.jobs.base import current_uuid
+from mlip_autopipec.loop.campaign_walkers import begun_anew, next_rungs_released
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.loop.walkers import Event, after_walk, begun_anew, happened, next_rungs_released
+from mlip_autopipec.loop.walkers import Event, after_walk, happened
 from mlip_autopipec.schemas.check import CheckDocument
 from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument
 

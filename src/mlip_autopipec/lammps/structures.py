@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms, units
 from ase.calculators.lammps import Prism
+from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 
 from mlip_autopipec.errors import ExplorationError
@@ -63,15 +65,44 @@ class Frame:
         origin: NDArray[np.float64],
     ) -> Atoms:
         """Build a structure, in its own orientation, from what LAMMPS holds (A, A/ps; rows of ``cell`` in A)."""
+        of_type = np.array([atomic_numbers[element] for element in self.elements])
         atoms = Atoms(
-            symbols=[self.elements[t - 1] for t in types],
+            numbers=of_type[types - 1],
             positions=(positions - origin) @ self.rotation.T,
             cell=cell @ self.rotation.T,
             pbc=True,
-            masses=None if self.masses is None else [self.masses[t - 1] for t in types],
+            masses=None if self.masses is None else np.asarray(self.masses)[types - 1],
         )
         atoms.set_velocities(velocities_A_ps @ self.rotation.T * ANGSTROM_PER_PS)
         return atoms
+
+
+def read_neighbours(lmp: Any, n_local: int) -> tuple[NDArray[np.int32], list[int]]:
+    """
+    Copy the neighbour list of ``pair_style zero``.
+
+    The wrapper of LAMMPS makes an array of each atom's part; joined as bytes it takes a quarter of the time.
+
+    Parameters
+    ----------
+    lmp
+        LAMMPS as a library.
+    n_local
+        Number of its atoms without ghost atoms.
+
+    Returns
+    -------
+    tuple
+        Indices of the neighbours of all atoms one after the other, (n_pairs,), and how many each has, (n_local,).
+    """
+    index = lmp.find_pair_neighlist("zero", exact=False)
+    counts, parts = [], []
+    for i in range(n_local):
+        _, n, pointer = lmp.get_neighlist_element_neighbors(index, i)
+        counts.append(n)
+        if n:
+            parts.append(ctypes.string_at(pointer, n * ctypes.sizeof(ctypes.c_int)))
+    return np.frombuffer(b"".join(parts), dtype=np.int32), counts
 
 
 def make_run_folder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import math
 import sys
@@ -28,6 +29,7 @@ from mlip_autopipec.lammps.records import FrameRecord, Trace
 from mlip_autopipec.lammps.swaps import SwapCount, SwapSettings, swap_round
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltStructure, MDSettings, WalkStatus
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.processes import look_for_garbage_rarely
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -215,9 +217,8 @@ class LibraryRun:
         positions = lmp.numpy.extract_atom("x", nelem=n_all)
         builds = lmp.get_thermo("nbuild")
         if builds != self._builds:
-            neighbours = lmp.numpy.get_neighlist(lmp.find_pair_neighlist("zero", exact=False))
             self.forces.set_neighbours(
-                [neighbours.get(i)[1] for i in range(n_local)],
+                *structures.read_neighbours(lmp, n_local),
                 lmp.numpy.extract_atom("type", nelem=n_all),
                 lmp.numpy.extract_atom("id", nelem=n_all),
                 positions,
@@ -371,6 +372,7 @@ class LibraryRun:
 def main() -> None:
     """Read the task from the current folder, run it, write the result."""
     started = time.monotonic()
+    look_for_garbage_rarely()  # coordinates go to pyace as thousands of small objects in each step
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
@@ -383,6 +385,7 @@ def main() -> None:
     )
     run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE), task["seed"])
     run.prepare(input_script.INPUT)
+    gc.freeze()
     run.run(settings.n_steps - task["start_step"])
     temporary = Path(OUTPUT + ".part")
     temporary.write_text(json.dumps(run.result()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.loop.walkers import begun_anew, given_another_way, sent_to_proof
+from mlip_autopipec.loop.campaign_walkers import begun_anew, given_another_way, sent_to_proof
 
 if TYPE_CHECKING:
     from mlip_autopipec.loop.stop_rule import StopRule

@@ -9,7 +9,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
-from mlip_autopipec.loop.walkers import is_proven
+from mlip_autopipec.loop.campaign_walkers import is_proven
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.validation.confidence import frames_wanted

@@ -202,11 +202,27 @@ class Derivatives:
                 place = np.full(n, -1)
                 place[chosen] = np.arange(len(chosen))
                 pairs = place[i] >= 0
-                if pairs.any():
-                    near = _Neighbours(
-                        place[i[pairs]], chosen, j[pairs], species[j[pairs]], distance[pairs], vector[pairs], n
-                    )
+                if not pairs.any():
+                    continue
+                # of a large structure some atoms move few others: time and memory go with the atoms, not their square
+                near_by = np.unique(np.concatenate([chosen, j[pairs]]))
+                local = np.searchsorted(near_by, np.arange(n))
+                near = _Neighbours(
+                    place[i[pairs]],
+                    local[chosen],
+                    local[j[pairs]],
+                    species[j[pairs]],
+                    distance[pairs],
+                    vector[pairs],
+                    len(near_by),
+                )
+                if len(near_by) == n:
                     self._add(of_element, centre, near, energy, rows)
+                    continue
+                some = np.zeros((self._n_functions, 3 * len(near_by) + 9))
+                self._add(of_element, centre, near, energy, some)
+                columns = np.concatenate([(3 * near_by[:, None] + np.arange(3)).ravel(), 3 * n + np.arange(9)])
+                rows[:, columns] += some
         core_energy, core_forces, core_virial = self._core(atoms, distance)
         return StructureRows(
             energy,
@@ -333,13 +349,13 @@ class _Neighbours:
     centre
         Of each pair, the place of its central atom in ``atoms``.
     atoms
-        The central atoms.
+        The central atoms, by their numbers among these and the neighbours.
     neighbour, species
-        Of each pair: the neighbour, its element.
+        Of each pair: the neighbour, by that number, and its element.
     distance, vector
         Angstrom; from the centre.
     n_atoms
-        Of the structure.
+        Central atoms and neighbours together.
     """
 
     def __init__(

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Array and entry of ``info`` that hold error bars of a frame: forces (n_atoms, 3) in eV/A, energy in eV.
 FORCES_STD, ENERGY_STD = "forces_std", "energy_std"
-#: Largest number of atoms squared times functions for which frames get error bars that nobody asked for.
-_QUICK = 4_000_000
+#: Largest number of atoms times functions for which frames get error bars that nobody asked for: some 0.3 s.
+_QUICK = 100_000
 
 
 class Scales(NamedTuple):
@@ -211,7 +211,7 @@ class ErrorBars:
 
     def write_on(self, atoms: Atoms) -> None:
         """Put those of energy and forces on a frame, unless it is so large that it takes seconds."""
-        if len(atoms) ** 2 * len(self._posterior.mean) > _QUICK:
+        if len(atoms) * len(self._posterior.mean) > _QUICK:
             return
         found = self.of(atoms)
         atoms.arrays[FORCES_STD] = found.forces

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import yaml
+from ase.data import chemical_symbols
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.examine import LARGEST, examine
@@ -337,7 +338,9 @@ class ACEPotential:
 
 def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:
     """Sum of the reference energies (eV) of all atoms."""
-    return float(sum(reference_energies.get(s, 0.0) for s in atoms.get_chemical_symbols()))
+    numbers, counts = np.unique(atoms.numbers, return_counts=True)
+    symbols = [chemical_symbols[number] for number in numbers]
+    return float(sum(n * reference_energies.get(s, 0.0) for s, n in zip(symbols, counts.tolist(), strict=True)))
 
 
 def pack_active_set(inverse: Mapping[str, NDArray[np.float64]]) -> bytes:

@@ -15,7 +15,7 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import TakenStructures, elements_of
+from mlip_autopipec.flows.checks import TakenStructures, elements_of, first_dataset
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resources import Resources, Share
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -59,6 +59,7 @@ from mlip_autopipec.runfile.sections import (
 from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.settings import available_cores
+from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.validation.criteria import Criteria, Criterion
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyCriterion
@@ -130,6 +131,7 @@ class RunFile(Strict):
 
     _folder: Path = Path()
     _text: RunFileText | None = None
+    _first: tuple[str, list[Atoms]] | None = None
     _labels: GivenLabels | None = None
 
     @classmethod
@@ -283,6 +285,13 @@ class RunFile(Strict):
                 raise
             with self._text.blamed(section):
                 raise
+
+    def make_first(self) -> list[Atoms]:
+        """Return the structures of the first dataset, as the first job will make them; they are made once."""
+        content = self.model_dump_json()  # a copy may have other settings
+        if self._first is None or self._first[0] != content:
+            self._first = content, first_dataset(self.maker(), [boxed(atoms) for atoms in self.load_structures()])
+        return [atoms.copy() for atoms in self._first[1]]
 
     def _read_text(self, name: str, file: Path) -> str:
         """Read a file named in the run file, relative to it."""

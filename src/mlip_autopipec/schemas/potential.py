@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
+from mlip_autopipec.schemas.fitted import FittedRecord
 
 if TYPE_CHECKING:
     from mlip_autopipec.active_learning.calibration import GradedErrors
@@ -298,6 +299,9 @@ class PotentialDocument(WithPayload):
     trained_on: str | None = Field(
         None, description="SHA-256 of which labels it was trained on; None in documents of earlier versions."
     )
+    fitted: FittedRecord | None = Field(
+        None, description="Errors on what it was trained on; None in documents of earlier versions."
+    )
     seconds: float = Field(0.0, description="Wall time of the fit in s, with that of a refit.")
     fit: FitRecord | None = Field(None, description="How the fit went; None for a fit in closed form.")
     refit: RefitRecord | None = Field(None, description="What a refit from scratch gave, in cycles where one was due.")
@@ -342,6 +346,7 @@ class PotentialDocument(WithPayload):
             fit=FitRecord.from_progress(result.progress),
             refit=RefitRecord.from_refit(result.refit),
             linear=LinearRecord.of(result.linear),
+            fitted=FittedRecord.of(result.fitted),
             **fields,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -61,12 +62,15 @@ class ScriptedDynamicsMaker(LammpsDynamicsMaker):
         The script, in order.
     displacement_A
         Standard deviation of the moves; 0 leaves the atoms where they are.
+    seconds
+        Wall time of a run in s, which is slept: no processor is needed.
     events
         Log of events: ``start``, ``restart``, ``crash``, ``halt`` and ``finish``, with walker and step.
     """
 
     halts: list[Halt] = field(default_factory=list)
     displacement_A: float = 0.02
+    seconds: float = 0.0
     events: str | None = None
 
     def next_halt(self, walker: WalkerState) -> Halt | None:
@@ -78,6 +82,7 @@ class ScriptedDynamicsMaker(LammpsDynamicsMaker):
         self, walker: WalkerState, potential: PotentialDocument, atoms: Atoms | None, restart_file: str | None
     ) -> ExplorationResult:
         """Follow the script."""
+        time.sleep(self.seconds)
         del potential
         if atoms is None:
             raise InvalidInputError(f"restart_file is {restart_file}; a script starts from a structure")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -76,8 +76,44 @@ class Predictions:
     stress_potential: NDArray[np.float64]
 
 
+class Prediction(NamedTuple):
+    """
+    What a potential says of one labelled structure.
+
+    Parameters
+    ----------
+    energy
+        eV, with the reference energies.
+    forces
+        (n_atoms, 3), eV/A.
+    stress
+        Of a structure whose label has one: its components that are not across vacuum, eV/A^3, ASE's sign; else None.
+    """
+
+    energy: float
+    forces: NDArray[np.float64]
+    stress: NDArray[np.float64] | None
+
+
+def evaluate(potential: ACEPotential, labels: Sequence[Atoms]) -> list[Prediction]:
+    """Evaluate a potential on labelled structures, without gamma, which would cost more than the forces."""
+    calculator = replace(potential, active_set_inverse={}).calculator()
+    found = []
+    for atoms in labels:
+        calculator.calculate(boxed(atoms))
+        results = calculator.results
+        stress = None
+        if label_stress(atoms) is not None and results.get("stress") is not None:
+            stress = stress_without_vacuum(results["stress"], atoms)
+        found.append(Prediction(float(results["energy"]), np.asarray(results["forces"]), stress))
+    return found
+
+
 def predict(
-    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+    potential: ACEPotential,
+    labels: Sequence[Atoms],
+    measured: Sequence[NDArray[np.intp] | None] | None = None,
+    known: Sequence[Prediction] | None = None,
 ) -> Predictions:
     """
     Evaluate the potential on labelled structures.
@@ -88,19 +124,20 @@ def predict(
         Structures whose attached calculator holds the label (energy in eV, forces in eV/A).
     measured
         Of each structure the indices of the atoms whose forces count; None for all.
+    known
+        What :func:`evaluate` gives for them, where that is known.
     """
-    calculator = replace(potential, active_set_inverse={}).calculator()  # gamma would cost more than the forces
     which = [slice(None) if some is None else some for some in measured or [None] * len(labels)]
     energies, forces = [], []
     stress_label, stress_potential = [], []
-    for atoms, some in zip(labels, which, strict=True):
-        calculator.calculate(boxed(atoms))
-        energies.append(calculator.results["energy"] / len(atoms))
-        forces.append(calculator.results["forces"][some].ravel())
-        stress, predicted = label_stress(atoms), calculator.results.get("stress")
-        if stress is not None and predicted is not None and isinstance(some, slice):
+    found = evaluate(potential, labels) if known is None else known
+    for atoms, some, one in zip(labels, which, found, strict=True):
+        energies.append(one.energy / len(atoms))
+        forces.append(one.forces[some].ravel())
+        stress = label_stress(atoms)
+        if stress is not None and one.stress is not None and isinstance(some, slice):
             stress_label.append(stress_without_vacuum(stress, atoms))
-            stress_potential.append(stress_without_vacuum(predicted, atoms))
+            stress_potential.append(one.stress)
     return Predictions(
         np.array([a.get_potential_energy() / len(a) for a in labels]),
         np.array(energies),
@@ -114,12 +151,15 @@ def predict(
 
 
 def compute_errors(
-    potential: ACEPotential, labels: Sequence[Atoms], measured: Sequence[NDArray[np.intp] | None] | None = None
+    potential: ACEPotential,
+    labels: Sequence[Atoms],
+    measured: Sequence[NDArray[np.intp] | None] | None = None,
+    known: Sequence[Prediction] | None = None,
 ) -> ErrorMetrics | None:
     """Return the errors on ``labels``, None where there are none; parameters as for :func:`predict`."""
     if not labels:
         return None
-    p = predict(potential, labels, measured)
+    p = predict(potential, labels, measured, known)
     de, df = 1e3 * (p.energy_potential - p.energy_label), 1e3 * (p.forces_potential - p.forces_label)
     ds = EV_A3_IN_GPA * (p.stress_potential - p.stress_label)
     return ErrorMetrics(

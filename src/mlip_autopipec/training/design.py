@@ -20,8 +20,8 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.potentials.basis import degree_of
 from mlip_autopipec.potentials.derivatives import Derivatives
+from mlip_autopipec.potentials.row_cache import RowCache, basis_text, key_of
 from mlip_autopipec.structures.periodicity import stress_components
-from mlip_autopipec.training.row_cache import RowCache, basis_text, key_of
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:

@@ -117,8 +117,8 @@ class LinearACETrainer(ACETrainer):
         from mlip_autopipec.training.linear_fit import fit_linear
 
         weights = FitWeights(self.energy_meV_atom, self.forces_meV_A, self.stress_GPa)
-        potential, record, log = fit_linear(self, task, weights)
-        return Fit(potential, log, linear=record)
+        found = fit_linear(self, task, weights)
+        return Fit(found.potential, found.log, linear=found.record, predicted=found.predicted)
 
     def with_basis(self, basis: BasisSettings) -> LinearACETrainer:
         """Return the same trainer with another basis."""

@@ -13,8 +13,12 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.potentials.projections import kept_projections
+from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.periodicity import stress_without_vacuum
+from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
-from mlip_autopipec.training.design import Design, basis_functions, build_design, units_of
+from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
 from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
 from mlip_autopipec.training.excitation import energies_above_hull, softened
 from mlip_autopipec.training.ladder import (
@@ -34,6 +38,7 @@ from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from ase import Atoms
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet, BBasisConfiguration
 
@@ -46,14 +51,17 @@ logger = logging.getLogger(__name__)
 #: Where no label is farther above the most stable ones than this part of the scale of softness, all are worth the same:
 #: MD of one phase is not to be weighted by its fluctuations.
 FAR = 0.25
+#: Evaluations of one potential differ by less than this, in eV/A and relative to the largest force.
+_SAME = 1e-5
 
 
 class LinearFit(NamedTuple):
-    """The potential with its active set, and the record."""
+    """The potential with its active set, the record, and what the potential says of each label."""
 
     potential: ACEPotential
     record: LinearFitRecord
     log: str
+    predicted: list[Prediction]
 
 
 def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
@@ -73,8 +81,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     largest = max(configurations)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
-    design = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
-    design, doubtful = _trusted(design, functions, weights, tasks[-1])
+    whole = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
+    design, doubtful = _trusted(whole, functions, weights, tasks[-1])
     judged = _counted(trainer, task, above)[design.structure]
     task = _likelier(design, functions[max(functions)], weights, tasks)
     unit = units_of(design, weights, task.weights)
@@ -113,7 +121,40 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         doubtful,
         posterior,
     )
-    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff))
+    predicted = _predicted(whole, fitted, task.labels)
+    _check_prediction(replace(potential, reference_energies=task.reference_energies), task.labels[-1], predicted[-1])
+    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff), predicted)
+
+
+def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:
+    """Return what the potential says of each label: rows of the design times coefficients, which are at hand."""
+    coefficients = np.zeros(design.matrix.shape[1])
+    coefficients[design.columns(fitted.functions)] = fitted.coefficients
+    residuals = design.target - design.matrix @ coefficients  # label minus fit
+    found = []
+    for atoms, rows in zip(labels, design.blocks, strict=True):
+        kind, off = design.kind[rows], residuals[rows]
+        stress = label_stress(atoms)
+        found.append(
+            Prediction(
+                float(atoms.get_potential_energy() - len(atoms) * off[0]),
+                raw_forces(atoms) - off[kind == Kind.FORCES].reshape(-1, 3),
+                None if stress is None else stress_without_vacuum(stress, atoms) - off[kind == Kind.STRESS],
+            )
+        )
+    return found
+
+
+def _check_prediction(potential: ACEPotential, label: Atoms, predicted: Prediction) -> None:
+    """Compare with pyace's own evaluation, which is that of MD: a coefficient in another place would show."""
+    (found,) = evaluate(potential, [label])
+    off = float(np.abs(found.forces - predicted.forces).max())
+    energy_off = abs(found.energy - predicted.energy) / len(label)
+    if not max(off, energy_off) < _SAME * max(1.0, float(np.abs(predicted.forces).max())):
+        raise TrainingError(
+            f"the fitted potential gives other forces than its fit for {label.get_chemical_formula()}: up to {off:.2g} "
+            f"eV/A and {energy_off:.2g} eV/atom off; the installed python-ace evaluates the basis otherwise than it did"
+        )
 
 
 def _above(task: FitTask) -> NDArray[np.float64]:
@@ -273,18 +314,19 @@ def _trusted(
             "Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when stretched); "
             "convert them, or leave them out of the labels"
         )
-    if doubts.labels:
-        logger.warning(
-            "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
-            "(first: label %d, %s); those in another place are not fitted, nor those of %d labels that do not tell. "
-            "Correct the labels",
-            len(doubts.labels),
-            len(np.unique(design.structure[stress])),
-            doubts.order,
-            doubts.labels[0],
-            task.labels[doubts.labels[0]].get_chemical_formula(),
-            len(doubts.undecided),
-        )
+    if not doubts.labels:
+        return design, ()
+    logger.warning(
+        "the stresses of %d of %d labels seem to have their shear components in the order %s instead of yz xz xy "
+        "(first: label %d, %s); those in another place are not fitted, nor those of %d labels that do not tell. "
+        "Correct the labels",
+        len(doubts.labels),
+        len(np.unique(design.structure[stress])),
+        doubts.order,
+        doubts.labels[0],
+        task.labels[doubts.labels[0]].get_chemical_formula(),
+        len(doubts.undecided),
+    )
     moved = np.zeros(len(stress), dtype=bool)
     whole = whole_stresses(design)
     moved[whole] = np.isin(np.arange(int(whole.sum())) % 6, doubts.moved)
@@ -300,7 +342,9 @@ def _with_active_set(potential: ACEPotential, task: FitTask) -> ACEPotential:
     """Build the active set; a basis that grew has to be spanned by the labels, as a first one has."""
     start = task.start
     another = start is not None and (start.n_functions, start.cutoff) != (potential.n_functions, potential.cutoff)
-    return build_active_set(potential, task.labels, None if another else start)
+    return build_active_set(
+        potential, task.labels, None if another else start, kept_projections(potential, task.labels)
+    )
 
 
 def _label_errors(design: Design, residuals: NDArray[np.float64]) -> list[LabelError]:

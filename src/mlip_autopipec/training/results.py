@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlip_autopipec.active_learning.outliers import FittedErrors
     from mlip_autopipec.potentials.potential import ACEPotential
-    from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.training.accuracy import ErrorMetrics, Prediction
     from mlip_autopipec.training.linear_record import LinearFitRecord
 
 
@@ -78,13 +81,15 @@ class Fit(NamedTuple):
     """
     What :meth:`ACETrainer.fit` returns: the potential, the log, and how it went.
 
-    A potential that has an active set keeps it; else that of all labels is built.
+    A potential that has an active set keeps it; else that of all labels is built. A fit that knows what the potential
+    says of each label, in their order, tells it; else the potential is evaluated.
     """
 
     potential: ACEPotential
     log: str
     progress: FitProgress | None = None
     linear: LinearFitRecord | None = None
+    predicted: Sequence[Prediction] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class TrainingResult:
         What a refit from scratch gave, where one was due.
     linear
         What a linear fit chose, its errors of labels left out and its posterior.
+    fitted
+        How the errors on the training set are spread, which new labels will be judged by.
     """
 
     potential: ACEPotential
@@ -126,3 +133,4 @@ class TrainingResult:
     progress: FitProgress | None = None
     refit: Refit | None = None
     linear: LinearFitRecord | None = None
+    fitted: FittedErrors | None = None

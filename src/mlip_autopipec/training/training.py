@@ -13,12 +13,13 @@ import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.active_learning.activeset import build_active_set
+from mlip_autopipec.active_learning.outliers import fitted_errors
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.core import core_radii
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.accuracy import compute_errors, evaluate
 from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other packages import them from here
     Fit,
     FitProgress,
@@ -247,12 +248,15 @@ class ACETrainer(MSONable, ABC):
             directory=given.directory,
             seed=given.seed,
         )
-        fitted, log, progress, linear = Fit(*self.fit(task))
+        fit = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
-        potential = replace(fitted, reference_energies=references)
+        potential = replace(fit.potential, reference_energies=references)
         if not potential.active_set_inverse:
             potential = build_active_set(potential, everything, initial_potential)
-        train_errors = compute_errors(potential, ordinary or everything)
+        # what the potential says of the labels is worked out once
+        predicted = evaluate(potential, everything) if fit.predicted is None else fit.predicted
+        usual = [i for i, label in enumerate(everything) if not is_dimer(label)] or range(len(everything))
+        train_errors = compute_errors(potential, [everything[i] for i in usual], known=[predicted[i] for i in usual])
         if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
             raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
         result = TrainingResult(
@@ -260,12 +264,15 @@ class ACETrainer(MSONable, ABC):
             train=train_errors,
             test=compute_errors(potential, test_labels),
             new_before=compute_errors(initial_potential, new_labels) if initial_potential else None,
-            new_after=compute_errors(potential, new_labels) if initial_potential else None,
+            new_after=compute_errors(potential, new_labels, known=predicted[len(labels) :])
+            if initial_potential
+            else None,
             coefficients_moved=_relative_change(initial_potential, potential),
             seconds=seconds,
-            log=log,
-            progress=progress,
-            linear=linear,
+            log=fit.log,
+            progress=fit.progress,
+            linear=fit.linear,
+            fitted=fitted_errors(potential, everything, [(one.energy, one.forces) for one in predicted]),
         )
         if fine_tune:
             prove_learning(result)

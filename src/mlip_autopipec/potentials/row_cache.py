@@ -1,4 +1,4 @@
-"""Rows of the design matrix on disk, so that labels known from earlier cycles are not evaluated again."""
+"""Rows of the design matrix, and projections, on disk: labels of earlier cycles are not evaluated again."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from mlip_autopipec.potentials.derivatives import StructureRows
 from mlip_autopipec.settings import get_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
     from ase import Atoms
+    from numpy.typing import NDArray
     from pyace import ACEBBasisSet
 
 #: Changed when rows are computed otherwise.
-_VERSION = b"1"
+_VERSION = b"2"
 _SUFFIX = ".rows.npz"
 
 
@@ -39,6 +43,10 @@ def key_of(text: bytes, atoms: Atoms) -> str:
     for part in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
         digest.update(np.ascontiguousarray(part).tobytes())
     return digest.hexdigest()
+
+
+def _of_projections(key: str) -> str:
+    return f"{key}-projections"
 
 
 @dataclass(frozen=True)
@@ -75,34 +83,51 @@ class RowCache:
 
     def read(self, key: str, n_atoms: int, n_functions: int) -> StructureRows | None:
         """Return the rows stored under a key; None if they are not there, damaged, or of something else."""
+        stored = self._read(key, StructureRows._fields)
+        if stored is None:
+            return None
+        rows = StructureRows(**stored)
+        rows = rows._replace(core_energy=float(rows.core_energy))
+        shapes = [rows.energy.shape, rows.forces.shape, rows.virial.shape, rows.core_forces.shape]
+        wanted = [(n_functions,), (n_atoms, 3, n_functions), (6, n_functions), (n_atoms, 3)]
+        return rows if shapes == wanted and rows.forces.dtype == np.float64 else None
+
+    def read_projections(
+        self, key: str, shapes: Mapping[str, tuple[int, int]]
+    ) -> dict[str, NDArray[np.float64]] | None:
+        """Return projections by element, of the given shapes, stored under a key; None as for :meth:`read`."""
+        stored = self._read(_of_projections(key), shapes)
+        if stored is None or any(stored[element].shape != shape for element, shape in shapes.items()):
+            return None
+        return stored
+
+    def write(self, key: str, rows: StructureRows) -> None:
+        """Store rows; a disk that is full only costs the time to compute them again."""
+        self._write(key, rows._asdict())
+
+    def write_projections(self, key: str, projections: Mapping[str, NDArray[np.float64]]) -> None:
+        """Store projections by element; as :meth:`write`."""
+        self._write(_of_projections(key), projections)
+
+    def _read(self, key: str, names: Iterable[str]) -> dict[str, Any] | None:
         path = self._path(key)
         try:
             with np.load(path, allow_pickle=False) as stored:  # a checksum of each array is compared
                 if stored["key"].tobytes() != key.encode():
                     return None
-                rows = StructureRows(
-                    stored["energy"],
-                    stored["forces"],
-                    stored["virial"],
-                    float(stored["core_energy"]),
-                    stored["core_forces"],
-                    stored["core_virial"],
-                )
+                found = {name: stored[name] for name in names}
             os.utime(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        shapes = [rows.energy.shape, rows.forces.shape, rows.virial.shape, rows.core_forces.shape]
-        wanted = [(n_functions,), (n_atoms, 3, n_functions), (6, n_functions), (n_atoms, 3)]
-        return rows if shapes == wanted and rows.forces.dtype == np.float64 else None
+        return found
 
-    def write(self, key: str, rows: StructureRows) -> None:
-        """Store rows; a disk that is full only costs the time to compute them again."""
+    def _write(self, key: str, arrays: Mapping[str, Any]) -> None:
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             number, part = tempfile.mkstemp(dir=self.folder, suffix=".part")
             try:
                 with os.fdopen(number, "wb") as stream:
-                    np.savez(stream, key=np.frombuffer(key.encode(), dtype=np.uint8), **rows._asdict())
+                    np.savez(stream, key=np.frombuffer(key.encode(), dtype=np.uint8), **arrays)
                 Path(part).replace(self._path(key))
             except BaseException:
                 Path(part).unlink(missing_ok=True)
