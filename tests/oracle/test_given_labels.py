@@ -154,6 +154,20 @@ def test_energies_of_a_part_of_the_cell_are_refused(energy_of):
     assert len(take_in_labels(_cells(lambda e, n: e))) == 4
 
 
+def test_crushed_cells_with_the_energy_of_a_smaller_one_at_rest_pass():
+    """As in InP of FitSNAP: an equation of state whose median cell of 8 atoms has the energy of 4 atoms at rest."""
+    found = []
+    for n, scales in ((1, (0.995, 1.0, 1.005)), (2, (0.835, 0.84, 0.84, 0.845, 1.0))):
+        for scale in scales:
+            atoms = bulk("Cu", cubic=True).repeat((n, 1, 1))
+            atoms.set_cell(scale * atoms.cell, scale_atoms=True)
+            found += _rattled(atoms, EMT(), n=1, sigma=0.01)
+            found[-1].calc.results["energy"] -= 3.5 * len(atoms)
+    small, large = ([a.calc.results["energy"] for a in found if len(a) == n] for n in (4, 8))
+    assert np.median(large) == pytest.approx(np.median(small), rel=0.1)
+    assert len(take_in_labels(found)) == 8
+
+
 def _with_atom(size, atom_eV):
     atom = Atoms("Cu", cell=[15] * 3, pbc=True)
     atom = _label(atom, None, atom_eV, np.zeros((1, 3)))
