@@ -6,6 +6,7 @@ import io
 import lzma
 import re
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ase.io
@@ -64,7 +65,33 @@ def is_output(path: Path) -> bool:
     return not suffixes or suffixes[-1] not in (".xyz", ".extxyz")
 
 
-def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
+@dataclass(frozen=True)
+class Output:
+    """
+    What a file holds.
+
+    Parameters
+    ----------
+    frames
+        Structures with energy and free energy (eV), forces (eV/A) and, if known, stress (eV/A^3) attached.
+    names
+        Theirs, for messages.
+    remarks
+        What there is to say.
+    doubts
+        Settings that make its labels noisy, or right for some materials alone.
+    level
+        What it was computed with, as far as other files have to agree.
+    """
+
+    frames: list[Atoms]
+    names: list[str]
+    remarks: list[str]
+    doubts: list[str]
+    level: dict[str, str]
+
+
+def read_output(path: Path) -> Output:
     """
     Read all steps of a run that are labels.
 
@@ -72,12 +99,6 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
     ----------
     path
         An output of a code (:data:`READ`), packed by gzip, bzip2 or xz or not.
-
-    Returns
-    -------
-    tuple
-        Structures with energy and free energy (eV), forces (eV/A) and, if known, stress (eV/A^3) attached; their names
-        for messages; and what there is to say.
 
     Raises
     ------
@@ -101,7 +122,7 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
         raise InvalidInputError(
             f"the labels '{path}' ({READ[found]}) cannot be read ({why}): is the run complete? Else {other}{REMEDY}"
         ) from error
-    return _kept(path, found, frames, run)
+    return Output(*_kept(path, found, frames, run), run.doubts, run.level)
 
 
 def _read(path: Path, found: str, run: Run) -> list[Any]:
