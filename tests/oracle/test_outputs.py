@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 
+import ase.io
 import numpy as np
 import pytest
 from ase import units
@@ -18,6 +19,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.structures.electrons import charge_of
+from mlip_autopipec.structures.readers import read_structure
 
 RUN = SHARED_DATA / "vasp_runs" / "Si8_displaced" / "outputs"
 #: Of this run of VASP 6.
@@ -569,3 +571,55 @@ def test_steps_of_fhi_aims_that_did_not_converge_are_left_out(tmp_path):
 def test_electrons_of_fhi_aims_tell_the_charge(tmp_path):
     _, found = _read_aims(tmp_path, _aims_md(electrons=9.0))
     assert [charge_of(atoms) for atoms in found] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("POSCAR", "x\n1.0\n4 0 0\n0 4 0\n0 0 4\nCu\n1\nDirect\n0 0 0\n", r"a structure \(vasp\).*goes to structures"),
+        ("md.lammpstrj", "ITEM: TIMESTEP\n0\n", "a dump of LAMMPS"),
+        ("l.cfg", "BEGIN_CFG\n Size\n 1\n", "a data set of MLIP"),
+        ("input.data", "begin\nlattice 7 0 0\natom 0 0 0 Pd 0 0 0 0 0\nend\n", "a data set of RuNNer or n2p2"),
+        ("ML_AB", " 1.0 Version\n*****\n", "an ML_AB file of VASP; give the vasprun.xml"),
+        ("run.yaml", "name: x\nstructures: []\n", "a run file"),
+        ("p.yaml", "elements: [Pd]\n", "a potential; it goes to potential"),
+        ("l.npz", "PK", "an array or data set of another program"),
+        ("l.pckl.gzip", "x", "a pickle, which runs code"),
+        ("l.db", "SQLite format 3", "`ase convert"),
+        ("INCAR", "ENCUT = 500\n", "holds no forces of VASP"),
+    ],
+)
+def test_a_file_of_another_role_is_named_with_where_it_goes(name, text, told, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"{name}' .*{told}"):
+        read_labels_file(tmp_path / name)
+
+
+def test_a_trajectory_without_energies_goes_to_structures(tmp_path):
+    with Trajectory(tmp_path / "md.traj", "w") as stream:
+        stream.write(bulk("Cu", cubic=True))
+    with pytest.raises(InvalidInputError, match=r"md.traj' holds 1 structures without energies and forces.*structures"):
+        read_labels_file(tmp_path / "md.traj")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_dataset(encoding, tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = EMT()
+    energy = atoms.get_potential_energy()
+    atoms.get_forces()
+    ase.io.write(tmp_path / "plain", atoms, format="extxyz")
+    path = tmp_path / "l.xyz"
+    path.write_bytes((tmp_path / "plain").read_text().encode(encoding))
+    assert read_labels_file(path)[0].calc.results["energy"] == pytest.approx(energy)
+    output = _text("vasprun.xml")
+    (tmp_path / "vasprun.xml").write_bytes(output.encode("utf-8-sig"))
+    assert len(read_labels_file(tmp_path / "vasprun.xml")) == 1
+
+
+def test_the_last_step_of_fhi_aims_as_a_structure_is_its_own(tmp_path):
+    path = tmp_path / "md.out"
+    path.write_text(_aims_md())
+    last = read_labels_file(path)[-1]
+    assert np.allclose(read_structure(path).structure.positions, last.positions)

@@ -43,6 +43,35 @@ def test_right_units_pass(sigma, sheared):
 
 
 @pytest.mark.parametrize(
+    ("element", "n", "sigma", "seed"), [("Pd", 8, 0.05, 0), ("Cu", 6, 0.05, 2), ("Pd", 6, 0.1, 0), ("Ni", 8, 0.05, 2)]
+)
+def test_small_cells_that_are_hot_are_not_refused_by_chance(element, n, sigma, seed):
+    """What the forces leave of the energy is little beside their change on the way, and says nothing of the stress."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = bulk(element, cubic=True)
+        atoms.set_cell(atoms.cell.array * (1 + 0.01 * rng.normal()), scale_atoms=True)
+        atoms.positions += sigma * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    take_in_labels(frames)
+    for atoms in frames:
+        atoms.calc.results["stress"] = atoms.calc.results["stress"] / units.GPa
+    with pytest.raises(InvalidInputError, match="the stress looks like GPa"):
+        take_in_labels(frames)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.04])
+def test_one_wrong_energy_is_named_and_does_not_make_units_of_all(sigma):
+    frames = strained(sigma=sigma)
+    frames[4].calc.results["energy"] += 0.1 * len(frames[4])
+    (said,) = take_in_labels(frames).remarks
+    assert "of 1 of 12 labels do not belong together (labels[4] (Pd32)), those of the others do" in said
+
+
+@pytest.mark.parametrize(
     ("wrong", "sigma", "told"),
     [
         ({"energy": units.mol / units.kcal}, 0.04, "the energies look like kcal/mol; divide them by 23.061"),

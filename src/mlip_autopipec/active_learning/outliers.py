@@ -46,6 +46,11 @@ _OF_FORCES = (0.6, 0.45)
 #: With fewer labels than this more is needed: of 20 of molybdenum three sound ones were up to 6.5 times (5.6 in a
 #: component) as far off as usual; turned round, forces of one of 14 of copper were 8.7 times (7.3).
 _MANY, _OF_FORCES_OF_FEW = 40, (0.75, 0.65)
+#: Forces that point where all other labels say, and are not as large: of sound labels of Si and Ge they are 0.9 to 1.1
+#: times as large where they are not small. Less surprise is needed then (Ry/bohr: 4.4 to 7.5 among 20 labels).
+_SCALES, _SURE = (0.5, 2.0), 3.0
+#: Stresses that point the other way are -1.1 to -0.9 times as large as expected, and a surprise of 4.9 to 6.
+_TURNED, _SURE_OF_STRESS, _STRESS_FLOOR_GPA = (-2.0, -0.5), 4.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,7 @@ class OutlierRule(MSONable):
         forces_eV_A: NDArray[np.float64],
         component_eV_A: NDArray[np.float64],
         surprise: NDArray[np.float64],
+        scales: NDArray[np.float64] | None = None,
     ) -> list[Outlier]:
         """
         Find the outliers among labels that no potential was without, by the errors of each left out of the fit.
@@ -174,6 +180,10 @@ class OutlierRule(MSONable):
             How many times larger the three are than the fit expects of such a structure, (n_labels, 3); 1 for the
             median label. A label is an outlier only above ``n_sigma``, in its forces above about half of it where there
             are many labels, and above the floors.
+        scales
+            Surprise and error (GPa) of the stress, and how many times as large as expected forces and stress are,
+            (n_labels, 4), as in :class:`~mlip_autopipec.training.linear_record.Surprise`. Forces of another unit or
+            sign, and stresses turned round, are found by less surprise.
 
         Returns
         -------
@@ -192,17 +202,21 @@ class OutlierRule(MSONable):
             lambda i: f"its forces are {forces_eV_A[i]:.2f} eV/A",
             lambda i: f"a component of its forces is {component_eV_A[i]:.2f} eV/A",
         )
-        found = []
+        found: dict[int, Outlier] = {}
+        of_components: dict[int, Outlier] = {}
         for i, times in enumerate(far):
             which = [k for k in range(3) if times[k] > limit[k]]
-            reasons = tuple(
+            reasons = [
                 f"{told[k](i)} off what all other labels say, {times[k]:.0f} times more than usual for such a structure"
                 for k in which
                 if not (k == 2 and 1 in which)  # all forces say it already
-            )
+            ]
+            if scales is not None:
+                reasons += _of_another_scale(times, scales[i], forces_known=1 in which)
             if reasons:
-                found.append(Outlier(i, reasons))
-        return found
+                (of_components if which == [2] else found)[i] = Outlier(i, tuple(reasons))
+        # forces of another label that are wrong altogether spoil single components of labels like it: judged again
+        return list((found or of_components).values())
 
     def _allowed(self, *errors: Sequence[float] | NDArray[np.float64]) -> tuple[float, float]:
         """Return the usual error and how far from it is too far, by the worst of several sets of errors."""
@@ -272,6 +286,18 @@ class OutlierRule(MSONable):
                     f"they are not ({float(np.median(orders)):.2f})"
                 )
         return reasons
+
+
+def _of_another_scale(far: NDArray[np.float64], scales: NDArray[np.float64], *, forces_known: bool) -> list[str]:
+    """Say that forces are of another unit or sign, or the stress turned round."""
+    stress, stress_GPa, force_scale, stress_scale = map(float, scales)
+    reasons = []
+    if not _SCALES[0] < force_scale < _SCALES[1] and (forces_known or far[1] > _SURE):
+        reasons.append(f"its forces are {force_scale:.2g} times what all other labels say (another unit or sign?)")
+    turned = _TURNED[0] < stress_scale < _TURNED[1]
+    if turned and stress > _SURE_OF_STRESS and stress_GPa > _STRESS_FLOOR_GPA:
+        reasons.append(f"its stress is {stress_scale:.2g} times what all other labels say (turned round?)")
+    return reasons
 
 
 def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.float64]]]:

@@ -21,6 +21,7 @@ from mlip_autopipec.oracle.output_levels import compare_levels
 from mlip_autopipec.oracle.outputs import Output, is_output, read_output
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.provenance import Origin, Split, mark
+from mlip_autopipec.structures.texts import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ def _read_xyz(
 ) -> tuple[list[Atoms], list[str], list[str]]:
     """Return the labels of a file, how messages name them, and what was used."""
     try:
-        frames = list(ase.io.iread(path, index=":", format="extxyz"))
+        frames = list(ase.io.iread(readable(path), index=":", format="extxyz"))
     except Exception as error:
         remedy = ""
         if "expecting special 3x3 matrix" in str(error):  # ASE's reader wants nine numbers under this one name
@@ -304,7 +305,9 @@ def _agree(values: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
 
 def _there(values: Mapping[str, Any]) -> str:
     there = sorted(set(values) - {"numbers", "positions"})
-    return f"it has {', '.join(there) or 'nothing but positions'}: say what they are called with {', '.join(_NAMES)}"
+    if not there:
+        return "it has nothing but positions; a structure without labels goes to structures"
+    return f"it has {', '.join(there)}: say what they are called with {', '.join(_NAMES)}"
 
 
 def _refuse_other_virial(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -18,13 +15,12 @@ from mlip_autopipec.oracle.refused import switched_on
 from mlip_autopipec.oracle.vasp_doubts import DOUBTS, Cutoffs, cutoff_too_low, doubtful_tags
 from mlip_autopipec.oracle.vasp_failures import DISPERSION, EDIFF_TOLERANCE
 from mlip_autopipec.oracle.vasp_tags import GRIDS, PER_SPECIES, RULES, refused_tags, stress_mode
+from mlip_autopipec.structures.texts import OPENERS, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-#: How packed files are opened, by their last suffix.
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: What to do with outputs that are not read.
 REMEDY = (
     "write it as extended XYZ: attach SinglePointCalculator(atoms, energy=..., forces=...) with the energy in eV that "
@@ -88,13 +84,6 @@ class Run:
     text: str | None = None
     doubts: list[str] = field(default_factory=list)
     level: dict[str, str] = field(default_factory=dict)
-
-
-def text_of(path: Path, length: int = -1) -> str:
-    """Return the first characters of a file, packed or not; all of them by default."""
-    opener: Any = OPENERS.get(path.suffix, open)
-    with opener(path, "rb") as stream:
-        return bytes(stream.read(length)).decode(errors="replace")
 
 
 def said_unconverged(path: Path, found: str) -> list[str]:

@@ -18,8 +18,10 @@ from ase.io.formats import UnknownFileTypeError, filetype
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.left_out import about_left_out
-from mlip_autopipec.oracle.output_runs import LOOKS, OPENERS, REMEDY, Run, said_unconverged, text_of
+from mlip_autopipec.oracle.output_runs import LOOKS, REMEDY, Run, said_unconverged
+from mlip_autopipec.oracle.roles import no_labels
 from mlip_autopipec.structures.electrons import CHARGE
+from mlip_autopipec.structures.texts import OPENERS, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,6 +173,11 @@ def _kept(path: Path, found: str, frames: list[Any], run: Run) -> tuple[list[Ato
         left_out.append(f"{_steps(others)} with other plane waves")
     if lost:
         left_out.append(f"{_steps(lost)} without energy or forces")
+    if not kept and len(lost) == len(frames) and found == "traj":
+        raise InvalidInputError(
+            f"'{path}' holds {len(frames)} structures without energies and forces: a structure to begin with goes to "
+            "structures. For labels let the calculator of ASE be attached when the trajectory is written"
+        )
     if not kept:
         raise InvalidInputError(
             f"'{path}' ({READ[found]}) holds no label: {'; '.join(left_out) or 'it has no step'}. Converge the field "
@@ -219,6 +226,8 @@ def _format_of(path: Path) -> str:
     if found in _OTHERS:
         code, unit = _OTHERS[found]
         raise InvalidInputError(f"'{path}' is an output of {code} ({unit}), which is not read here; {REMEDY}")
+    if told := no_labels(path, found, head):
+        raise InvalidInputError(f"'{path}' {told}")
     raise InvalidInputError(
         f"'{path}' is no extended XYZ file (.xyz, .extxyz) and no output that labels are read from "
         f"({', '.join(READ.values())}); {REMEDY}"
