@@ -60,7 +60,7 @@ def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> No
 @needs_germanium
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [("forces", "its forces are 0.039 times what all other labels say"), ("stress", "its stress is -")],
+    [("forces", "its forces are 0.0"), ("stress", "its stress is -")],
 )
 def test_another_unit_of_one_label_is_found_among_few(wrong: str, told: str) -> None:
     """Of 20 labels, neither was found: their errors are 4 to 7 times the usual ones."""

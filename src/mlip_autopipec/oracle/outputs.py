@@ -227,7 +227,7 @@ def _format_of(path: Path) -> str:
         code, unit = _OTHERS[found]
         raise InvalidInputError(f"'{path}' is an output of {code} ({unit}), which is not read here; {REMEDY}")
     if told := no_labels(path, found, head):
-        raise InvalidInputError(f"'{path}' {told}")
+        raise InvalidInputError(f"'{path}' is no output that labels are read from: it {told}")
     raise InvalidInputError(
         f"'{path}' is no extended XYZ file (.xyz, .extxyz) and no output that labels are read from "
         f"({', '.join(READ.values())}); {REMEDY}"

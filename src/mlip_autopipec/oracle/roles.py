@@ -10,7 +10,7 @@ from mlip_autopipec.structures.readers import FORMATS
 if TYPE_CHECKING:
     from pathlib import Path
 
-_AS_XYZ = "write its frames as extended XYZ, with energies in eV and forces in eV/A"
+_AS_XYZ = "write it as extended XYZ, with energies in eV and forces in eV/A"
 _OF_LABELS = "labels are vasprun.xml, OUTCAR or another output of the code, or extended XYZ with energies and forces"
 #: Data sets of other programs and settings of codes, by the beginning of their text or by their name: what they are,
 #: and what to do.

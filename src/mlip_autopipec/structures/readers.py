@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import ase.io
 from ase import Atoms
 from ase.data import atomic_masses, atomic_numbers
+from ase.io.aims import read_aims_output
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from pymatgen.core import Molecule, Structure
 
@@ -146,7 +147,7 @@ def _read(path: Path, elements: Sequence[str]) -> Read:
 
 def _by_ase(path: Path, **arguments: Any) -> Read:
     index = -1 if ioformats[arguments["format"]].single else slice(-2, None)
-    source: Any = readable(path, binary=ioformats[arguments["format"]].isbinary)
+    of_format = ioformats[arguments["format"]]
     if arguments["format"] == "aims-output":
         # the structure of the last step of MD has another heading, without which ASE takes the first one of the run
         text = text_of(path)
@@ -155,8 +156,11 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
                 f"structures.file: '{path}' is an output of FHI-aims of a run that did not end; give its "
                 "geometry.in.next_step, or write a step as extxyz"
             )
-        source = io.StringIO(text.replace("Final atomic structure (and", "Atomic structure (and"))
-    found = ase.io.read(source, index, do_not_split_by_at_sign=True, **arguments)
+        text = text.replace("Final atomic structure (and", "Atomic structure (and")
+        found: Any = read_aims_output(io.StringIO(text), index=index, non_convergence_ok=True)
+    else:
+        source: Any = readable(path, binary=of_format.isbinary) if of_format.acceptsfd else str(path)
+        found = ase.io.read(source, index, do_not_split_by_at_sign=True, **arguments)
     structures = found if isinstance(found, list) else [found]
     if not structures or not isinstance(structures[-1], Atoms):
         raise InvalidInputError(f"structures.file: '{path}' holds no structure; {_REMEDY}")
