@@ -31,6 +31,9 @@ QE = "ase.calculators.espresso.Espresso"
 #: Of each rule: a value that is refused, and settings that are not.
 OF_ESPRESSO: dict[str, tuple[Any, dict[str, Any]]] = {
     "calculation": ("vc-relax", {"calculation": "scf"}),
+    "conv_thr": ("1.0d-2", {"conv_thr": 1e-6}),
+    "electron_maxstep": (1, {"electron_maxstep": 80}),
+    "ecutwfc": (5, {"ecutwfc": 30}),
     "scf_must_converge": (False, {"scf_must_converge": True}),
     "tot_charge": (1.0, {"tot_charge": 0.0}),
     "tefield": (True, {"tefield": True, "dipfield": True, "eamp": 0.0, "edir": 3}),
@@ -50,6 +53,10 @@ OF_ABINIT: dict[str, tuple[Any, dict[str, Any]]] = {
     "ionmov": (2, {"ionmov": 0}),
     "optcell": (2, {"optcell": 0}),
     "optdriver": (1, {"optdriver": 0}),
+    "toldfe": ("1.0d-3", {"toldfe": 1e-6}),
+    "toldff": (0.1, {"toldff": 1e-5}),
+    "tolvrs": (1.0, {"tolvrs": "1.0d-8"}),
+    "nstep": (1, {"nstep": 50}),
     "iscf": (-2, {"iscf": 17}),
     "ndtset": (2, {"ndtset": 0}),
     "nimage": (4, {"nimage": 1}),
@@ -91,9 +98,14 @@ def cp2k_input(**changes: str) -> str:
 def of_cp2k(name: str) -> str:
     """Return an input with a keyword or section."""
     *parents, last = name.split("/")
-    place = {"GLOBAL": "run", "FORCE_EVAL": "force_eval", "DFT": "dft", "QS": "qs", "MOTION": "root"}[parents[-1]]
+    place = {"GLOBAL": "run", "FORCE_EVAL": "force_eval", "DFT": "dft", "QS": "qs", "MOTION": "root"}.get(
+        parents[-1], "dft"
+    )
     if name == "GLOBAL/RUN_TYPE":
         return cp2k_input(run="GEO_OPT")
+    if last in ("EPS_SCF", "CUTOFF"):
+        value = "1.0D-2" if last == "EPS_SCF" else "20"
+        return cp2k_input(dft=f"&{parents[-1]}\n  {last} {value}\n&END")
     if last == "CHARGE":
         return cp2k_input(dft="CHARGE 1")
     section = f"&{last}\n  SOME 1\n&END"
@@ -177,6 +189,11 @@ def test_inputs_of_cp2k(name: str) -> None:
     assert rule.why in told
     maker.calculator_kwargs = {"inp": cp2k_input()}
     OracleMaker(static_maker=maker).check(["Si"])
+
+
+def test_usual_accuracies_of_cp2k_are_taken() -> None:
+    usual = cp2k_input(dft="&SCF\n  EPS_SCF 1.0E-6\n&END\n&MGRID\n  CUTOFF [eV] 8000\n  REL_CUTOFF 60\n&END")
+    assert refused_settings("ase.calculators.cp2k.CP2K", {"inp": usual}) == []
 
 
 def test_a_section_that_is_off_is_off() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 
+import ase.io
 import numpy as np
 import pytest
 from ase import units
@@ -18,6 +19,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.structures.electrons import charge_of
+from mlip_autopipec.structures.readers import read_structure
 
 RUN = SHARED_DATA / "vasp_runs" / "Si8_displaced" / "outputs"
 #: Of this run of VASP 6.
@@ -81,6 +83,120 @@ def test_an_unconverged_step_of_an_outcar_is_left_out(tmp_path):
     found = read_labels_file(tmp_path / "OUTCAR")
     assert len(found) == 1
     assert "1 of 2 steps; left out: step 0 did not converge" in found.remarks[0]
+
+
+def test_a_step_that_was_stopped_is_left_out(tmp_path):
+    """By STOPCAR or a wall time: fewer iterations than NELM, and the last still changes the energy."""
+    before, step, after = _steps_of(_text("vasprun.xml"))
+    first, *rest = re.findall(r"<scstep>.*?</scstep>\n", step, re.DOTALL)
+    begin = step.index(first)
+    short = step[:begin] + "".join([first, *rest][:5]) + step[step.index(rest[-1]) + len(rest[-1]) :]
+    path = tmp_path / "vasprun.xml"
+    path.write_text(before + step + _moved(short, 0.01) + after)
+    found = read_labels_file(path)
+    assert len(found) == 1
+    assert "1 of 2 steps; left out: step 1 did not converge" in found.remarks[0]
+    # a dispersion correction is in the last iteration alone, and says nothing of its convergence
+    with_dispersion = before.replace("<incar>", '<incar>\n  <i type="int" name="IVDW"> 12</i>', 1)
+    path.write_text(with_dispersion + step + _moved(short, 0.01) + after)
+    assert len(read_labels_file(path)) == 2
+
+
+def _with(text: str, *tags: str) -> str:
+    """Return a vasprun.xml of a run with other tags."""
+    for tag in tags:
+        name, value = tag.split(" = ")
+        text = text.replace("</incar>", f'  <i name="{name}"> {value}</i>\n </incar>', 1)
+        text = re.sub(rf'(name="{name}"[^>]*>)[^<]*(?=</i>)', rf"\g<1> {value}", text)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("tag", "told"), [("EDIFF = 0.1", "EDIFF = 0.1: forces are noise"), ("PREC = Low", "PREC = Low: the grids")]
+)
+def test_runs_that_are_no_good_are_refused(tag, told, tmp_path):
+    path = tmp_path / "vasprun.xml"
+    path.write_text(_with(_text("vasprun.xml"), tag))
+    with pytest.raises(InvalidInputError, match=told):
+        read_labels_file(path)
+
+
+def test_what_makes_labels_noisy_is_said_once_for_all_files(tmp_path):
+    before, step, after = _steps_of(_with(_text("vasprun.xml"), "EDIFF = 1e-4", "LREAL = A", "ISMEAR = 1"))
+    paths = [tmp_path / f"{name}.xml" for name in "abc"]
+    for index, path in enumerate(paths):
+        path.write_text(before + _moved(step, 0.01 * index) + after)
+    said = read_labels_file(paths).remarks
+    for tag in ("EDIFF = 1e-4: ", "LREAL = A: ", "ISMEAR = 1: it is for metals alone"):
+        (line,) = [one for one in said if tag in one]
+        assert line.startswith("labels: 'a.xml' and 2 more: ")
+    assert not [one for one in read_labels_file(RUN / "vasprun.xml.gz").remarks if "noise" in one]
+
+
+def test_an_outcar_says_its_settings_and_the_cutoffs_of_its_potentials(tmp_path):
+    text = _text("OUTCAR")
+    path = tmp_path / "OUTCAR"
+    path.write_text(text)
+    assert len(read_labels_file(path).remarks) == 1
+    for before, after, told in (
+        ("EDIFF  = 0.1E-06", "EDIFF  = 0.1E-03", "EDIFF = 0.1E-03: forces carry noise"),
+        ("ENCUT  =  700.0", "ENCUT  =  300.0", "ENCUT = 300: below 1.3 times the ENMAX of PAW_PBE Si"),
+        ("ENCUT  =  700.0", "ENCUT  =  200.0", "ENCUT = 200: below the ENMAX of PAW_PBE Si 05Jan2001, 245.345 eV"),
+    ):
+        assert before in text
+        path.write_text(text.replace(before, after))
+        assert any(told in one for one in read_labels_file(path).remarks), told
+    path.write_text(text.replace("ENCUT  =  700.0", "ENCUT  =  100.0"))
+    with pytest.raises(InvalidInputError, match=r"ENCUT = 100: below the ENMIN of PAW_PBE Si 05Jan2001, 184.009 eV"):
+        read_labels_file(path)
+
+
+def _two_runs(tmp_path, *tags):
+    text = _text("vasprun.xml")
+    before, step, after = _steps_of(_with(text, *tags))
+    (tmp_path / "a.xml").write_text(text)
+    (tmp_path / "b.xml").write_text(before + _moved(step, 0.01) + after)
+    return [tmp_path / "a.xml", tmp_path / "b.xml"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "told"),
+    [
+        (["GGA = PE"], "functional: PS in '.*a.xml' and PE in '.*b.xml'"),
+        (["METAGGA = R2SCAN"], "functional: PS .* and R2SCAN"),
+        (["LHFCALC = T", "HFSCREEN = 0.2", "AEXX = 0.25"], "PS with 0.25 exact exchange, HFSCREEN 0.2"),
+        (["IVDW = 12"], "dispersion: none in .* and IVDW 12"),
+        (["LDAU = T", "LDAUL = 1", "LDAUU = 2.0"], "U of Si: none in .* and l = 1, U = 2, J = 0 eV"),
+        (["LSORBIT = T"], "spin-orbit coupling: off in .* and on"),
+        (["ENMAX = 400"], "cutoff: 700 eV in .* and 400 eV"),
+    ],
+)
+def test_runs_of_two_levels_of_theory_are_refused(tags, told, tmp_path):
+    with pytest.raises(InvalidInputError, match=rf"not computed alike: .*{told}"):
+        read_labels_file(_two_runs(tmp_path, *tags))
+
+
+def test_another_potential_is_another_level_of_theory(tmp_path):
+    first, second = _two_runs(tmp_path)
+    second.write_text(second.read_text().replace("PAW_PBE Si 05Jan2001", "PAW_PBE Si_GW 04May2012"))
+    with pytest.raises(InvalidInputError, match=r"potential of Si: PAW_PBE Si 05Jan2001 in .* and PAW_PBE Si_GW"):
+        read_labels_file([first, second])
+    (tmp_path / "OUTCAR").write_text(_text("OUTCAR").replace("PAW_PBE Si 05Jan2001", "PAW_PBE Si_GW 04May2012"))
+    with pytest.raises(InvalidInputError, match="potential of Si"):  # and of a text beside an XML
+        read_labels_file([first, tmp_path / "OUTCAR"])
+
+
+@pytest.mark.parametrize("tag", ["SIGMA = 0.2", "ENMAX = 690", "PREC = Normal"])
+def test_small_differences_of_two_runs_are_said(tag, tmp_path):
+    found = read_labels_file(_two_runs(tmp_path, tag))
+    assert len(found) == 2
+    assert any("the files differ in" in one and "'" in one for one in found.remarks)
+
+
+def test_an_xml_and_a_text_of_one_run_agree(tmp_path):
+    before, step, after = _steps_of(_text("vasprun.xml"))
+    (tmp_path / "b.xml").write_text(before + _moved(step, 0.01) + after)
+    assert not any("differ" in one for one in read_labels_file([tmp_path / "b.xml", RUN / "OUTCAR.gz"]).remarks)
 
 
 @pytest.mark.parametrize("value", [".TRUE.", "T"])
@@ -204,6 +320,24 @@ def test_steps_of_quantum_espresso(tmp_path):
     assert "1 of 2 steps; left out: step 1 did not converge" in found.remarks[0]
     path.write_text(_PW.format(electrons=7, accuracy="7.8E-10"))
     assert read_labels_file(path)[0].info["charge"] == 1
+
+
+def test_outputs_of_quantum_espresso_of_two_levels_are_refused(tmp_path):
+    said = "     kinetic-energy cutoff     =      40.0000  Ry\n     Exchange-correlation= PBE\n"
+    moved = _PW.replace("-0.1230000  -0.1230000  -0.1230000", "-0.1220000  -0.1230000  -0.1230000")
+    head = "     number of electrons "
+    for other, told in (
+        (said.replace("PBE", "SCAN"), "functional: PBE in .* and SCAN"),
+        (said.replace("40.", "60."), "cutoff: 40.0000 Ry in .* and 60.0000 Ry"),
+    ):
+        for name, text, level in (("a.out", _PW, said), ("b.out", moved, other)):
+            (tmp_path / name).write_text(text.replace(head, f"{level}{head}").format(electrons=8, accuracy="7.8E-10"))
+        with pytest.raises(InvalidInputError, match=told):
+            read_labels_file([tmp_path / "a.out", tmp_path / "b.out"])
+    path = tmp_path / "vasprun.xml"
+    path.write_text(_text("vasprun.xml"))
+    with pytest.raises(InvalidInputError, match=r"code: VASP in .* and Quantum ESPRESSO"):
+        read_labels_file([path, tmp_path / "a.out"])
 
 
 def _castep(kind="single point energy", dispersion="off", after="", energy=-214.5):
@@ -437,3 +571,55 @@ def test_steps_of_fhi_aims_that_did_not_converge_are_left_out(tmp_path):
 def test_electrons_of_fhi_aims_tell_the_charge(tmp_path):
     _, found = _read_aims(tmp_path, _aims_md(electrons=9.0))
     assert [charge_of(atoms) for atoms in found] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("POSCAR", "x\n1.0\n4 0 0\n0 4 0\n0 0 4\nCu\n1\nDirect\n0 0 0\n", r"a structure \(vasp\).*goes to structures"),
+        ("md.lammpstrj", "ITEM: TIMESTEP\n0\n", "a dump of LAMMPS"),
+        ("l.cfg", "BEGIN_CFG\n Size\n 1\n", "a data set of MLIP"),
+        ("input.data", "begin\nlattice 7 0 0\natom 0 0 0 Pd 0 0 0 0 0\nend\n", "a data set of RuNNer or n2p2"),
+        ("ML_AB", " 1.0 Version\n*****\n", "an ML_AB file of VASP; give the vasprun.xml"),
+        ("run.yaml", "name: x\nstructures: []\n", "a run file"),
+        ("p.yaml", "elements: [Pd]\n", "a potential; it goes to potential"),
+        ("l.npz", "PK", "an array or data set of another program"),
+        ("l.pckl.gzip", "x", "a pickle, which runs code"),
+        ("l.db", "SQLite format 3", "`ase convert"),
+        ("INCAR", "ENCUT = 500\n", "holds no forces of VASP"),
+    ],
+)
+def test_a_file_of_another_role_is_named_with_where_it_goes(name, text, told, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"{name}' .*{told}"):
+        read_labels_file(tmp_path / name)
+
+
+def test_a_trajectory_without_energies_goes_to_structures(tmp_path):
+    with Trajectory(tmp_path / "md.traj", "w") as stream:
+        stream.write(bulk("Cu", cubic=True))
+    with pytest.raises(InvalidInputError, match=r"md.traj' holds 1 structures without energies and forces.*structures"):
+        read_labels_file(tmp_path / "md.traj")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_part_of_a_dataset(encoding, tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    atoms.calc = EMT()
+    energy = atoms.get_potential_energy()
+    atoms.get_forces()
+    ase.io.write(tmp_path / "plain", atoms, format="extxyz")
+    path = tmp_path / "l.xyz"
+    path.write_bytes((tmp_path / "plain").read_text().encode(encoding))
+    assert read_labels_file(path)[0].calc.results["energy"] == pytest.approx(energy)
+    output = _text("vasprun.xml")
+    (tmp_path / "vasprun.xml").write_bytes(output.encode("utf-8-sig"))
+    assert len(read_labels_file(tmp_path / "vasprun.xml")) == 1
+
+
+def test_the_last_step_of_fhi_aims_as_a_structure_is_its_own(tmp_path):
+    path = tmp_path / "md.out"
+    path.write_text(_aims_md())
+    last = read_labels_file(path)[-1]
+    assert np.allclose(read_structure(path).structure.positions, last.positions)

@@ -43,6 +43,37 @@ def test_right_units_pass(sigma, sheared):
 
 
 @pytest.mark.parametrize(
+    ("element", "n", "sigma", "seed"), [("Pd", 8, 0.05, 0), ("Cu", 6, 0.05, 2), ("Pd", 6, 0.1, 0), ("Ni", 8, 0.05, 2)]
+)
+def test_small_cells_that_are_hot_are_not_refused_by_chance(element, n, sigma, seed):
+    """What the forces leave of the energy is little beside their change on the way, and says nothing of the stress."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(n):
+        atoms = bulk(element, cubic=True)
+        atoms.set_cell(atoms.cell.array * (1 + 0.01 * rng.normal()), scale_atoms=True)
+        atoms.positions += sigma * rng.normal(size=atoms.positions.shape)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    assert len(take_in_labels(frames)) == n
+
+
+@pytest.mark.skipif(not DFT.is_dir(), reason=f"{DFT} is not there")
+def test_one_wrong_energy_is_named_and_does_not_make_units_of_all():
+    """Of these 20 labels of germanium six are near each other; the set was refused for its forces or its stress."""
+    every = ase.io.read(DFT / "Ge_train.extxyz.gz", ":")
+    rng = np.random.default_rng(0)
+    frames = [every[i] for i in rng.choice(len(every), 20, replace=False)]
+    wrong = int(rng.integers(20))
+    frames[wrong].calc.results["energy"] += 0.1 * len(frames[wrong])
+    frames[wrong].calc.results.pop("free_energy", None)
+    said = take_in_labels(frames).remarks
+    told = f"of 1 of 20 labels do not belong together (labels[{wrong}] (Ge64)), those of the others do"
+    assert any(told in one for one in said), said
+
+
+@pytest.mark.parametrize(
     ("wrong", "sigma", "told"),
     [
         ({"energy": units.mol / units.kcal}, 0.04, "the energies look like kcal/mol; divide them by 23.061"),

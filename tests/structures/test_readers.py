@@ -213,3 +213,100 @@ def test_a_carbon_of_a_protein_that_reads_as_calcium_is_said(tmp_path):
         found = read_structure(path)
         assert any("guessed from their names" in one for one in found.remarks) == said
         assert found.structure.get_chemical_formula() == ("CaN" if said else "CN")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("kind", ["extxyz", "vasp", "cif"])
+def test_a_byte_order_mark_is_no_part_of_a_structure(tmp_path, kind, encoding):
+    atoms = bulk("Pd", cubic=True)
+    ase.io.write(tmp_path / "plain", atoms, format=kind)
+    path = tmp_path / {"extxyz": "s.extxyz", "vasp": "POSCAR", "cif": "s.cif"}[kind]
+    path.write_bytes((tmp_path / "plain").read_text().encode(encoding))
+    found = read_structure(path).structure
+    assert found.get_chemical_formula() == "Pd4"
+    assert np.allclose(found.positions, atoms.positions)
+
+
+_MOLFILE = """OH
+  made
+
+  2  1  0  0  0  0  0  0  0  0999 V2000
+    0.0000    0.0000    0.0000 O   0{column:3d}  0  0  0  0
+    0.0000    0.0000    0.9700 H   0  0  0  0  0  0
+  1  2  1  0
+{properties}M  END
+$$$$
+"""
+
+
+@pytest.mark.parametrize("name", ["s.sdf", "s.mol"])
+@pytest.mark.parametrize(("column", "properties"), [(0, "M  CHG  1   1  -1\n"), (5, ""), (0, "")])
+def test_the_charge_of_a_molfile_is_taken_over(tmp_path, name, column, properties):
+    path = tmp_path / name
+    path.write_text(_MOLFILE.format(column=column, properties=properties))
+    charged = bool(column or properties)
+    assert read_structure(path).structure.info.get("charge", 0) == (-1 if charged else 0)
+
+
+def test_isotopes_of_a_molfile_are_refused(tmp_path):
+    path = tmp_path / "s.sdf"
+    path.write_text(_MOLFILE.format(column=0, properties="M  ISO  1   2   2\n"))
+    with pytest.raises(InvalidInputError, match=r"s.sdf.*isotopes.*masses:R:1"):
+        read_structure(path)
+
+
+def test_formal_charges_of_a_pdb_file_are_taken_over(tmp_path):
+    path = tmp_path / "s.pdb"
+    line = "HETATM    {}  {}   LIG     1       0.000   0.000   {:.3f}  1.00  0.00          {:>2}{}\n"
+    path.write_text(line.format(1, "O", 0.0, "O", "1-") + line.format(2, "H", 0.97, "H", "") + "END\n")
+    assert read_structure(path).structure.info["charge"] == -1
+
+
+@pytest.mark.parametrize(("comment", "refused"), [("-1 1", True), ("0 2", True), ("0 1", False), ("step 1", False)])
+def test_a_comment_that_is_charge_and_multiplicity_is_asked_about(tmp_path, comment, refused):
+    path = tmp_path / "s.xyz"
+    path.write_text(f"2\n{comment}\nO 0 0 0\nH 0 0 0.97\n")
+    if not refused:
+        assert len(read_structure(path).structure) == 2
+        return
+    with pytest.raises(InvalidInputError, match=r"s.xyz.*looks like a charge and a multiplicity.*multiplicity="):
+        read_structure(path)
+
+
+@pytest.mark.parametrize(("occupancy", "refused"), [("0.5", True), ("10.25", True), ("1.0", False), ("11.0", False)])
+def test_a_partly_occupied_site_of_a_res_file_is_refused(tmp_path, occupancy, refused):
+    path = tmp_path / "s.res"
+    sites = "".join(f"Cu 1 {site} 1.0\n" for site in (".5 .5 0", ".5 0 .5", "0 .5 .5"))
+    path.write_text(f"TITL x\nCELL 1.0 3.6 3.6 3.6 90 90 90\nLATT -1\nSFAC Cu\nCu 1 0 0 0 {occupancy}\n{sites}END\n")
+    if not refused:
+        assert len(read_structure(path).structure) == 4
+        return
+    with pytest.raises(InvalidInputError, match=r"s.res.*the site Cu has an occupancy of 0\.(5|25)"):
+        read_structure(path)
+
+
+def test_masses_that_contradict_their_comments_are_refused(tmp_path):
+    path = tmp_path / "alloy.data"
+    text = (
+        "made\n\n2 atoms\n2 atom types\n\n0 3 xlo xhi\n0 3 ylo yhi\n0 3 zlo zhi\n\n"
+        "Masses\n\n1 58.69 # {}\n2 26.98 # {}\n\n"
+        "Atoms # atomic\n\n1 1 0 0 0\n2 2 1.5 1.5 1.5\n"
+    )
+    path.write_text(text.format("Al", "Ni"))
+    with pytest.raises(InvalidInputError, match=r"its mass 26\.98 has the comment Ni.*elements: \[Ni, Al\]"):
+        read_structure(path)
+    for comments in (("Ni", "Al"), ("nickel", "type 2")):
+        path.write_text(text.format(*comments))
+        assert read_structure(path).structure.get_chemical_formula() == "AlNi"
+
+
+def test_files_of_another_role_are_named(tmp_path):
+    (tmp_path / "POSCAR").write_text("")
+    with pytest.raises(InvalidInputError, match="POSCAR' is empty"):
+        read_structure(tmp_path / "POSCAR")
+    (tmp_path / "run.yaml").write_text("name: x\nstructures: [{bulk: {name: Cu}}]\n")
+    with pytest.raises(InvalidInputError, match=r"run.yaml' is a run file"):
+        read_structure(tmp_path / "run.yaml")
+    (tmp_path / "aims.out").write_text("          Invoking FHI-aims ...\n  Begin self-consistency loop\n")
+    with pytest.raises(InvalidInputError, match=r"aims.out' is an output of FHI-aims of a run that did not end"):
+        read_structure(tmp_path / "aims.out")

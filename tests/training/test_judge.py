@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import ase.io
 import numpy as np
 import pytest
+from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
 from paths import SHARED_DATA
 
@@ -29,6 +30,7 @@ def flagged(labels: list[Atoms]) -> dict[int, str]:
         np.array([1e-3 * one.forces_rmse_meV_A for one in record.labels]),
         np.array([one.largest_eV_A for one in record.surprises]),
         np.array([one[:3] for one in record.surprises]),
+        np.array([one[4:] for one in record.surprises]),
     )
     return {one.index: one.reasons[0] for one in found}
 
@@ -53,3 +55,22 @@ def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> No
     assert set(found) == {energy, component}
     assert found[energy].startswith("its energy is")
     assert found[component].startswith("a component of its forces is")
+
+
+@needs_germanium
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [("forces", "its forces are 0.0"), ("stress", "its stress is -")],
+)
+def test_another_unit_of_one_label_is_found_among_few(wrong: str, told: str) -> None:
+    """Of 20 labels, neither was found: their errors are 4 to 7 times the usual ones."""
+    every = ase.io.read(GERMANIUM, ":")
+    labels = [every[i] for i in np.random.default_rng(2).choice(len(every), 20, replace=False)]
+    assert flagged(labels) == {}
+    results = dict(labels[5].calc.results)
+    results[wrong] = results[wrong] * (units.Bohr / units.Ry if wrong == "forces" else -1.0)
+    labels[5] = labels[5].copy()
+    labels[5].calc = SinglePointCalculator(labels[5], **results)
+    found = flagged(labels)
+    assert list(found) == [5]
+    assert told in found[5]

@@ -46,6 +46,12 @@ _OF_FORCES = (0.6, 0.45)
 #: With fewer labels than this more is needed: of 20 of molybdenum three sound ones were up to 6.5 times (5.6 in a
 #: component) as far off as usual; turned round, forces of one of 14 of copper were 8.7 times (7.3).
 _MANY, _OF_FORCES_OF_FEW = 40, (0.75, 0.65)
+#: Forces that point where all other labels say, and are not as large: of sound labels of Si and Ge they are 0.9 to 1.1
+#: times as large where they are not small. Less surprise is needed then (Ry/bohr: 4.4 to 7.5 among 20 labels).
+_SCALES, _SURE = (0.5, 2.0), 3.0
+#: Stresses turned round are -1.05 to -0.9 times as large as expected, with a surprise of 5.8 to 10 and an error of 0.96
+#: GPa and more; the sound label nearest to that, a cell with surfaces, has -0.49, 6 and 0.72 GPa.
+_TURNED, _SURE_OF_STRESS, _STRESS_FLOOR_GPA = (-1.3, -0.75), 5.0, 0.85
 
 
 @dataclass(frozen=True)
@@ -241,6 +247,7 @@ class OutlierRule(MSONable):
         forces_eV_A: NDArray[np.float64],
         component_eV_A: NDArray[np.float64],
         surprise: NDArray[np.float64],
+        scales: NDArray[np.float64] | None = None,
     ) -> list[Outlier]:
         """
         Find the outliers among labels that no potential was without, by the errors of each left out of the fit.
@@ -254,6 +261,10 @@ class OutlierRule(MSONable):
             How many times larger the three are than the fit expects of such a structure, (n_labels, 3); 1 for the
             median label. A label is an outlier only above ``n_sigma``, in its forces above about half of it where there
             are many labels, and above the floors.
+        scales
+            Surprise and error (GPa) of the stress, and how many times as large as expected forces and stress are,
+            (n_labels, 4), as in :class:`~mlip_autopipec.training.linear_record.Surprise`. Forces of another unit or
+            sign, and stresses turned round, are found by less surprise.
 
         Returns
         -------
@@ -272,17 +283,24 @@ class OutlierRule(MSONable):
             lambda i: f"its forces are {forces_eV_A[i]:.2f} eV/A",
             lambda i: f"a component of its forces is {component_eV_A[i]:.2f} eV/A",
         )
-        found = []
+        found: dict[int, Outlier] = {}
+        components: set[int] = set()
+        forces_wrong = False
         for i, times in enumerate(far):
             which = [k for k in range(3) if times[k] > limit[k]]
-            reasons = tuple(
+            reasons = [
                 f"{told[k](i)} off what all other labels say, {times[k]:.0f} times more than usual for such a structure"
                 for k in which
                 if not (k == 2 and 1 in which)  # all forces say it already
-            )
-            if reasons:
-                found.append(Outlier(i, reasons))
-        return found
+            ]
+            others = [] if scales is None else _of_another_scale(times, scales[i], forces_known=1 in which)
+            forces_wrong |= 1 in which or any(told.startswith("its forces") for told in others)
+            if which == [2] and not others:
+                components.add(i)
+            if reasons or others:
+                found[i] = Outlier(i, (*reasons, *others))
+        # forces that are wrong altogether spoil single components of labels like it, which are judged again without it
+        return [outlier for i, outlier in found.items() if not (forces_wrong and i in components)]
 
     def _allowed(self, *errors: Spread) -> tuple[float, float]:
         """Return the usual error and how far from it is too far, by the worst of several sets of errors."""
@@ -350,6 +368,18 @@ class OutlierRule(MSONable):
                     f"they are not ({float(np.median(orders)):.2f})"
                 )
         return reasons
+
+
+def _of_another_scale(far: NDArray[np.float64], scales: NDArray[np.float64], *, forces_known: bool) -> list[str]:
+    """Say that forces are of another unit or sign, or the stress turned round."""
+    stress, stress_GPa, force_scale, stress_scale = map(float, scales)
+    reasons = []
+    if not _SCALES[0] < force_scale < _SCALES[1] and (forces_known or far[1] > _SURE):
+        reasons.append(f"its forces are {force_scale:.2g} times what all other labels say (another unit or sign?)")
+    turned = _TURNED[0] < stress_scale < _TURNED[1]
+    if turned and stress > _SURE_OF_STRESS and stress_GPa > _STRESS_FLOOR_GPA:
+        reasons.append(f"its stress is {stress_scale:.2g} times what all other labels say (turned round?)")
+    return reasons
 
 
 def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.float64]]]:

@@ -42,7 +42,7 @@ def cautions(campaign: RunFile) -> list[str]:
         *_unseen(campaign),
         *_wider_than_md(campaign),
         *_dipoles(campaign),
-        *_no_stress(campaign, elements),
+        *campaign.maker().oracle_maker.doubts(elements),
     ]
     told += _one_composition(campaign, elements)
     hottest = max(condition.temperature_K for condition in campaign.load_conditions())
@@ -147,20 +147,6 @@ def _one_composition(campaign: RunFile, elements: list[str]) -> list[str]:
     if largest > campaign.maker().propose_maker.cutouts.max_atoms:  # pieces of them differ, and take time to cut
         return []
     return about_compositions(campaign.make_first(), "first_dataset: its")
-
-
-def _no_stress(campaign: RunFile, elements: list[str]) -> list[str]:
-    """Warn of an INCAR with which VASP computes no stress, or its trace alone."""
-    from mlip_autopipec.jobs.run_oracle import is_of_vasp
-
-    maker = campaign.oracle.static_maker()
-    if not is_of_vasp(maker):
-        return []
-    from mlip_autopipec.oracle.vasp import labels_lack_stress
-
-    if not labels_lack_stress(maker, elements):
-        return []
-    return ["oracle: with its ISIF VASP computes no stress, or the trace alone: labels are without it (2 gives it all)"]
 
 
 def _missing_trainer(campaign: RunFile) -> list[str]:

@@ -11,7 +11,14 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.flows.checks import as_conditions, as_frames, as_labels, check_campaign, elements_of
+from mlip_autopipec.flows.checks import (
+    TakenStructures,
+    as_conditions,
+    as_frames,
+    as_labels,
+    check_campaign,
+    elements_of,
+)
 from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import after_last_training, assessment, judge_cycle, update_state
@@ -132,6 +139,9 @@ class OTFMaker(LoopParts):
         walker_conditions = as_conditions(conditions)
         labels = as_labels(labels)
         check_campaign(self, frames, walker_conditions, labels, initial_potential)
+        if not isinstance(structures, TakenStructures):  # a run file's were said with its other notes
+            for doubt in self.oracle_maker.doubts(elements_of([*frames, *labels])):
+                logger.warning("%s", doubt)
         document = CampaignDocument.of(
             frames,
             walker_conditions,

@@ -41,6 +41,7 @@ def judge_left_out(
         np.array([1e-3 * error.forces_rmse_meV_A for error in errors]),
         np.array([one.largest_eV_A for one in record.surprises[: len(labels)]]),
         np.array([one[:3] for one in record.surprises[: len(labels)]]),
+        np.array([one[4:] for one in record.surprises[: len(labels)]]),
     )
     aside = []
     for outlier in found:

@@ -23,7 +23,7 @@ from mlip_autopipec.jobs.base import (
 from mlip_autopipec.jobs.calculation import NO_ORACLE, Calculation
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
-from mlip_autopipec.jobs.run_oracle import check_settings
+from mlip_autopipec.jobs.run_oracle import check_atoms_alike, check_settings, doubtful_settings
 from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
@@ -104,6 +104,8 @@ class OracleMaker(Calculation, Maker):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
             check_elements(maker, elements)
             check_settings(maker, elements)
+        if self.atom_maker is not None:
+            check_atoms_alike(self.static_maker, self.atom_maker, elements)
         if self.n_compared < 0:
             raise InvalidInputError.of("OracleMaker.n_compared", f"is {self.n_compared}; give a number of labels, or 0")
         if self.energy_shift not in ("none", "fit"):
@@ -116,6 +118,18 @@ class OracleMaker(Calculation, Maker):
             raise InvalidInputError.of(
                 "OracleMaker.max_failed_fraction", f"is {self.max_failed_fraction}; it lies in 0 to 1"
             )
+
+    def doubts(self, elements: Sequence[str]) -> list[str]:
+        """
+        Return what a user should know of the settings of the code before anything is computed, one line each.
+
+        Parameters
+        ----------
+        elements
+            Of the campaign.
+        """
+        assert self.static_maker is not None
+        return [f"oracle: {told}" for told in doubtful_settings(self.static_maker, elements)]
 
     def check_structures(self, structures: Sequence[Atoms], largest: int | None = None) -> None:
         """

@@ -57,7 +57,7 @@ def check_settings(maker: Maker, elements: Sequence[str]) -> None:
         The message names the setting, why, and what to do.
     """
     if is_of_vasp(maker):
-        from mlip_autopipec.oracle.vasp import check_vasp
+        from mlip_autopipec.oracle.vasp_campaign import check_vasp
 
         check_vasp(maker, elements)
     elif _is_of(maker, *_CP2K):
@@ -70,6 +70,41 @@ def check_settings(maker: Maker, elements: Sequence[str]) -> None:
         if given := checked() if checked is not None else getattr(maker, "input_data", None):
             settings["input_data"] = given
         refuse(calculator.rpartition(".")[2], refused_settings(calculator, settings))
+
+
+def check_atoms_alike(maker: Maker, atom_maker: Maker, elements: Sequence[str]) -> None:
+    """
+    Refuse isolated atoms that VASP would compute with another functional, cutoff, POTCAR or U than the labels.
+
+    Parameters
+    ----------
+    maker, atom_maker
+        Of labels, and of isolated atoms.
+    elements
+        Of the campaign.
+    """
+    if is_of_vasp(maker) and is_of_vasp(atom_maker):
+        from mlip_autopipec.oracle.vasp_campaign import check_vasp_atoms
+
+        check_vasp_atoms(maker, atom_maker, elements)
+
+
+def doubtful_settings(maker: Maker, elements: Sequence[str]) -> list[str]:
+    """
+    Return what makes the labels of a maker noisy, or right for some materials alone, one line each.
+
+    Parameters
+    ----------
+    maker
+        A static maker; of VASP's the INCAR is looked at.
+    elements
+        Of the campaign.
+    """
+    if not is_of_vasp(maker):
+        return []
+    from mlip_autopipec.oracle.vasp_campaign import doubts_of_vasp
+
+    return doubts_of_vasp(maker, elements)
 
 
 def given_to_oracle(maker: Maker, atoms: Atoms) -> Atoms:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ _SPIN = "every cell, of any size, would have this spin, isolated atoms too"
 _SPIN_OF_STRUCTURE = "give it to the structure that has it (info['multiplicity'])"
 _FIELD = "a potential of positions alone cannot hold an external field"
 _PENALTY = "a penalty is in the energy"
+_LOOSE = "the electrons are stopped far from self-consistency, and forces are noise"
 _ONE = "several calculations are made in one run"
 #: Of a whole cell; in the input of a charged structure because of that structure.
 CHARGE_OF_CP2K = "FORCE_EVAL/DFT/CHARGE"
@@ -30,6 +32,22 @@ def _field_of_pw(value: Any, settings: Mapping[str, Any]) -> bool:
 def _negative(value: Any, settings: Mapping[str, Any]) -> bool:
     del settings
     return float(value) < 0
+
+
+def _above(bound: float) -> Callable[[Any, Mapping[str, Any]], bool]:
+    return lambda value, _: _number(value) > bound
+
+
+def _below(bound: float) -> Callable[[Any, Mapping[str, Any]], bool]:
+    return lambda value, _: _number(value) < bound
+
+
+def _number(value: Any) -> float:
+    """Return a number that may be written as Fortran does; what has a unit or is a name of CP2K's is not compared."""
+    try:
+        return float(str(value).strip().lower().replace("d", "e"))
+    except ValueError:
+        return math.nan
 
 
 def _more_than_one(value: Any, settings: Mapping[str, Any]) -> bool:
@@ -47,6 +65,9 @@ def _potential_without_energy(value: Any, settings: Mapping[str, Any]) -> bool:
 #: Keywords of the namelists of ``pw.x``, and cards.
 ESPRESSO = (
     Rule("calculation", other_than("scf"), "no single self-consistent calculation is made", "set scf"),
+    Rule("conv_thr", _above(1e-3), _LOOSE, "set 1e-8 (Ry)"),
+    Rule("electron_maxstep", _below(10), "the electrons cannot get to self-consistency", "leave it out (100)"),
+    Rule("ecutwfc", _below(10), "no pseudopotential is made for so few plane waves (Ry)", "set what its file says"),
     Rule("scf_must_converge", lambda v, _: not switched_on(v), "an unconverged field would not be an error"),
     Rule("tot_charge", switched_on, _CHARGED, _OF_STRUCTURE),
     Rule(
@@ -71,6 +92,10 @@ ABINIT = (
     Rule("ionmov", switched_on, _AT_REST),
     Rule("optcell", switched_on, "the cell changes, and the label would be of another structure"),
     Rule("optdriver", switched_on, "no ground state is computed"),
+    Rule("toldfe", _above(1e-4), _LOOSE, "set 1e-9 (Hartree)"),
+    Rule("toldff", _above(5e-3), _LOOSE, "set 1e-5 (Hartree/bohr)"),
+    Rule("tolvrs", _above(1e-2), _LOOSE, "set 1e-10"),
+    Rule("nstep", _below(10), "the electrons cannot get to self-consistency", "leave it out (30), or more"),
     Rule("iscf", _negative, "the density is kept, so the energy is not the one of the ground state"),
     Rule("ndtset", switched_on, _ONE),
     Rule("nimage", _more_than_one, _ONE),
@@ -94,6 +119,8 @@ TBLITE = (
 CP2K = (
     Rule("GLOBAL/RUN_TYPE", other_than("ENERGY_FORCE", "ENERGY"), _AT_REST, "set ENERGY_FORCE"),
     Rule(CHARGE_OF_CP2K, switched_on, _CHARGED, _OF_STRUCTURE),
+    Rule("FORCE_EVAL/DFT/SCF/EPS_SCF", _above(1e-3), _LOOSE, "set 1e-7"),
+    Rule("FORCE_EVAL/DFT/MGRID/CUTOFF", _below(50), "the grid is too coarse for any density (Ry)", "set 400 and more"),
     Rule("FORCE_EVAL/RESCALE_FORCES", switched_on, "large forces are made smaller"),
     *(
         Rule(f"FORCE_EVAL/{name}", switched_on, _FIELD)

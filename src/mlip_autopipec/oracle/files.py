@@ -17,9 +17,11 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.oracle.left_out import about_left_out
-from mlip_autopipec.oracle.outputs import is_output, read_output
+from mlip_autopipec.oracle.output_levels import compare_levels
+from mlip_autopipec.oracle.outputs import Output, is_output, read_output
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.provenance import Origin, Split, mark
+from mlip_autopipec.structures.texts import readable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +92,7 @@ def read_labels_file(
     frames: list[Atoms] = []
     names: list[str] = []
     remarks: list[str] = []
+    outputs: dict[str, Output] = {}
     paths = [path] if isinstance(path, PurePath) else list(path)
     keys = {"energy_key": energy_key, "forces_key": forces_key, "virial_key": virial_key}
     if any(keys.values()) and all(map(is_output, paths)):
@@ -99,11 +102,34 @@ def read_labels_file(
     for one in paths:
         if not one.is_file():
             raise InvalidInputError(f"the file of labels '{one}' does not exist, or is a folder; give an extxyz file")
-        of_file, named, said = read_output(one) if is_output(one) else _read_xyz(one, **keys)
+        if is_output(one):
+            outputs[str(one)] = output = read_output(one)
+            of_file, named, said = output.frames, output.names, output.remarks
+        else:
+            of_file, named, said = _read_xyz(one, **keys)
         frames += of_file
         names += named
         remarks += said
-    return take_in_labels(frames, names, remarks)
+    return take_in_labels(frames, names, [*remarks, *_about_settings(outputs)])
+
+
+def _about_settings(outputs: Mapping[str, Output]) -> list[str]:
+    """Refuse outputs of different levels of theory; say what is doubtful, once for all files."""
+    different, said = compare_levels({path: output.level for path, output in outputs.items()})
+    if different:
+        raise InvalidInputError(
+            f"the files of labels were not computed alike: {'; '.join(different)}. Energies of two levels of theory do "
+            "not belong together: give files of one, or a campaign to each"
+        )
+    told = [f"labels: the files differ in {one}; energies of both are trained on" for one in said]
+    files: dict[str, list[str]] = {}
+    for path, output in outputs.items():
+        for doubt in output.doubts:
+            files.setdefault(doubt, []).append(PurePath(path).name)
+    for doubt, where in files.items():
+        of = f"'{where[0]}'" + (f" and {len(where) - 1} more" if len(where) > 1 else "")
+        told.append(f"labels: {of}: {doubt}")
+    return told
 
 
 def _read_xyz(
@@ -111,7 +137,7 @@ def _read_xyz(
 ) -> tuple[list[Atoms], list[str], list[str]]:
     """Return the labels of a file, how messages name them, and what was used."""
     try:
-        frames = list(ase.io.iread(path, index=":", format="extxyz"))
+        frames = list(ase.io.iread(readable(path), index=":", format="extxyz"))
     except Exception as error:
         remedy = ""
         if "expecting special 3x3 matrix" in str(error):  # ASE's reader wants nine numbers under this one name
@@ -279,7 +305,9 @@ def _agree(values: Sequence[Mapping[str, Any]], one: str, other: str) -> bool:
 
 def _there(values: Mapping[str, Any]) -> str:
     there = sorted(set(values) - {"numbers", "positions"})
-    return f"it has {', '.join(there) or 'nothing but positions'}: say what they are called with {', '.join(_NAMES)}"
+    if not there:
+        return "it has nothing but positions; a structure without labels goes to structures"
+    return f"it has {', '.join(there)}: say what they are called with {', '.join(_NAMES)}"
 
 
 def _refuse_other_virial(

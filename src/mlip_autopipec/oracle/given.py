@@ -14,7 +14,8 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
-from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, forces_set_to_zero, refuse_units
+from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
+from mlip_autopipec.oracle.zero_forces import forces_set_to_zero
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.doubts import bonds_across
@@ -106,9 +107,11 @@ def take_in_labels(
     said += _bonds_across(frames, where)
     said += _lone_atoms(frames, where)
     said += _duplicates(frames, where)
-    refuse_units(frames, where[0] if frames else "")
+    about_units = refuse_units(frames, where)
+    said += about_units
     said += contradictions(frames, where)
-    refuse_units(frames, where[0] if frames else "", AT_RANDOM)
+    if not about_units:
+        said += refuse_units(frames, where, AT_RANDOM)
     said += doubtful_magnitude(frames)
     said += about_compositions(frames, "labels: their")
     return GivenLabels(frames, said)

@@ -108,19 +108,35 @@ def potcar_named(symbol: str, functional: str) -> str:
     functional
         Release, such as ``PBE_64``.
     """
-    digest = _sha256_of_potcar(symbol, functional, str(SETTINGS.get("PMG_VASP_PSP_DIR") or ""))
-    return symbol if digest is None else f"{symbol} {digest}"
+    found = _potcar(symbol, functional, str(SETTINGS.get("PMG_VASP_PSP_DIR") or ""))
+    return symbol if found is None else f"{symbol} {found[0]}"
+
+
+def cutoffs_of_potcar(symbol: str, functional: str) -> tuple[float, float] | None:
+    """
+    Return ENMIN and ENMAX of a POTCAR in eV; None where it is not on this machine.
+
+    Parameters
+    ----------
+    symbol, functional
+        As for :func:`potcar_named`.
+    """
+    found = _potcar(symbol, functional, str(SETTINGS.get("PMG_VASP_PSP_DIR") or ""))
+    return None if found is None else found[1]
 
 
 @lru_cache(maxsize=256)
-def _sha256_of_potcar(symbol: str, functional: str, folder: str) -> str | None:
+def _potcar(symbol: str, functional: str, folder: str) -> tuple[str, tuple[float, float] | None] | None:
+    """Read SHA-256, ENMIN and ENMAX of a POTCAR."""
     if not folder:
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about POTCARs that pymatgen does not know
-            data = PotcarSingle.from_symbol_and_functional(symbol, functional).data
+            found = PotcarSingle.from_symbol_and_functional(symbol, functional)
     except Exception:  # none of this name, or none that can be read: VASP's own job will say so
         logger.debug("the POTCAR %s of %s is not read", symbol, functional, exc_info=True)
         return None
-    return hashlib.sha256(data.encode()).hexdigest()
+    least, most = (found.keywords.get(name) for name in ("ENMIN", "ENMAX"))
+    known = None if least is None or most is None else (float(least), float(most))
+    return hashlib.sha256(found.data.encode()).hexdigest(), known

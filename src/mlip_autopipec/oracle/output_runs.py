@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
@@ -13,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ase.data import atomic_numbers
 
-from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
+from mlip_autopipec.oracle.output_levels import level_of_aims, level_of_castep, level_of_espresso, level_of_vasp
+from mlip_autopipec.oracle.refused import switched_on
+from mlip_autopipec.oracle.vasp_doubts import DOUBTS, Cutoffs, cutoff_too_low, doubtful_tags
+from mlip_autopipec.oracle.vasp_failures import DISPERSION, EDIFF_TOLERANCE
+from mlip_autopipec.oracle.vasp_tags import GRIDS, PER_SPECIES, RULES, refused_tags, stress_mode
+from mlip_autopipec.structures.texts import OPENERS, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-#: How packed files are opened, by their last suffix.
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: What to do with outputs that are not read.
 REMEDY = (
     "write it as extended XYZ: attach SinglePointCalculator(atoms, energy=..., forces=...) with the energy in eV that "
@@ -38,8 +38,13 @@ _AIMS_STEP = (
     "Geometry optimization: Attempting to predict improved coordinates.",
 )
 _AIMS_WITHIN = re.compile(r"restarting mixer to attempt|see comments in numerical_stress|numerical stress completed")
-#: VASP's tags for moving atoms: each step of such a run is a label of its own. PSTRESS: ASE takes P V off again.
-_MOVING = ("NSW", "IBRION", "PSTRESS", "NELECT")
+#: VASP's tags for moving atoms: each step of such a run is a label of its own. PSTRESS: ASE takes P V off again. The
+#: others are wrong for cells of other sizes alone, or seen in the steps.
+_OF_ONE_RUN = frozenset("NSW IBRION PSTRESS NELECT NELM NUPDOWN NBANDS KSPACING ENMAX".split()) | {*GRIDS}
+#: What OUTCAR prints of VASP's tags; its ENMAX are those of the POTCARs.
+_PRINTED = frozenset(rule.name for rule in (*RULES, *DOUBTS) if rule.name != "ENMAX") | frozenset(
+    "ISIF GGA METAGGA LHFCALC AEXX HFSCREEN ENCUT ISMEAR SIGMA ISPIN LDIPOL LDAU LDAUL LDAUU LDAUJ AGGAC".split()
+)
 
 
 @dataclass
@@ -63,6 +68,11 @@ class Run:
         What else there is to say.
     text
         What a reader is given instead of the file; None for the file itself.
+    doubts
+        Settings that make its labels noisy, or right for some materials alone.
+    level
+        What it was computed with, as far as other files have to agree
+        (:mod:`~mlip_autopipec.oracle.output_levels`).
     """
 
     refused: list[str] = field(default_factory=list)
@@ -72,13 +82,8 @@ class Run:
     no_stress: str = ""
     remarks: list[str] = field(default_factory=list)
     text: str | None = None
-
-
-def text_of(path: Path, length: int = -1) -> str:
-    """Return the first characters of a file, packed or not; all of them by default."""
-    opener: Any = OPENERS.get(path.suffix, open)
-    with opener(path, "rb") as stream:
-        return bytes(stream.read(length)).decode(errors="replace")
+    doubts: list[str] = field(default_factory=list)
+    level: dict[str, str] = field(default_factory=dict)
 
 
 def said_unconverged(path: Path, found: str) -> list[str]:
@@ -96,7 +101,7 @@ def said_unconverged(path: Path, found: str) -> list[str]:
 def _castep(path: Path) -> Run:
     """Read of a .castep file what its structures and energies have to do with each other."""
     text = text_of(path)
-    run = Run(refused=said_unconverged(path, "castep-castep"))
+    run = Run(refused=said_unconverged(path, "castep-castep"), level=level_of_castep(text))
     units = dict(re.findall(r"output +(energy|force) unit +: +(\S+)", text))
     wrong = {name: unit for name, unit in units.items() if unit not in ("eV", "eV/A")}
     run.refused += [f"its {name}s are in {unit}; they are read as eV and eV/A" for name, unit in wrong.items()]
@@ -117,7 +122,7 @@ def _vasprun(path: Path) -> Run:
     """Read of vasprun.xml what ASE's reader leaves out: settings, electrons, and which steps converged."""
     opener: Any = OPENERS.get(path.suffix, open)
     tags: dict[str, dict[str, Any]] = {"incar": {}, "parameters": {}}
-    electrons, counts = 0.0, []
+    electrons, counts, titles = 0.0, [], []
     with opener(path, "rb") as stream:
         try:
             for _, element in ET.iterparse(stream, events=("end",)):  # noqa: S314 (without entities, see _format_of)
@@ -128,6 +133,7 @@ def _vasprun(path: Path) -> Run:
                     for row in element.iter("rc"):
                         cells = [cell.text or "" for cell in row]
                         electrons += float(cells[0]) * float(cells[3])
+                        titles.append(" ".join(cells[4].split()))
                 elif element.tag == "calculation":
                     counts.append(_iterations(element))
                     element.clear()
@@ -136,7 +142,11 @@ def _vasprun(path: Path) -> Run:
     used = {**tags["parameters"], **tags["incar"]}
     most, accuracy = int(_number(used.get("NELM"), 60)), _number(used.get("EDIFF"), 1e-4)
     late = {i for i, (n, last) in enumerate(counts) if n >= most and not last <= accuracy}
-    return _vasp(tags["incar"], tags["parameters"], late, electrons, _number(used.get("NELECT"), electrons))
+    if not any(switched_on(used.get(key, False)) for key in DISPERSION):  # it is in the last iteration alone
+        late |= {i for i, (n, last) in enumerate(counts) if n < most and last > EDIFF_TOLERANCE * accuracy + 1e-7}
+    run = _vasp(tags["incar"], tags["parameters"], titles, late)
+    run.charge = _charge(electrons, _number(used.get("NELECT"), electrons))
+    return run
 
 
 def _iterations(calculation: ET.Element) -> tuple[int, float]:
@@ -148,31 +158,55 @@ def _iterations(calculation: ET.Element) -> tuple[int, float]:
 
 def _outcar(path: Path) -> Run:
     text = text_of(path)
-    tags: dict[str, Any] = {}
-    for name in ("ISIF", "PSTRESS", "NELECT", "LHFCALC", "IBRION", "LMONO", "LDIPOL", "IDIPOL", "SCALEE", "ICHARG"):
-        if told := re.search(rf"^ +{name} *= *(\S+)", text, re.MULTILINE):
-            tags[name] = _value(told[1].rstrip(";"))
-    if re.search(r"ML_LMLFF *= *\.?[Tt]", text):
-        tags["ML_LMLFF"] = True
+    head = text[: found.start()] if (found := re.search(r"^-+ Iteration +1\(", text, re.MULTILINE)) else text
+    tags = {name: _value(told[1]) for name in _PRINTED if (told := _printed(name, head)) and told[1].strip()}
     steps = text.split("TOTAL-FORCE (eV/Angst)")[:-1]
     late = {i for i, step in enumerate(steps) if "EDIFF is reached" not in step}
-    counted = re.search(r"ions per type = +([\d ]+)", text)
+    titles = [" ".join(title.split()) for title in re.findall(r"^ +TITEL +=(.*)$", head, re.MULTILINE)]
+    run = _vasp({}, tags, titles, late, _cutoffs(head, titles))
+    counted = re.search(r"ions per type = +([\d ]+)", head)
     # the last of these lines has all species
-    valences = re.findall(r"^ +ZVAL +=([\d. ]+)$", text, re.MULTILINE)
+    valences = re.findall(r"^ +ZVAL +=([\d. ]+)$", head, re.MULTILINE)
     if counted and valences:
         numbers, charges = (np.array(line.split(), dtype=float) for line in (counted[1], valences[-1]))
-        electrons = float(numbers @ charges) if len(numbers) == len(charges) else np.nan
-    else:
-        electrons = np.nan
-    return _vasp({}, tags, late, electrons, _number(tags.get("NELECT"), np.nan))
+        if len(numbers) == len(charges):
+            run.charge = _charge(float(numbers @ charges), _number(tags.get("NELECT"), np.nan))
+    return run
 
 
-def _vasp(incar: dict[str, Any], parameters: dict[str, Any], late: set[int], neutral: float, electrons: float) -> Run:
-    incar = {key: value for key, value in incar.items() if key not in _MOVING}
-    shown = {key: value for key, value in parameters.items() if key not in _MOVING}
-    run = Run(refused=refused_tags(incar, shown), unconverged=late)
-    if np.isfinite(neutral - electrons):
-        run.charge = round(neutral - electrons, 6)
+def _printed(name: str, head: str) -> re.Match[str] | None:
+    """Find a tag; those with a value for each species fill their line."""
+    values = r"(.*)" if name in PER_SPECIES else r"([^\s;]+)"
+    return re.search(rf"(?:^|[\s;]){name} *= *{values}", head, re.MULTILINE)
+
+
+def _cutoffs(head: str, titles: list[str]) -> list[Cutoffs]:
+    found = re.findall(r"ENMAX += +([\d.]+); +ENMIN += +([\d.]+)", head)
+    if len(found) != len(titles):
+        return []
+    return [(title, float(least), float(most)) for title, (most, least) in zip(titles, found, strict=True)]
+
+
+def _charge(neutral: float, electrons: float) -> float:
+    return round(neutral - electrons, 6) if np.isfinite(neutral - electrons) else 0.0
+
+
+def _vasp(
+    incar: dict[str, Any],
+    parameters: dict[str, Any],
+    titles: list[str],
+    late: set[int],
+    cutoffs: Sequence[Cutoffs] = (),
+) -> Run:
+    asked = {key: value for key, value in incar.items() if key not in _OF_ONE_RUN}
+    shown = {key: value for key, value in parameters.items() if key not in _OF_ONE_RUN}
+    used = {**parameters, **incar}
+    elements = [re.split(r"[_.]", title.split()[1])[0] for title in titles if len(title.split()) > 1]
+    encut = _number(used.get("ENMAX", used.get("ENCUT")), np.nan)
+    too_low, doubts = cutoff_too_low(encut, cutoffs, elements) if np.isfinite(encut) else ([], [])
+    run = Run(refused=refused_tags(asked, shown) + too_low, unconverged=late)
+    run.doubts = doubtful_tags({**asked, **_in_motion(incar)}, {**shown, **_in_motion(parameters)}, elements) + doubts
+    run.level = level_of_vasp(used, titles)
     if stress_mode(incar, parameters) < 2:
         run.no_stress = "with its ISIF VASP computes none, or the trace alone"
     if _number(parameters.get("PSTRESS"), 0.0):
@@ -180,9 +214,13 @@ def _vasp(incar: dict[str, Any], parameters: dict[str, Any], late: set[int], neu
     return run
 
 
+def _in_motion(tags: dict[str, Any]) -> dict[str, Any]:
+    return {"IBRION": tags["IBRION"]} if "IBRION" in tags else {}
+
+
 def _espresso(path: Path) -> Run:
-    run = Run(refused=said_unconverged(path, "espresso-out"))
     text = text_of(path)
+    run = Run(refused=said_unconverged(path, "espresso-out"), level=level_of_espresso(text))
     electrons = re.search(r"number of electrons +=\s+([\d.]+)", text)
     species = dict(re.findall(r"^ +(\w+) +(\d+\.\d+) +\d+\.\d+ +\w+\( ?\d\.\d+\)", text, re.MULTILINE))
     sites = re.findall(r"^ +\d+ +(\w+) +tau\(", text, re.MULTILINE)
@@ -210,7 +248,7 @@ def _aims(path: Path) -> Run:
     relaxes = "Geometry relaxation:" in text
     end = _AIMS_STEP[relaxes]
     steps = text.split(end)
-    run = Run(text=text)
+    run = Run(text=text, level=level_of_aims(text))
     if "Have a nice day." not in text[-2000:]:
         if len(steps) == 1:
             run.refused.append("the run was stopped before its first step was finished")

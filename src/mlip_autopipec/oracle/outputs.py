@@ -6,6 +6,7 @@ import io
 import lzma
 import re
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ase.io
@@ -17,8 +18,10 @@ from ase.io.formats import UnknownFileTypeError, filetype
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.left_out import about_left_out
-from mlip_autopipec.oracle.output_runs import LOOKS, OPENERS, REMEDY, Run, said_unconverged, text_of
+from mlip_autopipec.oracle.output_runs import LOOKS, REMEDY, Run, said_unconverged
+from mlip_autopipec.oracle.roles import no_labels
 from mlip_autopipec.structures.electrons import CHARGE
+from mlip_autopipec.structures.texts import OPENERS, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +67,33 @@ def is_output(path: Path) -> bool:
     return not suffixes or suffixes[-1] not in (".xyz", ".extxyz")
 
 
-def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
+@dataclass(frozen=True)
+class Output:
+    """
+    What a file holds.
+
+    Parameters
+    ----------
+    frames
+        Structures with energy and free energy (eV), forces (eV/A) and, if known, stress (eV/A^3) attached.
+    names
+        Theirs, for messages.
+    remarks
+        What there is to say.
+    doubts
+        Settings that make its labels noisy, or right for some materials alone.
+    level
+        What it was computed with, as far as other files have to agree.
+    """
+
+    frames: list[Atoms]
+    names: list[str]
+    remarks: list[str]
+    doubts: list[str]
+    level: dict[str, str]
+
+
+def read_output(path: Path) -> Output:
     """
     Read all steps of a run that are labels.
 
@@ -72,12 +101,6 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
     ----------
     path
         An output of a code (:data:`READ`), packed by gzip, bzip2 or xz or not.
-
-    Returns
-    -------
-    tuple
-        Structures with energy and free energy (eV), forces (eV/A) and, if known, stress (eV/A^3) attached; their names
-        for messages; and what there is to say.
 
     Raises
     ------
@@ -101,7 +124,7 @@ def read_output(path: Path) -> tuple[list[Atoms], list[str], list[str]]:
         raise InvalidInputError(
             f"the labels '{path}' ({READ[found]}) cannot be read ({why}): is the run complete? Else {other}{REMEDY}"
         ) from error
-    return _kept(path, found, frames, run)
+    return Output(*_kept(path, found, frames, run), run.doubts, run.level)
 
 
 def _read(path: Path, found: str, run: Run) -> list[Any]:
@@ -150,6 +173,11 @@ def _kept(path: Path, found: str, frames: list[Any], run: Run) -> tuple[list[Ato
         left_out.append(f"{_steps(others)} with other plane waves")
     if lost:
         left_out.append(f"{_steps(lost)} without energy or forces")
+    if not kept and len(lost) == len(frames) and found == "traj":
+        raise InvalidInputError(
+            f"'{path}' holds {len(frames)} structures without energies and forces: a structure to begin with goes to "
+            "structures. For labels let the calculator of ASE be attached when the trajectory is written"
+        )
     if not kept:
         raise InvalidInputError(
             f"'{path}' ({READ[found]}) holds no label: {'; '.join(left_out) or 'it has no step'}. Converge the field "
@@ -198,6 +226,8 @@ def _format_of(path: Path) -> str:
     if found in _OTHERS:
         code, unit = _OTHERS[found]
         raise InvalidInputError(f"'{path}' is an output of {code} ({unit}), which is not read here; {REMEDY}")
+    if told := no_labels(path, found, head):
+        raise InvalidInputError(f"'{path}' is no output that labels are read from: it {told}")
     raise InvalidInputError(
         f"'{path}' is no extended XYZ file (.xyz, .extxyz) and no output that labels are read from "
         f"({', '.join(READ.values())}); {REMEDY}"

@@ -17,19 +17,20 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.sets import MatPESStaticSet
 
-from mlip_autopipec.errors import InvalidInputError, LabelError
+from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.extracted import labelled
 from mlip_autopipec.oracle.identity import bare
 from mlip_autopipec.oracle.incar import changed_settings, corrections, normal, overridden, physics, vasp_record
-from mlip_autopipec.oracle.inputs import potcar_named
+from mlip_autopipec.oracle.inputs import cutoffs_of_potcar, potcar_named
 from mlip_autopipec.oracle.record import OracleRecord, beside_the_input, class_name
-from mlip_autopipec.oracle.refused import crystal_of, refuse
+from mlip_autopipec.oracle.refused import refuse
+from mlip_autopipec.oracle.vasp_doubts import cutoff_too_low, doubtful_tags
 from mlip_autopipec.oracle.vasp_failures import step_energies, unconverged
 from mlip_autopipec.oracle.vasp_structure import without_electrons
 from mlip_autopipec.oracle.vasp_tags import refused_tags, stress_mode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from ase import Atoms
     from custodian.custodian import ErrorHandler
@@ -220,6 +221,23 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
         If its tags, or what custodian is told to do, give other numbers than those of a label
         (:mod:`~mlip_autopipec.oracle.vasp_tags`).
     """
+    return asked_with_doubts(maker, atoms)[0]
+
+
+def asked_with_doubts(maker: BaseVaspMaker, atoms: Atoms) -> tuple[OracleRecord, list[str]]:
+    """
+    Return what VASP would be asked for, and what makes such labels noisy or right for some materials alone.
+
+    Parameters
+    ----------
+    maker, atoms
+        As for :func:`asked_of_vasp`.
+
+    Returns
+    -------
+    tuple
+        The record, and one line for each doubt (:mod:`~mlip_autopipec.oracle.vasp_doubts`).
+    """
     # making the input leaves the structure on the input set
     input_set: Any = deepcopy(maker.input_set_generator)
     structure = AseAtomsAdaptor.get_structure(bare(without_electrons(atoms)))
@@ -228,27 +246,28 @@ def asked_of_vasp(maker: BaseVaspMaker, atoms: Atoms) -> OracleRecord:
     if maker.write_input_set_kwargs.get("apply_incar_updates", True):
         incar.update(ATOMATE2.VASP_INCAR_UPDATES)
     incar, besides = _as_run(maker, {key.upper(): value for key, value in incar.items()})
-    tags = {key: normal(value) for key, value in incar.items()}
-    refuse("VASP", refused_tags(tags, n_species=len(set(atoms.symbols))), "this INCAR")
+    tags, elements = {key: normal(value) for key, value in incar.items()}, sorted(set(atoms.symbols))
+    potcar = [str(symbol) for symbol in str(inputs.get("POTCAR.spec") or inputs.get("POTCAR") or "").split()]
+    functional = str(getattr(input_set, "user_potcar_functional", None))
+    known = [(name, *cutoffs) for name in potcar if (cutoffs := cutoffs_of_potcar(name, functional)) is not None]
+    too_low, doubtful = cutoff_too_low(tags.get("ENCUT"), known, elements)
+    refuse("VASP", refused_tags(tags, n_species=len(elements)) + too_low, "this INCAR")
     kpoints, species = inputs.get("KPOINTS"), inputs["POSCAR"].site_symbols
     if kpoints is not None and (any(kpoints.labels or []) or "line" in kpoints.style.name.lower()):
         refuse("VASP", ["k-points lie along lines of a band structure, not on a mesh; set KSPACING"], "these KPOINTS")
-    potcar = [str(symbol) for symbol in str(inputs.get("POTCAR.spec") or inputs.get("POTCAR") or "").split()]
     settings = physics(incar)
     if "MAGMOM" in incar:  # no setting of a label, but the start that decides which moments are found
         settings["MAGMOM"] = normal(incar["MAGMOM"])
     settings.update(besides)
-    return OracleRecord.of(
+    record = OracleRecord.of(
         "VASP",
         settings,
-        functional=str(getattr(input_set, "user_potcar_functional", None)),
+        functional=functional,
         kpoints=None if kpoints is None else f"{kpoints.style.name} {kpoints.kpts} {tuple(kpoints.kpts_shift)}",
-        potentials={
-            element: potcar_named(symbol, str(getattr(input_set, "user_potcar_functional", None)))
-            for element, symbol in zip(species, potcar, strict=False)
-        }
+        potentials={element: potcar_named(symbol, functional) for element, symbol in zip(species, potcar, strict=False)}
         or None,
     )
+    return record, doubtful_tags(tags, elements=elements) + doubtful
 
 
 def _as_run(maker: BaseVaspMaker, incar: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -266,54 +285,6 @@ def _as_run(maker: BaseVaspMaker, incar: dict[str, Any]) -> tuple[dict[str, Any]
     if type(maker).make is not BaseVaspMaker.make:
         besides["maker"] = class_name(type(maker))
     return incar, besides
-
-
-def check_vasp(maker: BaseVaspMaker, elements: Sequence[str]) -> None:
-    """
-    Refuse a maker whose INCAR gives other numbers than those of a label, before a campaign.
-
-    Parameters
-    ----------
-    maker
-        An atomate2 maker of VASP.
-    elements
-        Of the campaign; the INCAR is made for a crystal of them.
-
-    Raises
-    ------
-    InvalidInputError
-        As :func:`asked_of_vasp`.
-    """
-    _asked_of_crystal(maker, elements)
-
-
-def labels_lack_stress(maker: BaseVaspMaker, elements: Sequence[str]) -> bool:
-    """
-    Return whether the INCAR of a maker makes VASP compute no stress, or its trace alone.
-
-    Parameters
-    ----------
-    maker
-        An atomate2 maker of VASP.
-    elements
-        Of the campaign; the INCAR is made for a crystal of them.
-    """
-    try:
-        asked = _asked_of_crystal(maker, elements)
-    except InvalidInputError:  # check_vasp refuses it
-        return False
-    return asked is not None and "ISIF" in (asked.settings or {})
-
-
-def _asked_of_crystal(maker: BaseVaspMaker, elements: Sequence[str]) -> OracleRecord | None:
-    """Return what VASP would be asked for of a crystal of some elements; None where that cannot be made."""
-    try:
-        return asked_of_vasp(maker, crystal_of(elements))
-    except InvalidInputError:
-        raise
-    except Exception:  # an input set may want what this crystal lacks; each label is looked at again
-        logger.debug("no INCAR was made to look at", exc_info=True)
-        return None
 
 
 def label_from_vasp(document: Any, of_structure: Mapping[str, Any] | None = None) -> ExtractedLabel:

@@ -22,9 +22,11 @@ logger = logging.getLogger(__name__)
 
 #: Parts of the free energy that the last electronic step has in vasprun.xml.
 _PARTS = ("alphaZ", "ewald", "hartreedc", "XCdc", "pawpsdc", "pawaedc", "eentropy", "bandstr", "atom")
+#: Tags whose energy VASP adds in the last electronic step alone.
+DISPERSION = ("IVDW", "LUSE_VDW", "LVDW")
 #: Energies of the last two electronic steps may differ by this much more than EDIFF: VASP also looks at the
 #: eigenvalues, and prints no more than eight digits.
-_EDIFF_TOLERANCE = 10.0
+EDIFF_TOLERANCE = 10.0
 
 
 def step_energies(incar: dict[str, Any], steps: Sequence[Any]) -> list[float | None]:
@@ -46,7 +48,7 @@ def step_energies(incar: dict[str, Any], steps: Sequence[Any]) -> list[float | N
     """
     said = [step if isinstance(step, dict) else step.model_dump() for step in steps]
     energies = [step.get("e_fr_energy") for step in said]
-    if energies and any(switched_on(incar.get(key, False)) for key in ("IVDW", "LUSE_VDW", "LVDW")):
+    if energies and any(switched_on(incar.get(key, False)) for key in DISPERSION):
         parts = [said[-1].get(part) for part in _PARTS]
         energies[-1] = None if any(part is None for part in parts) else float(sum(filter(None, parts)))
     return energies
@@ -86,7 +88,7 @@ def unconverged(
             "unphysical"
         )
     # a run stopped by STOPCAR ends before NELM and looks converged
-    if change is not None and change > _EDIFF_TOLERANCE * ediff + 1e-7:
+    if change is not None and change > EDIFF_TOLERANCE * ediff + 1e-7:
         return (
             f"VASP in {where} did not converge: it stopped after {len(energies_eV)} of NELM = {nelm} electronic steps "
             f"with a last energy change of {said} against EDIFF = {ediff:g} eV. Was it stopped (STOPCAR, wall "

@@ -16,6 +16,10 @@ _SELF_CONSISTENT = ("n", "v", "f", "c", "a", "d")
 _OTHER_ALGO = ("none", "nothing", "chi", "acfdt", "crpa")
 #: IALGO of the same kind: one-electron steps without self-consistency, tests of performance, exact diagonalisation.
 _OTHER_IALGO = (-1, 0, 2, 3, 4, 90)
+#: Points of the FFT grids along the vectors of the cell.
+GRIDS = ("NGX", "NGY", "NGZ", "NGXF", "NGYF", "NGZF")
+#: Tags that VASP says it used whether they were set or not, and whose values mean something only if they were.
+_OF_THE_CELL = frozenset(["NELECT", "IALGO", "ENMAX", "EFERMI", "ZVAL", "NELM", *GRIDS])
 #: Lists with one value for each species of the POTCAR.
 PER_SPECIES = ("LDAUU", "LDAUJ", "LDAUL", "VDW_C6", "VDW_R0", "VDW_ALPHA", "VDW_C6AU", "VDW_R0AU")
 
@@ -51,6 +55,35 @@ def _at_least(bound: float) -> Any:
     return lambda value, _: float(value) >= bound
 
 
+def _below(bound: float) -> Any:
+    return lambda value, _: float(value) < bound
+
+
+def _no_accuracy(value: Any, settings: Mapping[str, Any]) -> bool:
+    del settings
+    return not 0 < float(value) <= LOOSEST_EDIFF
+
+
+def _is_number(value: Any, settings: Mapping[str, Any]) -> bool:
+    del settings
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_low(value: Any, settings: Mapping[str, Any]) -> bool:
+    del settings
+    return str(value).strip().lower().startswith("l")
+
+
+#: Largest EDIFF in eV of a label. VASP's own default is a tenth of it.
+LOOSEST_EDIFF = 1e-3
+#: No POTCAR is made for a cutoff (eV) as low as this: the lowest ENMAX of VASP's library is near 90 eV (Tl).
+_LOWEST_CUTOFF = 85.0
+#: Electronic steps, of which the first few are not self-consistent (NELMDL).
+_FEWEST_STEPS = 10
 _AT_REST = "set NSW = 0 and IBRION = -1"
 _FIELD = "a potential of positions alone cannot hold an external field"
 #: A tag that is not here is part of the key of a label, or does not decide its numbers
@@ -68,7 +101,10 @@ RULES = (
     Rule("IMAGES", switched_on, "VASP computes a chain of images"),
     Rule("VCAIMAGES", _at_least(0), "energies and forces of two calculations are mixed"),
     Rule("LATTICE_CONSTRAINTS", _constrains, "components of the stress are set to zero"),
-    Rule("ML_LMLFF", switched_on, "energy and forces are those of VASP's own machine-learned potential"),
+    *(
+        Rule(name, switched_on, "energy and forces are those of VASP's own machine-learned potential")
+        for name in ("ML_LMLFF", "ML_FF_LMLFF")
+    ),
     Rule("ICHARG", _at_least(10), "the density is kept, so the energy is not the one of the ground state", "set 2"),
     Rule("ALGO", _not_self_consistent, "the electrons are not iterated to self-consistency", "set Normal or All"),
     Rule("IALGO", one_of(*_OTHER_IALGO), "the electrons are not iterated to self-consistency", "set 38"),
@@ -80,7 +116,24 @@ RULES = (
         "leave it out: VASP takes the number of neutral atoms",
     ),
     Rule("I_CONSTRAINED_M", switched_on, "a penalty for other moments than the given ones is in the energy"),
+    Rule("EDIFF", _no_accuracy, "forces are noise of the electrons' iterations, or these never end", "set 1e-6"),
+    Rule("NELM", _below(_FEWEST_STEPS), "the electrons cannot get to self-consistency", "leave it out (60), or more"),
+    Rule("ENCUT", _below(_LOWEST_CUTOFF), "no POTCAR is made for so few plane waves", "set 1.3 times their ENMAX"),
+    Rule("ENMAX", switched_on, "an old name of ENCUT, under which the cutoff is not looked at", "call it ENCUT"),
+    Rule("PREC", _is_low, "the grids cut off a part of the density: forces and stress are wrong", "set Accurate"),
+    *(
+        Rule(name, switched_on, "cells of any size would have this one grid: too coarse for the larger ones")
+        for name in GRIDS
+    ),
+    *(Rule(name, switched_on, "a part of the k-points is left out") for name in ("ODDONLY", "EVENONLY")),
+    Rule("EFERMI", _is_number, "electrons are filled up to a level that is given, the same for all cells"),
+    Rule("ZVAL", lambda *_: True, "atoms have another number of electrons than their POTCAR says"),
+    Rule("LSPIRAL", switched_on, "a spin spiral is computed, not the cell"),
+    Rule("ICHAIN", switched_on, "forces are those of a search for saddle points, not of the energy"),
+    Rule("LPARD", switched_on, "the density of an earlier run is taken apart, and no energy computed"),
+    Rule("ELPH_RUN", switched_on, "electrons and phonons are computed, not the structure"),
     Rule("EFIELD", switched_on, _FIELD),
+    Rule("BEXT", switched_on, _FIELD),
     Rule("EFIELD_PEAD", switched_on, _FIELD),
     Rule("LCALCEPS", switched_on, "VASP computes in finite electric fields"),
     Rule("OFIELD_A", switched_on, "an order field is part of the energy"),
@@ -118,15 +171,14 @@ def refused_tags(
     list of str
         One line for each tag; empty if there is none.
     """
-    # NELECT, and IALGO beside ALGO, are among what VASP says it used whether they were set or not
-    used = {key: value for key, value in (parameters or {}).items() if key not in ("NELECT", "IALGO")}
+    used = {key: value for key, value in (parameters or {}).items() if key not in _OF_THE_CELL}
     reasons = broken(RULES, {**used, **incar})
     for key in PER_SPECIES if n_species is not None else ():
         values = incar.get(key)
         if isinstance(values, (list, tuple)) and len(values) != n_species:
             reasons.append(
                 f"{key} = {' '.join(map(str, values))}: {len(values)} values for {n_species} species; name the "
-                "elements of an LDAU tag ({'LDAUU': {'O': {'Fe': 4.0}}}), or use one maker for each set of elements"
+                "elements of an LDAU tag ({'LDAUU': {'Fe': 4.0}}), or use one maker for each set of elements"
             )
     return reasons
 

@@ -33,7 +33,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("magmom", "magmoms", "spin", "spins", "magnetic_moments"), "initial_magmoms"),
 }
 #: The same, and what readers of files call partial occupancy.
-_OCCUPANCIES = ("occupancy", "occupancies")
+_OCCUPANCIES = ("occupancy", "occupancies", "occ")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
 _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
 #: Largest coordinate or cell vector (A), thinnest periodic cell (A), largest volume (A^3): 1000 A to the third.

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import bz2
 import fnmatch
-import gzip
+import io
 import json
-import lzma
 import re
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
 from ase import Atoms
-from ase.data import atomic_numbers
+from ase.data import atomic_masses, atomic_numbers
+from ase.io.aims import read_aims_output
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from pymatgen.core import Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.file_doubts import about_file
+from mlip_autopipec.structures.texts import OPENERS, readable, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,11 +35,12 @@ FORMATS = frozenset(
 )
 #: Names of files that pymatgen reads and ASE does not.
 _OF_PYMATGEN = ("*CHGCAR*", "*LOCPOT*", "*.cssr*", "*rndstr.in*", "*bestsqs*")
-_OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 #: Largest file of a structure in bytes, unpacked: some three million atoms as text.
 LARGEST_BYTES = 200_000_000
 #: Beginning of a file in which LAMMPS' own formats show, in characters.
 _HEAD = 20_000
+#: Share by which a mass may differ from that of its element: deuterium is twice as heavy as hydrogen.
+_OTHER_MASS = 0.6
 _REMEDY = "write it as extxyz, CIF or POSCAR"
 
 
@@ -107,7 +108,7 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
 def _refuse_large(path: Path) -> None:
     """Refuse what would fill the memory, also once it is unpacked."""
     size = path.stat().st_size
-    opener: Any = _OPENERS.get(path.suffix)
+    opener: Any = OPENERS.get(path.suffix)
     if opener is not None and size <= LARGEST_BYTES:
         size = 0
         with opener(path, "rb") as stream:
@@ -120,6 +121,8 @@ def _refuse_large(path: Path) -> None:
 
 
 def _read(path: Path, elements: Sequence[str]) -> Read:
+    if path.stat().st_size == 0:
+        raise InvalidInputError(f"structures.file: '{path}' is empty; name a file with a structure")
     of_lammps = _lammps_format(path, elements)
     if of_lammps is None and elements:
         raise InvalidInputError.of(
@@ -144,13 +147,29 @@ def _read(path: Path, elements: Sequence[str]) -> Read:
 
 def _by_ase(path: Path, **arguments: Any) -> Read:
     index = -1 if ioformats[arguments["format"]].single else slice(-2, None)
-    found = ase.io.read(str(path), index, do_not_split_by_at_sign=True, **arguments)
+    of_format = ioformats[arguments["format"]]
+    if arguments["format"] == "aims-output":
+        # the structure of the last step of MD has another heading, without which ASE takes the first one of the run
+        text = text_of(path)
+        if "Have a nice day." not in text[-2000:]:
+            raise InvalidInputError(
+                f"structures.file: '{path}' is an output of FHI-aims of a run that did not end; give its "
+                "geometry.in.next_step, or write a step as extxyz"
+            )
+        text = text.replace("Final atomic structure (and", "Atomic structure (and")
+        found: Any = read_aims_output(io.StringIO(text), index=index, non_convergence_ok=True)
+    else:
+        source: Any = readable(path, binary=of_format.isbinary) if of_format.acceptsfd else str(path)
+        found = ase.io.read(source, index, do_not_split_by_at_sign=True, **arguments)
     structures = found if isinstance(found, list) else [found]
     if not structures or not isinstance(structures[-1], Atoms):
         raise InvalidInputError(f"structures.file: '{path}' holds no structure; {_REMEDY}")
     # a calculator that a reader attaches holds numbers; nothing is asked of it
     atoms = structures[-1]
-    remarks = about_file(path, arguments["format"], atoms)
+    try:
+        remarks = about_file(path, arguments["format"], atoms)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"structures.file: '{path}': {error}") from error
     if len(structures) > 1:
         remarks.insert(0, f"it holds several structures; the last is used ({atoms.get_chemical_formula()})")
     return Read(atoms, tuple(remarks))
@@ -158,9 +177,9 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
 
 def _of_json(path: Path) -> Read:
     """Read a structure or molecule of pymatgen, or one that ASE wrote; no class that the file names is made."""
-    opener: Any = _OPENERS.get(path.suffix, open)
-    with opener(path, "rt") as stream:
-        text = stream.read()
+    text = text_of(path)
+    if re.search(r"^(conditions|structures|oracle):", text, re.MULTILINE):
+        raise InvalidInputError(f"structures.file: '{path}' is a run file; name a file with a structure")
     content = json.loads(text)
     if isinstance(content, dict) and "structure" in content and "sites" not in content:
         content = content["structure"]
@@ -221,19 +240,24 @@ def _lammps_format(path: Path, elements: Sequence[str]) -> dict[str, Any] | None
         # a mass of just 1, or the same one for several types, stands for nothing (hydrogen has 1.008 u)
         if 1.0 in masses or len({round(mass, 3) for mass in masses}) < len(masses):
             raise InvalidInputError(_nameless(path, f"its masses are {masses}"))
+        for mass, word in zip(masses, _section(text, "Masses", of_comments=True), strict=True):
+            named_so = atomic_numbers.get(word)
+            if named_so is not None and abs(atomic_masses[named_so] - mass) > _OTHER_MASS * mass:
+                raise InvalidInputError(_nameless(path, f"its mass {mass:g} has the comment {word}"))
     return {"format": "lammps-data"} | ({"Z_of_type": types} if types else {})
 
 
-def _section(text: str, name: str) -> list[str]:
-    """Return the second word of each line of a section of a LAMMPS data file; empty if there is no such section."""
+def _section(text: str, name: str, *, of_comments: bool = False) -> list[str]:
+    """Return the second word, or the first of the comment, of each line of a section of a LAMMPS data file."""
     found: list[str] = []
     inside = False
-    for line in text.splitlines():
-        words = line.split("#")[0].split()
+    for full in text.splitlines():
+        line, _, comment = full.partition("#")
+        words = line.split()
         if words and not words[0].isdigit():
             inside = " ".join(words) == name
         elif inside and len(words) > 1:
-            found.append(words[1])
+            found.append((comment.split() or [""])[0] if of_comments else words[1])
     return found
 
 

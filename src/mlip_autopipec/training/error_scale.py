@@ -9,7 +9,7 @@ import numpy as np
 
 from mlip_autopipec.potentials.posterior import Scales
 from mlip_autopipec.training.linear_record import Surprise
-from mlip_autopipec.training.weights import Kind
+from mlip_autopipec.training.weights import EV_A3_IN_GPA, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _FRESH = 5
 #: A force component that is wrong is off by this share of the force on its atom at least.
 _OWN_SIZE = 0.5
+#: Forces, or stresses, of a label are a multiple of what is expected if they point along it: this cosine and more.
+_ALONG = 0.8
+#: Components of the stress that stay in their places in every order of shear components.
+_DIAGONAL = 3
 #: The error of an energy is expected to grow with this power of the variance over its median, and with that of the
 #: atoms that the median label has more. Without both, 11 of 1600 sound labels of Si, Ge, Li and Mo (small cells with
 #: surfaces) were 10 to 28 times as far off as usual; with them the worst is 8.3. 0.1 eV/atom too much is mostly more
@@ -82,7 +86,8 @@ def surprises_of(
     """
     studentised = np.abs(left_out.residuals) / np.sqrt(1.0 + left_out.variance)
     n_labels = len(design.blocks)
-    energy, forces, worst, wrong, unlike, size, n_atoms = np.zeros((7, n_labels))
+    energy, forces, worst, wrong, unlike, size, n_atoms, stress, stress_GPa = np.zeros((9, n_labels))
+    force_scale, stress_scale = np.ones((2, n_labels))
     for i, rows in enumerate(design.blocks):
         ours, kind = studentised[rows], design.kind[rows]
         of_energy, of_forces = kind == Kind.ENERGY, kind == Kind.FORCES
@@ -96,6 +101,12 @@ def surprises_of(
         doubtful = off > _OWN_SIZE * own[:, None]
         worst[i], wrong[i] = components.max(), np.where(doubtful, components, 0.0).max()
         size[i] = np.where(doubtful, off, 0.0).max()
+        force_scale[i] = _scale(design.target[rows][of_forces], errors[rows][of_forces])
+        diagonal = np.flatnonzero(kind == Kind.STRESS)[:_DIAGONAL]
+        if len(diagonal) == _DIAGONAL:
+            stress[i] = np.sqrt(np.mean(ours[diagonal] ** 2))
+            stress_GPa[i] = EV_A3_IN_GPA * np.sqrt(np.mean(errors[rows][diagonal] ** 2))
+            stress_scale[i] = _scale(design.target[rows][diagonal], errors[rows][diagonal])
     usual = [bool(judged[rows].all()) for rows in design.blocks]
 
     def median(values: NDArray[np.float64]) -> float:
@@ -104,7 +115,20 @@ def surprises_of(
     energy, forces, wrong = energy / median(energy), forces / median(forces), wrong / median(worst)
     energy /= np.maximum(unlike / median(unlike), 1.0) ** _UNLIKE
     energy /= np.maximum(median(n_atoms) / n_atoms, 1.0) ** _FEWER_ATOMS
-    return [Surprise(*map(float, row)) for row in zip(energy, forces, wrong, size, strict=True)]
+    if stress.any():
+        stress /= max(float(np.median(stress[stress > 0])), np.finfo(float).tiny)
+    columns = (energy, forces, wrong, size, stress, stress_GPa, force_scale, stress_scale)
+    return [Surprise(*map(float, row)) for row in zip(*columns, strict=True)]
+
+
+def _scale(label: NDArray[np.float64], error: NDArray[np.float64]) -> float:
+    """Return how many times as large a label is as what is expected, with its sign; 1 where they are not parallel."""
+    expected = label - error
+    lengths = float(np.linalg.norm(label)), float(np.linalg.norm(expected))
+    along = float(label @ expected)
+    if min(lengths) == 0.0 or abs(along) < _ALONG * lengths[0] * lengths[1]:
+        return 1.0
+    return float(np.sign(along)) * lengths[0] / lengths[1]
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,22 @@ class Surprise(NamedTuple):
         force on the atom.
     largest_eV_A
         Largest error in eV/A of these components.
+    stress, stress_GPa
+        Ratio, and error in GPa, of the first three stress components, which no order of shear components moves; 0
+        without a stress.
+    force_scale, stress_scale
+        How many times as large as expected the label's forces and these components are, negative where they point the
+        other way; 1 where both do not point along one direction.
     """
 
     energy: float
     forces: float
     component: float
     largest_eV_A: float
+    stress: float = 0.0
+    stress_GPa: float = 0.0
+    force_scale: float = 1.0
+    stress_scale: float = 1.0
 
 
 @dataclass(frozen=True)

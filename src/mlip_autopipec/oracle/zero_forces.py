@@ -1,0 +1,55 @@
+"""Forces of exactly zero on atoms that no symmetry holds: a constraint took them off, or they were not computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ase.data import covalent_radii
+
+from mlip_autopipec.structures.distances import neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+#: Neighbours within so many sums of covalent radii push an atom; a sum of their directions above this is no symmetry.
+_BONDED, _ONE_SIDED = 1.5, 0.02
+
+
+def forces_set_to_zero(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    """
+    Name the labels with atoms whose force is exactly zero although no symmetry makes it so.
+
+    A constraint has taken these forces off, or none were computed.
+
+    Parameters
+    ----------
+    frames
+        Labels with forces (eV/A).
+    names
+        How messages name each.
+    """
+    for atoms, name in zip(frames, names, strict=True):
+        zero = ~atoms.calc.results["forces"].any(axis=1)
+        if zero.sum() < 2 or not (zero & _is_pushed(atoms)).any():
+            continue
+        where = np.flatnonzero(zero)
+        listed = ", ".join(map(str, where[:5])) + (" ..." if len(where) > 5 else "")
+        which = "all atoms" if zero.all() else f"atoms {listed} ({len(where)} of {len(atoms)})"
+        yield (
+            f"{name} has forces of exactly zero on {which}, which no symmetry explains: they were not computed, or a "
+            "constraint has taken them off. Write raw forces (in ASE: get_forces(apply_constraint=False))"
+        )
+
+
+def _is_pushed(atoms: Atoms) -> NDArray[np.bool_]:
+    """Return which atoms have neighbours that do not lie around them symmetrically, (n_atoms,)."""
+    radii = covalent_radii[atoms.numbers]
+    i, j, distance, vector = neighbours("ijdD", atoms, _BONDED * 2 * float(radii.max()))
+    nearness = np.clip(1 - distance / (_BONDED * (radii[i] + radii[j])), 0, None)
+    pushes = np.zeros((len(atoms), 3))
+    np.add.at(pushes, i, (nearness / np.maximum(distance, 1e-6))[:, None] * vector)
+    return np.asarray(np.linalg.norm(pushes, axis=1) > _ONE_SIDED)
