@@ -16,6 +16,7 @@ from pymatgen.core import Lattice, Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures import readers
+from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.readers import FORMATS, read_structure
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
@@ -310,3 +311,17 @@ def test_files_of_another_role_are_named(tmp_path):
     (tmp_path / "aims.out").write_text("          Invoking FHI-aims ...\n  Begin self-consistency loop\n")
     with pytest.raises(InvalidInputError, match=r"aims.out' is an output of FHI-aims of a run that did not end"):
         read_structure(tmp_path / "aims.out")
+
+
+def test_elements_that_atom_types_become_are_said():
+    types = bulk("Ni", cubic=True)
+    types.numbers = [1, 2, 2, 2]
+    assert any("as atom types 1 to 2 become" in one for one in take_in(types, "s").remarks)
+    assert not any("atom types" in one for one in take_in(bulk("Ni", cubic=True), "s").remarks)
+
+
+def test_a_column_occ_is_an_occupancy():
+    atoms = bulk("Cu", cubic=True)
+    atoms.set_array("occ", np.array([0.5, 1, 1, 1]))
+    with pytest.raises(InvalidInputError, match=r"atom 0 \(Cu 0.5\) is partly occupied"):
+        take_in(atoms, "s")
