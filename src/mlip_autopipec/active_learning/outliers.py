@@ -298,7 +298,7 @@ class OutlierRule(MSONable):
             if which == [2] and not others:
                 components.add(i)
             if reasons or others:
-                found[i] = Outlier(i, (*reasons, *others))
+                found[i] = Outlier(i, (*others, *reasons))  # what explains it comes first
         # forces that are wrong altogether spoil single components of labels like it, which are judged again without it
         return [outlier for i, outlier in found.items() if not (forces_wrong and i in components)]
 
