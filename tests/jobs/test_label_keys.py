@@ -100,6 +100,17 @@ def test_a_maker_that_derives_from_another_has_a_key_of_its_own(alloy):
     assert key_with(plain, copper) == "9da3040dce340a9cb4d6da208ef2a5104345e8bc3ba80397c83e5e6d5cc1e79b"
 
 
+def test_settings_by_element_conflict_where_both_have_the_element():
+    """Of a campaign with U, cells of other elements were said to be computed with other settings."""
+    oxide, iron = (OracleRecord.of("VASP", {"LDAUU": u}) for u in ({"Fe": 5.3, "O": 0.0}, {"Fe": 5.3}))
+    assert oxide.conflicts(iron) == []
+    other = OracleRecord.of("VASP", {"LDAUU": {"Fe": 4.0}})
+    assert oxide.conflicts(other) == ["LDAUU: {'Fe': 5.3, 'O': 0.0} and {'Fe': 4.0}"]
+    # settings that are no elements have to be the same
+    first, second = (OracleRecord.of("ASE", {"input_data": data}) for data in ({"ecutwfc": 60}, {}))
+    assert len(first.conflicts(second)) == 1
+
+
 def test_what_is_written_beside_the_input_is_in_the_key(alloy):
     plain = Cp2kStaticMaker()
     override = {"cp2k_job_kwargs": {"settings_override": [{"dict": "cp2k", "action": {"_set": {"FORCE_EVAL": {}}}}]}}

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from ase.data import atomic_numbers
 from monty.json import jsanitize
 
 from mlip_autopipec.moved import first_name
@@ -129,12 +130,19 @@ class OracleRecord:
             ]
             keys = sorted({*self.settings, *other.settings})
             pairs += [(key, self.settings.get(key), other.settings.get(key)) for key in keys]
-            found += [f"{name}: {a} and {b}" for name, a, b in pairs if a != b]
+            found += [f"{name}: {a} and {b}" for name, a, b in pairs if not _agree(a, b)]
         for element in sorted({*self.potentials} & {*other.potentials}):
             mine, theirs = self.potentials[element], other.potentials[element]
             if mine != theirs:
                 found.append(f"potential of {element}: {mine} and {theirs}")
         return found
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two settings are one; those given by element where both have the element."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() | b.keys() <= atomic_numbers.keys():
+        return all(a[key] == b[key] for key in a.keys() & b.keys())
+    return bool(a == b)
 
 
 def maker_record(maker: Any, potentials: dict[str, str] | None = None) -> OracleRecord:
