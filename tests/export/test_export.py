@@ -151,6 +151,26 @@ def test_the_lammps_input_runs_in_the_library(folder: Path, expected: dict[str, 
     assert 0.01 < moved.max() < 3
 
 
+def test_an_error_of_the_forces_ends_the_run(folder: Path):
+    """LAMMPS would go on with forces of zero: energy 0, temperature constant, exit code 0."""
+    script = (folder / "lammps" / "run_without_mlpace.py").read_text()
+    broken = folder / "lammps" / "broken.py"
+    broken.write_text(script.replace("forces.evaluate(", "forces.no_such_method("))
+    done = subprocess.run(
+        [sys.executable, broken.name, "n_steps=20"],
+        cwd=folder / "lammps",
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    broken.unlink()
+    assert done.returncode == 1
+    assert "step 0: energy and forces could not be computed" in done.stderr
+    assert "no_such_method" in done.stderr
+
+
 @pytest.mark.parametrize("barostat", ["isotropic", "triclinic"])
 def test_an_npt_campaign_gives_an_npt_input_at_its_pressure(tmp_path: Path, barostat: str):
     settings = MDSettings(ensemble="npt", barostat=barostat, barostat_damping_fs=500.0)

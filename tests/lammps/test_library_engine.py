@@ -119,7 +119,7 @@ def test_pyace_gets_the_neighbours_of_lammps_nearest_first(
         expected = np.linalg.norm(positions[listed.get(i)[1]] - positions[i], axis=1)
         assert np.sort(expected) == pytest.approx(distances, abs=1e-12)
     backwards = np.concatenate([flat[ends[i] : ends[i + 1]][::-1] for i in range(n)])
-    run.forces.set_neighbours(backwards, counts, types, tags, positions)
+    run.forces.set_joined_neighbours(backwards, counts, types, tags, positions)
     run.forces.evaluate(positions, with_gamma=False)
     assert np.abs(run.forces.forces - before[0]).max() < 1e-12
     assert run.forces.energy == pytest.approx(before[1], abs=1e-10)

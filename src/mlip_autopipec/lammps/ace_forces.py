@@ -64,6 +64,17 @@ class ACEForces:
 
     def set_neighbours(
         self,
+        neighbours: Sequence[NDArray[np.int32]],
+        types: NDArray[np.int32],
+        tags: NDArray[np.int32],
+        positions: NDArray[np.float64],
+    ) -> None:
+        """Take LAMMPS' own lists, one for each atom, as exported scripts do; see :meth:`set_joined_neighbours`."""
+        joined = np.concatenate(neighbours) if len(neighbours) else np.empty(0, dtype=np.int32)
+        self.set_joined_neighbours(joined, [len(n) for n in neighbours], types, tags, positions)
+
+    def set_joined_neighbours(
+        self,
         neighbours: NDArray[np.int32],
         counts: Sequence[int],
         types: NDArray[np.int32],

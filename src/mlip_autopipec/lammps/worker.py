@@ -217,7 +217,7 @@ class LibraryRun:
         positions = lmp.numpy.extract_atom("x", nelem=n_all)
         builds = lmp.get_thermo("nbuild")
         if builds != self._builds:
-            self.forces.set_neighbours(
+            self.forces.set_joined_neighbours(
                 *structures.read_neighbours(lmp, n_local),
                 lmp.numpy.extract_atom("type", nelem=n_all),
                 lmp.numpy.extract_atom("id", nelem=n_all),
