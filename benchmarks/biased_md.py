@@ -16,10 +16,9 @@ import logging
 import statistics
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
-from label_efficiency import KINDS, RESULTS, SYSTEMS, kept, measure, oracle_frames, read_results
+from label_efficiency import KINDS, RESULTS, SYSTEMS, measure, pool_and_test, read_results
 from rich.console import Console
 from rich.table import Table
 
@@ -85,8 +84,7 @@ def main(arguments=None):
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, options.picoseconds))
-        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, options.picoseconds))
+        pool, test = pool_and_test(system, name, folder, options.picoseconds)
         for seed in options.seeds:
             for strength in options.strength:
                 key = {"system": name, "strength": strength, "seed": seed, **asked}

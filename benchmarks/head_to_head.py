@@ -32,7 +32,7 @@ from ase import units
 from ase.filters import FrechetCellFilter
 from ase.io import read, write
 from ase.optimize import BFGS
-from label_efficiency import RESULTS, SYSTEMS, kept, labelled, oracle_frames, read_results, run
+from label_efficiency import RESULTS, SYSTEMS, kept, labelled, pool_and_test, read_results, run
 from rich.console import Console
 from rich.table import Table
 
@@ -225,8 +225,7 @@ def main(arguments=None):
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, options.picoseconds))
-        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, options.picoseconds))
+        pool, test = pool_and_test(system, name, folder, options.picoseconds)
 
         def properties(system=system):
             calculator = system.calculator()

@@ -270,6 +270,12 @@ def kept(folder, name, make):
     return read(path, index=":")
 
 
+def pool_and_test(system, name, folder, picoseconds):
+    """Frames of oracle MD to draw from, and those of another one to test on; made once in a folder."""
+    pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, picoseconds))
+    return pool, kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, picoseconds))
+
+
 def random_errors(system, n_labels, seed, first, pool, test):
     """Errors of potentials from the first dataset and as many random frames of oracle MD; medians of the draws."""
     if n_labels > len(pool):
@@ -494,8 +500,7 @@ def main(arguments=None):
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        pool = kept(folder, f"{name}-pool", partial(oracle_frames, system, system.n_pool, 1, options.picoseconds))
-        test = kept(folder, f"{name}-test", partial(oracle_frames, system, system.n_test, 2, options.picoseconds))
+        pool, test = pool_and_test(system, name, folder, options.picoseconds)
         for seed in options.seeds:
             for strategy in options.strategy:
                 key = {"system": name, "strategy": strategy, "seed": seed, **asked}

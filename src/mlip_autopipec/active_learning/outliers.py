@@ -16,6 +16,7 @@ import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors, is_in_core
+from mlip_autopipec.active_learning.moments import moments_by_element, net_order
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.moved import dropped_fields, renamed_classes
 from mlip_autopipec.structures.dimers import is_dimer
@@ -236,7 +237,7 @@ class OutlierRule(MSONable):
             of_new = graded if graded is not None else [grade_errors(potential, label) for label in new]
             for k, (label, found) in enumerate(zip(new, of_new, strict=True)):
                 reasons[k] = self._by_potential(label, found, potential.cutoff, energy, force)
-        moments = _moments_by_element(others)
+        moments = moments_by_element(others)
         for k, label in enumerate(new):
             reasons.setdefault(k, []).extend(self._by_moments(label, moments))
         return [Outlier(k, tuple(why)) for k, why in reasons.items() if why]
@@ -343,7 +344,7 @@ class OutlierRule(MSONable):
 
     def _by_moments(self, label: Atoms, others: Mapping[str, list[NDArray[np.float64]]]) -> list[str]:
         reasons = []
-        for element, (moments,) in _moments_by_element([label]).items():
+        for element, (moments,) in moments_by_element([label]).items():
             known = others.get(element, [])
             if len(known) < self.min_labels:
                 continue
@@ -354,17 +355,17 @@ class OutlierRule(MSONable):
                 word = "collapsed" if size < usual else "grew"
                 reasons.append(f"the moments of {element} {word}: {size:.2f} muB, in the other labels {usual:.2f} muB")
                 continue
-            orders = [_order(m) for m in known]
+            orders = [net_order(m) for m in known]
             against = int(np.sum(moments * np.sign(moments.sum()) < -self.moment_floor_muB))
             if np.quantile(orders, 0.05) > _FERROMAGNETIC and against:
                 reasons.append(
                     f"{against} of {len(moments)} moments of {element} changed sign; in the other labels all agree"
                 )
                 continue
-            disordered = np.quantile(orders, 0.95) < 0.5 < _order(moments) - 0.4
+            disordered = np.quantile(orders, 0.95) < 0.5 < net_order(moments) - 0.4
             if len(moments) > 1 and usual > self.moment_floor_muB and disordered:
                 reasons.append(
-                    f"the moments of {element} are aligned (net {_order(moments):.2f} of all); in the other labels "
+                    f"the moments of {element} are aligned (net {net_order(moments):.2f} of all); in the other labels "
                     f"they are not ({float(np.median(orders)):.2f})"
                 )
         return reasons
@@ -380,27 +381,6 @@ def _of_another_scale(far: NDArray[np.float64], scales: NDArray[np.float64], *, 
     if turned and stress > _SURE_OF_STRESS and stress_GPa > _STRESS_FLOOR_GPA:
         reasons.append(f"its stress is {stress_scale:.2g} times what all other labels say (turned round?)")
     return reasons
-
-
-def _moments_by_element(labels: Sequence[Atoms]) -> dict[str, list[NDArray[np.float64]]]:
-    """Return for each element the moments (muB) of its atoms, label by label, where there are any."""
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for label in labels:
-        moments = None if label.calc is None else label.calc.results.get("magmoms")
-        if moments is None:
-            continue
-        values = np.asarray(moments, dtype=float)
-        if values.ndim != 1:  # non-collinear: their size is all that is compared
-            values = np.linalg.norm(values, axis=1)
-        symbols = np.array(label.get_chemical_symbols())
-        for element in sorted(set(symbols.tolist())):
-            found.setdefault(element, []).append(values[symbols == element])
-    return found
-
-
-def _order(moments: NDArray[np.float64]) -> float:
-    """Return the net moment relative to that of all moments aligned: 1 for a ferromagnet, 0 for an antiferromagnet."""
-    return float(abs(moments.sum()) / max(np.abs(moments).sum(), 1e-12))
 
 
 __getattr__ = renamed_classes(__name__, LabelQuarantine="OutlierRule")
