@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,11 +14,12 @@ from ase import units
 from ase.build import bulk
 
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
-from mlip_autopipec.lammps import input_script, structures
+from mlip_autopipec.lammps import input_script, library, structures
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
 from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.processes import run_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -372,6 +374,37 @@ def test_a_barostat_of_ones_own_template_feels_the_present_virial(
     by_setting = explore(triclinic(), copper_potential, tmp_path, ensemble="npt", **run)
     assert np.ptp(by_setting.trace["volume_A3"]) > 1
     assert by_template.trace["volume_A3"] == by_setting.trace["volume_A3"]
+
+
+#: LAMMPS takes memory that was used before for its fixes: here it holds what is not a number.
+_IN_USED_MEMORY = """
+from mlip_autopipec.lammps import worker
+prepare = worker.LibraryRun.prepare
+def after_others(run, input_file):
+    junk = [bytes([255]) * size for size in range(520, 1500, 8) for _ in range(9)]
+    del junk
+    prepare(run, input_file)
+worker.LibraryRun.prepare = after_others
+worker.main()
+"""
+
+
+def test_a_barostat_asks_for_the_virial_after_it_is_set(
+    copper_potential: ACEPotential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def in_used_memory(_command: list[str], log: Path, environment: dict[str, str]) -> int:
+        return run_process([sys.executable, "-c", _IN_USED_MEMORY], log, environment)
+
+    monkeypatch.setattr(library, "run_process", in_used_memory)
+    run = {"n_steps": 10, "ensemble": "npt", **WIDE}
+    assert explore(triclinic(), copper_potential, tmp_path, **run).status is WalkStatus.CONVERGED
+    fix, virial = "fix             ace all external pf/callback 1 1\n", "fix_modify      ace energy yes virial yes\n"
+    text = input_script.shipped_template()
+    assert fix + virial in text
+    last = "thermo_modify   lost error norm no\n"
+    late = text.replace(fix + virial, "").replace(last, fix + virial + last, 1)
+    with pytest.raises(ExplorationError, match=r"'fix ace all external .*' has to stand before the fix of a barostat"):
+        explore(triclinic(), copper_potential, tmp_path, template=late, **run)
 
 
 @pytest.mark.parametrize("barostat", ["isotropic", "anisotropic", "triclinic"])

@@ -35,6 +35,25 @@ def is_exploded(text: str) -> bool:
     return any(words in text for words in EXPLODED)
 
 
+def too_early(text: str, *, begun: bool) -> str:
+    """
+    Say what to do where a barostat asked for a virial before there were forces; empty otherwise.
+
+    LAMMPS sets fixes up in the order of their lines and leaves the virial of a fix undefined until then: it is whatever
+    the memory held, now and then not a number.
+
+    Parameters
+    ----------
+    text
+        LAMMPS' message.
+    begun
+        Whether forces have been computed.
+    """
+    if begun or "Non-numeric pressure" not in text:
+        return ""
+    return "\nIn a template the line 'fix ace all external ...' has to stand before the fix of a barostat."
+
+
 def crash(what: str, log: str) -> ExplorationError:
     """Return the error of a process that ended without its result: what happened, what to do, the end of the log."""
     if "read_restart.cpp" in log:

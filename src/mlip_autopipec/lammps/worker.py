@@ -22,7 +22,7 @@ from mlip_autopipec.lammps import colvars, input_script, structures
 from mlip_autopipec.lammps.ace_forces import ACEForces
 from mlip_autopipec.lammps.bias import Bias
 from mlip_autopipec.lammps.cell import MDCell
-from mlip_autopipec.lammps.failures import is_exploded
+from mlip_autopipec.lammps.failures import is_exploded, too_early
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
 from mlip_autopipec.lammps.records import FrameRecord, Trace
@@ -188,7 +188,7 @@ class LibraryRun:
         if (told := colvars.explained(error, Path(input_script.LOG))) is not None:
             raise told from error
         if self.last_sane is None or not is_exploded(text):
-            raise ExplorationError(f"LAMMPS: {text}") from error
+            raise ExplorationError(f"LAMMPS: {text}{too_early(text, begun=self._graded_step >= 0)}") from error
         sys.stdout.write(f"halted by LAMMPS: {text}\n")
         self.halted = (HaltReason.LOST_ATOMS, self.step, math.inf, 0)
 
