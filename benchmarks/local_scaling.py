@@ -183,7 +183,7 @@ def main():
 
     counts = [n for n in (1, 2) if n <= available_cores()]
     if "labels" in options.parts:
-        repeat = (2, 2, 1) if options.quick else (3, 3, 2)
+        repeat = (2, 2, 1) if options.quick else (3, 2, 2)
         table = wall_times()
         compare(table, "8 labels, GFN1-xTB", lambda: labels(repeat), counts, options.rounds, warm)
         console.print(table)

@@ -52,7 +52,7 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 900 of all elements (220 of each with five and more), and the
+    fit) the labels choose the number of functions, up to 1200 of all elements or 320 of each, and the
     cutoff of the first potential, 4.5 to 7 A, with body order 6; the number grows with the labels. A number that is
     given stays, with 5 A by default. With four and more elements each function of a linear fit depends on two at most,
     unless a shape is given. Two densities

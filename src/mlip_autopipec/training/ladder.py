@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.design import BasisFunction, Design
 
 #: Functions per element of the rungs.
-RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900)
+RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900, 1200)
 #: Basis functions of all elements together that a ladder goes up to.
-MOST_FUNCTIONS = 900
+MOST_FUNCTIONS = 1200
 #: Functions of each element that it goes up to however many elements there are.
 MOST_OF_EACH = 320
 #: The logarithm of the evidence of a larger basis has to be larger by this much.

@@ -214,7 +214,7 @@ _TEMPLATE = """\
 {% else %}
 {{ comment }}cutoff: {{ [cutoff, default_cutoff] | max }}   # {{ about_cutoff }}; without it the labels choose
 {% endif %}
-{{ comment }}number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 900
+{{ comment }}number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 1200
 """
 KIND = TrainerKind(
     trainer=LinearACETrainer,
