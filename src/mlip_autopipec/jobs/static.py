@@ -27,7 +27,7 @@ from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.kinds import Availability, OracleKind, added_packages
 from mlip_autopipec.oracle.ase_calculators import find_failure, force_consistent_energy
 from mlip_autopipec.oracle.code_settings import refused_settings
-from mlip_autopipec.oracle.electrons import tell
+from mlip_autopipec.oracle.electrons import tell, with_initial_moments
 from mlip_autopipec.oracle.extracted import EnergyKind
 from mlip_autopipec.oracle.kpoints import thin_out_along_vacuum
 from mlip_autopipec.oracle.refused import refuse
@@ -156,25 +156,6 @@ class AseStaticMaker(AseMaker):
         if getattr(calculator, "converged", True) is False:
             raise LabelError(f"the calculator '{name}' says that it did not converge in {directory}")
         return directory
-
-
-def with_initial_moments(maker: Any, atoms: Atoms) -> Atoms:
-    """
-    Return a structure with the moments that a maker begins with, unless it has its own.
-
-    Parameters
-    ----------
-    maker
-        A static maker; only those with ``initial_moments_muB`` have any.
-    atoms
-        The structure; is not changed.
-    """
-    moments = getattr(maker, "initial_moments_muB", None)
-    if not moments or atoms.has("initial_magmoms"):
-        return atoms
-    atoms = atoms.copy()
-    atoms.set_initial_magnetic_moments([moments.get(symbol, 0.0) for symbol in atoms.symbols])
-    return atoms
 
 
 def _moments(results: Mapping[str, Any], n_atoms: int) -> list[float]:

@@ -147,6 +147,25 @@ def with_keywords(maker: Any, atoms: Atoms) -> Any:
     return type(maker).from_dict(content)
 
 
+def with_initial_moments(maker: Any, atoms: Atoms) -> Atoms:
+    """
+    Return a structure with the moments that a maker begins with, unless it has its own.
+
+    Parameters
+    ----------
+    maker
+        A static maker; only those with ``initial_moments_muB`` have any.
+    atoms
+        The structure; is not changed.
+    """
+    moments = getattr(maker, "initial_moments_muB", None)
+    if not moments or atoms.has("initial_magmoms"):
+        return atoms
+    atoms = atoms.copy()
+    atoms.set_initial_magnetic_moments([moments.get(symbol, 0.0) for symbol in atoms.symbols])
+    return atoms
+
+
 def tell(calculator: Calculator, name: str, atoms: Atoms) -> None:
     """
     Tell a calculator that was made for any structure the charge and the multiplicity of this one.
