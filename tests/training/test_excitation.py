@@ -106,7 +106,7 @@ def test_the_labels_say_whether_errors_grow_with_the_energy(noisy_above: bool) -
     weights = FitWeights()
     noise = units_of(design, weights, soft.weights if noisy_above else hard.weights) * rng.normal(size=len(design.kind))
     exact = design.matrix[:, design.columns(functions)] @ rng.normal(size=len(functions))
-    chosen = _likelier(replace(design, target=exact + noise), functions, weights, [hard, soft])
+    chosen = _likelier(replace(design, target=exact + noise), {1: functions}, weights, [hard, soft])
     assert (chosen is soft) == noisy_above
 
 
