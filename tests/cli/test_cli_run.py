@@ -81,11 +81,11 @@ def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard
     assert json.loads(CliRunner().invoke(app, ["status", str(folder), "--json"]).stdout)["running"] is True
     process.send_signal(signal.SIGINT)  # a terminal would send it to LAMMPS, too; so we have to end it ourselves
     os.killpg(process.pid, signal.SIGCONT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == ExitCode.INTERRUPTED == 130, said
     assert f"mlip-autopipec resume {path} --folder {folder}" in said
     assert "Traceback" not in said
-    for _ in range(100):  # SIGKILL takes a moment on a busy machine
+    for _ in range(600):  # SIGKILL takes a moment on a busy machine
         if not in_group(process.pid):
             break
         time.sleep(0.1)

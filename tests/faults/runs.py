@@ -43,7 +43,7 @@ class Campaign:
 
     def ends(self, *deaths: Death, **options: float) -> int:
         process = self.start(*deaths, **options)
-        process.join(120)
+        process.join(400)
         assert process.exitcode is not None, self.log.read_text()[-3000:]
         return process.exitcode
 

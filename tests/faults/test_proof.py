@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def lives(context: ForkServerContext, folder: Path, *deaths: Death) -> int | None:
     log = folder / "processes" / "log"
     process = start(context, log, proof_or_resume, str(folder / "store"), folder / "jobs", deaths=deaths)
-    process.join(120)
+    process.join(400)
     assert process.exitcode in (0, -signal.SIGKILL), log.read_text()[-3000:]
     return process.exitcode
 

@@ -57,7 +57,7 @@ class Both:
         return start(self.context, self.log, command_line, *words, deaths=deaths, worker_only=worker_only)
 
     def ends(self, process: BaseProcess) -> int | None:
-        process.join(120)
+        process.join(400)
         assert process.exitcode in (0, -signal.SIGKILL), self.log.read_text()[-3000:]
         return process.exitcode
 

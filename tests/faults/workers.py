@@ -71,7 +71,7 @@ class Workers:
 
     def wait(self, fw_ids: Sequence[int], until: Callable[[], bool] = lambda: False, rescue: bool = True) -> None:
         """Wait until all workflows have ended, or something else is true."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not until() and not all(self.state(i) in ("COMPLETED", "FIZZLED") for i in fw_ids):
             assert time.monotonic() < deadline, self.report()
             for name in self.bury():
@@ -86,7 +86,7 @@ class Workers:
         todo = list(faults)
         unlocked: dict[int, float] = {}
         n_before = len(computed_keys(self.events))
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         while todo or not all(self.state(i) == "COMPLETED" for i in fw_ids):
             assert time.monotonic() < deadline, self.report()
             if todo and len(computed_keys(self.events)) > n_before:
