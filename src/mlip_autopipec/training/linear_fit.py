@@ -320,11 +320,12 @@ def _trusted(
     some = functions[allowed[-1] if allowed else min(functions)]
     fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
-    if doubts.whole_set is not None:
+    if (wrong := doubts.whole_set or doubts.part) is not None:
+        which = f"{len(doubts.of_part)} of {len(task.labels)} labels ({', '.join(map(str, doubts.of_part[:8]))} ...)"
         raise InvalidInputError(
-            f"the stresses of the labels seem to have {doubts.whole_set}: that is what energies and forces imply. "
-            "Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when stretched); "
-            "convert them, or leave them out of the labels"
+            f"the stresses of {'the labels' if doubts.part is None else which} seem to have {wrong}: that is what "
+            "energies and forces imply. Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when "
+            "stretched); convert them, or leave them out of the labels"
         )
     if not doubts.labels:
         return design, ()
