@@ -17,6 +17,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
+from mlip_autopipec.jobs.judging import judge_unexplained
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import MDSettings
@@ -228,6 +229,44 @@ def test_a_wrong_label_of_the_users_own_stays_out_of_later_trainings_and_of_the_
     labels = [label.to_atoms() for label in read_labels("own", store=memory_jobstore) if label.split != "reference"]
     spread = 1e3 * np.std([atoms.calc.results["energy"] / len(atoms) for atoms in labels])
     assert check.energy_limit_meV_atom <= max(1.1 * RELATIVE * spread, ENERGY_FLOOR_MEV_ATOM)
+
+
+MORE = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=20, cutoff=4.5))
+
+
+@pytest.mark.parametrize("wrong", ["order of atoms", "sign"])
+def test_forces_that_belong_to_other_atoms_are_named_where_half_of_the_labels_have_them(
+    run_loop, memory_jobstore, caplog, wrong
+):
+    """None of so many stands out from the others, but a fit leaves more of their forces than there is."""
+    given = own_labels()
+    for atoms in given[::2]:
+        forces = atoms.calc.results["forces"]
+        atoms.calc.results["forces"] = -forces if wrong == "sign" else forces[::-1].copy()
+    maker = loop([])
+    maker.train_maker = TrainMaker(trainer=MORE)
+    run_loop(maker.make(COPPER, 300, labels=given, campaign_id="own"))
+    aside = Campaigns(memory_jobstore).outliers("own")
+    index = {label.uuid: label.index for label in read_labels("own", store=memory_jobstore, with_outliers=True)}
+    # the first one is a crystal without forces, and those of the third are small
+    assert set(range(4, 16, 2)) <= {index[uuid] for uuid in aside} <= set(range(2, 16, 2))
+    assert "of its forces, and" in caplog.text
+
+
+def test_a_dataset_whose_forces_belong_to_other_structures_is_refused(run_loop, stored_documents, memory_jobstore):
+    given = own_labels()[1:]
+    forces = [atoms.calc.results["forces"] for atoms in given]
+    for atoms, other in zip(given, forces[1:] + forces[:1], strict=True):
+        atoms.calc.results["forces"] = other
+    maker = loop([])
+    maker.train_maker = TrainMaker(trainer=MORE)
+    final = run_loop(maker.make(COPPER, 300, labels=given, campaign_id="own"))
+    assert final.status == "FAILED"
+    assert not stored_documents(PotentialDocument)
+    labels = read_labels("own", store=memory_jobstore)
+    potential = MORE.train([label.to_atoms() for label in labels]).potential
+    with pytest.raises(InvalidInputError, match="the forces of the dataset are not those of its structures"):
+        judge_unexplained(potential, labels, [])
 
 
 class OtherTrainer(LinearACETrainer):

@@ -28,6 +28,7 @@ from mlip_autopipec.schemas.potential import LeftOutErrors, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.validation.confidence import bound_factor
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)
 STRICT = {"max_relative_force_error": 1e-9, "force_error_floor_meV_A": 1e-9}
@@ -61,6 +62,10 @@ def test_a_good_potential_passes(run_loop, stored_documents, memory_jobstore):
     assert final.check.passed
     assert final.check.errors.n_structures == 2
     assert f"{final.check.errors.forces_rmse_meV_A:.1f} meV/A on 2 frame(s) of halt-free MD" in final.why
+    energy = final.check.errors.energy_rmse_meV_atom
+    assert f"energy {energy:.2f} meV/atom (up to {bound_factor(2, 0.9) * energy:.2f} with 90% confidence)" in final.why
+    of_many = final.check.errors.model_copy(update={"n_structures": 4})
+    assert "confidence" not in final.check.model_copy(update={"errors": of_many}).describe()
     assert final.n_cycles == 4, "walkers that had halted run from their start; the check and its labels take two"
     labels = read_labels("c", store=memory_jobstore)
     assert [label.origin for label in labels if label.split == "check"] == ["check", "check"]

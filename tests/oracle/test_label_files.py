@@ -439,3 +439,36 @@ def test_what_is_taken_off_a_label_is_said(tmp_path, name):
         assert not atoms.constraints
         assert np.allclose(atoms.get_forces(), raw, atol=1e-6)
         assert np.abs(raw[:4]).max() > 0.1
+
+
+def test_an_energy_that_is_a_word_is_shown_by_its_name(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "words.extxyz", energy=None, REF_energy="-0.123D+00")
+    with pytest.raises(InvalidInputError, match=r"frame 0 .*REF_energy is '-0.123D\+00'; it has to be one number"):
+        read_labels_file(path)
+
+
+def test_weights_and_spreads_are_no_energies(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "weights.extxyz", energy_weight=4.0, energy_std=0.1, energy_sigma=0.2)
+    assert read_labels_file(path)[0].get_potential_energy() == pytest.approx(copper.get_potential_energy())
+
+
+@pytest.mark.parametrize(("apart", "said"), [(0.3, True), (0.0, False)])
+def test_free_energies_of_some_frames_alone_are_said(copper, tmp_path, apart, said):
+    frames = []
+    for n in range(4):
+        free = {"free_energy": copper.get_potential_energy() - apart} if n else {}
+        rewritten(copper, tmp_path / "one.extxyz", **free)
+        (frame,) = ase.io.read(tmp_path / "one.extxyz", ":")
+        frames.append(frame)
+    ase.io.write(tmp_path / "some.extxyz", frames)
+    found = read_labels_file(tmp_path / "some.extxyz")
+    assert found[1].get_potential_energy() == pytest.approx(copper.get_potential_energy())
+    told = [one for one in found.remarks if "is given in 3 of 4 frames alone, where it differs by up to 0.3 eV" in one]
+    assert len(told) == said
+
+
+def test_a_bare_word_charge_in_a_comment_is_no_charge(copper):
+    atoms = copper.copy()
+    atoms.calc = SinglePointCalculator(atoms, **copper.calc.results)
+    atoms.info["charge"] = True  # what ASE's reader makes of "charge density of run 3"
+    assert "charge" not in take_in_labels([atoms])[0].info

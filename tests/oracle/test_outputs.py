@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -18,6 +19,7 @@ from paths import SHARED_DATA
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.electrons import charge_of
 from mlip_autopipec.structures.readers import read_structure
 
@@ -240,6 +242,16 @@ def test_the_charge_of_a_run_is_read_and_its_stress_is_not(tmp_path):
     outcar = _text("OUTCAR")
     (tmp_path / "OUTCAR").write_text(re.sub(r"(NELECT =)\s+[\d.]+", r"\g<1>      31.0000", outcar))
     assert read_labels_file(tmp_path / "OUTCAR")[0].info["charge"] == 1
+
+
+@pytest.mark.parametrize("name", ["vasprun.xml", "OUTCAR"])
+@pytest.mark.parametrize("electrons", ["31.0000", "32.0000"])
+def test_a_structure_of_a_charged_run_has_its_charge(name, electrons, tmp_path):
+    pattern = r'(name="NELECT">)\s*[\d.]+' if name == "vasprun.xml" else r"(NELECT =)\s+[\d.]+"
+    (tmp_path / name).write_text(re.sub(pattern, rf"\g<1>      {electrons}", _text(name)))
+    taken = load_structure(tmp_path, Path(name), None, None)
+    assert taken.atoms.info.get("charge", 0) == (1 if electrons == "31.0000" else 0)
+    assert any("total charge of +1 e" in one for one in taken.remarks) == (electrons == "31.0000")
 
 
 @pytest.mark.parametrize(("tag", "value"), [("PSTRESS", "100.0"), ("ISIF", "0")])

@@ -14,6 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet
 
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.structures.provenance import Origin, mark
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import STRESS_SHARE, Design, basis_functions, build_design, units_of
 from mlip_autopipec.training.excitation import energies_above_hull, softened
@@ -118,3 +119,44 @@ def test_an_error_of_the_stress_is_worth_more_under_pressure() -> None:
     largest = max(np.abs(labels[0].get_stress()))
     assert unit[stress][:6] == pytest.approx(FitWeights().unit(design.kind)[stress][:6] + STRESS_SHARE * largest)
     assert unit[~stress] == pytest.approx(FitWeights().unit(design.kind)[~stress])
+
+
+def trimers(symbols: str, n: int, seed: int, rattle: float, closer_A: float = 0.0) -> list[Atoms]:
+    """Return EMT labels of rattled molecules of three atoms in a box, the third atom nearer to the second."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(n):
+        atoms = Atoms(symbols, [(0, 0, 0), (2.3, 0, 0), (1.15, 2.0 - closer_A, 0)], cell=[15, 15, 15], pbc=True)
+        atoms.positions += 6.0 + rng.normal(0, rattle, (3, 3))
+        calc = EMT()
+        results = {name: calc.get_property(name, atoms) for name in ("energy", "forces")}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+def test_a_molecule_unlike_all_others_is_not_counted_among_those_left_out() -> None:
+    """A fit without it says nothing of it, and says that: no error of MD, which halts there."""
+    near, far = trimers("AuCu2", 40, 0, 0.03), trimers("AuCu2", 1, 1, 0.03, closer_A=1.0)
+    trainer = LinearACETrainer(basis=BasisSettings(cutoff=4.5, number_of_functions_per_element=30))
+    alone, both = (trainer.train(labels).linear for labels in (near, [*near, *far]))
+    assert alone is not None
+    assert both is not None
+    assert both.labels[-1].forces_rmse_meV_A > 100 * both.left_out.forces_meV_A
+    assert both.left_out.forces_meV_A < 4 * alone.left_out.forces_meV_A
+    assert both.posterior.scale.forces < 4 * alone.posterior.scale.forces
+
+
+def test_molecules_made_for_a_pair_of_elements_are_not_counted_among_those_left_out() -> None:
+    """Au2Cu holds the pair Au-Au for the fit, and is no molecule of the user's."""
+    own, foreign = trimers("AuCu2", 40, 0, 0.06), trimers("Au2Cu", 6, 1, 0.2)
+    trainer = LinearACETrainer(basis=BasisSettings(cutoff=4.5, number_of_functions_per_element=12))
+    counted = trainer.train([*own, *foreign]).linear
+    for atoms in foreign:
+        mark(atoms, origin=Origin.SEED_PAIR)
+    left_alone = trainer.train([*own, *foreign]).linear
+    assert counted is not None
+    assert left_alone is not None
+    own_errors = [error.forces_rmse_meV_A for error in left_alone.labels[:40]]
+    assert left_alone.left_out.forces_meV_A == pytest.approx(np.sqrt(np.mean(np.square(own_errors))), rel=1e-6)
+    assert left_alone.left_out.forces_meV_A < 0.8 * counted.left_out.forces_meV_A

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
@@ -522,3 +523,17 @@ def test_a_potential_that_is_evaluated_otherwise_than_it_was_fitted_is_refused(m
     monkeypatch.setattr("mlip_autopipec.training.linear_fit.evaluate", other)
     with pytest.raises(TrainingError, match=r"gives other forces than its fit for .*python-ace"):
         LinearACETrainer().train([labelled(atoms) for atoms in cells(12)])
+
+
+@pytest.mark.parametrize("every", [2, 5])
+@pytest.mark.parametrize(("factor", "said"), [(-1.0, "opposite sign"), (160.21766, "GPa"), (-1602.1766, "kB and the")])
+def test_stresses_of_another_sign_or_unit_in_some_labels_are_refused_by_number(
+    every: int, factor: float, said: str
+) -> None:
+    """A set put together of two conversions: no convention fits all, and the fit would be a mean of both."""
+    frames = [labelled(a, (lambda s: factor * s) if i % every == 1 else None) for i, a in enumerate(cells(30))]
+    with pytest.raises(InvalidInputError, match=rf"stresses of \d+ of 30 labels \(\d+, .*{said}") as refused:
+        LinearACETrainer(basis=replace(SMALL, number_of_functions_per_element=30)).train(frames)
+    named = re.search(r"labels \(([\d, ]+)", str(refused.value))
+    assert named is not None
+    assert {int(word) % every for word in named[1].split(",")} == {1}

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.active_learning.calibration import grade_errors
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.check import CHECK
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel
+from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.training.accuracy import evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.linear_record import LinearFitRecord
 
 logger = logging.getLogger(__name__)
+
+#: A fit to labels leaves 2 to 40 % of their forces, and more than 80 % of forces that belong to other structures; so
+#: many labels with forces above this (eV/A), and functions, are needed to say so.
+_UNEXPLAINED, _EXPLAINED, _FEWEST, _LARGE_EV_A, _ENOUGH_FUNCTIONS = 0.8, 0.4, 6, 0.3, 20
 
 
 def has_unjudged(rule: OutlierRule | None, labels: Sequence[LabelDocument]) -> bool:
@@ -55,6 +62,61 @@ def judge_left_out(
             "; ".join(reasons),
         )
         aside.append(FlaggedLabel(label_id=label.uuid, reasons=reasons))
+    return aside
+
+
+def judge_unexplained(
+    potential: ACEPotential, labels: Sequence[LabelDocument], accepted: Collection[str]
+) -> list[FlaggedLabel]:
+    """
+    Return the user's own labels whose forces a potential that is fitted to them, too, does not explain.
+
+    Of forces that belong to another structure, or to other atoms of theirs, a fit leaves as much as there is. Where
+    many labels are like that, none stands out from the others, but the sound ones are explained.
+
+    Parameters
+    ----------
+    potential
+        Fitted to all labels.
+    labels
+        Those.
+    accepted
+        uuids of those the user let in, or that are flagged already.
+
+    Raises
+    ------
+    InvalidInputError
+        It explains hardly any.
+    """
+    own = [label for label in labels if label.origin == "given" and label.uuid not in accepted]
+    if len(own) < _FEWEST or min(potential.n_functions.values()) < _ENOUGH_FUNCTIONS:
+        return []
+    frames = [label.shared_atoms() for label in own]
+    left: list[tuple[float, LabelDocument]] = []
+    for label, frame, predicted in zip(own, frames, evaluate(potential, frames), strict=True):
+        forces = raw_forces(frame)
+        if (size := float(np.sqrt(np.mean(forces**2)))) > _LARGE_EV_A:
+            left.append((float(np.sqrt(np.mean((predicted.forces - forces) ** 2))) / size, label))
+    if len(left) < _FEWEST:
+        return []
+    usual = float(np.median([share for share, _ in left]))
+    if usual > _UNEXPLAINED:
+        raise InvalidInputError(
+            f"the forces of the dataset are not those of its structures: of the median label a fit leaves {usual:.0%}. "
+            "See whether structures, the order of atoms, or forces of several runs were mixed up"
+        )
+    aside = []
+    for share, label in left:
+        if share <= _UNEXPLAINED or usual > _EXPLAINED:
+            continue
+        reason = f"a fit to all labels, it among them, leaves {share:.0%} of its forces, and {usual:.0%} of the usual"
+        logger.warning(
+            "label %d of the dataset (%s) is flagged as an outlier and not trained on: %s",
+            label.index,
+            label.formula,
+            reason,
+        )
+        aside.append(FlaggedLabel(label_id=label.uuid, reasons=[reason]))
     return aside
 
 

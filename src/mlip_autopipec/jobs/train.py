@@ -13,7 +13,7 @@ from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, load_document, load_either, loop_job
-from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new
+from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
@@ -139,7 +139,11 @@ class TrainMaker(Maker):
             if trainer.judges_labels:
                 result = fit(frames)
             record = judged_by_linear_fit(trainer, frames, elements) if result is None else result.linear
-            if not (wrong := judge_left_out(self.outliers, record, old, labels.accepted)):
+            wrong = judge_left_out(self.outliers, record, old, labels.accepted)
+            if result is not None:  # fits of other trainers may have stopped before they explain much
+                known = [*labels.accepted, *(label.label_id for label in wrong)]
+                wrong += judge_unexplained(result.potential, old, known)
+            if not wrong:
                 break
             aside += wrong
             names = {label.label_id for label in wrong}

@@ -33,7 +33,8 @@ logger = logging.getLogger(__name__)
 _ISOLATED = ("isolatedatom", "isolated_atom")
 #: Entries of these names are no total energy, or not what was computed.
 _NOT_TOTAL = re.compile(
-    r"per_?atom|atomi[sz]|formation|cohesive|hull|kinetic|disp|vdw|d3|zpe|pred|error|interaction|binding|corr|shift|e0",
+    r"per_?atom|atomi[sz]|formation|cohesive|hull|kinetic|disp|vdw|d3|zpe|pred|error|interaction|binding|corr|shift|e0|"
+    r"weight|sigma|std|uncertain|varian",
     re.IGNORECASE,
 )
 #: Units in names of entries, other than eV, eV/A and eV/A^3.
@@ -157,6 +158,8 @@ def _read_xyz(
         stress = f"{kind} '{keys.stress}' ({with_stress} of {len(labels)} frames)"
     remarks = [f"labels: '{path.name}', {len(labels)} frames: energy '{keys.energy}', forces '{keys.forces}', {stress}"]
     remarks += about_left_out(frames, f"'{path.name}'")
+    if energy_key is None:
+        remarks += _about_free_energies(values, keys.energy)
     both = re.sub(r"free_?energy", "energy", keys.energy, flags=re.IGNORECASE)
     if both != keys.energy and energy_key is None and all(both in one for one in values):
         apart = max(abs(float(one[both]) - float(one[keys.energy])) for one in values)
@@ -166,6 +169,23 @@ def _read_xyz(
                 "the forces derive from (energy_key takes the other)"
             )
     return labels, names, remarks
+
+
+def _about_free_energies(values: Sequence[Mapping[str, Any]], energy_key: str) -> list[str]:
+    """Say that some of the frames alone have a free energy, and another one: of the others no one knows which it is."""
+    free = re.sub("energy", "free_energy", energy_key, flags=re.IGNORECASE)
+    having = [one for one in values if free in one and free != energy_key]
+    if not having or len(having) == len(values):
+        return []
+    apart = max(abs(float(one[free]) - float(one[energy_key])) for one in having)
+    if apart < 1e-6:
+        return []
+    told = (
+        f"labels: '{free}' is given in {len(having)} of {len(values)} frames alone, where it differs by up to "
+        f"{apart:.3g} eV from '{energy_key}', which is used for all; forces derive from the free energy: give it "
+        "in all frames, or correct those of the others"
+    )
+    return [told]
 
 
 def _refuse_units_of_names(path: Path, keys: _Keys) -> None:
@@ -275,9 +295,12 @@ def _one_of(found: list[str], values: Sequence[Mapping[str, Any]], names: Sequen
     argument = f"{what}_key"
     for one, name in zip(values, names, strict=True):
         if not any(key in one for key in found):
-            if what in one and what in _FORM:
-                shown = str(one[what]).replace("\n", " ")[:40]
-                raise InvalidInputError(f"{name}: {what} is '{shown}'; it has to be {_FORM[what]}")
+            wrong = next(
+                (key for key in one if key == what or (what in key.lower() and isinstance(one[key], str))), None
+            )
+            if wrong is not None and what in _FORM:
+                shown = str(one[wrong]).replace("\n", " ")[:40]
+                raise InvalidInputError(f"{name}: {wrong} is '{shown}'; it has to be {_FORM[what]}")
             raise InvalidInputError(f"{name} has no {what}; {_there(one)}")
     everywhere = [key for key in found if all(key in one for one in values)]
     if not everywhere:

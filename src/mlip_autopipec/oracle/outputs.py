@@ -127,6 +127,14 @@ def read_output(path: Path) -> Output:
     return Output(*_kept(path, found, frames, run), run.doubts, run.level)
 
 
+def charge_of_run(path: Path) -> float:
+    """Return the total charge (e) of a run, by its output; 0 for files of other kinds. ASE's structures lack it."""
+    head = text_of(path, _HEAD)
+    found = next((name for sign, name in _SIGNS if sign.search(head)), None)
+    charge = LOOKS[found](path).charge if found in LOOKS else 0.0
+    return charge if abs(charge) >= _NO_CHARGE else 0.0
+
+
 def _read(path: Path, found: str, run: Run) -> list[Any]:
     if run.text is None:
         return list(ase.io.iread(str(path), ":", format=found, do_not_split_by_at_sign=True))

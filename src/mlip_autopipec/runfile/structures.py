@@ -7,16 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ase.build
+from ase import Atoms
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.intake import LARGEST_A, TakenIn, take_in
+from mlip_autopipec.oracle.outputs import charge_of_run
+from mlip_autopipec.structures.electrons import CHARGE
+from mlip_autopipec.structures.intake import CHARGES, LARGEST_A, TakenIn, take_in
 from mlip_autopipec.structures.readers import read_structure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from ase import Atoms
     from pymatgen.core import Structure
 
 #: Environment variables with the key of the Materials Project.
@@ -55,6 +57,12 @@ def load_structure(
     if file is not None:
         (read, said), what = read_structure(folder / file, elements), f"structures.file: '{file}'"
         try:
+            if (
+                isinstance(read, Atoms)
+                and not set(CHARGES) & set(read.info)
+                and (charge := charge_of_run(folder / file))
+            ):
+                read.info[CHARGE] = charge
             taken = take_in(read, what)
             return replace(taken, remarks=(*(f"{what}: {one}" for one in said), *taken.remarks))
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:

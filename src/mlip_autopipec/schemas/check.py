@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from mlip_autopipec.schemas.base import Document, WithPayload
 from mlip_autopipec.schemas.potential import Errors, GradedLabel, LeftOutErrors
-from mlip_autopipec.validation.confidence import Bounds
+from mlip_autopipec.validation.confidence import FEW_FRAMES, Bounds, bound_factor, frames_wanted
 from mlip_autopipec.validation.targets import STILL_MEV_A, Limits
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class CheckResult(Document):
             )
             if self.energy_limit_meV_atom is not None:
                 energy, limit = self.errors.energy_rmse_meV_atom, self.energy_limit_meV_atom
-                told.append(f"energy {energy:.2f} meV/atom, limit {limit:.3g}")
+                told.append(f"energy {energy:.2f} meV/atom{self._by_few_frames(energy)}, limit {limit:.3g}")
             if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
                 told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
         if self.confidence is not None and self.errors is not None and not self.exceeded_kinds:
@@ -179,6 +179,14 @@ class CheckResult(Document):
         if self.learnt is not None:
             told.append(self.describe_learnt())
         return "; ".join(told)
+
+    def _by_few_frames(self, energy_meV_atom: float) -> str:
+        """Tell how large the energy error may be, where few frames may be lucky ones: each is one number."""
+        n = 0 if self.errors is None else self.errors.n_structures
+        if n == 0 or n >= frames_wanted(FEW_FRAMES):
+            return ""
+        most = bound_factor(n, FEW_FRAMES) * energy_meV_atom
+        return f" (up to {most:.2f} with {FEW_FRAMES:.0%} confidence)"
 
     def describe_learnt(self) -> str:
         """Tell what came out of learning its labels as well."""

@@ -147,3 +147,25 @@ def check_one_state(frames: Iterable[Atoms], what: str) -> None:
                 f"{what} hold {formula} with {', and with '.join(found.values())}; ACE knows positions alone, so one "
                 "composition can be learnt in one state only. Leave one out"
             )
+
+
+def along_one_axis(moments: NDArray[np.float64], tolerance: float) -> NDArray[np.float64] | None:
+    """
+    Return moments that are all parallel to one axis as numbers along it.
+
+    Parameters
+    ----------
+    moments
+        In Bohr magnetons, (n_atoms, 3), not all zero.
+    tolerance
+        Components across the axis may be this large.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        (n_atoms,); None for moments that are not collinear.
+    """
+    axis = moments[np.linalg.norm(moments, axis=1).argmax()]
+    axis = axis / np.linalg.norm(axis) * (1.0 if axis[np.abs(axis).argmax()] > 0 else -1.0)
+    along = np.asarray(moments @ axis)
+    return along if np.abs(moments - along[:, None] * axis).max() < tolerance else None

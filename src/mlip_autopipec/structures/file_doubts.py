@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from typing import TYPE_CHECKING
 
-from ase.formula import Formula
-
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.cifs import about_cif
+from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY
+from mlip_autopipec.structures.molecule_files import (
+    about_dlpoly,
+    about_gromacs,
+    about_molfile,
+    about_pdb,
+    about_turbomole,
+    about_xyz,
+)
 from mlip_autopipec.structures.texts import text_of
 
 if TYPE_CHECKING:
@@ -20,6 +27,8 @@ if TYPE_CHECKING:
 _HEAD = 200_000
 #: An occupancy from here on is 1 as files round it.
 _FULL = 0.99
+#: Units of LAMMPS whose lengths are Angstrom.
+_IN_ANGSTROM = ("metal", "real")
 
 
 def about_file(path: Path, found: str, atoms: Atoms) -> list[str]:
@@ -38,7 +47,7 @@ def about_file(path: Path, found: str, atoms: Atoms) -> list[str]:
     Raises
     ------
     InvalidInputError
-        Sites are partly occupied, isotopes are named, or the comment may be a charge and a multiplicity.
+        What the file says makes another structure than the one that was read.
     """
     look = _LOOKS.get(found)
     return [] if look is None else look(text_of(path, _HEAD), atoms)
@@ -48,6 +57,7 @@ def _poscar(text: str, atoms: Atoms) -> list[str]:
     """Say that the elements are those of the comment, where there is no line of elements."""
     lines = text.splitlines()
     if len(lines) < 6 or not lines[5].split() or not all(word.isdigit() for word in lines[5].split()):
+        _refuse_other_counts(lines)
         return []
     elements = ", ".join(dict.fromkeys(atoms.symbols))
     told = (
@@ -57,83 +67,58 @@ def _poscar(text: str, atoms: Atoms) -> list[str]:
     return [told]
 
 
-def _pdb(text: str, atoms: Atoms) -> list[str]:
-    """Say that elements are guessed where there is no column of them: CA is a carbon in proteins, and calcium."""
-    lines = [line for line in text.splitlines() if line.startswith(("ATOM", "HETATM"))]
-    # formal charges: 2+, 1-
-    _set_charge(
-        atoms, sum(int(f"{word[1]}{word[0]}") for line in lines if re.fullmatch(r"\d[+-]", word := line[78:80]))
-    )
-    if all(line[76:78].strip() for line in lines):
-        return []
-    elements = ", ".join(dict.fromkeys(atoms.symbols))
-    told = (
-        f"it has no element in columns 77 and 78 of some atoms: {elements} are guessed from their names (CA becomes "
-        "calcium); if that is wrong, write the elements there, or an xyz file"
-    )
-    return [told]
-
-
-def _cif(text: str, atoms: Atoms) -> list[str]:
-    """Say that the formula of the file has other atoms than its sites: often hydrogen is missing."""
-    told = re.findall(r"^_chemical_formula_sum[ \t]+(?:'([^'\n]+)'|\"([^\"\n]+)\"|(\S+))[ \t]*$", text, re.MULTILINE)
-    if len(told) != 1 or len(re.findall(r"^data_", text, re.MULTILINE)) > 1:
-        return []
-    words = "".join(told[0])
-    parts = re.findall(r"([A-Z][a-z]?)(\d+\.?\d*)?", words)
-    if re.sub(r"\s", "", words) != "".join(map("".join, parts)):
-        return []
-    said = {element: float(count or 1) for element, count in parts}
-    # of one formula unit or of several: the ratios to the element that has the most are compared
-    there = Counter(atoms.symbols)
-    common = set(said) & set(there)
-    if not common:
-        return []
-    most = min(there[element] / said[element] for element in common)
-    ratio = max(there[element] / said[element] for element in common)
-    missing = sorted(set(said) - set(there))
-    if not missing and ratio < 1.01 * most:
-        return []
-    formula = Formula.from_dict(dict(there)).format("hill")
-    lost = f": {', '.join(missing)} have no place" if missing else ""
-    return [f"its formula is {words}, and the atoms are {formula}{lost}; add what is missing"]
-
-
-def _molfile(text: str, atoms: Atoms) -> list[str]:
-    """Take over the charges of a molfile, in its property lines or, without these, in the column of its atoms."""
-    if re.search(r"^M  ISO", text, re.MULTILINE):
+def _refuse_other_counts(lines: list[str]) -> None:
+    """Refuse a POSCAR with more names of elements than numbers of atoms, or fewer."""
+    if len(lines) < 7:
+        return
+    names, counts = (re.split(r"[!#]", line)[0].split() for line in lines[5:7])
+    if len(names) != len(counts) and all(word.isdigit() for word in counts):
         raise InvalidInputError(
-            "the file names isotopes (M  ISO), which are not read; write it as extxyz with the column masses:R:1 (u)"
+            f"it names {len(names)} elements ({' '.join(names)}) and gives {len(counts)} numbers of atoms "
+            f"({' '.join(counts)}); give one for each"
         )
-    properties = re.findall(r"^M  CHG +\d+((?: +\d+ +-?\d+)+)", text, re.MULTILINE)
-    if properties:
-        total = sum(int(word) for line in properties for word in line.split()[1::2])
-    else:
-        columns = [line[36:39].strip() for line in text.splitlines()[4 : 4 + len(atoms)]]
-        total = sum(4 - int(word) for word in columns if word in ("1", "2", "3", "5", "6", "7"))
-    _set_charge(atoms, total)
+
+
+def _lammps(text: str, _: Atoms) -> list[str]:
+    """Refuse a file of LAMMPS that says that its lengths are not in Angstrom."""
+    said = re.search(r"^ITEM: UNITS\s+(\w+)", text, re.MULTILINE) or re.match(r".*\bunits *= *(\w+)", text)
+    if said is None or said[1] in _IN_ANGSTROM:
+        return []
+    raise InvalidInputError(
+        f"its units are '{said[1]}', and lengths are read in Angstrom; write it with units metal, or as extxyz"
+    )
+
+
+def _espresso_in(text: str, atoms: Atoms) -> list[str]:
+    """Take over charge and magnetization of an input of Quantum ESPRESSO."""
+    text = re.sub(r"!.*", "", text)
+    if (charge := re.search(r"\btot_charge\s*=\s*([-+.\dDdEe]+)", text)) and _real(charge[1]):
+        atoms.info[CHARGE] = _real(charge[1])
+    if (unpaired := re.search(r"\btot_magnetization\s*=\s*([-+.\dDdEe]+)", text)) and _real(unpaired[1]) > 0:
+        atoms.info[MULTIPLICITY] = _real(unpaired[1]) + 1
     return []
 
 
-def _set_charge(atoms: Atoms, total: int) -> None:
-    if total:
-        atoms.info["charge"] = total
+def _abinit_in(text: str, atoms: Atoms) -> list[str]:
+    """Take over the charge of an input of ABINIT."""
+    told = re.search(r"^\s*(?:cellcharge|charge)\s+([-+.\dDdEe]+)", text, re.MULTILINE)
+    if told and _real(told[1]):
+        atoms.info[CHARGE] = _real(told[1])
+    return []
 
 
-def _xyz(text: str, _: Atoms) -> list[str]:
-    """Refuse a comment that is a charge and a multiplicity, as quantum chemistry programs write it."""
-    lines = text.splitlines()
-    found = re.fullmatch(r"\s*([+-]?\d)\s+(\d)\s*", lines[1]) if len(lines) > 1 else None
-    if found is None or found.groups() == ("0", "1") or int(found[2]) == 0:
-        return []
-    raise InvalidInputError(
-        f"the comment '{lines[1].strip()}' looks like a charge and a multiplicity, and is not read as such; write "
-        f"charge={int(found[1])} multiplicity={found[2]} there, or another comment"
-    )
+def _real(word: str) -> float:
+    return float(re.sub("[dD]", "e", word))
 
 
 def _res(text: str, _: Atoms) -> list[str]:
-    """Refuse sites of a SHELX file that are partly occupied, which its reader passes over."""
+    """Refuse sites of a SHELX file that are partly occupied, and symmetry, which its reader passes over."""
+    lattice = re.search(r"^LATT\s+(-?\d+)", text, re.MULTILINE)
+    if re.search(r"^SYMM\s", text, re.MULTILINE) or (lattice and lattice[1] != "-1"):
+        raise InvalidInputError(
+            "it has symmetry (LATT, SYMM) that is not applied: the atoms it holds are a part of the cell. Write all "
+            "of them, with LATT -1 and without SYMM, or a CIF"
+        )
     for line in text.splitlines():
         words = line.split()
         site = len(words) >= 6 and re.match(r"[A-Z][a-z]?\d*$", words[0]) and words[1].isdigit()
@@ -151,11 +136,18 @@ def _res(text: str, _: Atoms) -> list[str]:
 
 _LOOKS = {
     "vasp": _poscar,
-    "cif": _cif,
-    "proteindatabank": _pdb,
-    "mol": _molfile,
-    "sdf": _molfile,
-    "xyz": _xyz,
-    "extxyz": _xyz,
+    "cif": about_cif,
+    "proteindatabank": about_pdb,
+    "mol": about_molfile,
+    "sdf": about_molfile,
+    "xyz": about_xyz,
+    "extxyz": about_xyz,
+    "turbomole": about_turbomole,
+    "gromacs": about_gromacs,
+    "dlp4": about_dlpoly,
     "res": _res,
+    "lammps-data": _lammps,
+    "lammps-dump-text": _lammps,
+    "espresso-in": _espresso_in,
+    "abinit-in": _abinit_in,
 }

@@ -274,6 +274,8 @@ def _number(info: Mapping[str, Any], names: Sequence[str], what: str) -> tuple[s
     for name, given in info.items():
         if given is None or str(name).lower() not in names:
             continue
+        if isinstance(given, (bool, np.bool_)):  # a bare word in a comment: "charge density of run 3"
+            continue
         try:
             value = float(np.asarray(given, dtype=float).reshape(()))
         except (TypeError, ValueError):

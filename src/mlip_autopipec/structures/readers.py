@@ -17,6 +17,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from pymatgen.core import Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.cifs import has_moments, in_a_known_setting, magnetic_structure
 from mlip_autopipec.structures.file_doubts import about_file
 from mlip_autopipec.structures.texts import OPENERS, readable, text_of
 
@@ -132,6 +133,8 @@ def _read(path: Path, elements: Sequence[str]) -> Read:
         return _by_ase(path, **of_lammps)
     if {".json", ".mson", ".yaml", ".yml"} & {suffix.lower() for suffix in path.suffixes[-2:]}:
         return _of_json(path)
+    if ".mcif" in path.suffixes:
+        return Read(magnetic_structure(text_of(path)))
     if any(fnmatch.fnmatch(path.name, pattern) for pattern in _OF_PYMATGEN):
         return Read(Structure.from_file(path))
     try:
@@ -160,8 +163,15 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
         found: Any = read_aims_output(io.StringIO(text), index=index, non_convergence_ok=True)
     else:
         source: Any = readable(path, binary=of_format.isbinary) if of_format.acceptsfd else str(path)
+        if arguments["format"] == "cif":
+            text = text_of(path)
+            if has_moments(text):
+                return Read(magnetic_structure(text))
+            source = io.BytesIO(in_a_known_setting(text).encode())
         found = ase.io.read(source, index, do_not_split_by_at_sign=True, **arguments)
     structures = found if isinstance(found, list) else [found]
+    if len(structures) > 1 and len(structures[-1]) == 0:  # what stands behind the last model of a PDB file
+        structures = structures[:-1]
     if not structures or not isinstance(structures[-1], Atoms):
         raise InvalidInputError(f"structures.file: '{path}' holds no structure; {_REMEDY}")
     # a calculator that a reader attaches holds numbers; nothing is asked of it

@@ -15,11 +15,12 @@ from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.potentials.projections import kept_projections
 from mlip_autopipec.structures.intake import raw_forces
-from mlip_autopipec.structures.periodicity import stress_without_vacuum
+from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
+from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
-from mlip_autopipec.training.error_scale import scale_to_left_out, surprises_of
+from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of
 from mlip_autopipec.training.excitation import energies_above_hull, softened
 from mlip_autopipec.training.ladder import (
     FittedRung,
@@ -86,7 +87,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
     whole = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
     design, doubtful = _trusted(whole, functions, weights, tasks[-1])
-    judged = _counted(trainer, task, above)[design.structure]
+    counted = _counted(trainer, task, above)
     task = _likelier(design, functions, weights, tasks)
     unit = units_of(design, weights, task.weights)
     rungs: list[Rung] = []
@@ -106,6 +107,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
     left_out = fitted.factorisation.leave_out(fitted.rung.strength)
     residuals = left_out.residuals * unit
+    judged = known_by_others(design, left_out, counted)[design.structure]
     columns = fitted.columns(basis_functions(potential.basis))
     posterior = Posterior(
         fitted.coefficients[columns],
@@ -179,15 +181,25 @@ def _softened(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]
 
 def _counted(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
-    Return the labels whose errors, left out, are those of the fit, (n_labels,): neither dimers nor far above others.
+    Return the labels whose errors, left out, are those of the fit, (n_labels,): no dimers, none far above the others.
 
-    One cell at a tenth of its volume, left out, is wrong by electronvolts: that says nothing of the solid.
+    One cell at a tenth of its volume, left out, is wrong by electronvolts: that says nothing of the solid. Nor does
+    HO2, which holds the pair O-O for the fit, say anything of a water molecule.
     """
     ordinary = np.asarray(task.weights) == 1.0
     near = ordinary & (above <= (trainer.soft_energy_eV_atom or np.inf))
     if near.sum() < ordinary.sum():
         logger.info("errors of labels left out: %d far above the others are not counted", ordinary.sum() - near.sum())
+    foreign = near & [_is_of_another_molecule(label) for label in task.labels]
+    if foreign.any():
+        logger.info("errors of labels left out: %d molecules made for pairs of elements are not counted", foreign.sum())
+        near &= ~foreign
     return near if near.any() else np.ones(len(task.labels), dtype=bool)
+
+
+def _is_of_another_molecule(label: Atoms) -> bool:
+    """Tell whether a label is of a molecule with other elements than the user's, made for a pair that these lack."""
+    return Provenance.of(label).origin == Origin.SEED_PAIR and shape_of(label) is Shape.CLUSTER
 
 
 def _likelier(
@@ -312,11 +324,12 @@ def _trusted(
     some = functions[allowed[-1] if allowed else min(functions)]
     fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
-    if doubts.whole_set is not None:
+    if (wrong := doubts.whole_set or doubts.part) is not None:
+        which = f"{len(doubts.of_part)} of {len(task.labels)} labels ({', '.join(map(str, doubts.of_part[:8]))} ...)"
         raise InvalidInputError(
-            f"the stresses of the labels seem to have {doubts.whole_set}: that is what energies and forces imply. "
-            "Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when stretched); "
-            "convert them, or leave them out of the labels"
+            f"the stresses of {'the labels' if doubts.part is None else which} seem to have {wrong}: that is what "
+            "energies and forces imply. Stresses are eV/A^3 in ASE's order and sign (xx yy zz yz xz xy, positive when "
+            "stretched); convert them, or leave them out of the labels"
         )
     if not doubts.labels:
         return design, ()

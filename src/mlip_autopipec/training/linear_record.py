@@ -77,7 +77,8 @@ class LinearFitRecord:
     strength
         Strength of the ridge, in weighted units.
     left_out
-        Root mean square errors of labels left out, without dimers and labels far above the most stable ones.
+        Root mean square errors of labels left out, without dimers, labels far above the most stable ones, molecules
+        made for a pair of elements that the user's lack, and labels unlike all others.
     labels
         The errors of each label left out, in the order of the labels.
     surprises

@@ -28,6 +28,15 @@ _FEWEST, _LEAST_SHARE = 3, 0.05
 _UNITS = {1.0: "eV/A^3", EV_A3_IN_GPA: "GPa", 10 * EV_A3_IN_GPA: "kB"}
 
 
+_OPPOSITE = "the opposite sign (ASE: positive when stretched)"
+#: By what stresses of each convention are multiplied to be ASE's.
+_CONVENTIONS = {
+    " and ".join([name] * (unit != 1.0) + [_OPPOSITE] * (sign < 0)): sign / unit
+    for unit, name in _UNITS.items()
+    for sign in (1.0, -1.0)
+}
+
+
 class StressDoubts(NamedTuple):
     """
     What is wrong with stress labels.
@@ -44,6 +53,10 @@ class StressDoubts(NamedTuple):
         Components (of xx yy zz yz xz xy) that have another place in this order.
     undecided
         Labels whose shear components fit neither order clearly better, in a set where some are in doubt.
+    part
+        Another sign or unit that fits these labels far better, in a set where others are as they should be.
+    of_part
+        Indices of these labels.
     """
 
     whole_set: str | None
@@ -51,6 +64,8 @@ class StressDoubts(NamedTuple):
     order: str | None
     moved: tuple[int, ...] = ()
     undecided: tuple[int, ...] = ()
+    part: str | None = None
+    of_part: tuple[int, ...] = ()
 
 
 def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp]) -> StressDoubts:
@@ -71,15 +86,13 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     found = design.target[of].reshape(-1, 6)
     structures = design.structure[of][::6]
     best, wrong = np.inf, None
-    for unit, name in _UNITS.items():
-        for sign in (1.0, -1.0):
-            misfit = _relative(expected, sign * found / unit)
-            if misfit < best:
-                best = misfit
-                parts = [name] * (unit != 1.0) + ["the opposite sign (ASE: positive when stretched)"] * (sign < 0)
-                wrong = " and ".join(parts) or None
+    for name, factor in _CONVENTIONS.items():
+        if (misfit := _relative(expected, factor * found)) < best:
+            best, wrong = misfit, name or None
     if wrong is not None and best > min(_AGREES, _MUCH_BETTER * _relative(expected, found)):
         wrong = None
+    if wrong is None and (turned := _in_part(expected, found)) is not None:
+        return StressDoubts(None, (), None, part=turned[0], of_part=tuple(map(int, structures[turned[1]])))
     orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
     # the shear components alone: they have smaller errors than the pressure
     errors = np.array([np.linalg.norm((expected - found[:, order])[:, 3:], axis=1) for order in orders])
@@ -100,6 +113,29 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     undecided = ~doubtful & ~(as_is < _MUCH_BETTER * errors[order])
     in_doubt, unclear = (tuple(map(int, structures[which])) for which in (doubtful, undecided))
     return StressDoubts(wrong, in_doubt, name, moved, unclear)
+
+
+def _in_part(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[str, NDArray[np.bool_]] | None:
+    """
+    Return a convention that some labels have and others have not, and which labels, (n_labels,).
+
+    A fit without stresses may be wrong about the pressure of all labels alike, so some have to agree as they are.
+    """
+    misfits = {
+        name: np.array([_relative(e, factor * f) for e, f in zip(expected, found, strict=True)])
+        for name, factor in _CONVENTIONS.items()
+    }
+    as_is = misfits[""]
+    least = np.min([np.linalg.norm(expected - factor * found, axis=1) for factor in _CONVENTIONS.values()], axis=0)
+    large = np.linalg.norm(expected - found, axis=1) > _LARGE * np.median(least)
+    enough = max(_FEWEST, _LEAST_SHARE * len(found))
+    if (as_is < _AGREES).sum() < enough:
+        return None
+    for name, misfit in misfits.items():
+        which = (misfit < np.minimum(_AGREES, _MUCH_BETTER * as_is)) & large
+        if name and which.sum() >= enough:
+            return name, which
+    return None
 
 
 def whole_stresses(design: Design) -> NDArray[np.bool_]:

@@ -8,6 +8,8 @@ from math import sqrt
 
 #: A bound may be so many times the error that was measured before more frames are asked for.
 LARGEST_FACTOR = 2.0
+#: Of an energy error that rests on fewer frames than :func:`frames_wanted` for this confidence the bound is told, too.
+FEW_FRAMES = 0.9
 
 
 @cache
