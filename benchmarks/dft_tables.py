@@ -18,6 +18,7 @@ import argparse
 import os
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def stable_errors(potential, train, test):
 def measure(train, test, trainer="linear"):
     """Train with default settings; return what a row of the table shows."""
     started = time.perf_counter()
-    result = TRAINERS[trainer].trainer().train(train, test_labels=test)
+    with tempfile.TemporaryDirectory() as folder:
+        result = TRAINERS[trainer].trainer().train(train, test_labels=test, directory=Path(folder))
     seconds = time.perf_counter() - started
     errors, record, potential = result.test, result.linear, result.potential
     normal_mae, normal_rmse = normal_stresses(potential, test)
