@@ -472,3 +472,9 @@ def test_a_bare_word_charge_in_a_comment_is_no_charge(copper):
     atoms.calc = SinglePointCalculator(atoms, **copper.calc.results)
     atoms.info["charge"] = True  # what ASE's reader makes of "charge density of run 3"
     assert "charge" not in take_in_labels([atoms])[0].info
+
+
+def test_a_split_of_another_program_is_refused_with_its_frame(copper, tmp_path):
+    path = rewritten(copper, tmp_path / "split.extxyz", split="valid")
+    with pytest.raises(InvalidInputError, match=r"split.extxyz', frame 0 .* has split=valid; train, test, .*'test'"):
+        read_labels_file(path)

@@ -377,6 +377,10 @@ def _labelled(atoms: Atoms, values: Mapping[str, Any], name: str, keys: _Keys) -
     labelled = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     kept = ("split", "config_type", *CHARGES, *MULTIPLICITIES)
     labelled.info = {key: atoms.info[key] for key in kept if key in atoms.info}
+    if str(split := labelled.info.get("split", Split.TRAIN)) not in set(Split):
+        raise InvalidInputError(
+            f"{name} has split={split}; {', '.join(Split)} are known. Call those held out 'test', or take the entry out"
+        )
     for array in ("initial_charges", "initial_magmoms"):
         if array in atoms.arrays:
             labelled.set_array(array, atoms.arrays[array])
