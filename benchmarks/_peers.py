@@ -113,10 +113,21 @@ def has_flare_loop(system):
 def flare_loop(python, system, seed, first, frames, budgets, picoseconds, kept_in):
     """Number of labels, labels and predictions of FLARE's own loop, at each budget and at its end."""
     folder = kept_in / f"flare-{seed}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write(folder / "start.xyz", system.atoms, format="extxyz")
-    job = {
+    if not (folder / "finished").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write(folder / "start.xyz", system.atoms, format="extxyz")
+        flare_job(python, folder, first, frames, **flare_settings(system, seed, budgets, picoseconds))
+        (folder / "finished").touch()
+    bought = read(folder / "otf_dft.xyz", ":") if (folder / "otf_dft.xyz").exists() else []
+    for path in sorted(folder.glob("frames-*.xyz"), key=lambda path: int(path.stem.partition("-")[2])):
+        n = int(path.stem.partition("-")[2])
+        yield n, [*first, *bought[:n]], read(path, ":")
+
+
+def flare_settings(system, seed, budgets, picoseconds):
+    """Return what `peer_flare.py` is told about MD."""
+    return {
         "n_steps": round(1000 * picoseconds / system.timestep_fs),
         "timestep_fs": system.timestep_fs,
         "temperature_K": max(system.walkers_K),
@@ -125,8 +136,3 @@ def flare_loop(python, system, seed, first, frames, budgets, picoseconds, kept_i
         "seed": seed,
         "budgets": budgets,
     }
-    flare_job(python, folder, first, frames, **job)
-    bought = read(folder / "otf_dft.xyz", ":") if (folder / "otf_dft.xyz").exists() else []
-    for path in sorted(folder.glob("frames-*.xyz"), key=lambda path: int(path.stem.partition("-")[2])):
-        n = int(path.stem.partition("-")[2])
-        yield n, [*first, *bought[:n]], read(path, ":")

@@ -135,29 +135,21 @@ def label_sets(first, seed, pool, bought, budgets):
         yield name, [*first, *(pool[i] for i in order[:n])]
 
 
-def compare(system, name, seed, pool, truth, n_test, learners, options):
-    """One line for each set of labels and learner."""
-
-    def line(source, learner, labels, predicted, started):
-        errors = errors_of(predicted, truth, n_test)
-        seconds = time.perf_counter() - started
-        return {"source": source, "learner": learner, "labels": len(labels), **errors, "s": seconds}
-
+def compare(system, name, seed, pool, truth, learners, options):
+    """Source of labels, learner, the labels, and what predicts the frames, for one seed."""
     first = system.first_labels(seed)
     bought = kept(options.folder, f"{name}-loop-{seed}", partial(loop_labels, system, seed, options.picoseconds))
     for source, labels in label_sets(first, seed, pool, bought, options.budgets):
+        yield source, "this package", labels, partial(ours, system, labels, truth)
+    if options.flare is not None and has_flare_loop(system):
+        budgets = sorted({len(bought), *options.budgets})
+        told = (seed, first, truth, budgets, options.picoseconds, options.folder / name)
+        for n, labels, predicted in flare_loop(options.flare, system, *told):
+            yield f"FLARE's loop, {n}", "FLARE", labels, partial(list, predicted)
+            yield f"FLARE's loop, {n}", "this package", labels, partial(ours, system, labels, truth)
+    for source, labels in label_sets(first, seed, pool, bought, options.budgets):
         for learner, learn in learners.items():
-            started = time.perf_counter()
-            yield line(source, learner, labels, learn(system, labels, truth), started)
-    if options.flare is None or not has_flare_loop(system):
-        return
-    started, where = time.perf_counter(), options.folder / name
-    told = (seed, first, truth, options.budgets, options.picoseconds, where)
-    for n, labels, predicted in flare_loop(options.flare, system, *told):
-        source = f"FLARE's loop, {n}"
-        yield line(source, "FLARE", labels, predicted, started)
-        started = time.perf_counter()
-        yield line(source, "this package", labels, ours(system, labels, truth), started)
+            yield source, learner, labels, partial(learn, system, labels, truth)
 
 
 def report(results, console):
@@ -167,7 +159,7 @@ def report(results, console):
         for column in ("labels from", "learner", "labels", *COLUMNS, "s"):
             table.add_column(column, justify="right")
         of_system = [r for r in results if r["system"] == name]
-        for source, learner in dict.fromkeys((r["source"], r["learner"]) for r in of_system):
+        for source, learner in sorted(dict.fromkeys((r["source"], r["learner"]) for r in of_system)):
             rows = [r for r in of_system if (r["source"], r["learner"]) == (source, learner)]
             middle = [f"{statistics.median(r[c] for r in rows):.3g}" for c in ("labels", *COLUMNS, "s")]
             table.add_row(source, learner, *middle)
@@ -202,20 +194,20 @@ def main(arguments=None):
             return [labelled(frame, calculator) for frame in property_frames(relaxed(system))]
 
         truth = [*test, *kept(folder, f"{name}-properties", properties)]
-        learners = {"this package": ours}
+        learners = {}
         for peer, learn, python in (("GAP", gap, options.gap), ("FLARE", flare, options.flare)):
             if python is not None:
                 learners[peer] = partial(learn, python)
         for seed in options.seeds:
             key = {"system": name, "seed": seed, "picoseconds": options.picoseconds}
-            if any(key.items() <= r.items() for r in read_results(folder)):
-                continue
-            lines = []
-            for measured in compare(system, name, seed, pool, truth, len(test), learners, options):
-                lines.append({**key, **measured})
-                print(lines[-1], file=sys.stderr, flush=True)
-            with (folder / RESULTS).open("a") as file:
-                file.write("".join(f"\n{json.dumps(line)}" for line in lines))
+            for source, learner, labels, predict in compare(system, name, seed, pool, truth, learners, options):
+                line = {**key, "source": source, "learner": learner, "labels": len(labels)}
+                if any(line.items() <= r.items() for r in read_results(folder)):
+                    continue
+                started = time.perf_counter()
+                line |= errors_of(predict(), truth, len(test))
+                with (folder / RESULTS).open("a") as file:
+                    file.write(f"\n{json.dumps({**line, 's': time.perf_counter() - started})}\n")
     report(read_results(folder), console)
     if options.gap is None:
         console.print("GAP: skipped, name a Python with quippy by --gap (pip install quippy-ase in one of its own)")
