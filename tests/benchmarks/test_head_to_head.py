@@ -25,7 +25,7 @@ def benchmark() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield importlib.import_module("head_to_head")
     sys.path.remove(str(ROOT / "benchmarks"))
-    for name in ("head_to_head", "label_efficiency"):
+    for name in ("head_to_head", "label_efficiency", "_peers"):
         sys.modules.pop(name, None)
 
 
@@ -62,3 +62,26 @@ def test_frames_of_the_oracle_itself_have_no_errors(benchmark: ModuleType) -> No
     atoms = bulk("Cu", a=3.61, cubic=True)
     frames = [benchmark.labelled(frame, EMT()) for frame in [atoms, *benchmark.property_frames(atoms)]]
     assert benchmark.errors_of(frames, frames, 1) == dict.fromkeys(benchmark.COLUMNS, 0.0)
+
+
+def test_sets_of_labels_all_have_the_first_ones(benchmark: ModuleType) -> None:
+    first, bought, pool = ["a", "b"], ["x", "y", "z"], list(range(10))
+    sets = dict(benchmark.label_sets(first, 0, pool, bought, [2, 5, 20]))
+    assert all(labels[:2] == first for labels in sets.values())
+    assert sets.pop("the loop") == [*first, *bought]
+    # a budget above the pool is left out, and a larger set has the smaller ones in it
+    assert {name: len(labels) for name, labels in sets.items()} == {
+        "as many random": 5,
+        "2 random": 4,
+        "5 random": 7,
+    }
+    assert sets["5 random"][:5] == sets["as many random"]
+    assert sets["as many random"][:4] == sets["2 random"]
+
+
+def test_a_peer_that_fails_is_an_error_with_its_last_words(benchmark: ModuleType, tmp_path: Path) -> None:
+    peers = sys.modules["_peers"]
+    with pytest.raises(RuntimeError, match=r"ended with 3: .*these words"):
+        peers.run([sys.executable, "-c", "print('these words'); raise SystemExit(3)"], tmp_path)
+    assert peers.has_flare_loop(benchmark.SYSTEMS["copper-gold"]())
+    assert not peers.has_flare_loop(benchmark.SYSTEMS["MgO"]())
