@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 EXTRAS := ace,lammps,xtb,fireworks,remote,docs,dev
 INSTALLED := $(VENV)/.installed
 
-# Two more than there are cores, since tests of workers and servers wait now and then; one thread each
-TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 2)')
+# Three more than there are cores, since tests of workers and servers wait now and then; one thread each
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 3)')
 test: export OMP_NUM_THREADS ?= 1
 
 # MD and training run in processes of their own, which start four times as fast from bytecode
