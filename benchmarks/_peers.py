@@ -87,7 +87,7 @@ def gap(python, _system, labels, frames):
 
 
 def flare_job(python, folder, labels, frames, **job):
-    """Run `peer_flare.py` in a folder."""
+    """Run `_peer_flare.py` in a folder."""
     bare = []
     for label in labels:
         bare.append(label.copy())
@@ -96,7 +96,7 @@ def flare_job(python, folder, labels, frames, **job):
     write(folder / "first.xyz", bare, format="extxyz")
     write(folder / "frames.xyz", [frame.copy() for frame in frames], format="extxyz")
     (folder / "job.json").write_text(json.dumps(job))
-    run([python, Path(__file__).resolve().parent / "peer_flare.py"], folder)
+    run([python, Path(__file__).resolve().parent / "_peer_flare.py"], folder)
 
 
 def flare(python, _system, labels, frames):
@@ -127,7 +127,7 @@ def flare_loop(python, system, seed, first, frames, budgets, picoseconds, kept_i
 
 
 def flare_settings(system, seed, budgets, picoseconds):
-    """Return what `peer_flare.py` is told about MD."""
+    """Return what `_peer_flare.py` is told about MD."""
     return {
         "n_steps": round(1000 * picoseconds / system.timestep_fs),
         "timestep_fs": system.timestep_fs,
