@@ -167,7 +167,7 @@ def main():
         "temperature_K": job["temperature_K"],
         "pressure_au": 0.0,
         "taut": 100 * units.fs,
-        "taup": 1000 * units.fs,
+        "taup": job["barostat_fs"] * units.fs,
         "compressibility_au": job["compressibility_A3_eV"],
     }
     loop = Loop(

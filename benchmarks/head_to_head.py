@@ -5,9 +5,9 @@ random frames of oracle MD, as many as the loop bought and 20, 40 and 80, with t
 labels is learnt by this package with default settings and, where a Python with `quippy` is named, by `gap_fit` (GAP:
 distance_2b and SOAP, settings in `_peers.py`, the same for all systems), and where one with `flare` is named, by its
 sparse Gaussian process. FLARE's own loop then buys labels, too, where the oracle is EMT (`_peer_flare.py`); this
-package learns these as well. Errors in energy, force and stress are root mean
-squares on the test frames; those of the elastic constants (ions at rest) and of the phonons at Gamma of the cell are
-root mean squares over all constants and modes, at the geometry that the oracle relaxes to.
+package learns these as well. Errors in energy, force and stress are root mean squares on the test frames; those of the
+elastic constants (ions at rest) and of the phonons at Gamma of the cell are root mean squares over all constants and
+modes, at the geometry that the oracle relaxes to.
 
     python benchmarks/head_to_head.py [--system NAME ...] [--seeds 0 ...] [--budgets 20 40 80] [--picoseconds 20]
         [--gap /path/of/a/python/with/quippy] [--flare /path/of/a/python/with/flare] [--folder head_to_head]

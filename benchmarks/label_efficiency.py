@@ -163,20 +163,7 @@ def magnesia():
     return System(atoms, [1500], [1500], 2.0, oracle, first_dataset(8, 54), missing, "nvt", **frames)
 
 
-def small_magnesia():
-    # 16 atoms at fixed volume: cheap enough for frames of long oracle MD
-    atoms = bulk("MgO", "rocksalt", a=4.21) * (2, 2, 2)
-    frames = {"n_pool": 40, "n_test": 15, "settling_fs": 200.0, "length_fs": 2200.0}
-    return replace(magnesia(), atoms=atoms, seeds=first_dataset(8, 16), **frames)
-
-
-SYSTEMS = {
-    "copper": copper,
-    "copper-gold": copper_gold,
-    "silicon": silicon,
-    "MgO": magnesia,
-    "MgO-small": small_magnesia,
-}
+SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
 
 
 @dataclass
