@@ -272,3 +272,12 @@ def test_help_teaches_by_examples(name):
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 0
     assert f"mlip-autopipec {name}" in result.output
+
+
+def test_an_engine_that_is_not_there_costs_no_label(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", "no-such-lmp")
+    path, folder = written(tmp_path, dynamics={**SMALL["dynamics"], "engine": "executable"}), tmp_path / "out"
+    done = CliRunner().invoke(app, ["run", str(path), "--folder", str(folder)])
+    assert done.exit_code == FAILED
+    assert "the LAMMPS command 'no-such-lmp' was not found on PATH" in " ".join(done.output.split())
+    assert not (folder / "store").exists()

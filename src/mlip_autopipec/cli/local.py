@@ -262,9 +262,13 @@ def outcome(
     }
 
 
-def check_validation(campaign: RunFile) -> None:
-    """Refuse a validation that could not be run, or a job that has no room, before the campaign instead of after it."""
+def check_what_runs_here(campaign: RunFile) -> None:
+    """Refuse an engine or a validation that could not be run, or a job that has no room, before the campaign begins."""
     campaign.load_resources()
+    if campaign.dynamics.engine == "executable":
+        from mlip_autopipec.lammps.executable import find_command
+
+        find_command()
     if campaign.validation is not None:
         static = campaign.oracle.static_maker()
         if not hasattr(type(static), "calculator"):

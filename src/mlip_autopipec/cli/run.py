@@ -273,11 +273,11 @@ def _run(
             # it imports what jobs need while this process imports what it needs itself
             server = stack.enter_context(ForkServer(thread_variables(workers))) if workers else None
             from mlip_autopipec.cli.cautions import cautions
-            from mlip_autopipec.cli.local import check_validation, log_to, run_here
+            from mlip_autopipec.cli.local import check_what_runs_here, log_to, run_here
             from mlip_autopipec.runfile.model import RunFile
 
             campaign = RunFile.load(run_file)
-            check_validation(campaign)
+            check_what_runs_here(campaign)
             target = _resolved(folder or Path("runs") / campaign.name)
             if (shared := member_of(target)) is not None:
                 together = typed("resume", run_file, "--folder", short(shared[0].parent))

@@ -91,7 +91,7 @@ def read_all(files: Sequence[Path]) -> list[RunFile]:
     InvalidInputError
         Some are invalid, and how; or two have one name.
     """
-    from mlip_autopipec.cli.local import check_validation
+    from mlip_autopipec.cli.local import check_what_runs_here
     from mlip_autopipec.runfile.model import RunFile
 
     read: dict[str, tuple[Path, RunFile]] = {}
@@ -99,7 +99,7 @@ def read_all(files: Sequence[Path]) -> list[RunFile]:
     for file in files:
         try:
             campaign = RunFile.load(file)
-            check_validation(campaign)
+            check_what_runs_here(campaign)
         except MLIPError as error:
             wrong.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
             continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ase.calculators.calculator import PropertyNotImplementedError
+from threadpoolctl import threadpool_limits
 
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.potentials.basis import degree_of
@@ -238,6 +239,8 @@ _worker: dict[str, Derivatives] = {}
 
 
 def _start_worker(basis: ACEBBasisSet) -> None:
+    # there are as many workers as cores: with threads of BLAS in each, two cores took four times as long
+    threadpool_limits(1)
     # the process that began the fit answers signals and tells of them; its workers end without a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):

@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 #: Where no label is farther above the most stable ones than this part of the scale of softness, all are worth the same:
 #: MD of one phase is not to be weighted by its fluctuations.
 FAR = 0.25
-#: So many functions tell whether softer weights are the likelier ones: ten DFT sets were told alike by 900 and by 1200,
-#: which take twice the time; 600 would have decided otherwise for 60 labels of tungsten-beryllium.
+#: So many functions tell how stresses are meant and whether softer weights are the likelier ones: ten DFT sets were
+#: told alike by 900 and by 1200, which take twice the time; 600 would have told 60 labels of WBe otherwise.
 TELLING = 900
 #: Evaluations of one potential differ by less than this, in eV/A and relative to the largest force.
 _SAME = 1e-5
@@ -320,7 +320,8 @@ def _trusted(
     if not stress.any():
         return design, ()
     without = design.rows(~stress)
-    allowed = [n for n in sorted(functions) if 10 * len(functions[n]) <= len(without.target)]
+    enough = min(TELLING, len(without.target) // 10)
+    allowed = [n for n in sorted(functions) if len(functions[n]) <= enough]
     some = functions[allowed[-1] if allowed else min(functions)]
     fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, qr, svd
+from scipy.linalg import LinAlgError, svd
 
 from mlip_autopipec.errors import TrainingError
 
@@ -63,8 +63,8 @@ def prior_scale(functions: Sequence[BasisFunction], power: float = DEGREE_POWER)
 
 def triangle_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return R of the QR decomposition of a matrix, (n, n_functions); its first k columns are R of the first k."""
-    triangle = qr(matrix, mode="r", check_finite=False)[0]
-    return np.asarray(triangle[: min(matrix.shape)])
+    # NumPy's takes two thirds of the time of SciPy's, which copies the matrix once more
+    return np.asarray(np.linalg.qr(matrix, mode="r"))
 
 
 @dataclass(frozen=True)
