@@ -208,8 +208,14 @@ def _likelier(
     """Return the task with whose weights the labels are more probable."""
     if len(tasks) == 1:
         return tasks[0]
-    some = [functions[n] for n in sorted(functions) if len(functions[n]) <= TELLING] or [functions[min(functions)]]
-    return max(tasks, key=lambda task: log_probability(design, some[-1], units_of(design, weights, task.weights)))
+    some = _largest_within(functions, TELLING)
+    return max(tasks, key=lambda task: log_probability(design, some, units_of(design, weights, task.weights)))
+
+
+def _largest_within(functions: Mapping[int, Sequence[BasisFunction]], most: int) -> Sequence[BasisFunction]:
+    """Return the largest basis of at most so many functions; the smallest if all have more."""
+    allowed = [n for n in functions if len(functions[n]) <= most]
+    return functions[max(allowed, default=min(functions))]
 
 
 def _configurations(
@@ -320,9 +326,7 @@ def _trusted(
     if not stress.any():
         return design, ()
     without = design.rows(~stress)
-    enough = min(TELLING, len(without.target) // 10)
-    allowed = [n for n in sorted(functions) if len(functions[n]) <= enough]
-    some = functions[allowed[-1] if allowed else min(functions)]
+    some = _largest_within(functions, min(TELLING, len(without.target) // 10))
     fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
     if (wrong := doubts.whole_set or doubts.part) is not None:
