@@ -187,6 +187,21 @@ def test_overwrite_deletes_what_the_program_made_and_nothing_else(place: Path):
     assert (folder / "run.yaml").is_file()
 
 
+def test_an_engine_that_is_gone_stops_only_what_needs_md(place: Path, monkeypatch):
+    folder, run_file = place / "f", place / "run.yaml"
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", "no-such-lmp")
+    run_file.write_text(yaml.safe_dump({**VALIDATED, "dynamics": {**VALIDATED["dynamics"], "engine": "executable"}}))
+    unfinished(place)
+    assert invoke("resume", run_file, "--folder", folder).exit_code == 0, "all MD was run"
+    more = {**VALIDATED, "conditions": [*VALIDATED["conditions"], {"temperature_K": 310}]}
+    run_file.write_text(yaml.safe_dump({**more, "dynamics": {**VALIDATED["dynamics"], "engine": "executable"}}))
+    for words in (["extend"], ["run", "--overwrite"]):
+        result = invoke(*words, run_file, "--folder", folder)
+        assert result.exit_code == 1, result.output
+        assert "the LAMMPS command 'no-such-lmp' was not found on PATH" in said(result)
+        assert (folder / "result.json").exists(), "what is there stays"
+
+
 def test_killed_in_the_validation_it_is_finished_without_computing_a_frame_twice(place: Path, monkeypatch):
     folder = place / "f"
     store = open_store(folder / "store")

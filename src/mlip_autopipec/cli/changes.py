@@ -102,7 +102,10 @@ def flow_left(
         The run file asks for something that the campaign cannot go on with.
     NothingLeftError
         Nothing is left to do.
+    ExecutableError
+        MD is left to do, by an engine that is not there.
     """
+    from mlip_autopipec.cli.local import check_engine
     from mlip_autopipec.flows.otf import OTFMaker
     from mlip_autopipec.flows.resume import has_ended
     from mlip_autopipec.jobs.dataset import recorded_task
@@ -112,10 +115,13 @@ def flow_left(
     maker = maker_if_changed(campaign, campaign_id, store, new_oracle=new_oracle)
     if more:
         new = campaign.load_structures()[known:]
-        return OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
-    if has_ended(campaign_id, store) and not finished:
+        flow = OTFMaker.extend(campaign_id, store, new, campaign.load_conditions(), maker)
+    elif has_ended(campaign_id, store) and not finished:
         return None
-    return OTFMaker.resume(campaign_id, store, maker)
+    else:
+        flow = OTFMaker.resume(campaign_id, store, maker)
+    check_engine(campaign)
+    return flow
 
 
 def maker_if_changed(

@@ -263,18 +263,22 @@ def outcome(
 
 
 def check_what_runs_here(campaign: RunFile) -> None:
-    """Refuse an engine or a validation that could not be run, or a job that has no room, before the campaign begins."""
+    """Refuse a validation that could not be run, or a job that has no room, before anything begins."""
     campaign.load_resources()
-    if campaign.dynamics.engine == "executable":
-        from mlip_autopipec.lammps.executable import find_command
-
-        find_command()
     if campaign.validation is not None:
         static = campaign.oracle.static_maker()
         if not hasattr(type(static), "calculator"):
             raise MLIPError(
                 f"validation needs an oracle that is an ASE calculator, not {type(static).__name__}; remove it"
             )
+
+
+def check_engine(campaign: RunFile) -> None:
+    """Refuse an engine that this machine lacks before a flow begins, so that no label is computed for it in vain."""
+    if campaign.dynamics.engine == "executable":
+        from mlip_autopipec.lammps.executable import find_command
+
+        find_command()
 
 
 def _oracle_walks(

@@ -96,6 +96,9 @@ def run(
         )
 
     def prepare(campaign: RunFile, folder: Path, stack: ExitStack) -> Flow:
+        from mlip_autopipec.cli.local import check_engine
+
+        check_engine(campaign)
         flow = campaign.flow()
         # only now, when nothing can be refused any more, may an old run be deleted
         check_free(folder, overwrite)

@@ -131,6 +131,10 @@ def begin(campaigns: Sequence[RunFile], folder: Path, overwrite: bool, stack: Ex
     MLIPError
         One of the campaigns is there already, or a folder holds something else.
     """
+    from mlip_autopipec.cli.local import check_engine
+
+    for campaign in campaigns:
+        check_engine(campaign)
     flows = [campaign.flow(campaign.name) for campaign in campaigns]
     members = [Member(campaign, folder / campaign.name, flow) for campaign, flow in zip(campaigns, flows, strict=True)]
     mine = {campaign.name for campaign in campaigns}
@@ -182,6 +186,7 @@ def go_on(
         to do in any.
     """
     from mlip_autopipec.cli.changes import flow_left
+    from mlip_autopipec.cli.local import check_engine
 
     there = set(_names(folder))
     unknown = [campaign.name for campaign in campaigns if campaign.name not in there]
@@ -194,6 +199,7 @@ def go_on(
     for campaign in campaigns:
         own = folder / campaign.name
         if campaign.name in unknown:  # it was interrupted before its first job had ended
+            check_engine(campaign)
             members.append(Member(campaign, own, campaign.flow(campaign.name)))
             _make_folder(members[-1], folder, stack)
             continue
