@@ -7,18 +7,23 @@ INSTALLED := $(VENV)/.installed
 
 # Three more than there are cores, since tests of workers and servers wait now and then; one thread each
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 3)')
-test: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+test test-long: export OMP_NUM_THREADS ?= 1
 
 # MD and training run in processes of their own, which start four times as fast from bytecode
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-dft tutorials lint format bench docs constraints clean
+.PHONY: demo test test-long test-dft tutorials lint format bench docs constraints clean
 
 demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not long"
+
+# The rest: further fits of half a minute and more, each with a short relative in `make test`. CI runs both
+test-long: $(INSTALLED)
+	$(PYTEST) -m long
 
 # Real DFT codes, where they are installed; what is skipped says which Debian package is missing
 test-dft: $(INSTALLED)

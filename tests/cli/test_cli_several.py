@@ -146,6 +146,7 @@ def test_a_dry_run_plans_each(tmp_path):
     assert [plan["n_walkers"] for plan in plans] == [1, 2]
 
 
+@pytest.mark.long
 def test_after_ctrl_c_resume_goes_on_with_all_on_workers(tmp_path):
     longer = {"dynamics": {**QUIET["dynamics"], "n_steps": 2000}, "validation": {"n_frames": 2, "interval_steps": 4}}
     files = written(tmp_path / "sweep", one=longer, two={**longer, "conditions": [{"temperature_K": 400}]})

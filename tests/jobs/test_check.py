@@ -406,8 +406,9 @@ def test_good_forces_and_bad_energies_are_refused(run_loop, stored_documents):
     (check,) = stored_documents(CheckDocument)
     assert list(check.exceeded_kinds) == ["energy"]
     assert check.errors.forces_rmse_meV_A < check.limit_meV_A
-    assert "energy" in final.check.describe()
-    assert "largest on w" in final.check.describe()
+    error, limit = check.errors.energy_rmse_meV_atom, check.energy_limit_meV_atom
+    assert f"energy {error:.3g} meV/atom, limit {limit:.3g}, largest on w" in final.check.describe()
+    assert final.check.describe().count("meV/atom, limit") == 1, "told once"
     assert "would help" in final.check.describe()
 
 

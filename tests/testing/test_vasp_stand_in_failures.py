@@ -264,6 +264,7 @@ def atomate2_runs(tmp_path_factory):
     return json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.long
 def test_atomate2_takes_it_for_vasp(atomate2_runs):
     result = atomate2_runs["good"]
     assert result["state"] == "successful"
@@ -282,6 +283,7 @@ def test_atomate2_takes_it_for_vasp(atomate2_runs):
     np.testing.assert_allclose(stress, atoms.get_stress(voigt=False), atol=1e-8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "error", "handlers"),
     [
@@ -304,6 +306,7 @@ def test_atomate2_ends_a_failure_as_the_docs_say(atomate2_runs, case, error, han
     assert atomate2_runs[case]["handlers"] == handlers
 
 
+@pytest.mark.long
 def test_custodian_corrects_a_message_by_changing_the_settings(atomate2_runs):
     result = atomate2_runs["message-once"]
     assert result["state"] == "successful"
@@ -312,6 +315,7 @@ def test_custodian_corrects_a_message_by_changing_the_settings(atomate2_runs):
     assert result["energies"][0] == pytest.approx(atomate2_runs["good"]["energies"][0])
 
 
+@pytest.mark.long
 def test_nothing_in_atomate2_minds_nan(atomate2_runs):
     """A trap for whoever takes labels: the document is a successful one."""
     assert atomate2_runs["nan"]["state"] == "successful"

@@ -160,6 +160,7 @@ def test_gamma_is_cramers_rule_and_one_inside(first: TrainingResult) -> None:
     assert [c.index for c in chosen] == [1]
 
 
+@pytest.mark.long
 def test_fine_tune_starts_where_the_first_fit_ended_and_learns(
     trainer: GRACEFSTrainer, first: TrainingResult, first_folder: Path, tmp_path: Path
 ) -> None:

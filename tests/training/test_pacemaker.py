@@ -158,6 +158,7 @@ def test_fine_tune_starts_where_the_first_fit_ended_and_learns_new_labels(
     np.testing.assert_allclose(kept.coefficients, first.potential.coefficients, rtol=1e-12)
 
 
+@pytest.mark.long
 def test_a_first_fit_by_a_ladder(tmp_path: Path) -> None:
     trainer = PacemakerTrainer(
         basis=TINY, maxiter=4, ladder_step=2, ladder_type="power_order", input_sections={"backend": PYACE}
@@ -251,6 +252,7 @@ def test_a_tight_gradient_ends_a_fit_that_has_not_begun(tmp_path: Path) -> None:
         PacemakerTrainer(basis=TINY, maxiter=3, input_sections=sections).train(OLD[:3], directory=tmp_path)
 
 
+@pytest.mark.long
 def test_refit_beside_a_fine_tune(tmp_path: Path) -> None:
     trainer = PacemakerTrainer(
         basis=TINY, maxiter=4, fine_tune_maxiter=2, refit_every=2, input_sections={"backend": PYACE}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
@@ -109,6 +110,7 @@ def test_reference_energies_of_all_elements_or_none() -> None:
     assert (copied.input_sections, copied.basis) == (user.input_sections, user.basis)
 
 
+@pytest.mark.long
 def test_a_loop_with_pacemaker_refits_in_the_cycle_it_is_due(run_loop: Run, memory_jobstore: JobStore) -> None:
     # real labels (EMT) and a real pacemaker on its own backend, which starts quickly
     basis = BasisSettings(4, cutoff=3.6, nradmax_by_orders=[3, 1], lmax_by_orders=[0, 1], ndensity=2)

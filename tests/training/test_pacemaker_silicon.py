@@ -31,6 +31,7 @@ def silicon() -> list[Atoms]:
     return read_labels_file(FRAMES, "REF_energy", "REF_forces", "REF_virial")
 
 
+@pytest.mark.long
 def test_first_fit_and_fine_tune_on_dft(silicon: list[Atoms], tmp_path: Path) -> None:
     train, new, test = [silicon[i] for i in (0, 2, 9)], [silicon[8]], [silicon[i] for i in (3, 14)]
     trainer = PacemakerTrainer(

@@ -126,6 +126,7 @@ def test_two_ways_at_once_and_bad_numbers_are_refused(trainer: type, given: dict
 needs_programs = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")
 
 
+@pytest.mark.long
 @needs_programs
 def test_pacemaker_fits_energies_better_where_they_are_worth_more(tmp_path: Path) -> None:
     labels = [label(i) for i in range(10)]
@@ -146,6 +147,7 @@ def test_pacemaker_fits_energies_better_where_they_are_worth_more(tmp_path: Path
     assert written["fit"]["loss"]["kappa"] == pytest.approx(share_of_forces(FitWeights(0.1, 100.0), 8))
 
 
+@pytest.mark.long
 @needs_programs
 def test_grace_fits_stresses_where_all_labels_have_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     labels = [label(i, repeat=(2, 2, 1)) for i in range(8)]

@@ -112,6 +112,7 @@ def test_a_path_that_did_not_converge_never_passes(copper_potential: ACEPotentia
     assert "did not converge" in str(found.reason)
 
 
+@pytest.mark.long
 def test_a_potential_that_leads_astray_is_asked_about_the_line() -> None:
     """Dimers of a strongly repulsive potential fly apart; what is labelled are still the states that were given."""
     initial, final = vacancy()

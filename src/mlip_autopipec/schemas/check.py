@@ -153,20 +153,21 @@ class CheckResult(Document):
 
     def describe(self) -> str:
         """Return the result as a short text."""
-        told = []
+        told, exceeded = [], self.exceeded_kinds
         if self.errors is not None:
             told.append(
                 f"{self.errors.forces_rmse_meV_A:.1f} meV/A on {self.errors.n_structures} frame(s) of halt-free MD, "
                 f"limit {self.limit_meV_A:.1f}"
             )
-            if self.energy_limit_meV_atom is not None:
+            if self.energy_limit_meV_atom is not None and "energy" not in exceeded:
                 energy, limit = self.errors.energy_rmse_meV_atom, self.energy_limit_meV_atom
                 told.append(f"energy {energy:.2f} meV/atom{self._by_few_frames(energy)}, limit {limit:.3g}")
-            if self.stress_limit_GPa is not None and self.errors.stress_rmse_GPa is not None:
-                told.append(f"stress {self.errors.stress_rmse_GPa:.2f} GPa, limit {self.stress_limit_GPa:.2g}")
-        if self.confidence is not None and self.errors is not None and not self.exceeded_kinds:
+            stress, most = self.errors.stress_rmse_GPa, self.stress_limit_GPa
+            if most is not None and stress is not None and "stress" not in exceeded:
+                told.append(f"stress {stress:.2f} GPa, limit {most:.2g}")
+        if self.confidence is not None and self.errors is not None and not exceeded:
             told.append(f"true errors are within what is asked for with {self.confidence:.0%} confidence")
-        told += self.exceeded_kinds.values()
+        told += exceeded.values()
         if self.unchecked:
             told.append(f"no frame of {', '.join(self.unchecked)} was labelled")
         if self.left_out_exceeded:
