@@ -179,10 +179,10 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     plan = json.loads(result.stdout)
     assert plan["structures"] == ["Cu32 (32 atoms)"]
     assert (plan["n_walkers"], plan["n_steps"], plan["md_atom_steps"]) == (2, 300, 2 * 300 * 32)
-    assert (plan["first_labels"], plan["labels_per_cycle"], plan["most_labels"]) == (8, 2, 18)
+    assert (plan["first_labels"], plan["labels_per_cycle"], plan["most_labels"]) == (8, 3, 23)
     assert plan["validation_labels"] == 60
     assert plan["label_seconds"] > 0
-    assert plan["oracle_hours"] == pytest.approx(78 * plan["label_seconds"] / 3600)
+    assert plan["oracle_hours"] == pytest.approx(83 * plan["label_seconds"] / 3600)
     assert not folder.exists()
     shown = CliRunner().invoke(app, ["run", str(path), "--dry-run", "--no-measure"])
     assert "labels at most" in shown.output

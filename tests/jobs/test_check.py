@@ -331,6 +331,29 @@ def test_frames_of_low_gamma_are_checked_too():
     assert [one.info["step"] for one in _apart(walk)] == [200, 400, 600]
 
 
+@dataclass
+class SpreadOut(ScriptedDynamicsMaker):
+    """Each run keeps frames on its way."""
+
+    def explore(self, walker, potential, atoms, restart_file):
+        result = super().explore(walker, potential, atoms, restart_file)
+        rng = np.random.default_rng(walker.seed)
+        for step in (0, 300, 600, 900):
+            result.spread.append(result.final.copy())
+            result.spread[-1].positions += rng.normal(scale=0.05, size=(len(atoms), 3))
+            result.spread[-1].info["step"] = step
+        return result
+
+
+def test_the_more_checks_have_failed_the_more_frames_the_next_one_takes(run_loop, stored_documents):
+    maker = loop(max_cycles=8, max_not_learnt=9, **STRICT)
+    maker.dynamics_maker = SpreadOut(settings=replace(maker.dynamics_maker.settings, n_steps=1200), displacement_A=0.08)
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    checks = stored_documents(CheckDocument)
+    assert [(check.errors.n_structures, check.n_failed_before) for check in checks] == [(2, 0), (4, 1), (6, 2), (6, 3)]
+    assert final.n_labels == 6 + 2 + 4 + 6 + 6
+
+
 def test_no_walker_goes_unchecked(run_loop, stored_documents):
     run_loop(loop(n_check_labels=1).make(COPPER, [300, 400, 500], campaign_id="c"))
     assert stored_documents(CheckDocument)[0].errors.n_structures == 3

@@ -107,12 +107,13 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     limit = maker.propose_maker.cutouts.max_atoms
     first = [] if labels else campaign.make_first()
     rule, settings = maker.stop_rule, maker.dynamics_maker.settings
-    per_cycle = max(campaign.selection.n_max, rule.n_frames)
+    n_walkers = len(structures) * len(conditions)
+    # a check that fails is followed by a cycle without one
+    per_cycle = max(campaign.selection.n_max, (rule.frames_of(n_walkers) + 1) // 2)
     n_first = len(labels) or len(first)
     most = n_first + rule.max_cycles * per_cycle
     if rule.max_labels is not None:
         most = min(most, max(rule.max_labels, n_first))
-    n_walkers = len(structures) * len(conditions)
     n_steps = settings.n_steps + (settings.of_walk(is_biased=True).n_steps if begins_biased(settings) else 0)
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps

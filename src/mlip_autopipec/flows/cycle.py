@@ -221,7 +221,7 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
         walks,
         campaign,
         cycle,
-        rule.n_frames,
+        rule.frames_of(len(state.walkers), state.n_checks_failed),
         state.seed,
         potential_id,
         maker.propose_maker.cutouts,
@@ -231,7 +231,15 @@ def _check_jobs(maker: LoopParts, state: LoopState) -> list[Job]:
     label = maker.oracle_maker.make(propose.output, campaign, cycle)
     limits = (rule.max_relative_force_error, rule.force_error_floor_meV_A)
     check = measure(
-        label.output, potential_id, campaign, cycle, *limits, rule.criterion, rule.accuracy, rule.confidence
+        label.output,
+        potential_id,
+        campaign,
+        cycle,
+        *limits,
+        rule.criterion,
+        rule.accuracy,
+        rule.confidence,
+        state.n_checks_failed,
     )
     assess = maker.assess(state, [], [], potential=potential_id, batch=label.output, labelled=True, check=check.output)
     return [

@@ -209,6 +209,7 @@ def measure(
     criterion: Criterion | None = None,
     targets: AccuracyTargets | None = None,
     confidence: float = 0.9,
+    n_failed_before: int = 0,
 ) -> CheckDocument | None:
     """
     Compare the potential with the labels of a check.
@@ -229,6 +230,8 @@ def measure(
         What the errors may be, where the user says so.
     confidence
         Probability with which the true errors have to be within the targets.
+    n_failed_before
+        Checks in a row before this one that failed.
 
     Returns
     -------
@@ -304,6 +307,7 @@ def measure(
         beyond_budget=bool(too_dear or cut_off & set(unchecked)),
         confidence=confidence if targets.asks else None,
         bound_factors=(bounds.energy, bounds.forces, bounds.stress),
+        n_failed_before=n_failed_before,
         by_walker=by_walker,
         unchecked=unchecked,
         graded=[GradedLabel.of(k.uuid, grade_errors(potential, a)) for k, a in zip(checked, frames, strict=True)],

@@ -19,6 +19,9 @@ from mlip_autopipec.validation.targets import AccuracyTargets
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
+#: Frames of a check are at most so many times those of the first one; each walk keeps five.
+MOST_TIMES = 3
+
 
 @renamed_fields(property_gate="criterion")
 @dataclass
@@ -42,7 +45,8 @@ class StopRule(MSONable):
     n_check_labels
         When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
         potential is compared with them before it is trained on them. If an error is larger than it may be, they are
-        learnt and all walkers begin anew with other seeds. 0: halt-free MD is believed.
+        learnt and all walkers begin anew with other seeds. The next check takes twice as many, further ones three
+        times: what is tried again and again with few frames passes by luck one day. 0: halt-free MD is believed.
     learn_check
         Whether the labels of a check that has passed are learnt as well before the loop converges, by trainers that can
         tell their errors by a fit to all others (the linear one). That potential is delivered if these errors are
@@ -114,6 +118,12 @@ class StopRule(MSONable):
         if self.n_check_labels == 0 or self.accuracy is None or not self.accuracy.asks:
             return self.n_check_labels
         return max(self.n_check_labels, frames_wanted(self.confidence))
+
+    def frames_of(self, n_walkers: int, n_checks_failed: int = MOST_TIMES) -> int:
+        """Return how many frames of MD a check labels after so many in a row have failed; without these, at most."""
+        if self.n_frames == 0:
+            return 0
+        return max(self.n_frames, n_walkers) * min(1 + n_checks_failed, MOST_TIMES)
 
     def unproven(self, state: LoopState) -> list[WalkerState]:
         """Return the walkers that have to run from their start with the present potential, when all have completed."""

@@ -69,6 +69,7 @@ class CheckResult(Document):
     bound_factors: tuple[float, float, float] = Field(
         (1.0, 1.0, 1.0), description="Factors that make the errors of energy, forces and stress bounds at it."
     )
+    n_failed_before: int = Field(0, description="Checks in a row before this one that failed.")
     by_walker: list[WalkerErrors] = Field(default_factory=list, description="Errors on the frames of each walker.")
     unchecked: list[str] = Field(default_factory=list, description="Walkers of which no frame was labelled.")
     hints: list[str] = Field(default_factory=list, description="What would help against errors that are too large.")

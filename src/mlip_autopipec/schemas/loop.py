@@ -155,6 +155,11 @@ class LoopState(BaseModel):
         return self.check is not None and self.check.passed and self.untrained_batch_id == self.check.batch_id
 
     @property
+    def n_checks_failed(self) -> int:
+        """How many checks in a row have failed, up to now."""
+        return 0 if self.check is None or self.check.passed else self.check.n_failed_before + 1
+
+    @property
     def proven_id(self) -> str | None:
         """The potential (uuid) that MD and the check are to be done with: the present one, or the one it came from."""
         check = self.check
