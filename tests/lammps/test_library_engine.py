@@ -13,11 +13,13 @@ import pytest
 from ase import units
 from ase.build import bulk
 
+from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import input_script, library, structures
 from mlip_autopipec.lammps.exploration import run_exploration, with_velocities
 from mlip_autopipec.lammps.types import Condition, HaltReason, HaltVerdict, MDSettings, WalkStatus
 from mlip_autopipec.lammps.worker import LibraryRun
+from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.processes import run_process
 
@@ -480,6 +482,38 @@ def test_an_expected_force_error_halts_md_and_is_told(copper_potential: ACEPoten
     assert 0 < halted.step == halted.halt.step < 400
     assert halted.restart_file is not None, "the frame is valid, so that MD goes on from it"
     assert all(expected_errors(copper_potential, frame).max() <= limit * (1 + 1e-9) for frame in halted.frames)
+
+
+def test_a_force_expected_to_be_wrong_by_half_of_what_is_usual_halts_md_where_gamma_is_raised(
+    copper_potential: ACEPotential, tmp_path: Path
+) -> None:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 2)
+    atoms.rattle(0.1, seed=3)
+    assert copper_potential.posterior is not None
+    usual = copper_potential.posterior.usual_force_eV_A
+    assert 0.5 < usual < 5, "of the labels it was fitted to"
+    unpacked = Posterior.unpack(copper_potential.posterior.pack())
+    assert unpacked is not None
+    assert unpacked.usual_force_eV_A == usual
+    expected = expected_errors(copper_potential, atoms).max()
+    gamma = compute_gamma(copper_potential, atoms).max()
+
+    def halt(share: float, gamma_lo: float):
+        fields = {
+            "n_steps": 1,
+            "timestep_fs": 1e-3,
+            "gamma_lo": gamma_lo,
+            "gamma_hi": 1e9,
+            "max_relative_force_std": share,
+        }
+        return explore(atoms, copper_potential, tmp_path, **fields).halt
+
+    halted = halt(0.9 * expected / usual, 0.5 * gamma)
+    assert halted is not None
+    assert halted.reason is HaltReason.FORCE_ERROR
+    assert halted.force_std_eV_A == pytest.approx(expected, rel=1e-6)
+    assert halt(1.1 * expected / usual, 0.5 * gamma) is None, "not so wrong"
+    assert halt(0.9 * expected / usual, 2 * gamma) is None, "gamma is low"
 
 
 def test_the_halt_says_which_criterion_it_was(copper_potential: ACEPotential, tmp_path: Path) -> None:

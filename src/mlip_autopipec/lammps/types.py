@@ -40,7 +40,7 @@ class HaltReason(StrEnum):
     UNSEEN = "unseen"
     """A pair or triplet of elements is missing in the training set: counts as infinite gamma, and MD does not start."""
     FORCE_ERROR = "force_error"
-    """The expected error of the force on an atom reached ``max_force_std_eV_A``."""
+    """The expected error of the force on an atom is above ``max_force_std_eV_A`` or ``max_relative_force_std``."""
     CORE_REPULSION = "core_repulsion"
     """A pair came into the repulsive core, which gamma does not see."""
     EXPLOSION = "explosion"
@@ -126,6 +126,8 @@ class Condition(MSONable):
 
 #: Larger than the expansion of any solid, including melting, before it evaporates.
 MAX_EXPANSION = 1.5
+#: Settings that are positive where they are given.
+_POSITIVE = ("temperature_limit_K", "volume_limit_A3", "wall_time_s", "max_force_std_eV_A", "max_relative_force_std")
 
 
 @dataclass
@@ -174,6 +176,10 @@ class MDSettings(MSONable):
         in eV/A. It needs the posterior of a linear fit and the library engine, and costs as much as ten to thirty
         evaluations in cells of up to about 250 atoms, more in larger ones, every
         ``gamma_every`` steps. None: gamma alone halts MD.
+    max_relative_force_std
+        Where that is None, the library engine has MD with a linear potential halt where gamma is above ``gamma_lo`` and
+        that expected error above this share of the usual force (root mean square, of the median label). Only in cells
+        where it takes less than about a second. None: gamma alone.
     swap
         Exchanges of two atoms of different elements between MD steps (Monte Carlo), with which alloys reach orders that
         diffusion does not reach in the time of MD. None: no exchanges.
@@ -202,6 +208,7 @@ class MDSettings(MSONable):
     barostat: Barostat = "isotropic"
     halt_on_break_up: bool = True
     max_force_std_eV_A: float | None = None
+    max_relative_force_std: float | None = 0.5
     swap: SwapSettings | None = None
     bias: BiasSettings | None = None
 
@@ -238,7 +245,7 @@ class MDSettings(MSONable):
             )
         if self.max_frames < 0:
             raise InvalidInputError.of("MDSettings.max_frames", f"is {self.max_frames}; it cannot be negative")
-        for optional in ("temperature_limit_K", "volume_limit_A3", "wall_time_s", "max_force_std_eV_A"):
+        for optional in _POSITIVE:
             value = getattr(self, optional)
             if value is not None and not value > 0:
                 raise InvalidInputError.of(f"MDSettings.{optional}", f"is {value!r}; it has to be positive, or None")
@@ -246,6 +253,11 @@ class MDSettings(MSONable):
             self.swap.check(self.gamma_every, self.ensemble)
         if self.bias is not None:
             self.bias.check(self.ensemble)
+
+    @property
+    def reads_posterior(self) -> bool:
+        """Whether MD in the library engine looks at the error bars of a potential that has them."""
+        return self.needs_posterior is not None or self.max_relative_force_std is not None
 
     @property
     def needs_posterior(self) -> str | None:

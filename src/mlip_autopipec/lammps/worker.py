@@ -22,6 +22,7 @@ from mlip_autopipec.lammps import colvars, input_script, structures
 from mlip_autopipec.lammps.ace_forces import ACEForces
 from mlip_autopipec.lammps.bias import Bias
 from mlip_autopipec.lammps.cell import MDCell
+from mlip_autopipec.lammps.error_halt import ErrorHalt
 from mlip_autopipec.lammps.failures import is_exploded, too_early
 from mlip_autopipec.lammps.library import INPUT, OUTPUT
 from mlip_autopipec.lammps.readback import LAMMPS_BAR
@@ -91,7 +92,7 @@ class LibraryRun:
         self.spread_every = input_script.spread_every(settings)
         self.hottest = settings.hottest_allowed_K(condition)
         self.forces = ACEForces(potential)
-        self.error_bars = None if settings.max_force_std_eV_A is None else potential.error_bars
+        self.error_halt = ErrorHalt(potential, settings)
         self.bias = None if settings.bias is None else Bias(potential, settings.bias)
         self.force_std: float | None = None
         self.frame = structures.Frame.of(atoms, potential.elements)
@@ -264,12 +265,13 @@ class LibraryRun:
             reason = HaltReason.GAMMA
         elif self.forces.touches_core():
             reason = HaltReason.CORE_REPULSION
-        elif atoms is not None and (wrong := self._beyond_error(atoms)) is not None:
-            reason = HaltReason.FORCE_ERROR
+        elif atoms is not None and (wrong := self.error_halt.worst(atoms, gamma_max)) is not None:
+            reason, self.force_std = HaltReason.FORCE_ERROR, wrong[1]
         self._write_look(step, (temperature, self.forces.energy, pressure, volume, gamma_max), reason)
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
-            index = next((i for i in (first_gone, wrong) if i is not None), int(tags[worst]) - 1)
+            index = int(tags[worst]) - 1 if first_gone is None else first_gone
+            index = index if wrong is None else wrong[0]
             self.halted = (reason, step, gamma_max, index)
             return
         self.last_sane, self.last_sane_step = atoms, step
@@ -277,18 +279,6 @@ class LibraryRun:
             self.record.add(atoms, step, gamma_max)
         if atoms is not None and step not in (self.begin, self.end) and step % self.spread_every == 0:
             self.spread.add(atoms.copy(), step)
-
-    def _beyond_error(self, atoms: Atoms) -> int | None:
-        """Return the atom of largest expected force error if that is above the limit."""
-        limit = self.settings.max_force_std_eV_A
-        if limit is None or self.error_bars is None:
-            return None
-        by_atom = self.error_bars.of(atoms).by_atom
-        worst = int(by_atom.argmax())
-        if not by_atom[worst] > limit:
-            return None
-        self.force_std = float(by_atom[worst])
-        return worst
 
     def _write_look(self, step: int, look: tuple[float, ...], reason: HaltReason | None) -> None:
         """Append K, eV without reference energies, GPa (written as bar), A^3 and gamma to the trace file."""
@@ -376,12 +366,13 @@ def main() -> None:
     task = json.loads(Path(INPUT).read_text())
     atoms = None if task["atoms"] is None else unpack_frames(task["atoms"])[0]
     condition, settings = Condition(**task["condition"]), MDSettings(**task["settings"])
+    posterior = Path("potential.posterior.npz")
     potential = ACEPotential.from_files(
         "potential.yaml",
         "potential.asi",
         task["reference_energies"],
         examined=True,
-        posterior_path="potential.posterior.npz" if settings.needs_posterior else None,
+        posterior_path=posterior if settings.reads_posterior and posterior.is_file() else None,
     )
     run = LibraryRun(potential, condition, settings, atoms, started, Path(input_script.TRACE), task["seed"])
     run.prepare(input_script.INPUT)

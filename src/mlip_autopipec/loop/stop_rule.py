@@ -186,8 +186,8 @@ class StopRule(MSONable):
         if stuck:
             told = f"{self.max_repeats} times in a row without progress: {stuck[0].describe()}"
             if stuck[0].reason == HaltReason.FORCE_ERROR:
-                told += "; labels no longer lower the expected error: raise MDSettings.max_force_std_eV_A, or let the "
-                told += "basis grow"
+                told += "; labels no longer lower the expected error: raise MDSettings.max_force_std_eV_A "
+                told += "(max_relative_force_std where that is not given), or let the basis grow"
             return LoopStatus.STALLED, told
         left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
         if unproven:

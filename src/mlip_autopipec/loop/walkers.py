@@ -19,9 +19,6 @@ from mlip_autopipec.seeds import SeedPurpose, derive_seed
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.walk import WalkDocument
 
-#: After so many explosions in a row, not counting the first, a walker restarts with a new seed.
-_EXPLOSIONS = 1
-
 
 class State(StrEnum):
     """What a walker waits for, or how its last run ended."""

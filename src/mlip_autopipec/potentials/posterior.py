@@ -79,12 +79,15 @@ class Posterior:
         average those expected.
     fresh
         A further factor: by what the errors of fresh labels of MD exceeded what was expected of them.
+    usual_force_eV_A
+        Root mean square length of the force on an atom in the median label; 0 where that is not known.
     """
 
     mean: NDArray[np.float64]
     root: NDArray[np.float64]
     scale: Scales
     fresh: Scales = NO_SCALES
+    usual_force_eV_A: float = 0.0
 
     @property
     def factors(self) -> Scales:
@@ -150,6 +153,7 @@ class Posterior:
             triangle=triangle[np.triu_indices(n)],
             scale=np.array(self.scale),
             fresh=np.array(self.fresh),
+            usual_force_eV_A=np.array(self.usual_force_eV_A),
         )
         return buffer.getvalue()
 
@@ -171,7 +175,8 @@ class Posterior:
                 n = len(mean)
                 triangle = np.zeros((n, n))
                 triangle[np.triu_indices(n)] = packed
-                return cls(mean, triangle.T, Scales(*archive["scale"]), Scales(*archive["fresh"]))
+                usual = float(archive["usual_force_eV_A"]) if "usual_force_eV_A" in archive else 0.0
+                return cls(mean, triangle.T, Scales(*archive["scale"]), Scales(*archive["fresh"]), usual)
         except Exception as error:  # of zipfile, zlib, numpy's headers, shapes
             raise InvalidInputError(
                 f"the posterior of the potential cannot be read ({type(error).__name__}: {str(error)[:200]}); copy "
@@ -209,9 +214,13 @@ class ErrorBars:
         """Return the standard deviations of a structure: eV, eV/A, eV/A^3."""
         return self._posterior.of(self._derivatives, atoms)
 
+    def is_quick(self, atoms: Atoms) -> bool:
+        """Whether a structure is so small that its error bars take no seconds."""
+        return len(atoms) * len(self._posterior.mean) <= _QUICK
+
     def write_on(self, atoms: Atoms) -> None:
         """Put those of energy and forces on a frame, unless it is so large that it takes seconds."""
-        if len(atoms) * len(self._posterior.mean) > _QUICK:
+        if not self.is_quick(atoms):
             return
         found = self.of(atoms)
         atoms.arrays[FORCES_STD] = found.forces

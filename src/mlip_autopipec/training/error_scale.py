@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.potentials.posterior import Scales
+from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.linear_record import Surprise
 from mlip_autopipec.training.weights import EV_A3_IN_GPA, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ase import Atoms
     from numpy.typing import NDArray
 
     from mlip_autopipec.training.design import Design
@@ -204,3 +207,9 @@ def scale_to_fresh(pairs: Sequence[ExpectedError]) -> Scales:
     energy = factor([p.energy_error / p.energy for p in pairs if p.energy > 0], _NORMAL_MEDIAN)
     forces = factor([p.forces_error / p.forces for p in pairs if p.forces > 0], 1.0)
     return Scales(energy, forces, 1.0)
+
+
+def usual_force_eV_A(labels: Sequence[Atoms]) -> float:
+    """Return the root mean square length (eV/A) of the force on an atom in the median label; 0 without any."""
+    sizes = [float(np.sqrt(3 * np.mean(raw_forces(a) ** 2))) for a in labels if len(a) > 1 and not is_dimer(a)]
+    return float(np.median(sizes)) if sizes else 0.0

@@ -20,7 +20,7 @@ from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.cutoff import choose_cutoff, is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
-from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of
+from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of, usual_force_eV_A
 from mlip_autopipec.training.excitation import energies_above_hull, softened
 from mlip_autopipec.training.ladder import (
     FittedRung,
@@ -113,6 +113,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         fitted.coefficients[columns],
         fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
         scale_to_left_out(design.kind, left_out, judged),
+        usual_force_eV_A=usual_force_eV_A(task.labels),
     )
     record = LinearFitRecord(
         weights,
