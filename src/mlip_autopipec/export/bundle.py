@@ -128,6 +128,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "formula": atoms.get_chemical_formula(),
         "formulas": ", ".join(task.formulas),
         "temperature_K": task.conditions[0].temperature_K,
+        "thrown_away": status.walks_thrown_away(),
         "conditions": explored_at(task, _dynamics(task)["ensemble"]),
         **_ensemble(task, atoms, potential.cutoff),
         "seed": task.seed,
