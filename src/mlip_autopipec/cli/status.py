@@ -270,6 +270,9 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
     head.add_row("labels", f"{document.n_labels}{reused}{failed}")
+    compared = campaigns.comparison(document.campaign_id)
+    if compared is not None and (shift := compared.describe_shift()):
+        head.add_row("energies given, shifted", shift)
     if thrown := document.walks_thrown_away():
         head.add_row("walks thrown away", thrown)
     if document.check is not None:
