@@ -153,8 +153,7 @@ def test_energies_are_shifted_for_each_element_on_request(run_loop, memory_jobst
 
 
 def test_a_shift_has_an_uncertainty_and_is_told_wherever_the_labels_are(run_loop, memory_jobstore, tmp_path):
-    labels = alloy_dataset({"Cu": 0.3, "Au": -1.0})
-    run_loop(shifted_flow(labels))
+    final = run_loop(shifted_flow(alloy_dataset({"Cu": 0.3, "Au": -1.0})))
     campaigns = Campaigns(memory_jobstore)
     compared = campaigns.comparison("c")
     assert max(compared.energy_shift_std_eV.values()) < 1e-6
@@ -167,8 +166,7 @@ def test_a_shift_has_an_uncertainty_and_is_told_wherever_the_labels_are(run_loop
     assert exported.info["energy_shift_eV"] == pytest.approx(-1.0 * 4)
     note = by_origin(collect(campaigns, "c", Limits())).note
     assert re.search(rf"brought along are shifted to the scale of the oracle: {told}\.", note)
-    document = campaigns.status("c")
-    write_results(tmp_path, document, [], compared=compared)
+    write_results(tmp_path, final, [], compared=compared)
     written = json.loads((tmp_path / "result.json").read_text())["given_labels_compared"]
     assert written["energy_shift_eV"] == compared.energy_shift_eV
 
