@@ -235,3 +235,4 @@ def test_small_cells_of_different_elements_are_chosen():
     mark(alone, split=Split.REFERENCE)
     assert worth_comparing([alone, large, small, gold], 2) == [2, 3]
     assert worth_comparing([alone], 2) == []
+    assert worth_comparing(dataset(), 2) == [0, 2]  # of one size the last: two sources are one behind the other

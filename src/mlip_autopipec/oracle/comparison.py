@@ -196,7 +196,8 @@ def worth_comparing(labels: Sequence[Atoms], n: int, for_shift: bool = False) ->
         elements = frozenset(labels[i].get_chemical_symbols())
         (rest if elements in seen else first).append(i)
         seen.add(elements)
-    chosen = [*first, *rest]
+    # from the other end of the dataset: sets of two sources are often one behind the other
+    chosen = [*first, *sorted(rest, key=lambda i: (len(labels[i]) < 2, still[i], len(labels[i]), -i))]
     if not for_shift:
         return chosen[:n]
     counts = _counts([labels[i].get_chemical_symbols() for i in chosen], _elements(labels, chosen))
