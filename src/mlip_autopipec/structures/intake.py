@@ -245,6 +245,10 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
             found = ("charge", float(charge))
     if (found is None or abs(found[1]) < _NO_CHARGE) and atoms.has("initial_charges"):
         total = float(np.sum(atoms.get_initial_charges()))
+        if not np.isfinite(total):
+            raise InvalidInputError(
+                f"{what}: the charges of its atoms (initial_charges) are not all finite; give numbers, or take them out"
+            )
         # partial charges of a force field add up with a rounding error of each atom
         if abs(total) > max(_NO_CHARGE, 1e-4 * len(atoms)):
             if told is not None:
