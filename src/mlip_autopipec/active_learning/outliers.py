@@ -268,16 +268,17 @@ class OutlierRule(MSONable):
         surprise
             How many times larger the three are than the fit expects of such a structure, (n_labels, 3); 1 for the
             median label. A label is an outlier only above ``n_sigma``, in its forces above about half of it where there
-            are many labels, and above the floors.
+            are many labels, and above the floors (two thirds of that of the energy).
         scales
             Surprise and error (GPa) of the stress, and how many times as large as expected forces and stress are,
             (n_labels, 4), as in :class:`~mlip_autopipec.training.linear_record.Surprise`. Forces of another unit or
-            sign, and stresses turned round, are found by less surprise.
+            sign, and stresses turned round or of another unit, are found by less surprise.
 
         Returns
         -------
         list of Outlier
-            The largest ones. They make others look wrong: fit without them and judge again.
+            The largest ones, and of those that wrong forces or stresses of another may have spoilt none. They make
+            others look wrong: fit without them and judge again.
         """
         if len(surprise) <= self.min_labels:
             return []
