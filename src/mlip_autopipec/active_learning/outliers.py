@@ -277,8 +277,7 @@ class OutlierRule(MSONable):
         Returns
         -------
         list of Outlier
-            The largest ones, and of those that wrong forces or stresses of another may have spoilt none. They make
-            others look wrong: fit without them and judge again.
+            The largest ones. They make others look wrong: fit without them and judge again.
         """
         if len(surprise) <= self.min_labels:
             return []
@@ -310,8 +309,7 @@ class OutlierRule(MSONable):
                 surprises[i] = max(stress, *map(float, times))
                 if others or 1 in which:
                     spoiling = max(spoiling, surprises[i])
-        # wrong forces and stresses make energies and components of others look wrong: what surprises much less is
-        # judged again without them
+        # wrong forces and stresses make others look wrong: what surprises much less is judged again without them
         return [outlier for i, outlier in found.items() if surprises[i] >= largest * spoiling]
 
     def _allowed(self, *errors: Spread) -> tuple[float, float]:
