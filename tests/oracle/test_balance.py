@@ -58,6 +58,14 @@ def test_what_a_code_leaves_in_all_labels_is_said():
     assert not any("add up" in one for one in take_in_labels(frames).remarks)
 
 
+def test_what_a_coarse_grid_leaves_is_no_wrong_label_at_rest():
+    frames = labels(COPPER, rattle=0.1)
+    frames[4] = labels(COPPER, 1, rattle=0.001)[0]
+    for atoms in frames:
+        atoms.calc.results["forces"] += [0.02, 0, 0]  # 0.3 eV/A of all: most of what there is in the frame at rest
+    assert len(take_in_labels(frames)) == 8
+
+
 def test_one_calculator_of_several_labels_holds_those_of_the_last():
     calculator = EMT()
     frames = []

@@ -79,8 +79,8 @@ def _wrong(found: NDArray[np.float64], floor: float) -> NDArray[np.bool_]:
     if not len(found):
         return np.zeros(0, dtype=bool)
     share = found[:, 0] / np.maximum(found[:, 1], 1e-12)
-    usual = float(np.median(share))
-    return np.asarray((found[:, 0] > floor) & (share > max(_SHARE, _TIMES * usual)))
+    usual = float(np.median(found[:, 0]))  # a coarse grid leaves as much in frames at rest as in hot ones
+    return np.asarray((found[:, 0] > max(floor, _TIMES * usual)) & (share > _SHARE))
 
 
 def _net(atoms: Atoms) -> tuple[float, float]:
