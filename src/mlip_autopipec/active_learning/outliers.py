@@ -39,9 +39,8 @@ _OWN_SIZE = 0.5
 _FERROMAGNETIC = 0.95
 
 
-#: Labels left out are flagged together only if they are at least this share as surprising as the worst. Of few labels
-#: each that is wrong spoils more of the others.
-_LARGEST, _LARGEST_OF_FEW = 0.7, 0.95
+#: Labels left out are flagged together only if they are at least this share as surprising as the worst.
+_LARGEST = 0.7
 #: Of labels left out the energy counts from this share of the floor on: of 600 sound ones (Si, Ge, Mo, Li, Cu; 20 and
 #: 60 of each) those more than 15 meV/atom off are at most 2.7 times as far off as usual.
 _OF_FLOOR = 2 / 3
@@ -284,9 +283,8 @@ class OutlierRule(MSONable):
         floor = self.force_floor_eV_A
         off = np.stack([np.abs(energy_eV_atom), np.sqrt(3) * forces_eV_A, component_eV_A], axis=1)
         far = surprise * (off > [_OF_FLOOR * self.energy_floor_eV_atom, floor, floor])
-        many = len(surprise) >= _MANY
-        of_forces, largest = (_OF_FORCES, _LARGEST) if many else (_OF_FORCES_OF_FEW, _LARGEST_OF_FEW)
-        limit = np.maximum(self.n_sigma * np.array([1.0, *of_forces]), largest * far.max(axis=0))
+        of_forces = _OF_FORCES if len(surprise) >= _MANY else _OF_FORCES_OF_FEW
+        limit = np.maximum(self.n_sigma * np.array([1.0, *of_forces]), _LARGEST * far.max(axis=0))
         told = (
             lambda i: f"its energy is {energy_eV_atom[i]:+.3f} eV/atom",
             lambda i: f"its forces are {forces_eV_A[i]:.2f} eV/A",
@@ -310,7 +308,7 @@ class OutlierRule(MSONable):
                 if others or 1 in which:
                     spoiling = max(spoiling, surprises[i])
         # wrong forces and stresses make others look wrong: what surprises much less is judged again without them
-        return [outlier for i, outlier in found.items() if surprises[i] >= largest * spoiling]
+        return [outlier for i, outlier in found.items() if surprises[i] >= _LARGEST * spoiling]
 
     def _allowed(self, *errors: Spread) -> tuple[float, float]:
         """Return the usual error and how far from it is too far, by the worst of several sets of errors."""
