@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ase.io
 import pytest
+from ase import Atoms
 from ase.build import bulk, fcc111
+from ase.calculators.emt import EMT
 from ase.cluster import Octahedron
 from jobflow import JobStore
 from maggma.stores import MemoryStore
@@ -41,3 +43,44 @@ def test_structures_that_did_not_change_go_on(atoms, store, tmp_path):
     ase.io.write(tmp_path / "s.extxyz", atoms)
     with pytest.raises(InvalidInputError, match=r"structures\[0\] is another"):
         check_unchanged(RunFile.load(tmp_path / "run.yaml"), campaign_id, store, more=False)
+
+
+def labelled(n: int, seed: int) -> list[Atoms]:
+    frames = []
+    for i in range(n):
+        atoms = bulk("Cu", cubic=True) * (2, 1, 1)
+        atoms.rattle(0.05, seed=seed + i)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        frames.append(atoms)
+    return frames
+
+
+def test_labels_that_were_added_later_are_not_passed_over(store, tmp_path):
+    """`extend` named the file of new labels as it was read, and used none of them."""
+    ase.io.write(tmp_path / "old.extxyz", labelled(12, 0))
+    ase.io.write(tmp_path / "new.extxyz", labelled(3, 50))
+    text = (
+        "name: c\nstructures: [{bulk: {name: Cu, cubic: true}}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: emt}\nstart_from: {labels: FILES}\n"
+    )
+
+    def campaign(files: str) -> RunFile:
+        (tmp_path / "run.yaml").write_text(text.replace("FILES", files))
+        return RunFile.load(tmp_path / "run.yaml")
+
+    begun = campaign("old.extxyz")
+    jobs = [job for job, _ in begun.flow().iterflow()]
+    for job in jobs:
+        if "record campaign" in job.name:
+            job.run(store)
+    (campaign_id,) = store.distinct("output.campaign_id", {"output.kind": "campaign"})
+    check_unchanged(campaign("[old.extxyz, new.extxyz]"), campaign_id, store, more=True)  # none is stored yet
+    for job in jobs:
+        if "import labels" in job.name:
+            job.run(store)
+    check_unchanged(campaign("old.extxyz"), campaign_id, store, more=True)
+    with pytest.raises(InvalidInputError, match=r"start_from.labels are not those .* 3 are new \(a label of Cu8"):
+        check_unchanged(campaign("[old.extxyz, new.extxyz]"), campaign_id, store, more=True)
+    with pytest.raises(InvalidInputError, match=r"3 are new and 12 are gone or changed"):
+        check_unchanged(campaign("new.extxyz"), campaign_id, store, more=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from atomate2.cp2k.jobs.core import StaticMaker
 from atomate2.cp2k.sets.core import StaticSetGenerator
@@ -18,8 +19,6 @@ from mlip_autopipec.jobs.label import OracleMaker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from ase import Atoms
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -142,3 +141,21 @@ def test_second_run_in_the_same_folder_is_refused() -> None:
     atoms.positions[0, 0] += 0.05
     with pytest.raises(LabelError, match="computed another structure"):
         oracle().compute(atoms)
+
+
+def test_the_charge_and_the_spin_of_a_structure_are_those_of_the_label() -> None:
+    """A chain of four H in a box: taking an electron off, or turning a spin round, costs electronvolts and pulls."""
+    molecule = Atoms("H4", [[0, 0, 0.8], [0, 0, 1.6], [0, 0, 2.6], [0, 0, 3.4]], cell=[6, 6, 8], pbc=True)
+    charged, triplet = molecule.copy(), molecule.copy()
+    charged.info.update(charge=1, multiplicity=2)
+    triplet.info.update(multiplicity=3)
+    neutral, ion, torn = (compute(atoms) for atoms in (molecule, charged, triplet))
+    energies = [label.atoms.get_potential_energy() for label in (neutral, ion, torn)]
+    pulls = [float(label.atoms.get_forces()[3, 2]) for label in (neutral, ion, torn)]
+    print(f"neutral, +1, triplet: {energies} eV, force along the bond {pulls} eV/A")
+    assert 7 < energies[1] - energies[0] < 20
+    assert energies[2] - energies[0] > 5
+    assert pulls[1] > pulls[0] + 2
+    assert pulls[2] > pulls[0] + 2
+    key = oracle().keys_of
+    assert len({key(atoms)[0] for atoms in (molecule, charged, triplet)}) == 3

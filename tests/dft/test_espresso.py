@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk
 from jobflow import run_locally
 
@@ -34,7 +34,6 @@ from mlip_autopipec.training.linear import LinearACETrainer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ase import Atoms
     from jobflow import Flow, JobStore
 
 pytestmark = [pytest.mark.usefixtures("espresso", "tmp_cwd")]
@@ -201,6 +200,27 @@ def test_spin_of_iron() -> None:
     plain = OracleMaker(static_maker=maker).compute(bulk("Fe")).atoms.get_potential_energy()
     print(f"magnetic {magnetic:.4f}, non-magnetic {plain:.4f} eV")
     assert magnetic < plain - 0.1
+
+
+def test_the_charge_and_the_spin_of_a_structure_are_those_of_the_label() -> None:
+    """A chain of four H in a box: taking an electron off, or turning a spin round, costs electronvolts and pulls."""
+    oracle = OracleMaker(
+        static_maker=EspressoStaticMaker(
+            pseudopotentials={"H": "H.pz-vbc.UPF"}, input_data={"system": {"ecutwfc": 20.0, "degauss": 0.002}}
+        )
+    )
+    molecule = Atoms("H4", [[0, 0, 0.8], [0, 0, 1.6], [0, 0, 2.6], [0, 0, 3.4]], cell=[6, 6, 8], pbc=True)
+    charged, triplet = molecule.copy(), molecule.copy()
+    charged.info.update(charge=1, multiplicity=2)
+    triplet.info.update(multiplicity=3)
+    neutral, ion, torn = (oracle.compute(atoms).atoms for atoms in (molecule, charged, triplet))
+    energies = [atoms.get_potential_energy() for atoms in (neutral, ion, torn)]
+    pulls = [float(atoms.get_forces()[3, 2]) for atoms in (neutral, ion, torn)]
+    print(f"neutral, +1, triplet: {energies} eV, force along the bond {pulls} eV/A")
+    assert 8 < energies[1] - energies[0] < 20
+    assert energies[2] - energies[0] > 5
+    assert pulls[1] > pulls[0] + 2
+    assert pulls[2] > pulls[0] + 2
 
 
 # ---- the loop

@@ -12,6 +12,7 @@ from jobflow import Job, run_locally
 from mlip_autopipec import BasisSettings, LinearACETrainer, OTFMaker
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import TrainingError
+from mlip_autopipec.export.bundle import write_export
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
@@ -132,7 +133,7 @@ def test_extended_by_a_condition_only_what_is_not_proven_runs(tmp_path, memory_j
     assert [walk.walker for walk in stored_documents(WalkDocument)[n_walks:]] == [2]
 
 
-def test_a_state_out_of_thermal_reach_is_thrown_away(run_loop, stored_documents, memory_jobstore):
+def test_a_state_out_of_thermal_reach_is_thrown_away(run_loop, stored_documents, memory_jobstore, tmp_path):
     # displacements of 0.3 A are not of 300 K
     maker = loop(halts=[Halt(step=100)], displacement_A=0.3, **linear())
     final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
@@ -146,6 +147,9 @@ def test_a_state_out_of_thermal_reach_is_thrown_away(run_loop, stored_documents,
     assert stored_documents(WalkDocument)[-1].start_step == 0
     note = walks.progress(collect(Campaigns(memory_jobstore), "c", Limits())).note
     assert f"cycle 1: w0 rolled back to its start, {walker.steps_thrown_away} steps thrown away" in note
+    write_export(tmp_path / "export", Campaigns(memory_jobstore), "c")
+    readme = (tmp_path / "export/README.md").read_text()
+    assert f"| walks thrown away | w0 1 ({walker.steps_thrown_away} steps): states that only an early" in readme
 
 
 def test_a_thermal_state_is_resumed(run_loop):

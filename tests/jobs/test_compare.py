@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import ase.io
 import numpy as np
 import pytest
 from ase import units
@@ -11,12 +13,17 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.documents import labels_in_state
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.export.bundle import write_export
 from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import EMTStaticMaker
-from mlip_autopipec.oracle.comparison import compare_labels, worth_comparing
+from mlip_autopipec.oracle.comparison import compare_labels, fit_shift, worth_comparing
+from mlip_autopipec.report.collect import Limits, collect
+from mlip_autopipec.report.labels import by_origin
+from mlip_autopipec.report.results import write_results
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.structures.provenance import Split, mark
@@ -51,7 +58,7 @@ def test_labels_of_the_oracle_pass_and_the_comparison_is_stored(run_loop, memory
     run_loop(flow(dataset()))
     documents = memory_jobstore.query({"output.kind": "comparison"}, ["output"])
     found = max((document["output"]["compared"] for document in documents), key=len)  # the last one has all
-    assert sorted(one["index"] for one in found) == [0, 1]
+    assert sorted(one["index"] for one in found) == [0, 2]
     assert max(abs(one["energy_meV_atom"]) for one in found) < 1e-6
     assert len(read_labels("c", store=memory_jobstore)) == 3
 
@@ -132,7 +139,7 @@ def test_energies_are_shifted_for_each_element_on_request(run_loop, memory_jobst
     documents = [doc["output"] for doc in memory_jobstore.query({"output.kind": "comparison"}, ["output"])]
     (found,) = [document["energy_shift_eV"] for document in documents if document["energy_shift_eV"]]
     assert found == pytest.approx(shift, abs=1e-6)
-    assert "are shifted by eV per atom: Au -1000.0000, Cu +0.3000" in caplog.text
+    assert re.search(r"are shifted by eV per atom: Au -1000\.0000 \+- \S+, Cu \+0\.3000 \+- \S+; 3 labels", caplog.text)
     for label, given in zip(read_labels("c", store=memory_jobstore), labels, strict=True):
         atoms = label.to_atoms()
         energy = atoms.get_potential_energy()
@@ -140,7 +147,37 @@ def test_energies_are_shifted_for_each_element_on_request(run_loop, memory_jobst
         assert energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
         assert energy != pytest.approx(given.get_potential_energy())
         assert "energy shifted by" in label.corrections[-1]
+        assert energy == pytest.approx(given.get_potential_energy() + label.shifted_eV)
+        assert atoms.info["energy_shift_eV"] == label.shifted_eV
     assert memory_jobstore.query_one({"output.kind": "potential"}) is not None
+
+
+def test_a_shift_has_an_uncertainty_and_is_told_wherever_the_labels_are(run_loop, memory_jobstore, tmp_path):
+    final = run_loop(shifted_flow(alloy_dataset({"Cu": 0.3, "Au": -1.0})))
+    campaigns = Campaigns(memory_jobstore)
+    compared = campaigns.comparison("c")
+    assert max(compared.energy_shift_std_eV.values()) < 1e-6
+    told = r"Au -1\.0000 \+- \S+, Cu \+0\.3000 \+- \S+ eV per atom, by 3 labels \(within \S+ meV/atom\)"
+    assert re.fullmatch(told, compared.describe_shift())
+    write_export(tmp_path / "export", campaigns, "c")
+    readme = (tmp_path / "export/README.md").read_text()
+    assert re.search(rf"Labels that were given had another zero of the energy; theirs are shifted\nby {told}", readme)
+    exported = ase.io.read(tmp_path / "export/dataset/train.extxyz")
+    assert exported.info["energy_shift_eV"] == pytest.approx(-1.0 * 4)
+    note = by_origin(collect(campaigns, "c", Limits())).note
+    assert re.search(rf"brought along are shifted to the scale of the oracle: {told}\.", note)
+    write_results(tmp_path, final, [], compared=compared)
+    written = json.loads((tmp_path / "result.json").read_text())["given_labels_compared"]
+    assert written["energy_shift_eV"] == compared.energy_shift_eV
+
+
+def test_energies_of_noisy_labels_are_shifted_with_that_noise():
+    """Of labels that differ by a milli-electronvolt per atom more than a shift explains."""
+    shift = fit_shift(["Cu4", "Cu2Au2", "Au4"], [4 * 0.3, 2 * 0.3 + 2 * 0.1 + 4 * 0.002, 4 * 0.1])
+    assert shift.of_element == pytest.approx({"Au": 0.1, "Cu": 0.3}, abs=2e-3)
+    assert 1e-3 < shift.std["Cu"] < 3e-3
+    assert 1.0 < shift.left_meV_atom < 2.0
+    assert fit_shift(["Cu4", "Au4"], [1.2, 0.4]).std == {}
 
 
 def test_energies_that_agree_are_not_shifted(run_loop, memory_jobstore):
@@ -198,3 +235,4 @@ def test_small_cells_of_different_elements_are_chosen():
     mark(alone, split=Split.REFERENCE)
     assert worth_comparing([alone, large, small, gold], 2) == [2, 3]
     assert worth_comparing([alone], 2) == []
+    assert worth_comparing(dataset(), 2) == [0, 2]  # of one size the last: two sources are one behind the other

@@ -1,4 +1,4 @@
-"""One k-point and the dipole correction along vacuum for CP2K."""
+"""What CP2K (atomate2) is told of a structure: one k-point and the dipole correction along vacuum; its electrons."""
 
 from __future__ import annotations
 
@@ -69,3 +69,50 @@ def test_a_direction_of_ones_own_stays_and_an_oblique_slab_is_refused():
     slab.rotate(30, "x", rotate_cell=True)
     with pytest.raises(LabelError, match="CP2K corrects dipoles along x, y or z"):
         dft_of(slab)
+
+
+def input_of(atoms, **more) -> list[str]:
+    """Return the lines of the input that is written for one structure, without spaces."""
+    settings = {
+        "basis_and_potential": {
+            "basis_filenames": ["GTH_BASIS_SETS"],
+            "potential_filename": "GTH_POTENTIALS",
+            "H": {"basis": "SZV-GTH", "potential": "GTH-PADE-q1", "aux_basis": None},
+        },
+        "xc_functionals": ["PADE"],
+        "ot": False,
+        "cutoff": 250,
+        "validate": False,
+        **more,
+    }
+    generator = StaticSetGenerator(user_input_settings=settings, user_kpoints_settings=None)
+    told = for_cp2k(StaticMaker(input_set_generator=generator), atoms)
+    written = str(told.maker.input_set_generator.get_input_set(told.structure).cp2k_input)
+    return ["".join(line.split()) for line in written.upper().splitlines()]
+
+
+def test_charge_and_multiplicity_are_in_the_input_that_is_written():
+    neutral = boxed(molecule("H2"))
+    assert not [line for line in input_of(neutral) if line.startswith("CHARGE") and line != "CHARGE0"]
+    charged = boxed(molecule("H2"))
+    charged.info.update(charge=1, multiplicity=2)
+    lines = input_of(charged)
+    assert "CHARGE1" in lines
+    assert "MULTIPLICITY2" in lines
+    assert any(line.startswith("UKS") and not line.endswith(("F", "FALSE", ".FALSE.")) for line in lines)
+    charged.info.update(charge=-1, multiplicity=2)
+    lines = input_of(charged)
+    assert "CHARGE-1" in lines
+    assert "MULTIPLICITY2" in lines
+
+
+@pytest.mark.parametrize("overrides", [{}, {"FORCE_EVAL": {"DFT": {"SCF": {"smear": {"FIXED_MAGNETIC_MOMENT": 5}}}}}])
+def test_smeared_occupations_keep_the_multiplicity(overrides):
+    """CP2K only begins with a multiplicity where it smears: H4 as a triplet had the energy of its singlet."""
+    torn = boxed(molecule("H2"))
+    torn.info["multiplicity"] = 3
+    lines = input_of(torn, smearing=True, override_default_params=overrides)
+    assert [line for line in lines if line.startswith("FIXED_MAG")] == ["FIXED_MAGNETIC_MOMENT2.0"]
+    assert not [line for line in input_of(torn, smearing=False) if "SMEAR" in line]
+    torn.info["multiplicity"] = 1
+    assert "FIXED_MAGNETIC_MOMENT0.0" in input_of(torn, smearing=True)

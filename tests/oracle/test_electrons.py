@@ -261,6 +261,12 @@ def test_the_input_of_cp2k_by_ase() -> None:
         2,
         True,
     )
+    smeared = "&FORCE_EVAL\n &DFT\n  &SCF\n   &SMEAR ON\n    METHOD FERMI_DIRAC\n   &END\n  &END\n &END\n&END\n"
+    for inp, n_kept in ((smeared, 1), (smeared.replace("METHOD", "FIXED_MAGNETIC_MOMENT 7\nMETHOD"), 1), ("", 0)):
+        calculator.parameters.inp = inp
+        tell(calculator, "ase.calculators.cp2k.CP2K", atoms)  # else the field goes on to any other multiplicity
+        written = calculator.parameters.inp
+        assert written.count("FIXED_MAGNETIC_MOMENT 1\n") == written.count("FIXED_MAGNETIC_MOMENT") == n_kept
 
 
 def test_moments_of_the_structure_go_before_those_of_the_maker() -> None:

@@ -9,7 +9,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk, fcc111, molecule
+from ase.build import bulk, fcc111, molecule, niggli_reduce
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixScaled
@@ -203,6 +203,11 @@ REFUSED = {
         r"total charge of \+0\.5 e \(charge\), no whole number",
     ),
     "partial charges that do not add up": (with_set("initial_charges", [0.4, 0, 0, 0]), r"\+0\.4 e \(sum of initial_c"),
+    "charges of the atoms that are not finite": (
+        with_set("initial_charges", [np.inf, 0, 0, 0]),
+        r"charges of its atoms \(initial_charges\) are not all finite",
+    ),
+    "charges of the atoms that are no numbers": (with_set("initial_charges", [np.nan, 0, 0, 0]), r"are not all finite"),
     "a charge that is no number": (with_info(charge=np.nan), r"charge is nan; give one whole number"),
     "a charge of each atom": (with_info(charge=[1, 0, 0, 0]), r"charge is \[1, 0, 0, 0\]; give one"),
     "two charges": (with_info(charge=1, total_charge=2), r"charge is 1 and total_charge is 2; take out"),
@@ -392,3 +397,32 @@ def test_bonds_across_a_face_that_is_not_periodic_are_said():
     boxed_molecule = molecule("CH3OH", vacuum=3)
     for atoms in (crystal_of, slab, boxed_molecule, molecule("CH3OH")):
         assert take_in(atoms, "it").remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        (
+            [[1, 0, 0], [7, 1, 0], [5, 9, 1]],
+            r"so skewed that it is 0\.06\d* A high along vector 0; shorter vecto",
+        ),
+        ([[1, 0, 0], [1, 0, 0], [0, 0, 1]], r"is 0 A high along vector 0: it is flat"),
+    ],
+    ids=["skewed", "flat"],
+)
+def test_a_skewed_cell_is_no_flat_one(turns, told):
+    cell = np.array(turns) @ copper().cell.array
+    with pytest.raises(InvalidInputError, match=told):
+        take_in(Atoms("Cu4", positions=copper().positions, cell=cell, pbc=True), "s")
+    if "skewed" in told:
+        reduced = Atoms("Cu4", positions=copper().positions, cell=cell, pbc=True)
+        niggli_reduce(reduced)
+        assert take_in(reduced, "s").atoms.get_volume() == pytest.approx(copper().get_volume())
+
+
+def test_an_element_that_is_none_is_named():
+    beyond = copper()
+    beyond.numbers[2] = 119
+    maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    with pytest.raises(InvalidInputError, match=r"structures\[0\] \(4 atoms\): atom 2 is of atomic number 119, no ele"):
+        maker.make(beyond, 300)

@@ -313,13 +313,6 @@ def test_files_of_another_role_are_named(tmp_path):
         read_structure(tmp_path / "aims.out")
 
 
-def test_elements_that_atom_types_become_are_said():
-    types = bulk("Ni", cubic=True)
-    types.numbers = [1, 2, 2, 2]
-    assert any("as atom types 1 to 2 become" in one for one in take_in(types, "s").remarks)
-    assert not any("atom types" in one for one in take_in(bulk("Ni", cubic=True), "s").remarks)
-
-
 def test_a_column_occ_is_an_occupancy():
     atoms = bulk("Cu", cubic=True)
     atoms.set_array("occ", np.array([0.5, 1, 1, 1]))

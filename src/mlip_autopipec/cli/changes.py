@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -63,11 +64,39 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
         wrong += [f"the condition {c.temperature_K:g} K is new" for c in asked if c not in task.conditions]
     if wrong:
         raise InvalidInputError(f"{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}")
+    _check_labels(campaign, campaign_id, store)
     if campaign.seed != task.seed:
         raise InvalidInputError(
             f"seed is {campaign.seed}, and the campaign '{campaign_id}' was begun with {task.seed}; put it back: "
             "another seed is another campaign"
         )
+
+
+def _check_labels(campaign: RunFile, campaign_id: str, store: JobStore) -> None:
+    """Refuse labels of the run file that the campaign was not begun with: nothing takes them in later."""
+    from mlip_autopipec.jobs.dataset import read_given
+
+    stored = Counter(_told_of(label.formula, label.energy_eV or 0.0) for label in read_given(campaign_id, store))
+    if not stored and store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}) is None:
+        return  # it was interrupted before they were stored, and takes them in now
+    now = Counter(
+        _told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in campaign.load_labels()
+    )
+    new, gone = now - stored, stored - now
+    if not new and not gone:
+        return
+    counts = [f"{sum(of.values())} {what}" for of, what in ((new, "are new"), (gone, "are gone or changed")) if of]
+    which = next(iter(new or gone))
+    raise InvalidInputError.of(
+        "start_from.labels",
+        f"are not those the campaign '{campaign_id}' was begun with: {' and '.join(counts)} (a label of {which[0]}, "
+        f"{which[1]:.6g} eV, for instance). Labels come in when a campaign begins: put them back as they were, or "
+        "begin a campaign of another name with all of them (`mlip-autopipec export` writes those of this one)",
+    )
+
+
+def _told_of(formula: str, energy_eV: float) -> tuple[str, float]:
+    return formula, round(energy_eV, 6)
 
 
 def flow_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,10 @@ def init(
     ] = None,
     element: Annotated[
         list[str] | None, typer.Option("--element", "-e", help="Instead of files: an element, or each of a compound.")
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option("--types", help="Elements of the atom types of files that do not name them, in order: Ni,Al."),
     ] = None,
     crystal: Annotated[
         str | None, typer.Option("--crystal", "-c", help="Its crystal: fcc, bcc, hcp, diamond, rocksalt, ...")
@@ -71,11 +76,13 @@ def init(
             sources.append(crystal_source(element, crystal, a))
         elif crystal is not None or a is not None:
             raise InvalidInputError("--crystal and --a need --element, for instance --element Cu --crystal fcc")
+        if types and not structures:
+            raise InvalidInputError("--types names the elements of a file's atom types; give the file, too")
         folder = Path() if output is None else output.parent
         for path in structures or []:
             # the run file names it relative to itself
             shown = str(path) if path.is_absolute() else os.path.relpath(path, folder)
-            sources.append(named_source("file", shown, folder))
+            sources.append(named_source("file", shown, folder, re.split(r"[,\s]+", types.strip()) if types else ()))
             n_labels, remark = labels_in(path)
             if n_labels:
                 datasets[shown] = n_labels

@@ -158,12 +158,12 @@ def ended(campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore) -
     MLIPError
         It failed before its first assessment.
     """
-    from mlip_autopipec.jobs.dataset import read_labels
+    from mlip_autopipec.jobs.dataset import read_comparison, read_labels
     from mlip_autopipec.report import write_results
 
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
-    write_results(folder, document, labels)
+    write_results(folder, document, labels, compared=read_comparison(document.campaign_id, store))
     settings = None if document.potential is None else campaign.validation_settings()
     asked = [] if settings is None else _oracle_walks(campaign, settings, document, store)
     return Ended(campaign, folder, document, labels, asked)
@@ -190,6 +190,7 @@ def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any],
         What ``--json`` prints, without the exit code; errors by set.
     """
     from mlip_autopipec.database.validation import store_errors
+    from mlip_autopipec.jobs.dataset import read_comparison
     from mlip_autopipec.report import write_results
 
     document, runs = one.document, []
@@ -198,7 +199,9 @@ def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any],
         static_maker = one.run_file.oracle.static_maker()
         runs = [walk.done(store, document.campaign_id, static_maker) for walk in one.asked]
         store_errors(store, document.potential, runs)
-    errors = write_results(one.folder, document, one.labels, [frame for run in runs for frame in run.frames])
+    frames = [frame for run in runs for frame in run.frames]
+    compared = read_comparison(document.campaign_id, store)
+    errors = write_results(one.folder, document, one.labels, frames, compared)
     end_results(one.folder)
     report = _report(one.folder, store, document.campaign_id)
     seconds = time.perf_counter() - started

@@ -270,10 +270,11 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
     reused = f", {document.n_reused_labels} of them there before" if document.n_reused_labels else ""
     head.add_row("cycles, halts", f"{document.n_cycles}, {document.n_halts}")
     head.add_row("labels", f"{document.n_labels}{reused}{failed}")
-    thrown = [w for w in document.walkers if w.n_rolled_back]
-    if thrown:
-        told = ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
-        head.add_row("walks thrown away", told)
+    compared = campaigns.comparison(document.campaign_id)
+    if compared is not None and (shift := compared.describe_shift()):
+        head.add_row("energies given, shifted", shift)
+    if thrown := document.walks_thrown_away():
+        head.add_row("walks thrown away", thrown)
     if document.check is not None:
         head.add_row("check", f"{'passed' if document.check.passed else 'failed'}: {document.check.describe()}")
     if (validated := read_errors(campaigns.store, document.campaign_id, document.potential_id)) is not None:

@@ -14,7 +14,7 @@ from mlip_autopipec.database.documents import StoredDocuments, labels_in_state, 
 from mlip_autopipec.database.label_origin import LabelOrigin, candidate_of
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.check import CHECK
-from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.dataset import read_comparison, read_labels
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.outliers import accept, read_accepted, read_graded, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
@@ -23,7 +23,7 @@ from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.check import CheckDocument
-from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.label import ComparisonDocument, LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
@@ -258,6 +258,10 @@ class Campaigns:
             )
         best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
         return self._documents.read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
+
+    def comparison(self, campaign_id: str) -> ComparisonDocument | None:
+        """Return how given labels compare with the oracle, and what their energies are shifted by; None: no labels."""
+        return read_comparison(campaign_id, self.store)
 
     @renamed_keywords(with_quarantined="with_outliers")
     def dataset(self, campaign_id: str, last_cycle: int | None = None, *, with_outliers: bool = False) -> List[Atoms]:

@@ -107,6 +107,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
     structures.write_structure(folder / "lammps/structure.data", atoms, potential.elements)
     oracle = ", ".join(" ".join(filter(None, [r.code, r.version, r.functional])) for r in records) or task.oracle
     kinds = sorted({str(a.info["energy_kind"]) for a in labels if a.info.get("energy_kind")})
+    compared = campaigns.comparison(status.campaign_id)
     references = {element: float(e) for element, e in final.reference_energies_eV.items()}
     errors: dict[str, Errors | LeftOutErrors | None] = {"training set": final.train, "held-out set": final.test}
     if status.check is not None and status.check.potential_id == final.uuid:
@@ -128,6 +129,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "formula": atoms.get_chemical_formula(),
         "formulas": ", ".join(task.formulas),
         "temperature_K": task.conditions[0].temperature_K,
+        "thrown_away": status.walks_thrown_away(),
         "conditions": explored_at(task, _dynamics(task)["ensemble"]),
         **_ensemble(task, atoms, potential.cutoff),
         "seed": task.seed,
@@ -141,6 +143,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "sha256": final.sha256,
         "reference_energies": references,
         "energy_kinds": " and ".join(kinds) or "of unknown kind",
+        "shift": "" if compared is None else compared.describe_shift(),
         "datasets": parts,
         "has_isolated": any(part.name == "isolated_atoms" for part in parts),
     }

@@ -9,6 +9,7 @@ import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from mlip_autopipec.schemas.label import SHIFTED
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 #: Of what ``Campaigns.dataset`` puts into ``info``, what others should know. The folder of a calculation is none of it.
-_TOLD = ("campaign_id", "label_id", "cycle", "origin", "walker", "gamma", "energy_kind", CHARGE, MULTIPLICITY)
+_TOLD = ("campaign_id", "label_id", "cycle", "origin", "walker", "gamma", "energy_kind", SHIFTED, CHARGE, MULTIPLICITY)
 #: MACE looks for isolated atoms by this.
 _ISOLATED = {"config_type": "IsolatedAtom"}
 

@@ -23,6 +23,7 @@ from mlip_autopipec.structures.electrons import has_total, told
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.frozen import freeze as freeze_atoms
 from mlip_autopipec.structures.intake import FIXED, take_in
+from mlip_autopipec.structures.limits import shown_formula
 from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, lone_atoms, shape_of
 from mlip_autopipec.structures.provenance import Provenance, Split
 
@@ -263,7 +264,7 @@ def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
 
 
 def _formula(given: Structure | Atoms) -> str:
-    return given.get_chemical_formula() if isinstance(given, Atoms) else str(getattr(given, "formula", given))
+    return shown_formula(given) if isinstance(given, Atoms) else str(getattr(given, "formula", given))[:80]
 
 
 def _held(atoms: Atoms, freeze: bool) -> Atoms:

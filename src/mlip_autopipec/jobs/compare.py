@@ -15,7 +15,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.bulk import patiently
 from mlip_autopipec.jobs.reuse import claimed, release
 from mlip_autopipec.oracle.comparison import compare_labels, fit_shift, is_noise
-from mlip_autopipec.schemas.label import ComparedLabel, ComparisonDocument, LabelDocument
+from mlip_autopipec.schemas.label import ComparedLabel, ComparisonDocument, LabelDocument, told_shift
 
 if TYPE_CHECKING:
     from mlip_autopipec.jobs.label import OracleMaker
@@ -94,11 +94,13 @@ def _fit(document: ComparisonDocument) -> None:
     n_atoms = [len(list(Formula(one.formula))) for one in known]
     differences = [1e-3 * (one.energy_meV_atom or 0.0) * n for one, n in zip(known, n_atoms, strict=True)]
     try:
-        shift, left = fit_shift([one.formula for one in known], differences)
+        shift = fit_shift([one.formula for one in known], differences)
     except MLIPError as error:
         document.refused = f"{error}; see why the others failed, or raise OracleMaker.n_compared"
         return
-    told = ", ".join(f"{element} {energy:+.4f}" for element, energy in shift.items())
+    document.energy_shift_std_eV = shift.std or None
+    told = told_shift(shift.of_element, shift.std)
+    left = shift.left_meV_atom
     if not is_noise(left):
         document.refused = (
             f"a constant for each element (eV: {told}) leaves differences of up to {left:.4g} meV/atom between the "
@@ -106,7 +108,7 @@ def _fit(document: ComparisonDocument) -> None:
             f"oracle, or give the oracle those of the dataset. {_TRUST}"
         )
         return
-    document.energy_shift_eV = shift
+    document.energy_shift_eV, document.left_meV_atom = shift.of_element, left
     logger.warning(
         "the energies of the dataset are shifted by eV per atom: %s; %d labels then agree with the oracle within %.2g "
         "meV/atom",

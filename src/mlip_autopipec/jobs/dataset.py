@@ -76,7 +76,7 @@ def read_labels(
             imported[found.part, found.sha256] = read_known(store, of_part, ["output"], _labels_of_part, load=True)
         else:
             labels.setdefault((found.cycle, found.index, found.key or ""), found)
-    last = max(compared, key=lambda document: document.made_at or "", default=None)
+    last = _newest(compared)
     shift = {} if last is None else last.energy_shift_eV or {}
     given = [_shifted(label, shift) for part in sorted(imported) for label in imported[part]]
     aside: set[str] = set()
@@ -85,6 +85,28 @@ def read_labels(
         aside = set(ever) - read_accepted(campaign_id, store) if ever else set()
     wanted = [labels[key] for key in sorted(labels) if labels[key].uuid not in aside]
     return [*(label for label in given if label.uuid not in aside), *with_originals(wanted, store, of=campaign_id)]
+
+
+def read_given(campaign_id: str, store: JobStore | None = None) -> list[LabelDocument]:
+    """Return the labels that a campaign was given, with the energies (eV) they came with; in their order."""
+    store = current_store() if store is None else store
+    criteria = {"output.kind": "dataset", "output.campaign_id": campaign_id}
+    found = [
+        DatasetDocument.model_validate(document["output"]) for document in store.query(criteria, ["output"], load=True)
+    ]
+    parts = {(document.part, document.sha256): document for document in found}  # one imported again is not used twice
+    return [label for part in sorted(parts) for label in parts[part].labels()]
+
+
+def read_comparison(campaign_id: str, store: JobStore | None = None) -> ComparisonDocument | None:
+    """Return how a campaign's given labels compare with its oracle, with an energy shift; None where none were."""
+    store = current_store() if store is None else store
+    found = store.query({"output.kind": "comparison", "output.campaign_id": campaign_id}, ["output"])
+    return _newest([ComparisonDocument.model_validate(document["output"]) for document in found])
+
+
+def _newest(compared: Sequence[ComparisonDocument]) -> ComparisonDocument | None:
+    return max(compared, key=lambda document: document.made_at or "", default=None)
 
 
 def _made_of(output: dict[str, Any]) -> list[LabelDocument | DatasetDocument | ComparisonDocument]:
@@ -106,7 +128,10 @@ def _shifted(label: LabelDocument, shift_eV: Mapping[str, float]) -> LabelDocume
         return label
     shift = sum(shift_eV.get(chemical_symbols[number], 0.0) for number in label.atoms.numbers)
     told = f"energy shifted by {shift:+.6f} eV to the scale of the oracle"
-    return label.model_copy(update={"energy_eV": label.energy_eV + shift, "corrections": [*label.corrections, told]})
+    corrections = [*label.corrections, told]
+    return label.model_copy(
+        update={"energy_eV": label.energy_eV + shift, "shifted_eV": shift, "corrections": corrections}
+    )
 
 
 def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:

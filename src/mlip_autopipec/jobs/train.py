@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: A dataset is fitted at most so many times without the labels that the others contradict.
-_ROUNDS = 5
+_ROUNDS = 8
 
 
 @renamed_fields(quarantine="outliers")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ase.formula import Formula
@@ -196,7 +196,8 @@ def worth_comparing(labels: Sequence[Atoms], n: int, for_shift: bool = False) ->
         elements = frozenset(labels[i].get_chemical_symbols())
         (rest if elements in seen else first).append(i)
         seen.add(elements)
-    chosen = [*first, *rest]
+    # from the other end of the dataset: sets of two sources are often one behind the other
+    chosen = [*first, *sorted(rest, key=lambda i: (len(labels[i]) < 2, still[i], len(labels[i]), -i))]
     if not for_shift:
         return chosen[:n]
     counts = _counts([labels[i].get_chemical_symbols() for i in chosen], _elements(labels, chosen))
@@ -230,7 +231,26 @@ def check_shift(labels: Sequence[Atoms]) -> None:
         )
 
 
-def fit_shift(formulas: Sequence[str], differences_eV: Sequence[float]) -> tuple[dict[str, float], float]:
+class Shift(NamedTuple):
+    """
+    What brings given energies to the scale of an oracle.
+
+    Parameters
+    ----------
+    of_element
+        What is added for each atom of an element, eV.
+    std
+        Its standard deviation by what the fit leaves, eV; empty where as many labels as elements were computed again.
+    left_meV_atom
+        Largest difference that is left, meV/atom.
+    """
+
+    of_element: dict[str, float]
+    std: dict[str, float]
+    left_meV_atom: float
+
+
+def fit_shift(formulas: Sequence[str], differences_eV: Sequence[float]) -> Shift:
     """
     Fit one energy for each element to what an oracle says more than the given labels.
 
@@ -243,8 +263,8 @@ def fit_shift(formulas: Sequence[str], differences_eV: Sequence[float]) -> tuple
 
     Returns
     -------
-    tuple
-        Shift of each element in eV/atom, and the largest difference in meV/atom that is left.
+    Shift
+        With its uncertainty.
 
     Raises
     ------
@@ -261,8 +281,15 @@ def fit_shift(formulas: Sequence[str], differences_eV: Sequence[float]) -> tuple
         )
     energies = np.asarray(differences_eV, dtype=float)
     shift = np.linalg.lstsq(counts, energies, rcond=None)[0]
-    left = (energies - counts @ shift) / counts.sum(axis=1)
-    return dict(zip(elements, map(float, shift), strict=True)), 1e3 * float(np.abs(left).max())
+    left = energies - counts @ shift
+    std: dict[str, float] = {}
+    if (n_free := len(energies) - len(elements)) > 0:
+        # by the differences per atom, as large cells have larger ones
+        per_atom = counts / counts.sum(axis=1)[:, None]
+        noise = float(np.sum((left / counts.sum(axis=1)) ** 2)) / n_free
+        std = dict(zip(elements, np.sqrt(noise * np.diag(np.linalg.inv(per_atom.T @ per_atom))).tolist(), strict=True))
+    largest = 1e3 * float(np.abs(left / counts.sum(axis=1)).max())
+    return Shift({element: float(one) + 0.0 for element, one in zip(elements, shift, strict=True)}, std, largest)
 
 
 def is_noise(energy_meV_atom: float) -> bool:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DIPOLE, _DIRECTION = "SURFACE_DIPOLE_CORRECTION", "SURF_DIP_DIR"
+_FIXED_MOMENT = "FIXED_MAGNETIC_MOMENT"
 #: Cosine of the angle between the normal of a slab and an axis along which CP2K corrects dipoles, at least.
 _STRAIGHT = 0.999
 _FORCES = re.compile(r"ATOMIC FORCES in \[(.+?)\]")
@@ -90,14 +91,31 @@ def for_cp2k(maker: Any, atoms: Atoms) -> Told:
         structure.set_charge(charge)
         told[CHARGE_OF_CP2K] = None
     if (multiplicity := multiplicity_of(atoms)) is not None:
-        maker = deepcopy(maker)
-        generator = maker.input_set_generator
-        generator.user_input_settings = {**generator.user_input_settings, "multiplicity": multiplicity}
+        maker = _with_multiplicity(maker, structure, multiplicity)
     maker = _with_dipole_correction(maker, atoms, told)
     if (mesh := _mesh(maker, structure, ~goes_on_along(atoms))) is not None:
         maker = deepcopy(maker)
         maker.input_set_generator.user_kpoints_settings = mesh
     return Told(maker, structure, told)
+
+
+def _with_multiplicity(maker: Any, structure: Structure, multiplicity: int) -> Any:
+    """Return the maker with a multiplicity that is kept: where occupations are smeared, CP2K only begins with it."""
+    maker = deepcopy(maker)
+    generator = maker.input_set_generator
+    generator.user_input_settings = {**generator.user_input_settings, "multiplicity": multiplicity}
+    written = cp2k_settings(str(generator.get_input_set(structure).cp2k_input))
+    if switched_on(written.get("FORCE_EVAL/DFT/SCF/SMEAR", False)):
+        overrides = deepcopy(generator.user_input_settings.get("override_default_params") or {})
+        section = overrides
+        for name in ("FORCE_EVAL", "DFT", "SCF", "SMEAR"):
+            key = next((key for key in section if key.upper() == name), name)
+            section = section.setdefault(key, {})
+        for key in [key for key in section if key.upper() == _FIXED_MOMENT]:
+            del section[key]
+        section[_FIXED_MOMENT] = float(multiplicity - 1)
+        generator.user_input_settings = {**generator.user_input_settings, "override_default_params": overrides}
+    return maker
 
 
 def _with_dipole_correction(maker: Any, atoms: Atoms, told: dict[str, Any]) -> Any:

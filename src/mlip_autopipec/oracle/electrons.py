@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -197,8 +198,16 @@ def tell(calculator: Calculator, name: str, atoms: Atoms) -> None:
         settings["multiplicity"] = multiplicity
         if name == "ase.calculators.cp2k.CP2K":
             settings["uks"] = True
+            settings["inp"] = _with_moment_kept(str(getattr(calculator.parameters, "inp", "") or ""), multiplicity)
     if name in _TAKES:
         calculator.set(**settings)
+
+
+def _with_moment_kept(inp: str, multiplicity: int) -> str:
+    """Return an input of CP2K in which smeared occupations keep the number of unpaired electrons it begins with."""
+    inp = re.sub(r"^[ \t]*FIXED_MAGNETIC_MOMENT\b.*\n?", "", inp, flags=re.MULTILINE | re.IGNORECASE)
+    kept = rf"\1\n      FIXED_MAGNETIC_MOMENT {multiplicity - 1}"
+    return re.sub(r"^([ \t]*&SMEAR\b(?!.*\b(?:F|FALSE|OFF|NO)\b).*)$", kept, inp, flags=re.MULTILINE | re.IGNORECASE)
 
 
 def _with_system(input_data: Mapping[str, Any], keywords: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.output_levels import compare_levels
 from mlip_autopipec.oracle.outputs import Output, is_output, read_output
+from mlip_autopipec.structures.atom_types import no_element
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
+from mlip_autopipec.structures.limits import shown_formula
 from mlip_autopipec.structures.provenance import Origin, Split, mark
 from mlip_autopipec.structures.texts import readable
 
@@ -140,13 +142,15 @@ def _read_xyz(
     try:
         frames = list(ase.io.iread(readable(path), index=":", format="extxyz"))
     except Exception as error:
-        remedy = ""
-        if "expecting special 3x3 matrix" in str(error):  # ASE's reader wants nine numbers under this one name
-            remedy = "; write nine numbers, or call it REF_virial (xx yy zz yz xz xy)"
-        raise InvalidInputError(f"the file of labels '{path}' cannot be read: {error}{remedy}") from error
+        why = str(error)
+        if "expecting special 3x3 matrix" in why:  # ASE's reader wants nine numbers under this one name
+            why += "; write nine numbers, or call it REF_virial (xx yy zz yz xz xy)"
+        elif (found := no_element(error)) is not None:
+            why = "; ".join(found)
+        raise InvalidInputError(f"the file of labels '{path}' cannot be read: {why}") from error
     if not frames:
         raise InvalidInputError(f"the file of labels '{path}' holds no structure")
-    names = [f"'{path}', frame {i} ({atoms.get_chemical_formula()})" for i, atoms in enumerate(frames)]
+    names = [f"'{path}', frame {i} ({shown_formula(atoms)})" for i, atoms in enumerate(frames)]
     values = [_values(atoms) for atoms in frames]
     keys = _find_keys(frames, values, names, energy_key, forces_key, virial_key)
     _refuse_units_of_names(path, keys)

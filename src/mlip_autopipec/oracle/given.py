@@ -11,16 +11,21 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.oracle.balance import about_balance, unbalanced
 from mlip_autopipec.oracle.identity import canonical_form
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
+from mlip_autopipec.oracle.stale import refuse_stale
+from mlip_autopipec.oracle.uneven import about_uneven
 from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
 from mlip_autopipec.oracle.zero_forces import forces_set_to_zero
+from mlip_autopipec.structures.atom_types import types_for_elements
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.doubts import bonds_across
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
-from mlip_autopipec.structures.intake import refuse_numbers, take_electrons
+from mlip_autopipec.structures.intake import take_electrons
+from mlip_autopipec.structures.limits import refuse_numbers, shown_formula
 from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
 
 if TYPE_CHECKING:
@@ -86,7 +91,8 @@ def take_in_labels(
     """
     if isinstance(labels, GivenLabels):
         return labels
-    where = list(names or (f"labels[{i}] ({atoms.get_chemical_formula()})" for i, atoms in enumerate(labels)))
+    labels = list(labels)
+    where = list(names or map(_place, range(len(labels)), labels))
     frames, said = [], [*remarks, *about_left_out(labels, "the given ones")]
     entropies = []
     for atoms, name in zip(labels, where, strict=True):
@@ -102,8 +108,9 @@ def take_in_labels(
     if charged := [atoms for atoms in frames if has_total(atoms)]:
         said.append(f"labels: {len(charged)} of {len(frames)} have {told(charged[0])}; ACE itself knows no charges")
     check_one_state(frames, "the labels")
-    for look in (_forces_and_stress, _contacts, _energies, _same_of_all_sizes, forces_set_to_zero):
+    for look in (_types, _forces_and_stress, _contacts, _energies, _same_of_all_sizes, forces_set_to_zero, unbalanced):
         _refuse(look(frames, where))
+    said += [*about_balance(frames), *about_uneven(frames)]
     said += _bonds_across(frames, where)
     said += _lone_atoms(frames, where)
     said += _duplicates(frames, where)
@@ -117,6 +124,16 @@ def take_in_labels(
     return GivenLabels(frames, said)
 
 
+def _place(index: int, label: Any) -> str:
+    """Return how messages name a label of a list."""
+    if not isinstance(label, Atoms):
+        raise InvalidInputError(
+            f"labels[{index}] is a {type(label).__name__}; give ase.Atoms with calculators that hold energy and "
+            "forces; a file goes to start_from (labels) of a run file"
+        )
+    return f"labels[{index}] ({shown_formula(label)})"
+
+
 def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
     """Return the label in the form of all labels, and energy minus free energy in eV where both are given."""
     results = {} if atoms.calc is None else atoms.calc.results
@@ -128,6 +145,7 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
     if len(atoms) == 0:
         raise InvalidInputError(f"{name} has no atoms; leave it out")
     refuse_numbers(atoms, name)
+    refuse_stale(atoms, name)
     forces = np.array(results["forces"], dtype=float)
     if forces.shape != (len(atoms), 3):
         raise InvalidInputError(f"{name} has forces of shape {forces.shape} for {len(atoms)} atoms")
@@ -137,9 +155,11 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
         )
     values: dict[str, Any] = {"energy": float(energy), "forces": forces}
     if (stress := results.get("stress")) is not None:
-        values["stress"] = _as_voigt(np.array(stress, dtype=float), name)
+        voigt = _as_voigt(np.array(stress, dtype=float), name)
+        if voigt.any() or not forces.any():  # all zero: it was not computed
+            values["stress"] = voigt
     if results.get("magmoms") is not None:
-        values["magmoms"] = results["magmoms"]
+        values["magmoms"] = _as_moments(results["magmoms"], len(atoms), name)
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
     bare.info = {key: value for key, value in atoms.info.items() if key not in (CHARGE, MULTIPLICITY)}
     take_electrons(atoms, atoms, bare, name)
@@ -149,6 +169,17 @@ def _taken(atoms: Atoms, name: str) -> tuple[Atoms, float]:
     bare.calc = SinglePointCalculator(bare, **values)
     other = results.get("energy")
     return bare, 0.0 if other is None else float(other) - float(energy)
+
+
+def _as_moments(moments: Any, n_atoms: int, name: str) -> NDArray[np.float64]:
+    """Return the computed moments in Bohr magnetons, (n_atoms,), or (n_atoms, 3) where they are not collinear."""
+    values = np.array(moments, dtype=float)
+    if values.shape not in ((n_atoms,), (n_atoms, 3)) or not np.isfinite(values).all():
+        raise InvalidInputError(
+            f"{name} has magnetic moments of shape {values.shape} for {n_atoms} atoms, or some are not finite; give "
+            "one number (Bohr magnetons) for each atom, or leave them out"
+        )
+    return values
 
 
 def _as_voigt(stress: NDArray[np.float64], name: str) -> NDArray[np.float64]:
@@ -175,6 +206,14 @@ def _refuse(faults: Iterator[str]) -> None:
     if found:
         more = f"; and {len(found) - _NAMED} more like this" if len(found) > _NAMED else ""
         raise InvalidInputError("; ".join(found[:_NAMED]) + more + ". Take these labels out, or mend them")
+
+
+def _types(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    told = [types_for_elements(atoms) for atoms in frames]
+    first = next((i for i, one in enumerate(told) if one is not None), None)
+    if first is not None:
+        n = sum(one is not None for one in told)
+        yield f"{names[first]}" + (f" and {n - 1} more" if n > 1 else "") + f": {told[first]}"
 
 
 def _forces_and_stress(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:

@@ -97,6 +97,8 @@ class CampaignData:
         Flagged outliers, by uuid with the reasons; accepted ones are left out.
     unreadable
         What could not be read, in words.
+    shift
+        What was added to the energies of given labels, in words; empty where nothing was.
     running
         Whether a process runs the campaign; None where that is not known.
     """
@@ -117,6 +119,7 @@ class CampaignData:
     halted: dict[str, Atoms] = field(default_factory=dict)
     n_unread: int = 0
     unreadable: list[str] = field(default_factory=list)
+    shift: str = ""
     running: bool | None = None
 
     @property
@@ -181,6 +184,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         There is no such campaign.
     """
     status = campaigns.status(campaign_id)
+    compared = campaigns.comparison(campaign_id)
     walks = sorted(campaigns.walks(campaign_id), key=lambda w: (w.cycle, w.walker))
     data = CampaignData(
         status=status,
@@ -194,6 +198,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
         validated=read_errors(campaigns.store, campaign_id, status.potential_id),
         records=campaigns.oracle_records(campaign_id),
         aside=campaigns.outliers(campaign_id),
+        shift="" if compared is None else compared.describe_shift(),
     )
     if data.potentials:
         data.final = campaigns.potential(campaign_id)

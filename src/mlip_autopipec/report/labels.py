@@ -92,6 +92,9 @@ def by_origin(data: CampaignData) -> Panel:
     note = (
         f"{reused} of {len(data.dataset)} had been computed before and were taken from the database." if reused else ""
     )
+    if data.shift:
+        told = f"Energies that were brought along are shifted to the scale of the oracle: {safe(data.shift)}."
+        note = f"{note} {told}".strip()
     return Panel("origins", title, {title: figure}, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import ase.io
@@ -20,12 +21,17 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.schemas.label import ComparisonDocument
     from mlip_autopipec.schemas.loop import OTFDocument
     from mlip_autopipec.training.accuracy import ErrorMetrics
 
 
 def write_results(
-    folder: Path, document: OTFDocument, labels: Sequence[Atoms], validation: Sequence[Atoms] = ()
+    folder: Path,
+    document: OTFDocument,
+    labels: Sequence[Atoms],
+    validation: Sequence[Atoms] = (),
+    compared: ComparisonDocument | None = None,
 ) -> dict[str, ErrorMetrics]:
     """
     Write potential, dataset, parity plot and ``result.json`` into ``folder``.
@@ -40,14 +46,18 @@ def write_results(
         The dataset, labels in attached calculators.
     validation
         Labelled structures the loop never saw.
+    compared
+        How labels that were given compare with the oracle, with the shift of their energies.
 
     Returns
     -------
     dict
         Errors by set: train, test, validation.
     """
-    without_files = document.model_dump_json(indent=2, exclude={"potential": {"payload"}})
-    (folder / "result.json").write_text(without_files)
+    result = json.loads(document.model_dump_json(exclude={"potential": {"payload"}}))  # no NaN, which is no JSON
+    if compared is not None:
+        result["given_labels_compared"] = json.loads(compared.model_dump_json())
+    (folder / "result.json").write_text(json.dumps(result, indent=2))
     if labels:
         ase.io.write(folder / "dataset.extxyz", labels, format="extxyz")
     if document.potential is None:

@@ -313,6 +313,7 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "bulk": source.key == "bulk",
         "materials_project": source.key == "materials_project",
         "source": _flow(source.value),
+        "elements": ", ".join(source.elements),
         "repeat": list(repeat),
         "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),

@@ -159,7 +159,8 @@ class StructureSource(Strict):
     )
     elements: list[str] = Field(
         default_factory=list,
-        description="Element of each atom type, in their order, of a LAMMPS data or dump file that does not name them.",
+        description="Element of each atom type, in their order, of a LAMMPS data or dump file, or an xyz file, that "
+        "does not name them.",
     )
     repeat: tuple[Whole, Whole, Whole] = Field((1, 1, 1), description="Repetitions along the cell vectors.")
     frozen: Literal["from_structure"] | list[Whole] | FrozenBelow | None = Field(

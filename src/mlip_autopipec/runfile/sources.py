@@ -47,11 +47,14 @@ class Source:
         What stands behind it.
     atoms
         The structure, not repeated.
+    elements
+        Of the atom types of a file that does not name them.
     """
 
     key: str
     value: Any
     atoms: Atoms
+    elements: tuple[str, ...] = ()
 
 
 def crystal_source(elements: Sequence[str], crystal: str | None, a: float | None) -> Source:
@@ -107,15 +110,15 @@ def formula_of(atoms: Atoms) -> str:
     return str(Composition(atoms.get_chemical_formula()).reduced_formula)
 
 
-def named_source(key: str, value: str, folder: Path) -> Source:
-    """Name a structure by file or by Materials Project id, read or fetched now."""
+def named_source(key: str, value: str, folder: Path, elements: Sequence[str] = ()) -> Source:
+    """Name a structure by file or by Materials Project id, read or fetched now; ``elements`` are those of its types."""
     from pathlib import Path
 
     path = Path(value) if key == "file" else None
-    atoms = load_structure(folder, path, None, value if key == "materials_project" else None).atoms
+    atoms = load_structure(folder, path, None, value if key == "materials_project" else None, elements).atoms
     check_structure(atoms)
     atoms = boxed(atoms)
-    return Source(key, value, atoms)
+    return Source(key, value, atoms, tuple(elements))
 
 
 def labels_in(path: Path) -> tuple[int, str]:

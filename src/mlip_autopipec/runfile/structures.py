@@ -12,7 +12,8 @@ from ase import Atoms
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.outputs import charge_of_run
 from mlip_autopipec.structures.electrons import CHARGE
-from mlip_autopipec.structures.intake import CHARGES, LARGEST_A, TakenIn, take_in
+from mlip_autopipec.structures.intake import CHARGES, TakenIn, take_in
+from mlip_autopipec.structures.limits import LARGEST_A
 from mlip_autopipec.structures.readers import read_structure
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def load_structure(
     materials_project
         Id in the Materials Project: the conventional cell.
     elements
-        Element of each atom type of a LAMMPS file.
+        Element of each atom type of a LAMMPS or xyz file.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def load_structure(
                 "with elements, positions and cell alone"
             ) from error
     if elements:
-        raise InvalidInputError.of("structures.elements", f"is {list(elements)}; it goes with a LAMMPS file alone")
+        raise InvalidInputError.of("structures.elements", f"is {list(elements)}; it goes with a LAMMPS or xyz file")
     if bulk is not None:
         return take_in(_bulk(bulk), f"structures.bulk: {bulk.get('name')}")
     return take_in(_fetched(materials_project or ""), f"structures.materials_project: {materials_project}")

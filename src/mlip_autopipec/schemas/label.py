@@ -111,6 +111,9 @@ class LabelDocument(Document):
     energy_eV: float | None = Field(
         None, description="Total energy in eV, consistent with the forces (see energy_kind)."
     )
+    shifted_eV: float | None = Field(
+        None, description="What was added to a given energy to bring it to the scale of the oracle, eV; in energy_eV."
+    )
     energy_kind: str | None = Field(None, description="free_energy (electronic free energy) or potential_energy.")
     max_force_eV_A: float | None = Field(None, description="Largest force component in eV/A.")
     forces_eV_A: list[list[float]] | None = Field(None, description="Forces in eV/A, (n_atoms, 3).")
@@ -178,6 +181,8 @@ class LabelDocument(Document):
                 results["magmoms"] = np.array(self.magmoms_muB)
             made.calc = SinglePointCalculator(made, **results)
             made.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
+            if self.shifted_eV is not None:
+                made.info[SHIFTED] = self.shifted_eV
             self.__dict__[_SHARED] = made
         return made
 
@@ -188,6 +193,8 @@ class LabelDocument(Document):
         return other
 
 
+#: Entry of ``atoms.info``: what was added to a given energy (eV).
+SHIFTED = "energy_shift_eV"
 #: Beside the fields of a label, where pydantic neither compares nor stores it.
 _SHARED = "shared_atoms_of_label"
 #: Fields of a label that belong to the calculation, not to its request; the second those that grow with the atoms.
@@ -257,8 +264,32 @@ class ComparisonDocument(Document):
     energy_shift_eV: dict[str, float] | None = Field(
         None, description="What is added to the given energies for each atom of an element, in eV; None: nothing."
     )
+    energy_shift_std_eV: dict[str, float] | None = Field(
+        None, description="Standard deviation of that, by what the fit leaves, in eV; None where nothing is left over."
+    )
+    left_meV_atom: float | None = Field(
+        None, description="Largest difference of the energies in meV/atom that the shift leaves."
+    )
     n_reused: int = Field(0, description="Of the labels, those that were there already.")
     seconds: float = Field(0.0, description="Summed wall time of the labels in s.")
+
+    def describe_shift(self) -> str:
+        """Tell what is added to the energies of the dataset; empty where nothing is."""
+        if not self.energy_shift_eV:
+            return ""
+        n = sum(one.energy_meV_atom is not None for one in self.compared)
+        told = f"{told_shift(self.energy_shift_eV, self.energy_shift_std_eV or {})} eV per atom, by {n} labels"
+        return told if self.left_meV_atom is None else f"{told} (within {self.left_meV_atom:.2g} meV/atom)"
+
+
+#: Uncertainties of energies are told down to this (eV).
+_SHOWN_eV = 1e-4
+
+
+def told_shift(shift_eV: Mapping[str, float], std_eV: Mapping[str, float]) -> str:
+    """Return energies (eV) of elements with their standard deviations in one line."""
+    spread = {element: f" +- {max(std, _SHOWN_eV):.1g}" for element, std in std_eV.items()}
+    return ", ".join(f"{one} {round(eV, 4) + 0.0:+.4f}{spread.get(one, '')}" for one, eV in shift_eV.items())
 
 
 class DatasetDocument(WithPayload):

@@ -239,6 +239,11 @@ class OTFDocument(Document):
             return None
         return check.limit_meV_A
 
+    def walks_thrown_away(self) -> str:
+        """Tell of which walkers walks were thrown away so far, how often, and how many MD steps; empty where none."""
+        thrown = [w for w in self.walkers if w.n_rolled_back]
+        return ", ".join(f"w{w.index} {w.n_rolled_back} ({w.steps_thrown_away} steps)" for w in thrown)
+
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
         ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]

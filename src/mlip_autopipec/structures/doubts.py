@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from ase import units
-from ase.data import chemical_symbols, covalent_radii
+from ase.data import covalent_radii
 
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.periodicity import VACUUM_A, heights_of
@@ -21,8 +21,6 @@ _THIN_A = 3.9
 _JOINED_A = 4.0
 #: Nearest neighbours of a solid are 0.9 to 1.3 sums of covalent radii apart, in bohr 1.7 to 2.5.
 _BOHR = (1.6, 2.6)
-#: Hydrogen atoms that are all farther apart (A) are no molecules, and no metal under pressure.
-_APART_A = 1.3
 #: Bonds, in sums of covalent radii.
 _BOND = (0.75, 1.25)
 #: Elements that do not bond, whose distances are no sign of a unit.
@@ -76,20 +74,7 @@ def doubts(atoms: Atoms) -> list[str]:
     atoms
         A structure in Angstrom.
     """
-    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms), *_types(atoms)]
-
-
-def _types(atoms: Atoms) -> list[str]:
-    """Say that the elements are the first ones of the periodic table, as atom types without names become."""
-    numbers = sorted(set(map(int, atoms.numbers)))
-    if numbers != list(range(1, len(numbers) + 1)) or len(atoms) < 2:
-        return []
-    if numbers == [1] and not (atoms.pbc.any() and _nearest_A(atoms) > _APART_A):
-        return []
-    elements = ", ".join(chemical_symbols[number] for number in numbers)
-    return [
-        f"its elements are {elements}, as atom types 1 to {len(numbers)} become; if they are types, name the elements"
-    ]
+    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms)]
 
 
 def _thin_gaps(atoms: Atoms) -> list[str]:

@@ -13,10 +13,12 @@ from pymatgen.core import Element, IMolecule, IStructure, Species
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.atom_types import NAMED, types_for_elements
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.doubts import doubts, rejoined
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
 from mlip_autopipec.structures.frozen import FROZEN
+from mlip_autopipec.structures.limits import refuse_numbers
 from mlip_autopipec.structures.masses import masses_of, told_masses
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ OTHER_NAMES = {
 _OCCUPANCIES = ("occupancy", "occupancies", "occ")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
 _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
-#: Largest coordinate or cell vector (A), thinnest periodic cell (A), largest volume (A^3): 1000 A to the third.
-LARGEST_A, THINNEST_A, LARGEST_A3 = 1e5, 0.3, 1e9
 #: Array of the atoms that a constraint of the given structure fixes.
 FIXED = "fixed"
 
@@ -81,16 +81,20 @@ def take_in(given: Any, what: str) -> TakenIn:
     Raises
     ------
     InvalidInputError
-        For partial occupancy, charges that are no whole numbers, multiplicities that the electrons cannot have,
-        non-collinear moments, two masses of one element, dummy atoms and numbers that are not finite: the loop would
-        compute something else.
+        For partial occupancy, atom types that were read as elements, charges that are no whole numbers, multiplicities
+        that the electrons cannot have, non-collinear moments, two masses of one element, dummy atoms and numbers that
+        are not finite: the loop would compute something else.
     """
     atoms, heavy = _as_ase(given, what)
     refuse_numbers(atoms, what)
     _refuse_occupancy(atoms, what)
+    if (told := types_for_elements(atoms)) is not None:
+        raise InvalidInputError(f"{what}: {told}")
     atoms, about_geometry = rejoined(atoms)
     about_geometry += doubts(atoms)
     bare = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    if NAMED in atoms.info and types_for_elements(bare) is not None:
+        bare.info[NAMED] = atoms.info[NAMED]
     remarks = take_electrons(atoms, given, bare, what)
     remarks += [*about_geometry, *_about_charges(atoms), *_about_velocities(atoms)]
     if atoms.calc is not None and getattr(atoms.calc, "results", None):
@@ -176,64 +180,6 @@ def _as_ase(given: Any, what: str) -> tuple[Atoms, dict[int, float]]:
     return atoms, heavy
 
 
-def refuse_numbers(atoms: Atoms, what: str) -> None:
-    """
-    Refuse a structure without atoms, or with numbers on which a search for neighbours would hang.
-
-    Raises
-    ------
-    InvalidInputError
-        Names the structure, the atom or cell vector, and the value.
-    """
-    if len(atoms) == 0:
-        raise InvalidInputError(f"{what} is empty (0 atoms); give a structure of at least one atom")
-    _refuse_numbers(atoms, what)
-    cell, pbc = atoms.cell.array, atoms.pbc
-    far = np.abs(atoms.positions).max(axis=1)
-    if far.max() > LARGEST_A:
-        index = int(far.argmax())
-        raise InvalidInputError(
-            f"{what}: atom {index} is at {atoms.positions[index].tolist()} A, and {LARGEST_A:g} A is the largest "
-            "coordinate; is it another unit?"
-        )
-    lengths = np.linalg.norm(cell, axis=1)
-    if lengths.max() > LARGEST_A:
-        index = int(lengths.argmax())
-        raise InvalidInputError(
-            f"{what}: cell vector {index} is {lengths[index]:g} A long; {LARGEST_A:g} A is the most"
-        )
-    if (pbc & (lengths == 0)).any():
-        raise InvalidInputError(
-            f"{what}: it is periodic along cell vector {int(np.flatnonzero(pbc & (lengths == 0))[0])}, which is "
-            "missing; give that vector, or set pbc to False there (vacuum is then added)"
-        )
-    full = atoms.cell.complete().array
-    faces = [np.linalg.norm(np.cross(full[axis - 2], full[axis - 1])) for axis in range(3)]
-    heights = abs(np.linalg.det(full)) / np.maximum(faces, 1e-12)
-    if pbc.any() and heights[pbc].min() < THINNEST_A:
-        axis = int(np.flatnonzero(pbc)[heights[pbc].argmin()])
-        raise InvalidInputError(
-            f"{what}: the cell is {heights[axis]:.3g} A high along vector {axis}: it is flat, or its vectors lie in "
-            f"one plane ({cell.tolist()}); give a cell in A that holds the atoms"
-        )
-    extent = np.maximum(np.ptp(atoms.positions, axis=0), 1.0)
-    volume = float(np.prod(heights)) if pbc.all() else float(np.prod(np.maximum(extent, np.where(pbc, heights, 1.0))))
-    if volume > LARGEST_A3:
-        raise InvalidInputError(
-            f"{what} fills {volume:.3g} A^3, and {LARGEST_A3:g} A^3 is the most; is it another unit?"
-        )
-
-
-def _refuse_numbers(atoms: Atoms, what: str) -> None:
-    for name, values in (("position", atoms.positions), ("cell vector", atoms.cell.array)):
-        if not np.isfinite(values).all():
-            index = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-            raise InvalidInputError(f"{what}: {name} {index} is {values[index].tolist()}; give finite numbers in A")
-    if not (atoms.numbers > 0).all():
-        index = int(np.flatnonzero(atoms.numbers <= 0)[0])
-        raise InvalidInputError(f"{what}: atom {index} is '{atoms.symbols[index]}', no element; name it, or drop it")
-
-
 def _partial(what: str, where: str) -> str:
     return (
         f"{what}: {where} is partly occupied; MD and the oracle need one element on every site. Make an ordered cell "
@@ -299,6 +245,10 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
             found = ("charge", float(charge))
     if (found is None or abs(found[1]) < _NO_CHARGE) and atoms.has("initial_charges"):
         total = float(np.sum(atoms.get_initial_charges()))
+        if not np.isfinite(total):
+            raise InvalidInputError(
+                f"{what}: the charges of its atoms (initial_charges) are not all finite; give numbers, or take them out"
+            )
         # partial charges of a force field add up with a rounding error of each atom
         if abs(total) > max(_NO_CHARGE, 1e-4 * len(atoms)):
             if told is not None:

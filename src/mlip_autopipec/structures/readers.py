@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
 from ase import Atoms
-from ase.data import atomic_masses, atomic_numbers
 from ase.io.aims import read_aims_output
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 from pymatgen.core import Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.atom_types import NAMED, lammps_format, named_xyz, no_element
 from mlip_autopipec.structures.cifs import has_moments, in_a_known_setting, magnetic_structure
 from mlip_autopipec.structures.file_doubts import about_file
 from mlip_autopipec.structures.texts import OPENERS, readable, text_of
@@ -38,10 +38,6 @@ FORMATS = frozenset(
 _OF_PYMATGEN = ("*CHGCAR*", "*LOCPOT*", "*.cssr*", "*rndstr.in*", "*bestsqs*")
 #: Largest file of a structure in bytes, unpacked: some three million atoms as text.
 LARGEST_BYTES = 200_000_000
-#: Beginning of a file in which LAMMPS' own formats show, in characters.
-_HEAD = 20_000
-#: Share by which a mass may differ from that of its element: deuterium is twice as heavy as hydrogen.
-_OTHER_MASS = 0.6
 _REMEDY = "write it as extxyz, CIF or POSCAR"
 
 
@@ -70,7 +66,7 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
     path
         The file; of several structures the last is taken.
     elements
-        Element of each atom type of a LAMMPS file.
+        Element of each atom type of a file of LAMMPS, or of an xyz file with types instead of elements.
 
     Returns
     -------
@@ -95,11 +91,8 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
     except (Exception, RecursionError) as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         remedy = _REMEDY
-        if isinstance(error, KeyError) and error.args in (("D",), ("T",)):
-            why = f"{error.args[0]} is no element to ASE"
-            remedy = "call it H, and give the masses in u of all atoms, as the column masses:R:1 of extxyz"
-        elif isinstance(error, KeyError) and re.fullmatch(r"[A-Z][\w()+-]{0,7}|\d{1,3}", str((*error.args, "")[0])):
-            why, remedy = f"'{error.args[0]}' is no element", "name the elements of its atoms: H, He, Li ..."
+        if (found := no_element(error)) is not None:
+            why, remedy = found
         elif "Could not determine chemical symbols" in why:
             why = "it has no line of elements"
             remedy = "write one above the numbers of atoms, as VASP 5 has it"
@@ -124,13 +117,16 @@ def _refuse_large(path: Path) -> None:
 def _read(path: Path, elements: Sequence[str]) -> Read:
     if path.stat().st_size == 0:
         raise InvalidInputError(f"structures.file: '{path}' is empty; name a file with a structure")
-    of_lammps = _lammps_format(path, elements)
-    if of_lammps is None and elements:
-        raise InvalidInputError.of(
-            "structures.elements", f"is {list(elements)}, and '{path}' is no LAMMPS file: it names its elements itself"
-        )
+    of_lammps = lammps_format(path, elements)
     if of_lammps is not None:
         return _by_ase(path, **of_lammps)
+    if elements and not {".xyz", ".extxyz"} & set(path.suffixes[-2:]):
+        raise InvalidInputError.of(
+            "structures.elements",
+            f"is {list(elements)}, and '{path}' is no file of LAMMPS and no xyz file: it names its elements itself",
+        )
+    if elements:
+        return _of_xyz(named_xyz(path, elements), elements)
     if {".json", ".mson", ".yaml", ".yml"} & {suffix.lower() for suffix in path.suffixes[-2:]}:
         return _of_json(path)
     if ".mcif" in path.suffixes:
@@ -180,9 +176,19 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
         remarks = about_file(path, arguments["format"], atoms)
     except InvalidInputError as error:
         raise InvalidInputError(f"structures.file: '{path}': {error}") from error
+    if "specorder" in arguments or "Z_of_type" in arguments:  # named by the user, or by the file itself
+        atoms.info[NAMED] = sorted(set(atoms.symbols))
     if len(structures) > 1:
         remarks.insert(0, f"it holds several structures; the last is used ({atoms.get_chemical_formula()})")
     return Read(atoms, tuple(remarks))
+
+
+def _of_xyz(text: str, elements: Sequence[str]) -> Read:
+    """Read the last frame of an xyz file whose atom types were named."""
+    atoms = ase.io.read(io.StringIO(text), -1, format="extxyz")
+    assert isinstance(atoms, Atoms)
+    atoms.info[NAMED] = list(elements)
+    return Read(atoms)
 
 
 def _of_json(path: Path) -> Read:
@@ -219,61 +225,3 @@ def _refuse_classes(content: dict[str, Any], path: Path) -> None:
             todo += [(f"{where}.{key}", item) for key, item in value.items()]
         elif isinstance(value, list):
             todo += [(where, item) for item in value if isinstance(item, (dict, list))]
-
-
-def _lammps_format(path: Path, elements: Sequence[str]) -> dict[str, Any] | None:
-    """Return how ASE is to read a file of LAMMPS, whose atom types are no elements; None for other files."""
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD).decode(errors="replace")
-    is_data = re.search(r"^\s*\d+\s+atom types", head, re.MULTILINE) and re.search(r"xlo\s+xhi|\bavec\b", head)
-    columns = re.search(r"^ITEM: ATOMS (.*)$", head, re.MULTILINE)
-    if not is_data and columns is None:
-        return None
-    if unknown := [element for element in elements if element not in atomic_numbers]:
-        raise InvalidInputError(f"structures.elements: {unknown} are no elements")
-    if columns is not None:
-        if not elements and not {"element", "mass"} & set(columns[1].split()):
-            raise InvalidInputError(_nameless(path, "its columns are " + columns[1].strip()))
-        return {"format": "lammps-dump-text"} | ({"specorder": list(elements)} if elements else {})
-    types = {number + 1: atomic_numbers[element] for number, element in enumerate(elements)}
-    text = path.read_text(errors="replace")
-    n_types = int(re.findall(r"^\s*(\d+)\s+atom types", head, re.MULTILINE)[0])
-    if types and len(types) != n_types:
-        raise InvalidInputError.of("structures.elements", f"is {list(elements)}, and '{path}' has {n_types} atom types")
-    named = _section(text, "Atom Type Labels")
-    if not types and named and all(name in atomic_numbers for name in named):
-        types = {number: atomic_numbers[name] for number, name in enumerate(named, 1)}
-    if not types:
-        masses = [float(mass) for mass in _section(text, "Masses")]
-        if not masses:
-            raise InvalidInputError(_nameless(path, "it has no section Masses"))
-        # a mass of just 1, or the same one for several types, stands for nothing (hydrogen has 1.008 u)
-        if 1.0 in masses or len({round(mass, 3) for mass in masses}) < len(masses):
-            raise InvalidInputError(_nameless(path, f"its masses are {masses}"))
-        for mass, word in zip(masses, _section(text, "Masses", of_comments=True), strict=True):
-            named_so = atomic_numbers.get(word)
-            if named_so is not None and abs(atomic_masses[named_so] - mass) > _OTHER_MASS * mass:
-                raise InvalidInputError(_nameless(path, f"its mass {mass:g} has the comment {word}"))
-    return {"format": "lammps-data"} | ({"Z_of_type": types} if types else {})
-
-
-def _section(text: str, name: str, *, of_comments: bool = False) -> list[str]:
-    """Return the second word, or the first of the comment, of each line of a section of a LAMMPS data file."""
-    found: list[str] = []
-    inside = False
-    for full in text.splitlines():
-        line, _, comment = full.partition("#")
-        words = line.split()
-        if words and not words[0].isdigit():
-            inside = " ".join(words) == name
-        elif inside and len(words) > 1:
-            found.append((comment.split() or [""])[0] if of_comments else words[1])
-    return found
-
-
-def _nameless(path: Path, why: str) -> str:
-    return (
-        f"structures.file: '{path}' is a LAMMPS file that does not say which elements its atom types are ({why}). Name "
-        "them in the run file, in the order of the types: {file: ..., elements: [Ni, Al]}; or write the file with a "
-        "section Masses, or a dump with a column element"
-    )
