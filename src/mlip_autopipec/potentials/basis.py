@@ -56,10 +56,10 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 1200 of one or two elements and 2400 of more together, or 320
-    of each, the radial functions (SBessel or ChebExpCos) and the cutoff, 3.5 to 7 A, with body order 6; the number
-    grows with the labels. A number that is given stays, with SBessel and 5 A by default. With four and more elements
-    each function of a linear fit depends on two at most, unless a shape is given. Two densities
+    fit) the labels choose the number of functions, up to 1200 of all elements, 2400 of three or four, or 320 of each,
+    the radial functions (SBessel or ChebExpCos) and the cutoff, 3.5 to 7 A, with body order 6; the number grows with
+    the labels. A number that is given stays, with SBessel and 5 A by default. With four and more elements each function
+    of a linear fit depends on two at most, unless a shape is given. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
