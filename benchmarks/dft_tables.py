@@ -47,9 +47,11 @@ PUBLISHED = {
 
 
 def normal_stresses(potential, test):
-    """Return root mean square and mean absolute error of the normal stresses without vacuum, GPa."""
+    """Return mean absolute error and root mean square of the normal stresses without vacuum, GPa; None without any."""
     found = [predict(potential, [atoms]) for atoms in test]
     differences = [(p.stress_potential - p.stress_label)[:3] for p in found if len(p.stress_label) == 6]
+    if not differences:
+        return None, None
     errors = EV_A3_IN_GPA * np.concatenate(differences)
     return float(np.abs(errors).mean()), float(np.sqrt(np.mean(errors**2)))
 

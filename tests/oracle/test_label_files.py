@@ -57,6 +57,24 @@ def test_other_names_and_a_virial(copper, tmp_path):
         read_labels_file(path, "dft_energy")
 
 
+def test_isolated_atoms_need_no_forces(copper, tmp_path):
+    alone = Atoms("Cu", info={"REF_energy": -0.5, "config_type": "IsolatedAtom"})
+    bare = copper.copy()
+    bare.info["REF_energy"], bare.arrays["REF_forces"] = copper.get_potential_energy(), copper.get_forces()
+    ase.io.write(tmp_path / "atom.xyz", alone, format="extxyz")
+    ase.io.write(tmp_path / "both.xyz", [alone, bare, alone], format="extxyz")
+    ase.io.write(tmp_path / "crystal.xyz", bare, format="extxyz")
+    for given in (tmp_path / "both.xyz", [tmp_path / "crystal.xyz", tmp_path / "atom.xyz"]):
+        read = [atoms for atoms in read_labels_file(given) if len(atoms) == 1]
+        assert read
+        assert all(atoms.info["origin"] == "isolated_atom" for atoms in read)
+        assert all(not atoms.get_forces().any() and atoms.get_potential_energy() == -0.5 for atoms in read)
+    two = Atoms("Cu2", [[0, 0, 0], [2.4, 0, 0]], info={"REF_energy": -2.0})
+    ase.io.write(tmp_path / "two.xyz", [bare, two], format="extxyz")
+    with pytest.raises(InvalidInputError, match=r"frame 1 \(Cu2\) has no forces"):
+        read_labels_file(tmp_path / "two.xyz")
+
+
 def test_an_isolated_atom_is_a_reference(tmp_path):
     atom = bulk("Cu")
     atom.set_cell([12, 12, 12])

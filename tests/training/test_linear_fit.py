@@ -26,7 +26,7 @@ from mlip_autopipec.training.accuracy import compute_errors, evaluate
 from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.ladder import FUNCTIONS_PER_ATOM, fit_rung
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.regression import Factorisation
+from mlip_autopipec.training.regression import Factorisation, prior_scale
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -281,10 +281,75 @@ def test_the_cutoff_is_chosen_again_when_the_labels_have_become_more(monkeypatch
     assert tuned[6].coefficients_moved is None, "the functions are others"
     assert tuned[6].train.forces_rmse_meV_A < tuned[1].train.forces_rmse_meV_A
     assert max(compute_gamma(tuned[6].potential, far[-1])) <= 1 + 1e-6, "the active set is built anew"
-    own = BasisSettings(cutoff=short.cutoff, radial_basis="ChebExpCos")
+    own = BasisSettings(cutoff=short.cutoff, radial_basis="ChebPow", radial_parameters=[2.0])
     given = LinearACETrainer(basis=own).train(far[:16]).potential
     kept = LinearACETrainer().train(far[:16], given, fine_tune=True, new_labels=far[16:])
     assert kept.potential.cutoff == short.cutoff, "a basis of the user's own stays"
+
+
+def taught_by(radial_basis: str, cutoff: float, frames: list[Atoms]) -> list[Atoms]:
+    """Label with an ACE potential of the given radial functions and random coefficients; forces of about 1 eV/A."""
+    settings = BasisSettings(40, cutoff, radial_basis=radial_basis)
+    basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Cu"])))
+    functions = basis_functions(basis)
+    coefficients = np.random.default_rng(0).normal(size=len(functions)) / prior_scale(functions)
+    forces = [Derivatives(basis).of(atoms).forces @ coefficients for atoms in frames]
+    basis.basis_coeffs = coefficients / np.sqrt(np.mean(np.square(forces)))
+    calculator = ACEPotential.from_basis(basis).calculator()
+    labels = [atoms.copy() for atoms in frames]
+    for atoms in labels:
+        calculator.calculate(atoms)
+        found = {name: calculator.results[name] for name in ("energy", "forces")}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+    return labels
+
+
+def radial_functions(potential: ACEPotential) -> tuple[str, float]:
+    return potential.configuration().funcspecs_blocks[0].radbase, potential.cutoff
+
+
+def test_the_radial_functions_are_chosen_by_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlip_autopipec.training import cutoff
+
+    monkeypatch.setattr(cutoff, "CUTOFFS", (2.8, 3.4, 4.4, 5.2))
+    frames = cells(16, seed=3)
+    fine, even = (taught_by(kind, 4.4, frames) for kind in ("ChebExpCos", "SBessel"))
+    chosen = LinearACETrainer().train(fine).potential
+    assert radial_functions(chosen) == ("ChebExpCos", pytest.approx(4.4))
+    assert radial_functions(LinearACETrainer().train(even).potential) == ("SBessel", pytest.approx(4.4))
+    given = LinearACETrainer(basis=BasisSettings(radial_basis="SBessel")).train(fine).potential
+    assert radial_functions(given)[0] == "SBessel"
+    at = LinearACETrainer(basis=BasisSettings(cutoff=4.4)).train(fine).potential
+    assert radial_functions(at) == ("ChebExpCos", pytest.approx(4.4))
+
+
+def test_radial_functions_are_chosen_again_when_the_labels_have_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlip_autopipec.training import cutoff
+
+    monkeypatch.setattr(cutoff, "CUTOFFS", (3.4, 4.4))
+    frames = cells(22, seed=3)
+    fine = taught_by("ChebExpCos", 4.4, frames)
+    first = LinearACETrainer(basis=BasisSettings(radial_basis="SBessel", cutoff=4.4)).train(fine[:8]).potential
+    tuned = LinearACETrainer().train(fine[:16], first, fine_tune=True, new_labels=fine[16:])
+    assert radial_functions(tuned.potential) == ("ChebExpCos", pytest.approx(4.4))
+    assert max(compute_gamma(tuned.potential, fine[-1])) <= 1 + 1e-6, "the active set is built anew"
+    one = LinearACETrainer().train(fine[:16], first, fine_tune=True, new_labels=fine[16:17])
+    assert radial_functions(one.potential) == ("SBessel", pytest.approx(4.4)), "one label more is no reason"
+    named = LinearACETrainer(basis=BasisSettings(radial_basis="SBessel"))
+    kept = named.train(fine[:16], first, fine_tune=True, new_labels=fine[16:])
+    assert radial_functions(kept.potential)[0] == "SBessel"
+
+
+def test_the_cutoff_of_many_elements_is_chosen_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlip_autopipec.training import cutoff
+
+    monkeypatch.setattr(cutoff, "CUTOFFS", (3.4, 6.0))
+    monkeypatch.setattr(cutoff, "RADIAL_BASES", ("SBessel",))
+    labels = []
+    for i, atoms in enumerate(cells(16)):
+        atoms.symbols = np.roll(["Cu", "Ag", "Au", "Ni", "Cu", "Ag", "Au", "Ni"], i)
+        labels.append(lennard_jones(atoms, 3.2))
+    assert LinearACETrainer().train(labels).potential.cutoff == pytest.approx(3.4)
 
 
 def test_cutoffs_follow_the_distance_to_the_nearest_neighbour() -> None:

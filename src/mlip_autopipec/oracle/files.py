@@ -19,6 +19,7 @@ from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.output_levels import compare_levels
 from mlip_autopipec.oracle.outputs import Output, is_output, read_output
+from mlip_autopipec.oracle.zero_forces import complete_single_atoms
 from mlip_autopipec.structures.atom_types import no_element
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.limits import shown_formula
@@ -152,6 +153,7 @@ def _read_xyz(
         raise InvalidInputError(f"the file of labels '{path}' holds no structure")
     names = [f"'{path}', frame {i} ({shown_formula(atoms)})" for i, atoms in enumerate(frames)]
     values = [_values(atoms) for atoms in frames]
+    complete_single_atoms(frames, values)
     keys = _find_keys(frames, values, names, energy_key, forces_key, virial_key)
     _refuse_units_of_names(path, keys)
     labels = [_labelled(*one, keys) for one in zip(frames, values, names, strict=True)]

@@ -1,4 +1,4 @@
-"""Forces of exactly zero on atoms that no symmetry holds: a constraint took them off, or they were not computed."""
+"""Forces of zero: by symmetry on a single atom, and on atoms that no symmetry holds, where they were not computed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ase.data import covalent_radii
 from mlip_autopipec.structures.distances import neighbours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, MutableMapping, Sequence
+    from typing import Any
 
     from ase import Atoms
     from numpy.typing import NDArray
@@ -43,6 +44,30 @@ def forces_set_to_zero(frames: Sequence[Atoms], names: Sequence[str]) -> Iterato
             f"{name} has forces of exactly zero on {which}, which no symmetry explains: they were not computed, or a "
             "constraint has taken them off. Write raw forces (in ASE: get_forces(apply_constraint=False))"
         )
+
+
+def complete_single_atoms(frames: Sequence[Atoms], values: Sequence[MutableMapping[str, Any]]) -> None:
+    """
+    Give frames of one atom without forces those that they have by symmetry: zero, under the names of the other frames.
+
+    Isolated atoms stand in many datasets with their energy alone.
+
+    Parameters
+    ----------
+    frames
+        Structures of a dataset.
+    values
+        What each of them carries, by name; completed in place.
+    """
+    named = [[key for key, value in one.items() if _are_forces(key, value)] for one in values]
+    everywhere = dict.fromkeys(key for keys in named for key in keys) or {"forces": None}
+    for atoms, one, keys in zip(frames, values, named, strict=True):
+        if len(atoms) == 1 and not keys:
+            one.update({key: np.zeros((1, 3)) for key in everywhere if key not in one})
+
+
+def _are_forces(key: str, value: Any) -> bool:
+    return "force" in key.lower() and np.ndim(value) == 2
 
 
 def _is_pushed(atoms: Atoms) -> NDArray[np.bool_]:

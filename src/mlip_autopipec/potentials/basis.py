@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LINEAR_CUTOFF, LINEAR_FUNCTIONS = 5.0, 30
 #: Default shape for a linear fit, of all blocks: radial and angular limits per correlation order.
 LINEAR_SHAPE = ([15, 6, 4, 3, 2], [0, 4, 3, 2, 1])
+#: Radial functions where none are named and the data do not choose, and pacemaker's parameters for all kinds of them.
+RADIAL_BASIS, RADIAL_PARAMETERS = "SBessel", (5.25,)
 #: Usual cutoff (Angstrom) and the shape for a linear fit whose number of functions is chosen by the data.
 LADDER_CUTOFF = 6.0
 LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
@@ -40,6 +42,8 @@ GRADIENT_SHAPE = {
     "TERNARY": ([15, 3, 3, 2, 1], [0, 2, 2, 1, 1]),
     "ALL": ([15, 3, 2, 1, 1], [0, 2, 2, 1, 1]),
 }
+#: Blocks of one and of two elements hold the radial functions of a bond.
+_OF_A_BOND = 2
 #: So many functions of a block are remembered.
 _MOST_IN_A_BLOCK = 1500
 # in a potential section these start from another potential, which is not the basis' business
@@ -52,10 +56,10 @@ class BasisSettings(MSONable):
     An ACE basis, written as the ``potential`` section of a pacemaker input.
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
-    fit) the labels choose the number of functions, up to 1200 of all elements or 320 of each, and the
-    cutoff of the first potential, 4.5 to 7 A, with body order 6; the number grows with the labels. A number that is
-    given stays, with 5 A by default. With four and more elements each function of a linear fit depends on two at most,
-    unless a shape is given. Two densities
+    fit) the labels choose the number of functions, up to 1200 of all elements, 2400 of three or four, or 320 of each,
+    the radial functions (SBessel or ChebExpCos) and the cutoff, 3.5 to 7 A, with body order 6; the number grows with
+    the labels. A number that is given stays, with SBessel and 5 A by default. With four and more elements each function
+    of a linear fit depends on two at most, unless a shape is given. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
@@ -75,8 +79,8 @@ class BasisSettings(MSONable):
         Largest radial and angular index per correlation order (body order minus one), of all
         blocks. Give both or none.
     radial_basis
-        pacemaker's ``radbase``: ``SBessel``, ``ChebExpCos``, ``ChebPow`` or ``ChebLinear``. In a linear fit of ionic
-        crystals with short distances ``ChebExpCos`` has a half to an eighth of the error of ``SBessel``.
+        pacemaker's ``radbase``: ``SBessel``, ``ChebExpCos``, ``ChebPow`` or ``ChebLinear``. None lets the data choose
+        between the first two in a linear fit, and is ``SBessel`` otherwise.
     radial_parameters
         pacemaker's ``radparameters``.
     ndensity
@@ -90,7 +94,7 @@ class BasisSettings(MSONable):
     cutoff: float | None = None
     nradmax_by_orders: list[int] | None = None
     lmax_by_orders: list[int] | None = None
-    radial_basis: str = "SBessel"
+    radial_basis: str | None = None
     radial_parameters: list[float] | None = None
     ndensity: int = 1
     potential_section: dict[str, Any] | None = None
@@ -140,8 +144,8 @@ class BasisSettings(MSONable):
             },
             "bonds": {
                 "ALL": {
-                    "radbase": self.radial_basis,
-                    "radparameters": [5.25] if self.radial_parameters is None else list(self.radial_parameters),
+                    "radbase": self.radial_basis or RADIAL_BASIS,
+                    "radparameters": list(self.radial_parameters or RADIAL_PARAMETERS),
                     "rcut": cutoff,
                     "dcut": 0.01,
                     "NameOfCutoffFunction": "cos",
@@ -169,15 +173,20 @@ class BasisSettings(MSONable):
         if self.potential_section is not None:
             return create_multispecies_basis_config(section)
         number = section["functions"]["number_of_functions_per_element"]
-        full, n_blocks = _first_functions(
-            json.dumps(replace(self, number_of_functions_per_element=1).section(elements), sort_keys=True)
-        )
+        # which functions there are depends on neither cutoff nor radial functions: to list them takes seconds, once
+        same = replace(self, number_of_functions_per_element=1, cutoff=None, radial_basis=None, radial_parameters=None)
+        full, n_blocks = _first_functions(json.dumps(same.section(elements), sort_keys=True))
         each = number * len(section["elements"]) // n_blocks
         if not 0 < each <= _MOST_IN_A_BLOCK:
             return create_multispecies_basis_config(section)
         empty = full.copy()
         clean_bbasisconfig(empty)
-        return extend_multispecies_basis(empty, full.copy(), "power_order", each)
+        configuration = extend_multispecies_basis(empty, full.copy(), "power_order", each)
+        bond = section["bonds"]["ALL"]
+        for block in configuration.funcspecs_blocks:
+            if block.number_of_species <= _OF_A_BOND:
+                block.rcutij, block.radbase, block.radparameters = bond["rcut"], bond["radbase"], bond["radparameters"]
+        return configuration
 
     def _shape(self, linear: bool, n_elements: int) -> dict[str, dict[str, list[int]]]:
         """Write the radial and angular limits of each block."""

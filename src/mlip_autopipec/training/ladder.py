@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 RUNGS = (10, 20, 30, 45, 70, 100, 150, 220, 320, 450, 600, 750, 900, 1200)
 #: Basis functions of all elements together that a ladder goes up to.
 MOST_FUNCTIONS = 1200
+#: And of three or four elements: functions of one degree are so many more with them. Acetylacetone, 500 DFT labels: 48
+#: meV/A with 320 functions of each element, 28 with 750. With two elements twice as many did little (liquid water: 49
+#: and 45 meV/A), and with seven (98 and 96).
+MOST_OF_SEVERAL, _SEVERAL = 2400, (3, 4)
 #: Functions of each element that it goes up to however many elements there are.
 MOST_OF_EACH = 320
 #: The logarithm of the evidence of a larger basis has to be larger by this much.
@@ -89,7 +93,8 @@ def rungs_within(atoms: Mapping[str, int], least: int = 0) -> list[int]:
     least
         Sizes below this are left out, but for the smallest allowed one.
     """
-    limit = min(FUNCTIONS_PER_ATOM * sum(atoms.values()), max(MOST_FUNCTIONS / len(atoms), MOST_OF_EACH))
+    together = MOST_OF_SEVERAL if len(atoms) in _SEVERAL else MOST_FUNCTIONS
+    limit = min(FUNCTIONS_PER_ATOM * sum(atoms.values()), max(together / len(atoms), MOST_OF_EACH))
     allowed = [n for n in RUNGS if n <= limit] or [RUNGS[0]]
     return [n for n in allowed if n >= least] or [max(allowed[-1], least)]
 
@@ -109,7 +114,7 @@ def fit_rung(
     unit
         What an error is worth by row, with the weights of the labels, (n_rows,).
     """
-    matrix = np.take(design.matrix, design.columns(functions), axis=1) / unit[:, None]
+    matrix = _weighted(design, functions, unit)
     return _fit(matrix, None, design, functions, n_functions, unit)
 
 
@@ -124,6 +129,13 @@ def log_probability(design: Design, functions: Sequence[BasisFunction], unit: ND
     """
     # the evidence is that of targets in units of what an error is worth
     return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
+
+
+def _weighted(design: Design, functions: Sequence[BasisFunction], unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return some columns in units of what an error is worth, (n_rows, n_functions)."""
+    matrix = np.take(design.matrix, design.columns(functions), axis=1)
+    matrix /= unit[:, None]  # in place: it may have gigabytes
+    return matrix
 
 
 def _fit(
@@ -163,7 +175,7 @@ def climb(
     fitted: list[FittedRung] = []
     # each basis begins with the functions of the one before: one decomposition serves all
     order = {n: list(dict.fromkeys(f for m in sorted(bases) if m <= n for f in bases[m])) for n in bases}
-    matrix = np.take(design.matrix, design.columns(order[max(bases)]), axis=1) / unit[:, None]
+    matrix = _weighted(design, order[max(bases)], unit)
     triangle = triangle_of(matrix)
     for n in sorted(bases):
         found = _fit(matrix[:, : len(order[n])], triangle, design, order[n], n, unit)

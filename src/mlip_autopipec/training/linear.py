@@ -207,7 +207,7 @@ _TEMPLATE = """\
 {% set comment = "    # " if written else "  #   " %}
   {{ "" if written else "# " }}basis:
 {% if radial_basis %}
-    radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
+    radial_basis: {{ radial_basis }}   # finer than SBessel at short distances; without it the labels choose
 {% endif %}
 {% if molecular %}
     cutoff: {{ cutoff }}            # {{ about_cutoff }}

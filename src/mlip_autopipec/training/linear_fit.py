@@ -18,7 +18,7 @@ from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
-from mlip_autopipec.training.cutoff import choose_cutoff, is_due
+from mlip_autopipec.training.cutoff import radial_for, radial_of, same_radial, with_radial
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
 from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of, usual_force_eV_A
 from mlip_autopipec.training.excitation import energies_above_hull, softened
@@ -235,17 +235,16 @@ def _configurations(
     ladder = trainer.with_basis(
         replace(
             settings,
-            cutoff=settings.cutoff,
             nradmax_by_orders=list(LADDER_SHAPE[0]) if shape else settings.nradmax_by_orders,
             lmax_by_orders=list(LADDER_SHAPE[1]) if shape else settings.lmax_by_orders,
         ),
     )
     sizes = rungs_within(atoms_of(task.labels))
     anew = task.start is None
-    if settings.cutoff is None:
-        cutoff = _cutoff(ladder, tasks, weights, min(sizes))
-        anew = anew or (task.start is not None and cutoff != task.start.cutoff)
-        ladder = ladder.with_basis(replace(ladder.basis, cutoff=cutoff))
+    if settings.cutoff is None or settings.radial_basis is None:
+        radial = radial_for(ladder, tasks, weights, min(sizes))
+        anew = anew or (task.start is not None and radial != radial_of(task.start))
+        ladder = with_radial(ladder, radial)
     found = {n: ladder.configuration(task, n) for n in sizes}
     if anew:
         # limits of nradmax and lmax may end the ladder before its last size
@@ -263,43 +262,15 @@ def _configurations(
     for n, configuration in found.items():
         basis = ACEBBasisSet(configuration)
         more = basis_functions(basis)
-        if len(more) > len(known) and set(known) < set(more) and _same_radial(start, basis):
+        if len(more) > len(known) and set(known) < set(more) and same_radial(start, basis):
             contains[n] = configuration
     # the potential's own basis comes first; it keeps its functions unless a larger one is clearly better
     return {min(_size(start), min(contains, default=_size(start) + 1) - 1): present, **contains}
 
 
-def _cutoff(ladder: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, smallest: int) -> float:
-    """Return the cutoff: that of the potential to continue from, unless the labels that are new prefer another one."""
-    from pyace import ACEBBasisSet
-
-    task = tasks[0]
-    if task.start is None:
-        return choose_cutoff(ladder, tasks, weights)
-    present = task.start.cutoff
-    if not is_due(task):
-        return present
-    own = ladder.with_basis(replace(ladder.basis, cutoff=present)).configuration(task, smallest)
-    if not _same_radial(ACEBBasisSet(task.start.configuration()), ACEBBasisSet(own)):
-        return present  # a basis of the user's own
-    return choose_cutoff(ladder, tasks, weights, present)
-
-
 def _size(basis: ACEBBasisSet) -> int:
     """Return the largest number of functions that an element has."""
     return max(len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True))
-
-
-def _same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
-    """Whether the radial functions that both bases have are the same."""
-    bonds_a, bonds_b = a.map_bond_specifications, b.map_bond_specifications
-    return bonds_a.keys() == bonds_b.keys() and all(
-        bonds_a[pair].radbasename == bonds_b[pair].radbasename
-        and np.allclose(bonds_a[pair].radparameters, bonds_b[pair].radparameters)
-        and np.isclose(bonds_a[pair].rcut, bonds_b[pair].rcut)
-        and np.isclose(bonds_a[pair].dcut, bonds_b[pair].dcut)
-        for pair in bonds_a
-    )
 
 
 def _affordable(

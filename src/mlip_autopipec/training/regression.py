@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Coefficients are damped by this power of their degree: the energy surface is smooth.
 DEGREE_POWER = 4.0
+#: Rows of a matrix that are decomposed at once: so many, and so many times its columns.
+_ROWS_AT_ONCE, _PART = 10_000, 8
 #: Strengths tried, relative to the square of the largest singular value.
 STRENGTHS = 10.0 ** np.arange(-16.0, -1.9, 0.5)
 
@@ -62,9 +64,17 @@ def prior_scale(functions: Sequence[BasisFunction], power: float = DEGREE_POWER)
 
 
 def triangle_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return R of the QR decomposition of a matrix, (n, n_functions); its first k columns are R of the first k."""
+    """
+    Return R of the QR decomposition of a matrix, (n, n_functions); its first k columns are R of the first k.
+
+    Rows are taken in parts: of thousands of labels the matrix has gigabytes, and a decomposition copies it twice.
+    """
+    part = max(_ROWS_AT_ONCE, _PART * matrix.shape[1])
     # NumPy's takes two thirds of the time of SciPy's, which copies the matrix once more
-    return np.asarray(np.linalg.qr(matrix, mode="r"))
+    triangle = np.linalg.qr(matrix[:part], mode="r")
+    for begin in range(part, len(matrix), part):
+        triangle = np.linalg.qr(np.concatenate([triangle, matrix[begin : begin + part]]), mode="r")
+    return np.asarray(triangle)
 
 
 @dataclass(frozen=True)
@@ -132,11 +142,6 @@ class Factorisation:
             raise TrainingError(f"the design matrix of {matrix.shape} could not be decomposed: {error}") from error
         return cls(matrix, singular[keep], right[keep].T / scale[:, None], target, tuple(blocks))
 
-    @property
-    def _left(self) -> NDArray[np.float64]:
-        """Orthonormal columns, (n_rows, rank)."""
-        return np.asarray(self.matrix @ (self.right / self.singular))
-
     def _shrink(self, strength: float) -> NDArray[np.float64]:
         return self.singular**2 / (self.singular**2 + strength)
 
@@ -167,10 +172,10 @@ class Factorisation:
         """Leave out each structure in turn."""
         shrink = self._shrink(strength)
         residuals = self._residuals(strength)
-        weighted = self._left * np.sqrt(shrink)
+        to_left = self.right / self.singular * np.sqrt(shrink)
         out, variance = np.empty_like(residuals), np.empty_like(residuals)
         for rows in self.blocks:
-            half = weighted[rows]
+            half = self.matrix[rows] @ to_left
             hat = half @ half.T
             # ill-conditioned where a structure alone fixes a coefficient; the limit of strength zero is refused then
             inverse = np.linalg.inv(np.eye(len(hat)) - hat)
