@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.managers.fork_server import ForkServer
     from mlip_autopipec.managers.local import Run
     from mlip_autopipec.runfile.model import RunFile
+    from mlip_autopipec.schemas.label import ComparisonDocument
     from mlip_autopipec.schemas.loop import OTFDocument, WalkerState
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.validation.oracle_md import ValidationSettings
@@ -125,6 +126,8 @@ class Ended:
         All its labels.
     asked
         MD of the oracle that it is to be validated on; none without a potential or a section ``validation``.
+    compared
+        How labels that were given compare with the oracle.
     """
 
     run_file: RunFile
@@ -132,6 +135,7 @@ class Ended:
     document: OTFDocument
     labels: list[Atoms]
     asked: list[AskedWalk]
+    compared: ComparisonDocument | None
 
     def oracle_md(self) -> Run:
         """Return the MD that is asked for, as jobs."""
@@ -163,10 +167,11 @@ def ended(campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore) -
 
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
-    write_results(folder, document, labels, compared=read_comparison(document.campaign_id, store))
+    compared = read_comparison(document.campaign_id, store)
+    write_results(folder, document, labels, compared=compared)
     settings = None if document.potential is None else campaign.validation_settings()
     asked = [] if settings is None else _oracle_walks(campaign, settings, document, store)
-    return Ended(campaign, folder, document, labels, asked)
+    return Ended(campaign, folder, document, labels, asked, compared)
 
 
 def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any], Mapping[str, ErrorMetrics]]:
@@ -190,7 +195,6 @@ def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any],
         What ``--json`` prints, without the exit code; errors by set.
     """
     from mlip_autopipec.database.validation import store_errors
-    from mlip_autopipec.jobs.dataset import read_comparison
     from mlip_autopipec.report import write_results
 
     document, runs = one.document, []
@@ -200,8 +204,7 @@ def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any],
         runs = [walk.done(store, document.campaign_id, static_maker) for walk in one.asked]
         store_errors(store, document.potential, runs)
     frames = [frame for run in runs for frame in run.frames]
-    compared = read_comparison(document.campaign_id, store)
-    errors = write_results(one.folder, document, one.labels, frames, compared)
+    errors = write_results(one.folder, document, one.labels, frames, one.compared)
     end_results(one.folder)
     report = _report(one.folder, store, document.campaign_id)
     seconds = time.perf_counter() - started

@@ -270,8 +270,8 @@ class LibraryRun:
         self._write_look(step, (temperature, self.forces.energy, pressure, volume, gamma_max), reason)
         if reason is not None:
             tags = self.lmp.numpy.extract_atom("id")
-            index = int(tags[worst]) - 1 if first_gone is None else first_gone
-            index = index if wrong is None else wrong[0]
+            known = first_gone if wrong is None else wrong[0]
+            index = int(tags[worst]) - 1 if known is None else known
             self.halted = (reason, step, gamma_max, index)
             return
         self.last_sane, self.last_sane_step = atoms, step
