@@ -9,12 +9,12 @@ agree with those of pyace to rounding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from mlip_autopipec.potentials.channels import ElementFunctions, real_weights
 from mlip_autopipec.potentials.radial import Splines, spherical_harmonics
 from mlip_autopipec.structures.distances import neighbours
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import ACEBBasisSet
 
+    from mlip_autopipec.potentials.radial import Radial
+
+
 #: xx yy zz yz xz xy: order of the components of a stress in ASE.
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
-#: Central atoms evaluated together: what is held in memory grows with it.
-_CENTRES = 64
+#: Central atoms evaluated together. What is held in memory grows with it; twice as many took a quarter longer.
+_CENTRES = 32
 
 
 class StructureRows(NamedTuple):
@@ -56,109 +59,6 @@ class StructureRows(NamedTuple):
     core_virial: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Rank:
-    """
-    All products of one correlation order.
-
-    Parameters
-    ----------
-    channels
-        Index into the atomic base of all m, (order, n_terms).
-    real, imaginary
-        Sparse, (n_weights, order * n_terms): from products without one factor to the weights.
-    """
-
-    channels: NDArray[np.intp]
-    real: Any
-    imaginary: Any
-
-
-@dataclass(frozen=True)
-class _Channel:
-    """
-    One (element, n, l), and the functions that have it.
-
-    Parameters
-    ----------
-    element, n, l
-        Of the neighbour.
-    functions
-        Columns, (n_functions,).
-    weights
-        Rows of the weights: functions by 2 l + 1 components.
-    """
-
-    element: int
-    n: int
-    l: int  # noqa: E741 the name of the index
-    functions: NDArray[np.intp]
-    weights: slice
-
-
-class _Centre:
-    """The functions of one central element, as matrices."""
-
-    def __init__(self, basis: ACEBBasisSet, element: int, first: int) -> None:
-        lmax, nradial = basis.radial_functions.lmax, basis.radial_functions.nradial
-        self.pairs = [(int(f.mus[0]), int(f.ns[0]) - 1) for f in basis.basis_rank1[element]]
-        self.first = first
-        n_rank1 = len(self.pairs)
-        functions = basis.basis[element]
-        full = (lmax + 1) ** 2  # of the (l, m), in the atomic base
-        has: dict[tuple[int, int, int], dict[int, int]] = {}
-        terms: dict[int, list[tuple[int, float, list[tuple[int, int, int, int]]]]] = {}
-        for k, f in enumerate(functions):
-            ns, ls, mus = list(f.ns), list(f.ls), list(f.mus)
-            for n, l, mu in zip(ns, ls, mus, strict=True):  # noqa: E741
-                of = has.setdefault((int(mu), int(n) - 1, int(l)), {})
-                of.setdefault(k, len(of))
-            for ms, factor in zip(f.ms_combs, f.gen_cgs, strict=True):
-                factors = [(int(mu), n - 1, l, m) for mu, n, l, m in zip(mus, ns, ls, ms, strict=True)]  # noqa: E741
-                terms.setdefault(len(ns), []).append((k, float(factor), factors))
-        self.channels: list[_Channel] = []
-        start: dict[tuple[int, int, int], int] = {}
-        at = 0
-        for key in sorted(has):
-            start[key] = at
-            width = len(has[key]) * (2 * key[2] + 1)
-            columns = first + n_rank1 + np.array(list(has[key]), dtype=np.intp)
-            self.channels.append(_Channel(*key, columns, slice(at, at + width)))
-            at += width
-        self.n_weights = at
-        self.used = sorted(has)
-        self.n_functions = n_rank1 + len(functions)
-        self.ranks: list[_Rank] = []
-        for order, of_order in sorted(terms.items()):
-            channels = np.empty((order, len(of_order)), dtype=np.intp)
-            real: list[tuple[float, int, int]] = []
-            imaginary: list[tuple[float, int, int]] = []
-            for i, (k, factor, factors) in enumerate(of_order):
-                for t, (mu, n, l, m) in enumerate(factors):  # noqa: E741
-                    channels[t, i] = (mu * nradial + n) * full + l * l + l + m
-                    row = start[mu, n, l] + has[mu, n, l][k] * (2 * l + 1)
-                    entry = t * len(of_order) + i
-                    # of -m only the part that is not conjugate to that of m; the base is half a basis
-                    sign = (-1.0) ** m if m < 0 else 1.0
-                    real.append((factor * sign, row + abs(m), entry))
-                    if m:
-                        imaginary.append((-factor * sign * np.sign(m), row + l + abs(m), entry))
-            shape = (at, order * len(of_order))
-            self.ranks.append(_Rank(channels, _sparse(real, shape), _sparse(imaginary, shape)))
-        # one product of each term with its energy: the first factor times what is left of it
-        self.energy = [
-            _sparse([(c, k, i) for i, (k, c, _) in enumerate(of_order)], (len(functions), len(of_order)))
-            for _, of_order in sorted(terms.items())
-        ]
-
-
-def _sparse(entries: Sequence[tuple[float, int, int]], shape: tuple[int, int]) -> Any:
-    if not entries:
-        return csr_array(shape)
-    values, rows, columns = zip(*entries, strict=True)
-    return csr_array((values, (rows, columns)), shape=shape)
-
-
 class Derivatives:
     """
     Evaluates the rows of structures.
@@ -178,10 +78,10 @@ class Derivatives:
         self._calculator = ACECalculator(self._evaluator)
         self._species = basis.elements_to_index_map
         self._splines = Splines(basis)
-        self._centres: list[_Centre] = []
+        self._centres: list[ElementFunctions] = []
         first = 0
         for element in range(len(basis.basis)):
-            self._centres.append(_Centre(basis, element, first))
+            self._centres.append(ElementFunctions(basis, element, first))
             first += self._centres[-1].n_functions
         self._n_functions = first
 
@@ -235,7 +135,7 @@ class Derivatives:
 
     def _add(
         self,
-        of: _Centre,
+        of: ElementFunctions,
         centre: int,
         near: _Neighbours,
         energy: NDArray[np.float64],
@@ -247,50 +147,60 @@ class Derivatives:
         radial = self._splines.of(centre, near.species, near.distance)
         unit = near.vector / near.distance[:, None]
         harmonics, gradients = spherical_harmonics(unit, lmax)
-        is_of = [near.species == element for element in range(n_species)]
+        is_of = [np.flatnonzero(near.species == element) for element in range(n_species)]
         for k, (element, m) in enumerate(of.pairs):
             energy[of.first + k] += radial.g[is_of[element], m].sum()
-            slope = np.where(is_of[element], radial.dg[:, m], 0.0)
-            rows[of.first + k] += near.collect((slope[:, None] * unit)[:, None])[0].sum(axis=0)
-        if not of.channels:
+        if of.pairs:
+            elements, ms = np.array(of.pairs).T
+            slope = np.where(near.species[:, None] == elements, radial.dg[:, ms], 0.0)
+            gradient = slope[:, None, :] * unit[:, :, None]
+            rows[of.first : of.first + len(of.pairs)] += near.collect(gradient).sum(axis=1)
+        if not of.shells:
             return
-        # the atomic base: sums over neighbours, for all m
-        full = (lmax + 1) ** 2
-        base = np.zeros((n_species * self._splines.nradial * full, n_centres), dtype=complex)
-        for element, n, l in of.used:  # noqa: E741
-            radial_part = np.where(is_of[element], radial.f[:, n, l], 0.0)
-            start = l * (l + 1) // 2
-            summed = near.by_centre(radial_part * harmonics[start : start + l + 1])
-            at = (element * self._splines.nradial + n) * full + l * l + l
-            base[at : at + l + 1] = summed
-            for m in range(1, l + 1):
-                base[at - m] = (-1.0) ** m * summed[m].conj()
-        weights = np.zeros((of.n_weights, n_centres))
+        pairs = [near.some(chosen) for chosen in is_of]
         first = of.first + len(of.pairs)
-        for rank, to_energy in zip(of.ranks, of.energy, strict=True):
-            factors = base[rank.channels]
-            order = len(factors)
-            without = np.empty_like(factors)
-            without[0] = 1.0
-            for t in range(1, order):
-                np.multiply(without[t - 1], factors[t - 1], out=without[t])
-            product = (without[-1] * factors[-1]).real.sum(axis=1)
-            energy[first : first + to_energy.shape[0]] += to_energy @ product
-            after = factors[-1].copy()
-            for t in range(order - 2, -1, -1):
-                without[t] *= after
-                after *= factors[t]
-            flat = without.reshape(-1, n_centres)
-            weights += rank.real @ np.ascontiguousarray(flat.real)
-            weights += rank.imaginary @ np.ascontiguousarray(flat.imag)
+        energies, weights = of.products(self._base(of, radial, harmonics, pairs, is_of))
+        energy[first : first + len(energies)] += energies
         outward, sideways = _by_l(harmonics, gradients, unit, near.distance, lmax)
-        for channel in of.channels:
-            chosen, l = is_of[channel.element], channel.l  # noqa: E741
-            value = np.where(chosen, radial.f[:, channel.n, l], 0.0)[:, None, None]
-            slope = np.where(chosen, radial.df[:, channel.n, l], 0.0)[:, None, None]
-            collected = near.collect(slope * outward[l] + value * sideways[l])
-            of_functions = weights[channel.weights].reshape(len(channel.functions), -1)
-            rows[channel.functions] += of_functions @ collected.reshape(-1, rows.shape[1])
+        for shell in of.shells:
+            l, chosen = shell.l, is_of[shell.element]  # noqa: E741
+            if not len(chosen):
+                continue
+            value, slope = radial.f[chosen][:, shell.n, l], radial.df[chosen][:, shell.n, l]
+            gradient = slope[:, None, :, None] * outward[l][chosen][:, :, None]
+            gradient += value[:, None, :, None] * sideways[l][chosen][:, :, None]
+            collected = pairs[shell.element].collect(gradient.reshape(len(chosen), 3, -1))
+            collected = collected.reshape(len(shell.n), -1, rows.shape[1])
+            of_shell = real_weights(weights[shell.weights].reshape(-1, 2 * l + 1, n_centres))
+            done = 0
+            for functions, of_channel in zip(shell.functions, collected, strict=True):
+                rows[functions] += of_shell[done : done + len(functions)] @ of_channel
+                done += len(functions)
+
+    def _base(
+        self,
+        of: ElementFunctions,
+        radial: Radial,
+        harmonics: NDArray[Any],
+        pairs: Sequence[_Neighbours],
+        is_of: Sequence[NDArray[np.intp]],
+    ) -> NDArray[Any]:
+        """Return the atomic base: sums over neighbours, for all m; see :meth:`ElementFunctions.products`."""
+        n_radial, n_lm = self._splines.nradial, (self._splines.lmax + 1) ** 2
+        base = np.zeros((len(pairs) * n_radial, n_lm, len(pairs[0].atoms)), dtype=complex)
+        for shell in of.shells:
+            l, chosen = shell.l, is_of[shell.element]  # noqa: E741
+            if not len(chosen):
+                continue
+            start = l * (l + 1) // 2
+            values = radial.f[chosen][:, shell.n, l, None] * harmonics[start : start + l + 1, chosen].T[:, None]
+            summed = pairs[shell.element].by_centre(values)
+            at = shell.element * n_radial + shell.n
+            for m in range(l + 1):
+                base[at, l * l + l + m] = summed[:, m]
+                if m:
+                    base[at, l * l + l - m] = (-1.0) ** m * summed[:, m].conj()
+        return base.reshape(-1, base.shape[-1])
 
     def _core(self, atoms: Atoms, distance: NDArray[np.float64]) -> tuple[float, NDArray[Any], NDArray[Any]]:
         """Return energy, forces and virial of the core repulsion."""
@@ -323,14 +233,14 @@ def _by_l(
     distance: NDArray[np.float64],
     lmax: int,
 ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Return what the derivative of R and R itself are multiplied by, for each l: real, (n_pairs, 2 l + 1, 3)."""
+    """Return what the derivative of R and R itself are multiplied by, for each l: real, (n_pairs, 3, 2 l + 1)."""
     outward, sideways = [], []
     for l in range(lmax + 1):  # noqa: E741
         start = l * (l + 1) // 2
         complex_value, complex_gradient = harmonics[start : start + l + 1], gradients[:, start : start + l + 1]
         value = np.concatenate([complex_value.real, complex_value.imag[1:]]).T
-        gradient = np.concatenate([complex_gradient.real, complex_gradient.imag[:, 1:]], axis=1).transpose(2, 1, 0)
-        outward.append(value[:, :, None] * unit[:, None, :])
+        gradient = np.concatenate([complex_gradient.real, complex_gradient.imag[:, 1:]], axis=1).transpose(2, 0, 1)
+        outward.append(value[:, None, :] * unit[:, :, None])
         sideways.append(np.ascontiguousarray(gradient) / distance[:, None, None])
     return outward, sideways
 
@@ -368,8 +278,8 @@ class _Neighbours:
         vector: NDArray[np.float64],
         n_atoms: int,
     ) -> None:
-        self.atoms, self.species = atoms, species
-        self.distance, self.vector = distance, vector
+        self.centre, self.atoms, self.neighbour, self.species = centre, atoms, neighbour, species
+        self.distance, self.vector, self.n_atoms = distance, vector, n_atoms
         n_pairs, n_centres = len(centre), len(atoms)
         every, one = np.arange(n_pairs), np.ones(n_pairs)
         self._by_centre = csr_array((one, (centre, every)), shape=(n_centres, n_pairs))
@@ -381,19 +291,30 @@ class _Neighbours:
         shape = (n_centres * (n_atoms + 3), n_pairs)
         self._to_atoms = csr_array((values, (places, np.tile(every, 5))), shape=shape)
 
+    def some(self, chosen: NDArray[np.intp]) -> _Neighbours:
+        """Return some of the pairs; the atoms keep their numbers."""
+        if len(chosen) == len(self.centre):
+            return self
+        of_pairs = (self.distance[chosen], self.vector[chosen])
+        return _Neighbours(
+            self.centre[chosen], self.atoms, self.neighbour[chosen], self.species[chosen], *of_pairs, self.n_atoms
+        )
+
     def by_centre(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Sum (n, n_pairs) over the neighbours: (n, n_centres)."""
-        return np.asarray((self._by_centre @ values.T).T)
+        """Sum complex (n_pairs, n, k) over the neighbours: (n, k, n_centres)."""
+        # factors are real: a complex number is two columns
+        summed = self._by_centre @ np.ascontiguousarray(values).reshape(len(values), -1).view(float)
+        return np.moveaxis(summed.view(complex).reshape(-1, *values.shape[1:]), 0, -1)
 
     def collect(self, gradient: NDArray[np.float64]) -> NDArray[np.float64]:
         """
-        Sum derivatives by the vectors, (n_pairs, n, 3), to forces on all atoms and the derivative by strain.
+        Sum derivatives by the vectors, (n_pairs, 3, n), to forces on all atoms and the derivative by strain.
 
         Returns
         -------
         ndarray
             (n, n_centres, 3 n_atoms + 9).
         """
-        n_pairs, n, _ = gradient.shape
-        found = (self._to_atoms @ gradient.reshape(n_pairs, -1)).reshape(len(self.atoms), -1, n, 3)
-        return np.ascontiguousarray(found.transpose(2, 0, 1, 3)).reshape(n, len(self.atoms), -1)
+        n_pairs, _, n = gradient.shape
+        found = (self._to_atoms @ gradient.reshape(n_pairs, -1)).reshape(len(self.atoms), -1, n)
+        return np.ascontiguousarray(np.moveaxis(found, -1, 0))

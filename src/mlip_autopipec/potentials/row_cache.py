@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyace import ACEBBasisSet
 
 #: Changed when rows are computed otherwise.
-_VERSION = b"2"
+_VERSION = b"3"
 _SUFFIX = ".rows.npz"
 
 

@@ -36,8 +36,9 @@ NEAREST = 3.0
 _FIRST = CUTOFFS.index(LADDER_CUTOFF)
 #: Radial functions tried, the usual ones first.
 RADIAL_BASES = (RADIAL_BASIS, "ChebExpCos")
-#: So many atoms of labels decide: enough for the largest basis.
-_ATOMS = 2000
+#: So many atoms of labels decide. The basis is as large as that which twice as many allow: with fewer functions shorter
+#: cutoffs win, with fewer atoms the same ones.
+_ATOMS, _ALLOW = 1000, 2000
 #: In a loop the cutoff is chosen again whenever the labels have become so many times as many: the few cold structures
 #: of a first dataset prefer another one than the melt (copper-gold: 4.5 A, then 5 A; with the former 24.8 instead of
 #: 12.6 meV/A).
@@ -158,7 +159,7 @@ def choose_radial(
     from pyace import ACEBBasisSet
 
     task, given = tasks[0], trainer.basis
-    chosen = _some(task)
+    chosen = _some(task, _ATOMS)
     labels = [task.labels[i] for i in chosen]
     cutoffs = cutoffs_for(labels) if given.cutoff is None else [given.cutoff]
     kinds = RADIAL_BASES if given.radial_basis is None else (given.radial_basis,)
@@ -166,9 +167,10 @@ def choose_radial(
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present.cutoff)))] = present.cutoff
     # with many elements the largest basis would take minutes, and smaller ones prefer the same
     n_elements = len(task.elements)
-    rungs = rungs_within(atoms_of(labels))
+    rungs = rungs_within(atoms_of([task.labels[i] for i in _some(task, _ALLOW)]))
     size = max([n for n in rungs if n * n_elements <= MOST_FUNCTIONS], default=min(rungs))
     known: dict[Radial, float] = {}
+    weightings = [[one.weights[i] for i in chosen] for one in tasks]
 
     def evidence(radial: Radial) -> float:
         if radial not in known:
@@ -176,12 +178,13 @@ def choose_radial(
             design = build_design(basis, labels, task.reference_energies, trainer.processes)
             # without stresses: they may be in another convention
             design = design.rows(design.kind != Kind.STRESS)
-            known[radial] = max(
-                log_probability(
-                    design, basis_functions(basis), units_of(design, weights, [one.weights[i] for i in chosen])
-                )
-                for one in tasks
-            )
+            found = [
+                log_probability(design, basis_functions(basis), units_of(design, weights, of_label))
+                for of_label in weightings
+            ]
+            known[radial] = max(found)
+            # which weights are the likelier ones does not depend on the radial functions
+            weightings[:] = [weightings[int(np.argmax(found))]]
         return known[radial]
 
     margin = 0.0 if present is None else MARGIN
@@ -215,9 +218,9 @@ def with_radial(trainer: LinearSettings, radial: Radial) -> LinearSettings:
     return trainer.with_basis(replace(trainer.basis, radial_basis=radial.basis, cutoff=radial.cutoff))
 
 
-def _some(task: FitTask) -> list[int]:
-    """Return evenly spread labels without dimers, or all labels where there are only dimers."""
+def _some(task: FitTask, most_atoms: int) -> list[int]:
+    """Return evenly spread labels of so many atoms without dimers, or all labels where there are only dimers."""
     every = [i for i, atoms in enumerate(task.labels) if not is_dimer(atoms)] or list(range(len(task.labels)))
     total = sum(len(task.labels[i]) for i in every)
-    n = max(1, min(len(every), round(len(every) * _ATOMS / total)))
+    n = max(1, min(len(every), round(len(every) * most_atoms / total)))
     return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, n).round().astype(int))]
