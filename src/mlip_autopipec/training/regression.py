@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.linalg import LinAlgError, svd
+from scipy.linalg import LinAlgError, lapack, svd
 
 from mlip_autopipec.errors import TrainingError
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEGREE_POWER = 4.0
 #: Rows of a matrix that are decomposed at once: so many, and so many times its columns.
 _ROWS_AT_ONCE, _PART = 10_000, 8
+#: Columns that LAPACK takes together.
+_COLUMNS_AT_ONCE = 128
 #: Strengths tried, relative to the square of the largest singular value.
 STRENGTHS = 10.0 ** np.arange(-16.0, -1.9, 0.5)
 
@@ -70,11 +72,19 @@ def triangle_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     Rows are taken in parts: of thousands of labels the matrix has gigabytes, and a decomposition copies it twice.
     """
     part = max(_ROWS_AT_ONCE, _PART * matrix.shape[1])
-    # NumPy's takes two thirds of the time of SciPy's, which copies the matrix once more
-    triangle = np.linalg.qr(matrix[:part], mode="r")
+    triangle = _triangle(matrix[:part])
     for begin in range(part, len(matrix), part):
-        triangle = np.linalg.qr(np.concatenate([triangle, matrix[begin : begin + part]]), mode="r")
-    return np.asarray(triangle)
+        triangle = _triangle(np.concatenate([triangle, matrix[begin : begin + part]]))
+    return triangle
+
+
+def _triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    # 10 000 rows and 900 columns: 0.46 s, 0.66 s with numpy.linalg.qr, 1.8 s with scipy.linalg.qr
+    n = min(matrix.shape)
+    decomposed, _, failed = lapack.dgeqrt(min(_COLUMNS_AT_ONCE, n), np.asfortranarray(matrix), overwrite_a=True)
+    if failed:
+        raise LinAlgError(f"LAPACK's dgeqrt refuses argument {-failed}")
+    return np.asarray(np.triu(decomposed[:n]))
 
 
 @dataclass(frozen=True)
