@@ -11,7 +11,7 @@ import io
 import re
 import tempfile
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,12 +146,18 @@ class ACEPotential:
 
     @cached_property
     def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
-        """The basis set as pyace evaluates it; potentials of one file share it."""
-        return _shared_basis(self.yaml, self.is_grace)
+        """The basis set as pyace evaluates it."""
+        return self.own_basis()
 
     def own_basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """Return a basis set of its own, whose coefficients may be changed."""
-        return _read_basis(self.yaml, self.is_grace)
+        from pyace import ACEBBasisSet
+        from pyace.grace_fs import GRACEFSBasisSet
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "potential.yaml"
+            path.write_text(self.yaml)
+            return GRACEFSBasisSet(str(path)) if self.is_grace else ACEBBasisSet(str(path))
 
     def refuse_grace(self, who: str) -> None:
         """Raise if this is a GRACE-FS potential, which ``who`` cannot take."""
@@ -328,20 +334,6 @@ class ACEPotential:
             file.write_bytes(self.posterior.pack())
             paths = paths._replace(posterior=file)
         return paths
-
-
-def _read_basis(yaml: str, is_grace: bool) -> ACEBBasisSet | GRACEFSBasisSet:
-    from pyace import ACEBBasisSet
-    from pyace.grace_fs import GRACEFSBasisSet
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "potential.yaml"
-        path.write_text(yaml)
-        return GRACEFSBasisSet(str(path)) if is_grace else ACEBBasisSet(str(path))
-
-
-#: To read one makes its splines, 10 to 300 ms; a cycle reads one potential from the store dozens of times.
-_shared_basis = lru_cache(maxsize=4)(_read_basis)
 
 
 def reference_energy(atoms: Atoms, reference_energies: Mapping[str, float]) -> float:
