@@ -33,7 +33,7 @@ SCRIPT = """
     print("begun", flush=True)
     try:
         while True:
-            design._all_rows(basis, atoms, 4)  # two of the workers have nothing to do
+            list(design._all_rows(basis, atoms, 4))  # two of the workers have nothing to do
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """
@@ -68,7 +68,7 @@ def test_each_worker_has_one_thread():
         pool = ProcessPoolExecutor(1, get_context("fork"), design._start_worker, (basis,))
         with pool:
             there = pool.submit(threads).result()
-        alone = design._all_rows(basis, [bulk("Cu", cubic=True)], 1)[0]
+        (alone,) = design._all_rows(basis, [bulk("Cu", cubic=True)], 1)
         (first, _) = design._all_rows(basis, [bulk("Cu", cubic=True)] * 2, 2)
     assert set(before) == {2}, "as on a machine with two cores"
     assert set(there) == {1}

@@ -16,6 +16,7 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.derivatives import Derivatives
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.potentials.projections import compute_projections, kept_projections
+from mlip_autopipec.potentials.row_cache import RowCache
 from mlip_autopipec.training.design import build_design
 from mlip_autopipec.training.linear import LinearACETrainer
 
@@ -92,6 +93,23 @@ def test_only_new_labels_are_evaluated_and_nothing_changes(folder, evaluated, mo
     # in another order, and by several processes
     assert same(design(frames[::-1], processes=2), design(frames[::-1]))
     assert evaluated == []
+
+
+def test_rows_that_are_deleted_while_they_are_read_are_computed_again(folder, evaluated, monkeypatch) -> None:
+    frames = labels(3)
+    first = design(frames)
+    evaluated.clear()
+    read = RowCache.read
+
+    def read_and_delete_the_next(self, *of):
+        found = read(self, *of)
+        for path in folder.iterdir():
+            path.unlink()
+        return found
+
+    monkeypatch.setattr(RowCache, "read", read_and_delete_the_next)
+    assert same(design(frames), first)
+    assert len(evaluated) == 2
 
 
 @pytest.mark.parametrize("change", [{"n": 13}, {"cutoff": 4.6}], ids=str)

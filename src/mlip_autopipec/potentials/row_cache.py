@@ -81,6 +81,10 @@ class RowCache:
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{_SUFFIX}"
 
+    def has(self, key: str) -> bool:
+        """Tell whether there is something under a key; it may be damaged."""
+        return self._path(key).is_file()
+
     def read(self, key: str, n_atoms: int, n_functions: int) -> StructureRows | None:
         """Return the rows stored under a key; None if they are not there, damaged, or of something else."""
         stored = self._read(key, StructureRows._fields)

@@ -10,6 +10,7 @@ import itertools
 import multiprocessing
 import os
 import signal
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,8 +27,7 @@ from mlip_autopipec.structures.periodicity import stress_components
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ase import Atoms
     from numpy.typing import NDArray
@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 
 #: Atoms times functions above which further processes are worth their start.
 _WORTH_A_PROCESS = 200_000
-
+#: Most structures that a process is given at a time; what it makes of them is held in memory.
+_CHUNK = 16
+#: Bytes above which a design matrix is in a file.
+_IN_MEMORY = 10**9
 
 #: What an error of a stress is worth grows by this share of the largest component of its label: at 300 GPa a tenth of
 #: a GPa is less than DFT with its basis set gives. Iron up to such pressures: 94 instead of 129 meV/A.
@@ -87,9 +90,12 @@ class Design:
 
     Parameters
     ----------
-    matrix
-        (n_rows, n_functions); of each structure one row of the energy per atom (eV/atom), 3 n rows of forces
-        (eV/A), and, where the label has a stress, 6 rows of it (eV/A^3); those across vacuum are left out.
+    stored
+        A matrix that has the rows, (n_stored, n_functions); in a file where it is large. Of each structure it has one
+        row of the energy per atom (eV/atom), 3 n rows of forces (eV/A), and, where the label has a stress, 6 rows of it
+        (eV/A^3); those across vacuum are left out.
+    place
+        Where it has them, (n_rows,); ascending.
     target
         Labels without reference energies and core repulsion, (n_rows,).
     kind
@@ -100,7 +106,8 @@ class Design:
         The columns.
     """
 
-    matrix: NDArray[np.float64]
+    stored: NDArray[np.float64]
+    place: NDArray[np.intp]
     target: NDArray[np.float64]
     kind: NDArray[np.int8]
     structure: NDArray[np.intp]
@@ -114,7 +121,20 @@ class Design:
 
     def rows(self, keep: NDArray[np.bool_]) -> Design:
         """Return the design of some of the rows."""
-        return Design(self.matrix[keep], self.target[keep], self.kind[keep], self.structure[keep], self.functions)
+        some = (self.place[keep], self.target[keep], self.kind[keep], self.structure[keep])
+        return Design(self.stored, *some, self.functions)
+
+    @property
+    def matrix(self) -> NDArray[np.float64]:
+        """All rows, (n_rows, n_functions): a copy, which may have gigabytes."""
+        return self.part(slice(None), np.arange(len(self.functions)))
+
+    def part(self, rows: slice | NDArray[np.bool_], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Return a copy of some columns of some rows."""
+        place = self.place[rows]
+        if len(place) and place[-1] - place[0] == len(place) - 1:
+            return np.take(self.stored[place[0] : place[-1] + 1], columns, axis=1)
+        return self.stored[np.ix_(place, columns)]
 
     def columns(self, functions: Sequence[BasisFunction]) -> NDArray[np.intp]:
         """Return the columns of the given functions, in their order."""
@@ -170,69 +190,94 @@ def build_design(
         If the matrix is not finite or zero.
     """
     functions = tuple(basis_functions(basis))
-    rows = _all_rows(basis, labels, processes)
-    matrix: list[NDArray[Any]] = []
-    target: list[NDArray[Any]] = []
-    kind: list[int] = []
-    structure: list[int] = []
-    for i, (atoms, row) in enumerate(zip(labels, rows, strict=True)):
+    stresses = [label_stress(atoms) for atoms in labels]
+    inside = [None if s is None else stress_components(atoms) for atoms, s in zip(labels, stresses, strict=True)]
+    kinds = [
+        [Kind.ENERGY] + [Kind.FORCES] * (3 * len(atoms)) + [Kind.STRESS] * (0 if of is None else len(of))
+        for atoms, of in zip(labels, inside, strict=True)
+    ]
+    kind = np.array(list(itertools.chain.from_iterable(kinds)), dtype=np.int8)
+    matrix, target = _storage(len(kind), len(functions)), np.empty(len(kind))
+    begin, finite = 0, True
+    for atoms, stress, of, row in zip(labels, stresses, inside, _all_rows(basis, labels, processes), strict=True):
         n = len(atoms)
         cohesive = atoms.get_potential_energy() - sum(reference_energies.get(s, 0.0) for s in atoms.symbols)
-        matrix += [row.energy[None] / n, row.forces.reshape(3 * n, -1)]
-        target += [np.array([(cohesive - row.core_energy) / n]), (atoms.get_forces() - row.core_forces).ravel()]
-        kinds = [Kind.ENERGY] + [Kind.FORCES] * (3 * n)
-        stress = label_stress(atoms)
-        if stress is not None:
-            volume, inside = atoms.get_volume(), stress_components(atoms)
-            matrix.append(inside @ row.virial / volume)
-            target.append(inside @ (stress - row.core_virial / volume))
-            kinds += [Kind.STRESS] * len(inside)
-        kind += kinds
-        structure += [i] * len(kinds)
-    design = Design(
-        np.concatenate(matrix), np.concatenate(target), np.array(kind, dtype=np.int8), np.array(structure), functions
-    )
-    if not np.isfinite(design.matrix).all() or not design.matrix.any():
+        parts = [
+            (row.energy[None] / n, [(cohesive - row.core_energy) / n]),
+            (row.forces.reshape(3 * n, -1), (atoms.get_forces() - row.core_forces).ravel()),
+        ]
+        if stress is not None and of is not None:
+            volume = atoms.get_volume()
+            parts.append((of @ row.virial / volume, of @ (stress - row.core_virial / volume)))
+        for values, wanted in parts:
+            rows = slice(begin, begin + len(values))
+            matrix[rows], target[rows], begin = values, wanted, begin + len(values)
+            finite = finite and bool(np.isfinite(values).all())
+    if not finite or not matrix.any():
         raise TrainingError("the ACE design matrix is empty or not finite; are all atoms farther than the cutoff?")
-    return design
+    structure = np.repeat(np.arange(len(labels)), [len(of) for of in kinds])
+    return Design(matrix, np.arange(len(kind)), target, kind, structure, functions)
 
 
-def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | None) -> list[StructureRows]:
-    """Return the rows of all labels; those known from earlier fits are read."""
+def _storage(n_rows: int, n_functions: int) -> NDArray[np.float64]:
+    """Return room for a matrix: in memory, or in a file without a name, which ends with the process however it ends."""
+    size = 8 * n_rows * n_functions
+    if size <= _IN_MEMORY:
+        return np.empty((n_rows, n_functions))
+    try:
+        with tempfile.TemporaryFile() as file:
+            # a disk that is full is told now; to write a map beyond it kills the process
+            os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, dtype=np.float64, mode="r+", shape=(n_rows, n_functions))
+    except OSError as error:
+        raise TrainingError(
+            f"the design matrix has {size / 1e9:.2g} GB ({n_rows} energies, forces and stresses, {n_functions} "
+            f"functions), for which there is no room in '{tempfile.gettempdir()}' ({error}); let TMPDIR name a folder "
+            "on a larger disk, or set trainer.basis.number_of_functions_per_element"
+        ) from error
+
+
+def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | None) -> Iterator[StructureRows]:
+    """Make the rows of each label; those known from earlier fits are read."""
     bare = [atoms.copy() for atoms in labels]
     n_functions = len(basis.basis_coeffs)
     basis.basis_coeffs = np.zeros(n_functions)
     cache = RowCache.here()
     if cache is None:
-        return _computed(basis, bare, n_functions, processes)
+        yield from _computed(basis, bare, n_functions, processes)
+        return
     text = basis_text(basis)
     keys = [key_of(text, atoms) for atoms in bare]
-    found = [cache.read(key, len(atoms), n_functions) for key, atoms in zip(keys, bare, strict=True)]
-    new = [i for i, rows in enumerate(found) if rows is None]
-    computed = dict(zip(new, _computed(basis, [bare[i] for i in new], n_functions, processes), strict=True))
-    for i, rows in computed.items():
-        cache.write(keys[i], rows)
-    if new:
+    known = [cache.has(key) for key in keys]
+    new = _computed(basis, [atoms for atoms, has in zip(bare, known, strict=True) if not has], n_functions, processes)
+    for key, atoms, has in zip(keys, bare, known, strict=True):
+        rows = cache.read(key, len(atoms), n_functions) if has else None
+        if rows is None:
+            # one that is there may be damaged, or gone meanwhile
+            rows = Derivatives(basis).of(atoms) if has else next(new)
+            cache.write(key, rows)
+        yield rows
+    if not all(known):
         cache.prune()
-    return [computed[i] if rows is None else rows for i, rows in enumerate(found)]
 
 
 def _computed(
     basis: ACEBBasisSet, bare: Sequence[Atoms], n_functions: int, processes: int | None
-) -> list[StructureRows]:
+) -> Iterator[StructureRows]:
     if not bare:
-        return []
+        return
     if processes is None:
         work = sum(map(len, bare)) * n_functions
         processes = max(1, min(len(os.sched_getaffinity(0)), work // _WORTH_A_PROCESS))
     processes = min(processes, len(bare))
     if processes <= 1:
         derivatives = Derivatives(basis)
-        return [derivatives.of(atoms) for atoms in bare]
+        yield from map(derivatives.of, bare)
+        return
     # forked workers inherit the basis, which cannot be pickled
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker, initargs=(basis,)) as pool:
-        return list(pool.map(_rows_in_worker, bare, chunksize=max(1, len(bare) // (8 * processes))))
+        yield from pool.map(_rows_in_worker, bare, chunksize=max(1, min(_CHUNK, len(bare) // (8 * processes))))
 
 
 _worker: dict[str, Derivatives] = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mlip_autopipec.training.regression import Factorisation, prior_scale, triangle_of
+from mlip_autopipec.training.regression import Factorisation, Reduced, prior_scale, reduce
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,8 +114,7 @@ def fit_rung(
     unit
         What an error is worth by row, with the weights of the labels, (n_rows,).
     """
-    matrix = _weighted(design, functions, unit)
-    return _fit(matrix, None, design, functions, n_functions, unit)
+    return _fit(_Weighted(design, design.columns(functions), unit), None, functions, n_functions)
 
 
 def log_probability(design: Design, functions: Sequence[BasisFunction], unit: NDArray[np.float64]) -> float:
@@ -131,23 +130,37 @@ def log_probability(design: Design, functions: Sequence[BasisFunction], unit: ND
     return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
 
 
-def _weighted(design: Design, functions: Sequence[BasisFunction], unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return some columns in units of what an error is worth, (n_rows, n_functions)."""
-    matrix = np.take(design.matrix, design.columns(functions), axis=1)
-    matrix /= unit[:, None]  # in place: it may have gigabytes
-    return matrix
+@dataclass(frozen=True)
+class _Weighted:
+    """Some columns of a design in units of what an error is worth, made where they are looked at."""
+
+    design: Design
+    place: NDArray[np.intp]
+    unit: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.unit), len(self.place)
+
+    @property
+    def target(self) -> NDArray[np.float64]:
+        return self.design.target / self.unit
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float64]:
+        part = self.design.part(rows, self.place)
+        part /= self.unit[rows, None]
+        return part
+
+    def first(self, n: int) -> _Weighted:
+        return replace(self, place=self.place[:n])
 
 
 def _fit(
-    matrix: NDArray[np.float64],
-    triangle: NDArray[np.float64] | None,
-    design: Design,
-    functions: Sequence[BasisFunction],
-    n_functions: int,
-    unit: NDArray[np.float64],
+    matrix: _Weighted, reduced: Reduced | None, functions: Sequence[BasisFunction], n_functions: int
 ) -> FittedRung:
     """Fit the weighted columns of some functions; see :func:`fit_rung`."""
-    factorisation = Factorisation.of(matrix, design.target / unit, design.blocks, prior_scale(functions), triangle)
+    blocks = matrix.design.blocks
+    factorisation = Factorisation.of(matrix, matrix.target, blocks, prior_scale(functions), reduced)
     return FittedRung(Rung(n_functions, *factorisation.evidence()), factorisation, tuple(functions))
 
 
@@ -175,10 +188,10 @@ def climb(
     fitted: list[FittedRung] = []
     # each basis begins with the functions of the one before: one decomposition serves all
     order = {n: list(dict.fromkeys(f for m in sorted(bases) if m <= n for f in bases[m])) for n in bases}
-    matrix = _weighted(design, order[max(bases)], unit)
-    triangle = triangle_of(matrix)
+    matrix = _Weighted(design, design.columns(order[max(bases)]), unit)
+    reduced = reduce(matrix, matrix.target)
     for n in sorted(bases):
-        found = _fit(matrix[:, : len(order[n])], triangle, design, order[n], n, unit)
+        found = _fit(matrix.first(len(order[n])), reduced, order[n], n)
         climbed.append(found.rung)
         best = max(rung.log_evidence for rung in climbed)
         fitted = [f for f in [*fitted, found] if f.rung.log_evidence >= best - MARGIN]

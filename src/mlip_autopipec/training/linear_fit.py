@@ -134,12 +134,13 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
 
 def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:
     """Return what the potential says of each label: rows of the design times coefficients, which are at hand."""
-    coefficients = np.zeros(design.matrix.shape[1])
-    coefficients[design.columns(fitted.functions)] = fitted.coefficients
-    residuals = design.target - design.matrix @ coefficients  # label minus fit
+    columns, coefficients = design.columns(fitted.functions), fitted.coefficients
     found = []
     for atoms, rows in zip(labels, design.blocks, strict=True):
-        kind, off = design.kind[rows], residuals[rows]
+        kind, off = (
+            design.kind[rows],
+            design.target[rows] - design.part(rows, columns) @ coefficients,
+        )  # label minus fit
         stress = label_stress(atoms)
         found.append(
             Prediction(

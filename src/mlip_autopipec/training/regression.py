@@ -3,7 +3,7 @@ Ridge regression with its strength chosen by the data, from one factorisation.
 
 The weighted design matrix ``A`` (residuals in units of what an error is worth) with columns divided by the prior
 scale of each coefficient is decomposed, ``A / g = U s V'``, from one triangle for all bases of a ladder
-(:func:`triangle_of`). For every strength ``lambda`` the coefficients, the hat matrix
+(:func:`reduce`). For every strength ``lambda`` the coefficients, the hat matrix
 ``H = U s^2/(s^2 + lambda) U'``, the evidence and the errors of leaving one structure ``b`` out,
 ``(1 - H_bb)^-1 r_b``, follow in closed form; the last are exactly those of refits without that structure.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from scipy.linalg import LinAlgError, lapack, svd
@@ -20,7 +20,7 @@ from scipy.linalg import LinAlgError, lapack, svd
 from mlip_autopipec.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,17 +65,51 @@ def prior_scale(functions: Sequence[BasisFunction], power: float = DEGREE_POWER)
     return (degree / degree.min()) ** power
 
 
-def triangle_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """
-    Return R of the QR decomposition of a matrix, (n, n_functions); its first k columns are R of the first k.
+class Rows(Protocol):
+    """A matrix of which some rows are looked at at a time: an array, or one that is made where it is looked at."""
 
-    Rows are taken in parts: of thousands of labels the matrix has gigabytes, and a decomposition copies it twice.
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.float64]:
+        """Return some of the rows."""
+
+
+class Reduced(NamedTuple):
     """
-    part = max(_ROWS_AT_ONCE, _PART * matrix.shape[1])
-    triangle = _triangle(matrix[:part])
-    for begin in range(part, len(matrix), part):
-        triangle = _triangle(np.concatenate([triangle, matrix[begin : begin + part]]))
-    return triangle
+    What is left of a matrix ``A`` and a target ``y`` when their rows have been seen once.
+
+    Parameters
+    ----------
+    triangle
+        R of the QR decomposition of ``A``, (n, n_functions); its first k columns are R of the first k.
+    product
+        ``A' y``, (n_functions,).
+    """
+
+    triangle: NDArray[np.float64]
+    product: NDArray[np.float64]
+
+
+def reduce(matrix: Rows, target: NDArray[np.float64]) -> Reduced:
+    """Go once through the rows of a matrix and a target, in parts: of thousands of labels they have gigabytes."""
+    triangle: NDArray[np.float64] | None = None
+    product = np.zeros(matrix.shape[1])
+    for rows in _parts(matrix):
+        part = matrix[rows]
+        product += part.T @ target[rows]
+        triangle = _triangle(part if triangle is None else np.concatenate([triangle, part]))
+    if triangle is None:
+        raise ValueError("it has no rows")
+    return Reduced(triangle, product)
+
+
+def _parts(matrix: Rows) -> Iterator[slice]:
+    n_rows, n_columns = matrix.shape
+    part = max(_ROWS_AT_ONCE, _PART * n_columns)
+    for begin in range(0, n_rows, part):
+        yield slice(begin, min(begin + part, n_rows))
 
 
 def _triangle(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -100,26 +134,29 @@ class Factorisation:
         Singular values, (rank,).
     right
         (n_functions, rank), divided by the prior scale: coefficients are ``right @ x``.
+    product
+        Matrix transposed times target, (n_functions,).
     target
         Weighted targets, (n_rows,).
     blocks
         Rows of each structure.
     """
 
-    matrix: NDArray[np.float64]
+    matrix: Rows
     singular: NDArray[np.float64]
     right: NDArray[np.float64]
+    product: NDArray[np.float64]
     target: NDArray[np.float64]
     blocks: Sequence[slice]
 
     @classmethod
     def of(
         cls,
-        matrix: NDArray[np.float64],
+        matrix: Rows,
         target: NDArray[np.float64],
         blocks: Sequence[slice],
         scale: NDArray[np.float64],
-        triangle: NDArray[np.float64] | None = None,
+        reduced: Reduced | None = None,
     ) -> Factorisation:
         """
         Decompose a weighted design matrix.
@@ -134,8 +171,8 @@ class Factorisation:
             Rows of each structure.
         scale
             Damping of each coefficient, (n_functions,).
-        triangle
-            :func:`triangle_of` the matrix, or of one that begins with its columns; computed if None.
+        reduced
+            Of the same target and this matrix, or one that begins with its columns; computed if None.
 
         Raises
         ------
@@ -143,24 +180,24 @@ class Factorisation:
             If the decomposition fails.
         """
         try:
-            if triangle is None:
-                triangle = triangle_of(matrix)
+            triangle, product = reduce(matrix, target) if reduced is None else reduced
             n = matrix.shape[1]
             _, singular, right = svd(triangle[:n, :n] / scale, full_matrices=False)
             keep = singular > singular[0] * np.finfo(float).eps * len(singular)
         except (LinAlgError, ValueError) as error:
             raise TrainingError(f"the design matrix of {matrix.shape} could not be decomposed: {error}") from error
-        return cls(matrix, singular[keep], right[keep].T / scale[:, None], target, tuple(blocks))
+        return cls(matrix, singular[keep], right[keep].T / scale[:, None], product[:n], target, tuple(blocks))
 
     def _shrink(self, strength: float) -> NDArray[np.float64]:
         return self.singular**2 / (self.singular**2 + strength)
 
     @cached_property
     def _projected(self) -> NDArray[np.float64]:
-        return np.asarray((self.right / self.singular).T @ (self.matrix.T @ self.target))
+        return np.asarray((self.right / self.singular).T @ self.product)
 
     def _residuals(self, strength: float) -> NDArray[np.float64]:
-        return np.asarray(self.target - self.matrix @ self.coefficients(strength))
+        coefficients = self.coefficients(strength)
+        return self.target - np.concatenate([self.matrix[rows] @ coefficients for rows in _parts(self.matrix)])
 
     def coefficients(self, strength: float) -> NDArray[np.float64]:
         """Return the coefficients (n_functions,) of a strength."""

@@ -82,7 +82,7 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     of = whole_stresses(design)
     if not of.any():
         return StressDoubts(None, (), None)
-    expected = (np.take(design.matrix[of], columns, axis=1) @ coefficients).reshape(-1, 6)
+    expected = (design.part(of, columns) @ coefficients).reshape(-1, 6)
     found = design.target[of].reshape(-1, 6)
     structures = design.structure[of][::6]
     best, wrong = np.inf, None
