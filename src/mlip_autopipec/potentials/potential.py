@@ -61,8 +61,9 @@ def _read_basis(text: str) -> ACEBBasisSet | GRACEFSBasisSet:
         return GRACEFSBasisSet(str(path)) if _is_grace(text) else ACEBBasisSet(str(path))
 
 
-#: Each job of a cycle reads the same potential out of the store; pyace takes long to tabulate its radial functions.
-_shared_basis = lru_cache(maxsize=4)(_read_basis)
+#: Each job of a cycle reads the same potential out of the store, and some the one before; pyace takes long to tabulate
+#: their radial functions. A basis of five elements takes 70 MB.
+_shared_basis = lru_cache(maxsize=2)(_read_basis)
 
 
 @dataclass(frozen=True, eq=False)
