@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,11 @@ def test_files_to_write(places, place, monkeypatch):
     ended(["schema", "-o", place])
 
 
+def to_a_full_disk():
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    sys.stdout.reconfigure(line_buffering=False)
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -78,15 +85,18 @@ def test_files_to_write(places, place, monkeypatch):
 )
 def test_a_full_disk_behind_standard_output(places, command):
     """The shell has sent the output to a full disk."""
-    with Path("/dev/full").open("w") as full:
-        run = subprocess.run(
-            [sys.executable, "-m", "mlip_autopipec.cli", *command],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=places,
-            check=False,
-        )
+    if command == ["schema"]:
+        with Path("/dev/full").open("w") as full:
+            run = subprocess.run(
+                [sys.executable, "-m", "mlip_autopipec.cli", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=places,
+                check=False,
+            )
+    else:
+        run = run_forked(command, folder=places, first=to_a_full_disk)
     assert run.returncode == FAILED
     assert "Traceback" not in run.stderr
     assert "no space" in run.stderr.lower()
@@ -107,15 +117,12 @@ def test_a_full_disk_while_a_campaign_runs_is_told_and_resume_is_named():
 
 def test_a_campaign_on_a_full_disk(places):
     """A small file system of its own, where one may be mounted; else the limit of the size of a file stands for it."""
-    code = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from mlip_autopipec.cli import app\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))\n"
-        "sys.argv[1:] = ['run', 'run.yaml', '--json']\n"
-        "app()\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=places, check=False)
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
+
+    run = run_forked(["run", "run.yaml", "--json"], folder=places, first=limited)
     assert run.returncode == FAILED, run.stderr[-2000:]
     assert json.loads(run.stdout)["status"] in ("ERROR", "FAILED")
     assert "Traceback" not in run.stderr

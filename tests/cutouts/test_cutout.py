@@ -115,10 +115,12 @@ def oxide_potential() -> ACEPotential:
 
 
 def within(atoms: Atoms, centre: int, radius: float) -> NDArray[np.float64]:
-    """Element and position relative to the centre of every atom within a radius, by ASE's neighbour list; sorted."""
-    i, j, vectors = neighbor_list("ijD", atoms, radius)
-    mine = i == centre
-    rows = np.column_stack([atoms.numbers[j[mine]], vectors[mine]])
+    """Element and position relative to the centre of every atom within a radius, by ASE's minimum images; sorted."""
+    assert shortest_translation(atoms.cell.complete().array) >= 2 * radius, "one image of each atom, at most"
+    vectors = atoms.get_distances(centre, np.arange(len(atoms)), mic=True, vector=True)
+    near = np.linalg.norm(vectors, axis=1) < radius
+    near[centre] = False
+    rows = np.column_stack([atoms.numbers[near], vectors[near]])
     return rows[np.lexsort(rows.round(6).T)]
 
 

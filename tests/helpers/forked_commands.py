@@ -25,7 +25,7 @@ from mlip_autopipec.managers import fork_server
 from mlip_autopipec.managers.fork_server import ForkServer, serve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from typing import IO
 
@@ -44,10 +44,18 @@ class ForkedCommand:
         Whether its standard error goes where its standard output goes.
     own_group
         Whether it leads a process group.
+    first
+        What its process does before.
     """
 
     def __init__(
-        self, words: Sequence[str], *, folder: Path | None = None, together: bool = False, own_group: bool = False
+        self,
+        words: Sequence[str],
+        *,
+        folder: Path | None = None,
+        together: bool = False,
+        own_group: bool = False,
+        first: Callable[[], None] | None = None,
     ) -> None:
         out, theirs_out = os.pipe()
         error, theirs_error = (None, theirs_out) if together else os.pipe()
@@ -57,7 +65,7 @@ class ForkedCommand:
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            _run([*words], folder, theirs_out, theirs_error, own_group)
+            _run([*words], folder, theirs_out, theirs_error, own_group, first)
         for descriptor in {theirs_out, theirs_error}:
             os.close(descriptor)
         self.stdout: IO[str] = os.fdopen(out)
@@ -103,9 +111,11 @@ class ForkedCommand:
         return said, errors[0]
 
 
-def run_forked(words: Sequence[str], *, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run_forked(
+    words: Sequence[str], *, folder: Path | None = None, first: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
-    command = ForkedCommand(words, folder=folder)
+    command = ForkedCommand(words, folder=folder, first=first)
     out, error = command.communicate()
     return subprocess.CompletedProcess(command.args, command.wait(), out, error)
 
@@ -134,7 +144,14 @@ def forked_server() -> ForkServer:
     return _Forked()
 
 
-def _run(words: list[str], folder: Path | None, out: int, error: int, own_group: bool) -> NoReturn:
+def _run(
+    words: list[str],
+    folder: Path | None,
+    out: int,
+    error: int,
+    own_group: bool,
+    first: Callable[[], None] | None,
+) -> NoReturn:
     """Become the command."""
     code = 70
     try:
@@ -154,6 +171,8 @@ def _run(words: list[str], folder: Path | None, out: int, error: int, own_group:
         warnings.simplefilter("ignore")
         if folder is not None:
             os.chdir(folder)
+        if first is not None:
+            first()
         code = exit_code_of(words)
     finally:
         with suppress(OSError):

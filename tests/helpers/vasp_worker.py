@@ -1,33 +1,39 @@
 """
 Labels and a loop by real atomate2 and custodian around the stand-in for VASP.
 
-A script: ``python vasp_worker.py labels`` leaves ``results.json`` in its folder. atomate2 and pymatgen read their
-settings when they are imported, so it is run in a process of its own, which has its environment from :func:`run_part`.
+Each part runs in a process forked from that of the tests, which has imported everything, and leaves ``results.json`` in
+its folder. atomate2 and pymatgen have read their settings by then: :func:`run_part` gives the process new ones.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
-import subprocess
 import sys
+import traceback
+import warnings
+from inspect import Parameter, signature
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, fcc111
+from atomate2 import SETTINGS as ATOMATE2
 from atomate2.vasp.powerups import (
     add_metadata_to_flow,
     update_user_incar_settings,
     update_user_kpoints_settings,
     update_user_potcar_settings,
 )
-from atomate2.vasp.run import DEFAULT_HANDLERS
+from atomate2.vasp.run import DEFAULT_HANDLERS, run_vasp
 from custodian.vasp.handlers import FrozenJobErrorHandler
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from pymatgen.core import SETTINGS as PYMATGEN
 from pymatgen.io.vasp import Kpoints
 from vasp_stand_in import vasp_stand_in_environment
 from vasp_stand_in.potcars import make_believe_potcar
@@ -43,7 +49,7 @@ from mlip_autopipec.schemas.walk import ProposalDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jobflow import Flow
 
@@ -186,22 +192,35 @@ def labels() -> dict[str, Any]:
     return results
 
 
-def failures() -> dict[str, Any]:
-    """One of two labels is lost, in each way."""
-    kinds = {
-        "unconverged": "--fail unconverged",
-        "killed": "--fail killed",
-        "missing": "--fail missing",
-        "exit-code": "--fail exit-code --exit-code 42",
-        "crash-at-end": "--fail crash-at-end --exit-code 139",
-        "truncated": "--fail truncated",
-        "nan": "--fail nan",
-        "message": "--fail message --message edddav",
-    }
-    results = {
+def failures_of(kinds: Mapping[str, str]) -> dict[str, Any]:
+    return {
         kind: label(kind, f"{NEGATIVE} {options} --larger-than 3", quick(), [small(), large()])
         for kind, options in kinds.items()
     }
+
+
+def more_failures() -> dict[str, Any]:
+    """VASP ends in still other ways."""
+    return failures_of(
+        {
+            "exit-code": "--fail exit-code --exit-code 42",
+            "crash-at-end": "--fail crash-at-end --exit-code 139",
+            "truncated": "--fail truncated",
+        }
+    )
+
+
+def failures() -> dict[str, Any]:
+    """One of two labels is lost, in each way."""
+    results = failures_of(
+        {
+            "unconverged": "--fail unconverged",
+            "killed": "--fail killed",
+            "missing": "--fail missing",
+            "nan": "--fail nan",
+            "message": "--fail message --message edddav",
+        }
+    )
     frozen = {
         "handlers": [FrozenJobErrorHandler(timeout=1)],
         "custodian_kwargs": POLL | {"monitor_freq": 1},
@@ -277,19 +296,51 @@ def structures() -> dict[str, Any]:
     }
 
 
+PARTS = {
+    "labels": labels,
+    "failures": failures,
+    "more failures": more_failures,
+    "powerups": powerups,
+    "tags": tags,
+    "structures": structures,
+}
+
+
 def run_part(part: str, folder: Path) -> dict[str, Any]:
-    """Run a part in a process with the stand-in for VASP in its environment; return its results."""
+    """Run a part in a process with the settings of the stand-in for VASP; return its results."""
     environment = vasp_stand_in_environment(folder / "potcars", elements=["Cu", "Au"])
     potcars = Path(environment["PMG_VASP_PSP_DIR"]) / "POT_PAW_PBE_64"
     (potcars / "POTCAR.Cu").write_text(make_believe_potcar("Cu", "Cu"))  # besides Cu_pv, which MatPES asks for
-    command = [sys.executable, "-W", "ignore", __file__, part]
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    process = get_context("fork").Process(target=_run, args=(part, folder, environment))
+    process.start()
+    process.join(600)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode == 0, (folder / "log").read_text()[-3000:]
     return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
 
 
-if __name__ == "__main__":
-    parts = {"labels": labels, "failures": failures, "powerups": powerups, "tags": tags, "structures": structures}
-    Path("results.json").write_text(json.dumps(parts[sys.argv[1]](), default=str))
+def _run(part: str, folder: Path, environment: Mapping[str, str]) -> None:
+    with (folder / "log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    logging.getLogger().handlers = []
+    logging.getLogger("jobflow").handlers = []
+    warnings.simplefilter("ignore")
+    os.chdir(folder)
+    os.environ.update(environment)
+    # what atomate2 and pymatgen would have made of this environment
+    PYMATGEN["PMG_VASP_PSP_DIR"] = environment["PMG_VASP_PSP_DIR"]
+    commands = {name: environment[f"ATOMATE2_{name.upper()}"] for name in ("vasp_cmd", "vasp_gamma_cmd")}
+    for name, command in commands.items():
+        setattr(ATOMATE2, name.upper(), command)
+    takes = [one for one in signature(run_vasp).parameters.values() if one.default is not Parameter.empty]
+    run_vasp.__defaults__ = tuple(commands.get(one.name, one.default) for one in takes)
+    try:
+        results = PARTS[part]()
+    except BaseException:
+        traceback.print_exc()
+        raise
+    Path("results.json").write_text(json.dumps(results, default=str))

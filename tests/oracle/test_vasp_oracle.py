@@ -40,6 +40,11 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_part("failures", tmp_path_factory.mktemp("failures"))
 
 
+@pytest.fixture(scope="module")
+def more_failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run_part("more failures", tmp_path_factory.mktemp("more_failures"))
+
+
 def written(label: dict[str, Any], name: str) -> Path | None:
     """Find a file of the folder a label was computed in; None where it is not there."""
     folder = Path(label["directory"])
@@ -261,9 +266,6 @@ REASONS = {
     "unconverged": ["did not converge: NELM = 200", "EDIFF = 1e-06", "Raise NELM", "custodian met Unconverged"],
     "killed": ["vasprun.xml is cut off", "bytes", "wall time or memory", "vasp.out ends: DAV"],
     "missing": ["left no vasprun.xml", "VASP_CMD"],
-    "exit-code": ["left an empty vasprun.xml", "exit code 42"],
-    "crash-at-end": ["return code is 139"],
-    "truncated": ["vasprun.xml is cut off", "ValidationError"],
     "nan": ["energy of nan eV", "OSZICAR"],
     "message": ["custodian met edddav", "Error EDDDAV", "Max errors"],
     "no executable": ["could not be started", "no-such-vasp", "VASP_CMD in atomate2.yaml"],
@@ -271,15 +273,32 @@ REASONS = {
 }
 
 
+MORE_REASONS = {
+    "exit-code": ["left an empty vasprun.xml", "exit code 42"],
+    "crash-at-end": ["return code is 139"],
+    "truncated": ["vasprun.xml is cut off", "ValidationError"],
+}
+
+
 @pytest.mark.parametrize("case", REASONS)
 def test_a_failure_costs_its_label_alone(failures: dict[str, Any], case: str) -> None:
+    check_failure(failures, case, REASONS[case])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", MORE_REASONS)
+def test_another_failure_costs_its_label_alone(more_failures: dict[str, Any], case: str) -> None:
+    check_failure(more_failures, case, MORE_REASONS[case])
+
+
+def check_failure(failures: dict[str, Any], case: str, reasons: list[str]) -> None:
     good, bad = labels_of(failures[case])
     assert (good.state, good.reason) == ("successful", None)
     assert good.energy_eV == pytest.approx(energy_from_free_atoms(good.to_atoms()), abs=1e-6)
     assert bad.state == "failed"
     assert bad.energy_eV is None
     assert bad.forces_eV_A is None
-    for words in [bad.directory, *REASONS[case]]:
+    for words in [bad.directory, *reasons]:
         assert words in str(bad.reason)
     assert "localhost:" not in str(bad.reason) or case == "nan"
     batch = failures[case]["batch"]

@@ -1,7 +1,7 @@
 """The gradient trainer against the real pacemaker, on copper with EMT labels.
 
-TensorFlow takes most of the time, so two fits with it serve all tests; where the backend does not
-matter, a tiny basis is fitted by pacemaker's own, which starts in a few seconds.
+TensorFlow takes most of the time, so one fit with it serves all tests, and `make test-long` has another; where the
+backend does not matter, a tiny basis is fitted by pacemaker's own, which starts in a few seconds.
 """
 
 from __future__ import annotations
@@ -133,12 +133,21 @@ def test_fitted_energies_are_total_energies(first: TrainingResult) -> None:
         assert calculator.get_potential_energy(atoms.copy()) == pytest.approx(atoms.get_potential_energy(), abs=2)
 
 
-def test_fine_tune_starts_where_the_first_fit_ended_and_learns_new_labels(
-    trainer: PacemakerTrainer, first: TrainingResult, tmp_path: Path
-) -> None:
+def test_fine_tune_starts_where_the_first_fit_ended_and_learns_new_labels(tmp_path: Path) -> None:
+    trainer = PacemakerTrainer(basis=TINY, maxiter=20, fine_tune_maxiter=30, input_sections={"backend": PYACE})
+    first = trainer.train(OLD[:5], directory=tmp_path / "first")
+    check_fine_tune(trainer, OLD[:5], first, tmp_path / "fine-tune")
+
+
+@pytest.mark.long
+def test_fine_tune_by_tensorflow(trainer: PacemakerTrainer, first: TrainingResult, tmp_path: Path) -> None:
+    check_fine_tune(trainer, OLD, first, tmp_path)
+
+
+def check_fine_tune(trainer: PacemakerTrainer, old: list[Atoms], first: TrainingResult, folder: Path) -> None:
     # a ladder_step in a fine-tune would make pacemaker start from an empty potential
     trainer = replace(trainer, ladder_step=4)
-    result = trainer.train(OLD, first.potential, fine_tune=True, new_labels=NEW, directory=tmp_path)
+    result = trainer.train(old, first.potential, fine_tune=True, new_labels=NEW, directory=folder)
     assert result.coefficients_moved is not None
     assert result.coefficients_moved > 1e-4
     assert result.new_before is not None
@@ -149,12 +158,12 @@ def test_fine_tune_starts_where_the_first_fit_ended_and_learns_new_labels(
     # iteration 0 has the errors of the potential it continues, on old and new labels together
     assert result.progress is not None
     begun = result.progress.history[0]
-    expected = np.average([first.train.loss(0.3), result.new_before.loss(0.3)], weights=[len(OLD), len(NEW)])
+    expected = np.average([first.train.loss(0.3), result.new_before.loss(0.3)], weights=[len(old), len(NEW)])
     assert begun.energy + begun.forces == pytest.approx(expected, rel=1e-5)
-    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert losses(folder)[-1] < losses(folder)[0]
     # the start is kept beside the result, not overwritten by it
-    (folder,) = folders(tmp_path)
-    kept = ACEPotential.from_files(folder / "start_potential.yaml")
+    (run,) = folders(folder)
+    kept = ACEPotential.from_files(run / "start_potential.yaml")
     np.testing.assert_allclose(kept.coefficients, first.potential.coefficients, rtol=1e-12)
 
 

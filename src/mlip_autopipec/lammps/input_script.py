@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlip_autopipec.errors import InvalidInputError
@@ -152,7 +152,7 @@ def render(
     values["colvars_seed"] = derive_seed(seed, SeedPurpose.COLVARS, start_step) % 900_000_000 + 1
     values["swap_ids"] = [line.split()[1] for line in values["swap_fixes"]]
     try:
-        text = _environment().from_string(settings.template or shipped_template()).render(values)
+        text = _compiled(settings.template or shipped_template()).render(values)
     except TemplateError as error:
         line = f" in line {number}" if (number := getattr(error, "lineno", None)) else ""
         raise InvalidInputError.of(
@@ -297,6 +297,11 @@ def _environment() -> Environment:
         finalize=_number,
         autoescape=False,  # LAMMPS input is no HTML
     )
+
+
+@lru_cache(maxsize=16)
+def _compiled(template: str) -> Template:
+    return _environment().from_string(template)
 
 
 def _number(value: Any) -> Any:

@@ -14,7 +14,6 @@ from atomate2.utils.path import strip_hostname
 from monty.io import zopen
 from monty.os.path import zpath
 from pymatgen.io.ase import AseAtomsAdaptor
-from pymatgen.io.vasp import Kpoints
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.code_settings import CHARGE_OF_CP2K, CP2K, cp2k_settings, diagonal_stress
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
     from pymatgen.core import Structure
+    from pymatgen.io.vasp import Kpoints
 
     from mlip_autopipec.oracle.extracted import ExtractedLabel
 
@@ -152,8 +152,12 @@ def _at(section: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _mesh(maker: Any, structure: Structure, vacuum: NDArray[np.bool_]) -> Kpoints | None:
     """Return the mesh with one k-point along vacuum, None where it is that already, or was given as such."""
+    if not vacuum.any():
+        return None
+    from pymatgen.io.vasp import Kpoints  # half of what the command line would take to start
+
     generator = maker.input_set_generator
-    if not vacuum.any() or isinstance(getattr(generator, "user_kpoints_settings", None), Kpoints):
+    if isinstance(getattr(generator, "user_kpoints_settings", None), Kpoints):
         return None
     made = generator._get_kpoints(structure, generator.get_kpoints_updates(structure))
     if made is None or made.num_kpts or len(made.kpts) != 1 or len(made.kpts[0]) != 3:

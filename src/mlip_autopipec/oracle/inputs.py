@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymatgen.core import SETTINGS
-from pymatgen.io.vasp import PotcarSingle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -130,6 +129,8 @@ def _potcar(symbol: str, functional: str, folder: str) -> tuple[str, tuple[float
     """Read SHA-256, ENMIN and ENMAX of a POTCAR."""
     if not folder:
         return None
+    from pymatgen.io.vasp import PotcarSingle
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about POTCARs that pymatgen does not know

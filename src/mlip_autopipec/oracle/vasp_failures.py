@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from atomate2 import SETTINGS
 from monty.io import zopen
 from monty.serialization import loadfn
-from pymatgen.io.vasp import Vasprun
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.refused import switched_on
@@ -137,6 +136,8 @@ def _state_of(folder: Path) -> str:
             f"VASP in {folder} left {'no' if found is None else 'an empty'} vasprun.xml: it was killed at once, or "
             "never ran. Run VASP_CMD of the worker by hand in that folder"
         )
+    from pymatgen.io.vasp import Vasprun
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

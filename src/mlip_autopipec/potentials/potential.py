@@ -11,7 +11,7 @@ import io
 import re
 import tempfile
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,6 +45,25 @@ class PotentialPaths(NamedTuple):
     yace: Path | None
     asi: Path
     posterior: Path | None = None
+
+
+def _is_grace(text: str) -> bool:
+    return re.search(r"^emb_spec:", text, re.MULTILINE) is not None
+
+
+def _read_basis(text: str) -> ACEBBasisSet | GRACEFSBasisSet:
+    from pyace import ACEBBasisSet
+    from pyace.grace_fs import GRACEFSBasisSet
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "potential.yaml"
+        path.write_text(text)
+        return GRACEFSBasisSet(str(path)) if _is_grace(text) else ACEBBasisSet(str(path))
+
+
+#: Each job of a cycle reads the same potential out of the store, and some the one before; pyace takes long to tabulate
+#: their radial functions. A basis of five elements takes 70 MB.
+_shared_basis = lru_cache(maxsize=2)(_read_basis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,22 +161,16 @@ class ACEPotential:
     @cached_property
     def is_grace(self) -> bool:
         """Whether this is a GRACE-FS potential; told from the keys of its file."""
-        return re.search(r"^emb_spec:", self.yaml, re.MULTILINE) is not None
+        return _is_grace(self.yaml)
 
     @cached_property
     def basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
-        """The basis set as pyace evaluates it."""
-        return self.own_basis()
+        """The basis set as pyace evaluates it; shared with other potentials of the same text, so not to be changed."""
+        return _shared_basis(self.yaml)
 
     def own_basis(self) -> ACEBBasisSet | GRACEFSBasisSet:
         """Return a basis set of its own, whose coefficients may be changed."""
-        from pyace import ACEBBasisSet
-        from pyace.grace_fs import GRACEFSBasisSet
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "potential.yaml"
-            path.write_text(self.yaml)
-            return GRACEFSBasisSet(str(path)) if self.is_grace else ACEBBasisSet(str(path))
+        return _read_basis(self.yaml)
 
     def refuse_grace(self, who: str) -> None:
         """Raise if this is a GRACE-FS potential, which ``who`` cannot take."""
