@@ -87,7 +87,8 @@ def build_active_set(
                 f"{len(rows)} atoms of {element} in the training set, but {graded.sum()} basis functions: the active "
                 "set is under-determined. Label more or larger structures, or lower number_of_functions_per_element"
             )
-        rows = rows[:, graded]
+        if not graded.all():  # else without a copy: of thousands of labels the rows have gigabytes
+            rows = rows[:, graded]
         start = None if present is None else present.active_set_inverse.get(element)
         if start is not None:
             start = graded_block(start, graded) if np.array_equal(is_graded(start), graded) else None
@@ -253,8 +254,8 @@ def _grade(rows: dict[str, NDArray[Any]], inverse: dict[str, NDArray[Any]]) -> f
 
 def _with_never_seen(rows: NDArray[Any], everywhere: bool = False) -> NDArray[Any]:
     """Add to the atoms' rows one for each function that is zero in all of them, or for every one."""
-    empty = np.abs(rows).max(axis=0) < NEVER_SEEN
-    return np.vstack([rows, NEVER_SEEN * np.eye(rows.shape[1])[empty | everywhere]])
+    added = (np.abs(rows).max(axis=0) < NEVER_SEEN) | everywhere
+    return np.vstack([rows, NEVER_SEEN * np.eye(rows.shape[1])[added]]) if added.any() else rows
 
 
 def _most_volume(rows: NDArray[Any], start: NDArray[Any] | None) -> NDArray[Any]:
