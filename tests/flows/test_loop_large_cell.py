@@ -131,6 +131,7 @@ def test_forces_of_the_large_cell_are_as_good_as_those_of_the_labels(campaign: F
     assert rmse < 1.5 * train.forces_rmse_meV_A
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_labels(campaign: FinishedCampaign, tmp_path: Path) -> None:
     again = run(tmp_path, max_cycles=1)
     begun = [x for x in campaign.labels if x.cycle <= 1]
