@@ -76,8 +76,8 @@ class TrainerKind:
     about
         The comment that ``init`` writes above the section.
     template
-        The lines that ``init`` writes below ``kind:``, a jinja template of ``cutoff`` (A), ``about_cutoff``,
-        ``functions`` (per element) and ``radial_basis``, indented by two spaces.
+        The lines that ``init`` writes below ``kind:``, a jinja template of ``cutoff`` (A), ``about_cutoff`` and
+        ``functions`` (per element), indented by two spaces.
     default_cutoff_A
         Cutoff in A where ``basis.cutoff`` is None.
     basis_model, basis_fields
@@ -85,8 +85,6 @@ class TrainerKind:
         class.
     gamma_hi
         Threshold of gamma that ``init`` writes.
-    ionic_radial_basis
-        Radial basis that ``init`` writes for ionic compounds; None for the default one.
     keeps_basis
         Whether a fine-tune keeps the basis without saying so. A campaign that goes on is then refused another one.
     look
@@ -106,7 +104,6 @@ class TrainerKind:
     basis_model: str | None = None
     basis_fields: Mapping[str, Any] = field(default_factory=dict)
     gamma_hi: float = 10.0
-    ionic_radial_basis: str | None = None
     keeps_basis: bool = False
     look: Callable[[Any], Availability] | None = None
     self_test: Callable[[], Any] | None = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from paths import ROOT
 
 
+@pytest.mark.long
 def test_it_finds_what_it_takes_from_the_other_benchmark() -> None:
     arguments = [sys.executable, str(ROOT / "benchmarks/biased_md.py"), "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)

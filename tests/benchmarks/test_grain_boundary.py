@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from paths import ROOT
@@ -24,6 +25,7 @@ def hot_copper(repeat: int = 8, sigma: float = 0.1, seed: int = 1) -> Atoms:
     return atoms
 
 
+@pytest.mark.long
 def test_forces_converge_with_the_buffer(copper_potential, monkeypatch):
     spec = importlib.util.spec_from_file_location("grain_boundary", SCRIPT)
     benchmark = importlib.util.module_from_spec(spec)

@@ -70,6 +70,7 @@ def in_group(group: int) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("imported_anew")  # a signal while one forks may be lost
 def test_after_ctrl_c_resume_goes_on_and_json_is_all_that_stands_in_its_standard_output(tmp_path):
     path, folder = written(tmp_path, dynamics={**SMALL["dynamics"], "n_steps": 1200}), tmp_path / "out"

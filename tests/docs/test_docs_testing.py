@@ -10,6 +10,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
+import pytest
 from paths import ROOT
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 PAGE = ROOT / "docs" / "testing.md"
 
 
+@pytest.mark.long
 def test_every_python_block_of_the_page_runs(tmp_path: Path) -> None:
     files: dict[str, str] = defaultdict(str)
     for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):

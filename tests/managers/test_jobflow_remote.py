@@ -164,6 +164,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
             client.drop_database(database)
 
 
+@pytest.mark.long
 @needs_server
 def test_converges(results: dict[str, Any]) -> None:
     final = results["final"]
@@ -175,6 +176,7 @@ def test_converges(results: dict[str, Any]) -> None:
     assert (final["n_failed_labels"], events.count("bad label")) == (2, 1)  # one was killed before it began
 
 
+@pytest.mark.long
 @needs_server
 def test_steps_go_to_their_workers(results: dict[str, Any]) -> None:
     """In all cycles, also where another worker's job appended them, and where a walk goes on after its wall time."""
@@ -185,6 +187,7 @@ def test_steps_go_to_their_workers(results: dict[str, Any]) -> None:
     assert sorted(walks) == [f"explore c{cycle:03d} w00 {part}" for cycle in (0, 1) for part in (1, 2)]
 
 
+@pytest.mark.long
 @needs_server
 def test_killed_jobs(results: dict[str, Any]) -> None:
     """A label killed before it was computed is a failed one, later it counts; an assessment waits for its rerun."""
@@ -200,6 +203,7 @@ def test_killed_jobs(results: dict[str, Any]) -> None:
     assert in_the_end["assess c000 1"][2] == died["assess c000 1"][2], "another job was made to assess cycle 0"
 
 
+@pytest.mark.long
 @needs_server
 def test_reruns_never_start_a_second_branch(results: dict[str, Any]) -> None:
     """jobflow-remote refuses to rerun what the loop went on from, also by force."""
@@ -211,6 +215,7 @@ def test_reruns_never_start_a_second_branch(results: dict[str, Any]) -> None:
     assert "assess c001" in said["flow info 1"]
 
 
+@pytest.mark.long
 @needs_server
 def test_extended(results: dict[str, Any]) -> None:
     """Two walkers at the new temperature and the potential there is: no first dataset."""

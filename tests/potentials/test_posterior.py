@@ -57,6 +57,7 @@ def bars(potential, atoms):
     return [calculator.get_property(name, atoms) for name in ("energy_std", "forces_std", "stress_std")]
 
 
+@pytest.mark.long
 def test_error_bars_of_the_calculator_are_those_of_bootstrap_fits(potential, labels):
     fresh = frames(10, 9, amplitude=0.12)
     rng = np.random.default_rng(1)

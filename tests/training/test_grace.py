@@ -97,6 +97,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return yaml.safe_load((folder / "train_metrics.yaml").read_text())
 
 
+@pytest.mark.long
 def test_first_fit_trains(first: TrainingResult, first_folder: Path) -> None:
     rows = metrics(results(first_folder))
     assert first.progress is not None
@@ -110,6 +111,7 @@ def test_first_fit_trains(first: TrainingResult, first_folder: Path) -> None:
     assert len(set(first.potential.n_functions.values())) == 1
 
 
+@pytest.mark.long
 def test_pyace_evaluates_what_gracemaker_fitted(first: TrainingResult, first_folder: Path) -> None:
     # the errors of the C++ evaluator are those of the TensorFlow model; its last metrics are of its last evaluation
     last = metrics(results(first_folder))[-1]
@@ -117,6 +119,7 @@ def test_pyace_evaluates_what_gracemaker_fitted(first: TrainingResult, first_fol
     assert first.train.energy_rmse_meV_atom == pytest.approx(1e3 * last["rmse/depa"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_forces_and_stress_are_derivatives_of_the_energy(first: TrainingResult) -> None:
     atoms = alloy(0.01, 0.1, 50)
     calculator = first.potential.calculator()
@@ -146,6 +149,7 @@ def test_forces_and_stress_are_derivatives_of_the_energy(first: TrainingResult) 
         assert stress[voigt] == pytest.approx((ends[0] - ends[1]) / 2e-5 / atoms.get_volume(), abs=1e-6)
 
 
+@pytest.mark.long
 def test_gamma_is_cramers_rule_and_one_inside(first: TrainingResult) -> None:
     potential = first.potential
     assert max(compute_gamma(potential, a).max() for a in OLD) == pytest.approx(1.0, abs=2e-3)
@@ -185,6 +189,7 @@ def test_fine_tune_starts_where_the_first_fit_ended_and_learns(
     assert again.yaml == tuned.potential.yaml
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("with_gamma", [True, False])
 def test_md_has_the_energy_forces_pressure_and_gamma_of_pyace(
     first: TrainingResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_gamma: bool
@@ -221,6 +226,7 @@ def test_md_has_the_energy_forces_pressure_and_gamma_of_pyace(
         assert run.forces.gamma.max() == pytest.approx(expected.results["gamma"].max(), rel=1e-9)
 
 
+@pytest.mark.long
 def test_the_database_gives_its_calculator(first: TrainingResult) -> None:
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     store.connect()
@@ -235,6 +241,7 @@ def test_the_database_gives_its_calculator(first: TrainingResult) -> None:
     assert (atoms.get_forces() == known.get_forces()).all()
 
 
+@pytest.mark.long
 def test_md_halts_on_gamma(first: TrainingResult, tmp_path: Path) -> None:
     settings = MDSettings(n_steps=400, gamma_every=2, gamma_lo=1.5, gamma_hi=4.0)
     walk = run_exploration(
@@ -247,6 +254,7 @@ def test_md_halts_on_gamma(first: TrainingResult, tmp_path: Path) -> None:
     assert compute_gamma(first.potential, walk.halt.atoms).max() > 1.5
 
 
+@pytest.mark.long
 def test_what_cannot_take_grace_says_so(first: TrainingResult, tmp_path: Path) -> None:
     atoms = alloy(0.0, 0.05, 70)
     with pytest.raises(InvalidInputError, match=r"pace/extrapolation.*library engine"):
@@ -263,6 +271,7 @@ def test_what_cannot_take_grace_says_so(first: TrainingResult, tmp_path: Path) -
     assert read.sha256 == first.potential.sha256
 
 
+@pytest.mark.long
 def test_a_bare_model_is_evaluated_but_not_continued(
     trainer: GRACEFSTrainer, first: TrainingResult, first_folder: Path, tmp_path: Path
 ) -> None:
@@ -308,6 +317,7 @@ def spoil_rising(folder: Path) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("spoil", "fine_tune", "words"),
     [
@@ -371,6 +381,7 @@ def test_trainer_round_trips_as_json(trainer: GRACEFSTrainer) -> None:
     assert GRACEFSTrainer.from_dict(trainer.as_dict()) == trainer
 
 
+@pytest.mark.long
 def test_the_documentation_holds(first_folder: Path, first: TrainingResult, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (ROOT / "docs" / "grace.md").read_text()
     (section,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)

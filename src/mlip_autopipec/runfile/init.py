@@ -40,10 +40,6 @@ _ABOUT_SHAPE = {
 }
 #: Basis functions per element for one, two, and more elements: enough to begin with on a laptop.
 _FUNCTIONS = (60, 80, 100)
-#: Difference of Pauling's electronegativities from which on a compound is called ionic.
-_IONIC = 1.7
-#: Cutoff in nearest neighbours' distances from which on these are far inside.
-_FAR = 2.2
 #: Atoms of molecules are nearer than this (A), those of clusters of metals are not.
 _MOLECULAR_A = 1.7
 #: Largest cell (atoms) of which an oracle that takes seconds runs MD for the validation; GFN1-xTB takes 0.02 s for a
@@ -144,7 +140,6 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
     if molecular:  # no neighbour is beyond the molecule's other end
         cutoff = min(cutoff, max(3.5, math.ceil(2 * max(map(_diameter_A, sources))) / 2))
-    ionic = _needs_fine_radial_functions(elements, distance, cutoff)
     about_cutoff = f"A; nearest neighbours are {distance:.2f} A apart"
     n_test = max(3, n_structures // 5)
     slabs = any(shape_of(source.atoms) is Shape.SLAB for source in sources)
@@ -173,9 +168,6 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
             functions=functions,
             cutoff=cutoff,
             about_cutoff=about_cutoff,
-            default_cutoff=trainer.default_cutoff_A,
-            molecular=molecular,
-            radial_basis=trainer.ionic_radial_basis if ionic or molecular else None,
         ),
         n_steps=10_000,
         timestep=usual_timestep_fs(lightest),
@@ -238,19 +230,6 @@ def _is_molecule(atoms: Atoms) -> bool:
 def _diameter_A(source: Source) -> float:
     positions = gathered(source.atoms)[0]
     return float(np.linalg.norm(positions[:, None] - positions[None], axis=-1).max())
-
-
-def _needs_fine_radial_functions(elements: Sequence[str], distance: float, cutoff: float) -> bool:
-    """
-    Tell whether ions repel each other steeply far inside of the cutoff, where SBessel has too few nodes.
-
-    On LiF and MgO (GFN1-xTB) ChebExpCos has a sixth and half of its force errors, on NaCl, C, Si and metals it is no
-    better: docs/pacemaker.md has the figures.
-    """
-    if len(elements) == 1 or set(elements) & {"He", "Ne", "Ar"}:  # these have no electronegativity
-        return False
-    affinities = [Element(element).X for element in elements]
-    return max(affinities) - min(affinities) > _IONIC and cutoff > _FAR * distance
 
 
 def _temperatures(elements: Sequence[str]) -> tuple[tuple[float, ...], str]:

@@ -203,18 +203,9 @@ def _bare(atoms: Atoms) -> Atoms:
 
 #: What ``init`` writes: cutoff and size of the basis are left to the data.
 _TEMPLATE = """\
-{% set written = radial_basis or molecular %}
-{% set comment = "    # " if written else "  #   " %}
-  {{ "" if written else "# " }}basis:
-{% if radial_basis %}
-    radial_basis: {{ radial_basis }}   # finer than SBessel at short distances; without it the labels choose
-{% endif %}
-{% if molecular %}
-    cutoff: {{ cutoff }}            # {{ about_cutoff }}
-{% else %}
-{{ comment }}cutoff: {{ [cutoff, default_cutoff] | max }}   # {{ about_cutoff }}; without it the labels choose
-{% endif %}
-{{ comment }}number_of_functions_per_element: {{ functions }}   # fixed; without it the labels choose, up to 1200
+  # basis:   # without it the labels choose radial functions, cutoff and size
+  #   cutoff: {{ cutoff }}   # {{ about_cutoff }}
+  #   number_of_functions_per_element: {{ functions }}
 """
 KIND = TrainerKind(
     trainer=LinearACETrainer,
@@ -224,7 +215,6 @@ KIND = TrainerKind(
     template=_TEMPLATE,
     default_cutoff_A=LADDER_CUTOFF,
     gamma_hi=5.0,
-    ionic_radial_basis="ChebExpCos",
     keeps_basis=True,
     # the basis of the potential of the self-test stays
     self_test=lambda: LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=15)),

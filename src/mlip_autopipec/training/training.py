@@ -46,9 +46,6 @@ BASIS_TEMPLATE = """\
   basis:
     number_of_functions_per_element: {{ functions }}   # larger is more accurate and slower, and needs more labels
     cutoff: {{ cutoff }}                   # {{ about_cutoff }}
-{% if radial_basis %}
-    radial_basis: {{ radial_basis }}   # resolves short distances (ions, molecules) better than SBessel, the default
-{% endif %}
 """
 ITERATIONS_TEMPLATE = """\
   maxiter: 300                    # iterations of the first fit
