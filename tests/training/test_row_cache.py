@@ -220,3 +220,28 @@ def test_projections_that_are_known_are_read_to_the_last_bit(folder: Path, monke
     moved.positions[0, 0] += 1e-9
     kept_projections(potential, [moved])
     assert computed == [1, 1, 1]
+
+
+def test_the_folder_is_bounded_while_it_is_filled(folder, monkeypatch) -> None:
+    monkeypatch.setenv("MLIP_AUTOPIPEC_ROWS_MB", "1")
+    sizes = []
+    write = RowCache.write
+
+    def measured(self, *of):
+        write(self, *of)
+        sizes.append(sum(path.stat().st_size for path in folder.iterdir()))
+
+    monkeypatch.setattr(RowCache, "write", measured)
+    design(labels(80), n=90)
+    assert 0.9e6 < max(sizes) < 1.5e6
+
+
+def test_more_labels_than_there_is_room_for_do_not_push_out_those_to_be_read(folder, evaluated, monkeypatch) -> None:
+    monkeypatch.setenv("MLIP_AUTOPIPEC_ROWS_MB", "1")
+    many = labels(80)
+    design(many, n=90)
+    kept = len(list(folder.iterdir()))
+    assert 10 < kept < 80
+    evaluated.clear()
+    design(many, n=90)
+    assert len(evaluated) == 80 - kept

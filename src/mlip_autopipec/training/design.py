@@ -250,12 +250,22 @@ def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | Non
     keys = [key_of(text, atoms) for atoms in bare]
     known = [cache.has(key) for key in keys]
     new = _computed(basis, [atoms for atoms, has in zip(bare, known, strict=True) if not has], n_functions, processes)
-    for key, atoms, has in zip(keys, bare, known, strict=True):
+    # what is new takes no room from what is about to be read
+    sizes = [8 * (3 * len(atoms) + 7) * n_functions for atoms in bare]
+    room = 0.8 * cache.limit_bytes - sum(size for size, has in zip(sizes, known, strict=True) if has)
+    written = 0
+    for key, atoms, has, size in zip(keys, bare, known, sizes, strict=True):
         rows = cache.read(key, len(atoms), n_functions) if has else None
         if rows is None:
             # one that is there may be damaged, or gone meanwhile
             rows = Derivatives(basis).of(atoms) if has else next(new)
-            cache.write(key, rows)
+            room -= size
+            if room > 0 or not any(known):
+                cache.write(key, rows)
+                written += size
+            if written > cache.limit_bytes / 4:  # rows of thousands of labels would fill the disk first
+                cache.prune()
+                written = 0
         yield rows
     if not all(known):
         cache.prune()
