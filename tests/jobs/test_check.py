@@ -207,7 +207,10 @@ def test_what_cannot_be_meant(change):
         loop(**change).make(COPPER, 300)
 
 
-@pytest.mark.parametrize("rule", [{}, {"max_cycles": 3, **STRICT}], ids=["passes", "fails"])
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param({}, id="passes"), pytest.param({"max_cycles": 3, **STRICT}, id="fails", marks=pytest.mark.long)],
+)
 def test_broken_off_in_a_check_it_ends_the_same(run_loop, memory_jobstore, monkeypatch, rule):
     expected = run_loop(loop(**rule).make(COPPER, 300, campaign_id="whole"))
     wanted = [label.key for label in read_labels("whole", store=memory_jobstore)]
