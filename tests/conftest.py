@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+from quick_neighbours import use_in_emt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # Python looks through all that tests import, again and again, while they are collected: two fifths of that time
 gc.disable()
+
+use_in_emt()
 
 # A suite begun in the background (nohup, &) ignores SIGINT, and so would every program that a test sends it to
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

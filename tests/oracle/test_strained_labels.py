@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ase.io
 import numpy as np
 import pytest
 from ase import units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from packed import read_packed
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
@@ -62,7 +62,7 @@ def test_small_cells_that_are_hot_are_not_refused_by_chance(element, n, sigma, s
 @pytest.mark.skipif(not DFT.is_dir(), reason=f"{DFT} is not there")
 def test_one_wrong_energy_is_named_and_does_not_make_units_of_all():
     """Of these 20 labels of germanium six are near each other; the set was refused for its forces or its stress."""
-    every = ase.io.read(DFT / "Ge_train.extxyz.gz", ":")
+    every = read_packed(DFT / "Ge_train.extxyz.gz")
     rng = np.random.default_rng(0)
     frames = [every[i] for i in rng.choice(len(every), 20, replace=False)]
     wrong = int(rng.integers(20))
@@ -97,4 +97,4 @@ def test_another_unit_is_refused_by_its_name(wrong, sigma, told):
 @pytest.mark.parametrize("element", ["Si", "Ge"])
 def test_published_labels_pass_without_a_word(element):
     """Of hot silicon, atoms with one near and several less near neighbours were taken for molecules of soft bonds."""
-    assert take_in_labels(ase.io.read(DFT / f"{element}_train.extxyz.gz", ":")).remarks == ()
+    assert take_in_labels(read_packed(DFT / f"{element}_train.extxyz.gz")).remarks == ()

@@ -19,7 +19,8 @@ from mlip_autopipec.structures import readers
 from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.readers import FORMATS, read_structure
 
-SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), ["Na", "Cl"], [[0] * 3, [0.5] * 3])
+FCC = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+SALT = Structure(Lattice.cubic(5.6), ["Na"] * 4 + ["Cl"] * 4, FCC + [[x, y, (z + 0.5) % 1] for x, y, z in FCC])
 
 
 class Touch:

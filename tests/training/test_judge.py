@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import ase.io
 import numpy as np
 import pytest
 from ase import units
 from ase.calculators.singlepoint import SinglePointCalculator
+from packed import read_packed
 from paths import SHARED_DATA
 
 from mlip_autopipec.active_learning.outliers import OutlierRule
@@ -47,7 +47,7 @@ def changed(label: Atoms, energy_eV: float = 0.0, component_eV_A: float = 0.0) -
 @needs_germanium
 def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> None:
     """Of these 60, two cells with surfaces were flagged: 60 meV/atom off, 16 and 23 times as much as usual."""
-    every = ase.io.read(GERMANIUM, ":")
+    every = read_packed(GERMANIUM)
     labels = [every[i] for i in sorted(np.random.default_rng(0).choice(len(every), 60, replace=False))]
     energy, component = [i for i, atoms in enumerate(labels) if atoms.info["group"] == "AIMD-NVT"][:2]
     labels[energy] = changed(labels[energy], energy_eV=0.1 * len(labels[energy]))
@@ -65,7 +65,7 @@ def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> No
 )
 def test_another_unit_of_one_label_is_found_among_few(wrong: str, told: str) -> None:
     """Of 20 labels, neither was found: their errors are 4 to 7 times the usual ones."""
-    every = ase.io.read(GERMANIUM, ":")
+    every = read_packed(GERMANIUM)
     labels = [every[i] for i in np.random.default_rng(2).choice(len(every), 20, replace=False)]
     assert flagged(labels) == {}
     results = dict(labels[5].calc.results)

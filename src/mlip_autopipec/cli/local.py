@@ -128,6 +128,8 @@ class Ended:
         MD of the oracle that it is to be validated on; none without a potential or a section ``validation``.
     compared
         How labels that were given compare with the oracle.
+    errors
+        Of its potential, by set, as far as they are known before the validation.
     """
 
     run_file: RunFile
@@ -136,6 +138,7 @@ class Ended:
     labels: list[Atoms]
     asked: list[AskedWalk]
     compared: ComparisonDocument | None
+    errors: Mapping[str, ErrorMetrics]
 
     def oracle_md(self) -> Run:
         """Return the MD that is asked for, as jobs."""
@@ -168,10 +171,10 @@ def ended(campaign: RunFile, flow: Flow | None, folder: Path, store: JobStore) -
     document = _final(store, flow, folder)
     labels = [label.to_atoms() for label in read_labels(document.campaign_id, store=store)]
     compared = read_comparison(document.campaign_id, store)
-    write_results(folder, document, labels, compared=compared)
+    errors = write_results(folder, document, labels, compared=compared)
     settings = None if document.potential is None else campaign.validation_settings()
     asked = [] if settings is None else _oracle_walks(campaign, settings, document, store)
-    return Ended(campaign, folder, document, labels, asked, compared)
+    return Ended(campaign, folder, document, labels, asked, compared, errors)
 
 
 def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any], Mapping[str, ErrorMetrics]]:
@@ -204,7 +207,7 @@ def finish(one: Ended, store: JobStore, started: float) -> tuple[dict[str, Any],
         runs = [walk.done(store, document.campaign_id, static_maker) for walk in one.asked]
         store_errors(store, document.potential, runs)
     frames = [frame for run in runs for frame in run.frames]
-    errors = write_results(one.folder, document, one.labels, frames, one.compared)
+    errors = write_results(one.folder, document, one.labels, frames, one.compared) if frames else one.errors
     end_results(one.folder)
     report = _report(one.folder, store, document.campaign_id)
     seconds = time.perf_counter() - started

@@ -12,7 +12,8 @@ from rich.table import Table
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.provenance import Provenance, Split
-from mlip_autopipec.training.accuracy import Predictions, compute_errors, predict
+from mlip_autopipec.training.accuracy import errors_of, predict
+from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
-    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.label import ComparisonDocument
     from mlip_autopipec.schemas.loop import OTFDocument
-    from mlip_autopipec.training.accuracy import ErrorMetrics
+    from mlip_autopipec.training.accuracy import ErrorMetrics, Predictions
 
 
 def write_results(
@@ -69,9 +69,9 @@ def write_results(
         "test": [a for a in labels if Provenance.of(a).split is Split.TEST],
         "validation": list(validation),
     }
-    plot_parity(folder / "parity.png", potential, sets)
-    errors = {name: compute_errors(potential, frames) for name, frames in sets.items()}
-    return {name: e for name, e in errors.items() if e is not None}
+    predicted = {name: predict(potential, frames) for name, frames in sets.items() if frames}
+    plot_parity(folder / "parity.png", predicted)
+    return {name: errors_of(p) for name, p in predicted.items()}
 
 
 def _is_learnt(label: Atoms, cycle: int) -> bool:
@@ -81,21 +81,27 @@ def _is_learnt(label: Atoms, cycle: int) -> bool:
     return (split is Split.TRAIN or of_check) and not is_dimer(label)
 
 
-def plot_parity(path: Path, potential: ACEPotential, sets: Mapping[str, Sequence[Atoms]]) -> None:
-    """Plot energies (eV/atom) and forces (eV/A) of the potential against their labels."""
+def plot_parity(path: Path, predicted: Mapping[str, Predictions]) -> None:
+    """Plot energies (eV/atom), forces (eV/A) and, where labels have them, stresses (GPa) against the labels, by set."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    for name, frames in sets.items():
-        if not frames:
-            continue
-        p: Predictions = predict(potential, frames)
-        left.plot(p.energy_label, p.energy_potential, "o", ms=4, alpha=0.7, label=f"{name} ({len(frames)})")
-        right.plot(p.forces_label, p.forces_potential, ".", ms=3, alpha=0.5, label=name)
-    for axes, what in ((left, "energy (eV/atom)"), (right, "force component (eV/Å)")):
+    panels = ["energy (eV/atom)", "force component (eV/Å)"]
+    if any(p.stress_label.size for p in predicted.values()):
+        panels.append("stress component (GPa)")
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 4.2), layout="constrained")
+    for name, p in predicted.items():
+        pairs = [
+            (p.energy_label, p.energy_potential, {"marker": "o", "ms": 4, "alpha": 0.7}),
+            (p.forces_label, p.forces_potential, {"marker": ".", "ms": 3, "alpha": 0.5}),
+            (EV_A3_IN_GPA * p.stress_label, EV_A3_IN_GPA * p.stress_potential, {"marker": ".", "ms": 4, "alpha": 0.6}),
+        ]
+        for axes, (label, potential, style) in zip(all_axes, pairs, strict=False):
+            n = f" ({len(p.energy_label)})" if axes is all_axes[0] else ""
+            axes.plot(label, potential, ls="", label=f"{name}{n}", **style)
+    for axes, what in zip(all_axes, panels, strict=True):
         low, high = axes.get_xlim()
         axes.axline((low, low), (high, high), color="0.5", lw=0.8, zorder=0)
         axes.set(xlabel=f"oracle {what}", ylabel=f"potential {what}")

@@ -157,13 +157,15 @@ def compute_errors(
     known: Sequence[Prediction] | None = None,
 ) -> ErrorMetrics | None:
     """Return the errors on ``labels``, None where there are none; parameters as for :func:`predict`."""
-    if not labels:
-        return None
-    p = predict(potential, labels, measured, known)
+    return errors_of(predict(potential, labels, measured, known)) if labels else None
+
+
+def errors_of(p: Predictions) -> ErrorMetrics:
+    """Return the errors of what was predicted for at least one structure."""
     de, df = 1e3 * (p.energy_potential - p.energy_label), 1e3 * (p.forces_potential - p.forces_label)
     ds = EV_A3_IN_GPA * (p.stress_potential - p.stress_label)
     return ErrorMetrics(
-        n_structures=len(labels),
+        n_structures=len(de),
         n_atoms=len(p.forces_label) // 3,
         energy_rmse_meV_atom=float(np.sqrt(np.mean(de**2))),
         energy_max_meV_atom=float(np.abs(de).max()),
