@@ -11,7 +11,6 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.units import _c
-from ase.vibrations import Vibrations
 from paths import ROOT
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def test_properties_by_central_differences(
     frequencies = benchmark.phonons(frames)
     moving = atoms.copy()
     moving.calc = EMT()
+    from ase.vibrations import Vibrations  # imports matplotlib
+
     vibrations = Vibrations(moving, delta=benchmark.STEP_A)
     vibrations.run()
     expected = vibrations.get_frequencies()[3:].real * 100 * _c / 1e12  # 1/cm to THz

@@ -240,19 +240,19 @@ def test_labels_that_are_right_pass():
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("scales", "told"),
     [
-        (scaled(forces=units.Bohr / units.Ry), r"the forces look like Ry/bohr"),
-        (scaled(forces=units.Bohr / units.Hartree), r"the forces look like Hartree/bohr"),
-        (scaled(energy=1 / units.Hartree, forces=units.Bohr / units.Hartree), r"atomic units"),
-        (scaled(energy=1 / units.Hartree), r"the energies look like Hartree"),
-        (scaled(energy=1 / 8), r"eV per atom; multiply them by 8"),
-        (scaled(forces=-1), r"gradients; turn their sign"),
+        ({"forces": units.Bohr / units.Ry}, r"the forces look like Ry/bohr"),
+        ({"forces": units.Bohr / units.Hartree}, r"the forces look like Hartree/bohr"),
+        ({"energy": 1 / units.Hartree, "forces": units.Bohr / units.Hartree}, r"atomic units"),
+        ({"energy": 1 / units.Hartree}, r"the energies look like Hartree"),
+        ({"energy": 1 / 8}, r"eV per atom; multiply them by 8"),
+        ({"forces": -1}, r"gradients; turn their sign"),
     ],
 )
-def test_units_are_guessed(labels, told):
+def test_units_are_guessed(scales, told):
     with pytest.raises(InvalidInputError, match=told):
-        take_in_labels(labels)
+        take_in_labels(scaled(**scales))
 
 
 @pytest.mark.parametrize("base", [bulk("Cu", cubic=True) * (2, 2, 2), fcc111("Cu", (2, 2, 3), vacuum=8)])
@@ -358,18 +358,24 @@ def close():
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (changed(4, forces=np.full((8, 3), 1e5)), r"^labels\[4\] \(Cu8\) has a force of 1e\+05 eV/A on atom 0 \(Cu\)"),
-        (changed(1, energy=5000.0), r"labels\[1\] \(Cu8\) has 625 eV/atom, others of this composition"),
-        (changed(1, energy=np.nan), r"labels\[1\] \(Cu8\) has energy nan eV.*finite"),
-        (changed(1, stress=np.full(6, np.nan)), r"labels\[1\] \(Cu8\) has the stress \[nan"),
-        (changed(1, stress=np.full(6, 300.0)), r"labels\[1\].* 300 eV/A\^3, .* GPa"),
-        (close(), r"labels\[3\] \(Cu8\) has Cu and Cu 0.001 A apart"),
-        (doubled(9.0), r"labels\[2\] \(Cu8\) and labels\[6\] \(Cu8\) are one structure with .* and 1.1250 eV/atom"),
+        (
+            lambda: changed(4, forces=np.full((8, 3), 1e5)),
+            r"^labels\[4\] \(Cu8\) has a force of 1e\+05 eV/A on atom 0 \(Cu\)",
+        ),
+        (lambda: changed(1, energy=5000.0), r"labels\[1\] \(Cu8\) has 625 eV/atom, others of this composition"),
+        (lambda: changed(1, energy=np.nan), r"labels\[1\] \(Cu8\) has energy nan eV.*finite"),
+        (lambda: changed(1, stress=np.full(6, np.nan)), r"labels\[1\] \(Cu8\) has the stress \[nan"),
+        (lambda: changed(1, stress=np.full(6, 300.0)), r"labels\[1\].* 300 eV/A\^3, .* GPa"),
+        (close, r"labels\[3\] \(Cu8\) has Cu and Cu 0.001 A apart"),
+        (
+            lambda: doubled(9.0),
+            r"labels\[2\] \(Cu8\) and labels\[6\] \(Cu8\) are one structure with .* and 1.1250 eV/atom",
+        ),
     ],
 )
 def test_a_bad_label_is_named(labels, told):
     with pytest.raises(InvalidInputError, match=told):
-        take_in_labels(labels)
+        take_in_labels(labels())
 
 
 def test_labels_given_twice_are_said():

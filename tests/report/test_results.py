@@ -1,7 +1,7 @@
 """Files that a campaign leaves for its user."""
 
 import numpy as np
-from matplotlib.image import imread
+from PIL import Image
 
 from mlip_autopipec.report import plot_parity
 from mlip_autopipec.training.accuracy import Predictions
@@ -18,5 +18,5 @@ def test_stresses_have_a_panel_where_any_label_has_them(tmp_path):
         ("three", {"train": predictions(24), "test": predictions(0), "validation": predictions(6)}),
     ):
         plot_parity(tmp_path / f"{name}.png", sets)
-    widths = [imread(tmp_path / f"{name}.png").shape[1] for name in ("two", "three")]
+    widths = [Image.open(tmp_path / f"{name}.png").width for name in ("two", "three")]
     assert widths == [1350, 2025]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -148,7 +149,7 @@ class RunFile(Strict):
         try:
             run = cls.model_validate(text.content)
         except ValidationError as error:
-            raise text.explain(error, cls.model_json_schema()) from error
+            raise text.explain(error, json_schema()) from error
         run._text = text
         run._folder = text.path.resolve().parent
         run._check_values()
@@ -375,7 +376,8 @@ class RunFile(Strict):
             return Resources(cores, {step: Share(**share) for step, share in asked.items() if share is not None})
 
 
+@cache
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of run files."""
+    """Return the JSON schema of run files; it is made once."""
     dialect = "https://json-schema.org/draft/2020-12/schema"
     return {"$schema": dialect, **RunFile.model_json_schema(), "title": "Run file of mlip-autopipec"}
