@@ -236,6 +236,14 @@ def test_the_folder_is_bounded_while_it_is_filled(folder, monkeypatch) -> None:
     assert 0.9e6 < max(sizes) < 1.5e6
 
 
+def test_projections_alone_are_bounded_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLIP_AUTOPIPEC_ROWS_MB", "1")
+    settings = BasisSettings(number_of_functions_per_element=90, cutoff=4.5)
+    basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Cu"])))
+    kept_projections(ACEPotential.from_basis(basis), [atoms * (4, 1, 1) for atoms in labels(80)])  # 23 kB each
+    assert 0.7e6 < sum(path.stat().st_size for path in folder.iterdir()) < 1.3e6
+
+
 def test_more_labels_than_there_is_room_for_do_not_push_out_those_to_be_read(folder, evaluated, monkeypatch) -> None:
     monkeypatch.setenv("MLIP_AUTOPIPEC_ROWS_MB", "1")
     many = labels(80)

@@ -7,7 +7,7 @@ import os
 import tempfile
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,13 +49,14 @@ def _of_projections(key: str) -> str:
     return f"{key}-projections"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RowCache:
     """
     A folder with the rows of structures, bounded in size.
 
     What cannot be read, or is not what its name says, is as if it were not there. Entries that were not used for
-    longest are deleted first.
+    longest are deleted first, whenever a quarter of the limit was written: rows of thousands of labels would fill the
+    disk before their fit has ended.
 
     Parameters
     ----------
@@ -67,6 +68,7 @@ class RowCache:
 
     folder: Path
     limit_bytes: int
+    _written: int = field(default=0, init=False, repr=False)
 
     @classmethod
     def here(cls) -> RowCache | None:
@@ -132,13 +134,17 @@ class RowCache:
             try:
                 with os.fdopen(number, "wb") as stream:
                     np.savez(stream, key=np.frombuffer(key.encode(), dtype=np.uint8), **arrays)
+                self._written += Path(part).stat().st_size
                 Path(part).replace(self._path(key))
             except BaseException:
                 Path(part).unlink(missing_ok=True)
                 raise
+        if self._written > self.limit_bytes / 4:
+            self.prune()
 
     def prune(self) -> None:
         """Delete the entries that were not used for longest, down to the limit."""
+        self._written = 0
         with suppress(OSError):
             found = sorted(((s := p.stat()).st_mtime, s.st_size, p) for p in self.folder.glob(f"*{_SUFFIX}"))
             total = sum(size for _, size, _ in found)

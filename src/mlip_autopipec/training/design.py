@@ -253,7 +253,6 @@ def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | Non
     # what is new takes no room from what is about to be read
     sizes = [8 * (3 * len(atoms) + 7) * n_functions for atoms in bare]
     room = 0.8 * cache.limit_bytes - sum(size for size, has in zip(sizes, known, strict=True) if has)
-    written = 0
     for key, atoms, has, size in zip(keys, bare, known, sizes, strict=True):
         rows = cache.read(key, len(atoms), n_functions) if has else None
         if rows is None:
@@ -262,10 +261,6 @@ def _all_rows(basis: ACEBBasisSet, labels: Sequence[Atoms], processes: int | Non
             room -= size
             if room > 0 or not any(known):
                 cache.write(key, rows)
-                written += size
-            if written > cache.limit_bytes / 4:  # rows of thousands of labels would fill the disk first
-                cache.prune()
-                written = 0
         yield rows
     if not all(known):
         cache.prune()
