@@ -1,4 +1,4 @@
-"""Programs in processes of their own: started with a log, watched, and ended with all that they started."""
+"""Programs in processes of their own: started with a log, watched, and ended with all that they started; threads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 LAST_WORDS_S = 10.0
 #: Seconds between two calls of ``watch``.
 POLL_S = 0.2
+#: Decorates what a campaign goes on from: linear algebra in one thread. The order in which threads add up decides the
+#: last bits, and MD makes other structures of them: a campaign would depend on the cores that its jobs were given.
+in_one_thread = threadpool_limits.wrap(limits=1, user_api="blas")
 #: New objects after which Python looks for garbage. Imports make a million that stay, of which a command would look
 #: through all again and again by default (700), for a fifth of the time it takes to start.
 _GC_AFTER = 50_000

@@ -22,6 +22,7 @@ from mlip_autopipec.active_learning.duplicates import Duplicates
 from mlip_autopipec.active_learning.graded import graded_block, graded_functions, is_graded, with_others
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.projections import compute_projections
+from mlip_autopipec.processes import in_one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +45,7 @@ _NOISE = 1e-8
 _SAME_ROW = 1e-5
 
 
+@in_one_thread
 def build_active_set(
     potential: ACEPotential,
     frames: Sequence[Atoms],
@@ -112,6 +114,7 @@ def compute_gamma(potential: ACEPotential, atoms: Atoms) -> NDArray[Any]:
     return np.asarray(calculator.results["gamma"])
 
 
+@in_one_thread
 def complete_active_set(potential: ACEPotential) -> ACEPotential:
     """
     Return ``potential`` with an active set that sees functions which its training set never had.
@@ -134,6 +137,7 @@ def complete_active_set(potential: ACEPotential) -> ACEPotential:
     return replace(potential, active_set_inverse=inverse)
 
 
+@in_one_thread
 def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEPotential:
     """
     Return ``potential`` with the active set that it would have if it were trained on ``frames`` as well.
@@ -171,6 +175,7 @@ class SelectedCandidate:
     unseen: tuple[Unseen, ...] = ()
 
 
+@in_one_thread
 def select_active_set(
     potential: ACEPotential,
     candidates: Sequence[Atoms],

@@ -16,6 +16,7 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.moved import dropped_fields
+from mlip_autopipec.processes import in_one_thread
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.intake import raw_forces
 
@@ -69,6 +70,7 @@ class GradedErrors:
         return float(self.gamma.max()), float(self.force_error.max())
 
 
+@in_one_thread
 def grade_errors(potential: ACEPotential, label: Atoms) -> GradedErrors:
     """
     Compare a potential with a label that it was not trained on.

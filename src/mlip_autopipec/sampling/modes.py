@@ -14,6 +14,7 @@ from ase import units
 from scipy.linalg import null_space, orth
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.processes import in_one_thread
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.structures.periodicity import gathered
 
@@ -147,6 +148,7 @@ def compute_hessian(
     return (hessian + hessian.T) / 2
 
 
+@in_one_thread
 def normal_modes(
     atoms: Atoms,
     calculator: Calculator,

@@ -13,6 +13,7 @@ from mlip_autopipec.kinds import TrainerKind
 from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.processes import in_one_thread
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import ACETrainer, FitTask
@@ -110,6 +111,7 @@ class LinearACETrainer(ACETrainer):
         """Whether its fits judge each label by all others; a fit of version 0.1 does not."""
         return not self.is_plain
 
+    @in_one_thread
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; see :meth:`ACETrainer.fit`. New labels weigh as much as old ones."""
         if self.is_plain:
