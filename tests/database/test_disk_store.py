@@ -156,6 +156,24 @@ for i in range(30):
 """
 
 
+def test_a_store_that_another_process_makes_and_fills_meanwhile_is_whole(tmp_path, monkeypatch):
+    """Seen once, on a busy machine: it was refused as one without its second file."""
+    look, others = SQLiteStore.query_one, []
+
+    def query_one(self, *args, **kwargs):
+        if not others:
+            others.append(1)
+            other = open_store(tmp_path)
+            other.update({"uuid": "a", "index": 1, "output": {"payload": {"x": 1}}}, save={"data": ["payload"]})
+            other.close()
+        return look(self, *args, **kwargs)
+
+    monkeypatch.setattr(SQLiteStore, "query_one", query_one)
+    store = open_store(tmp_path)
+    assert others
+    assert store.query_one({}, load=True)["output"]["payload"]["x"] == 1
+
+
 def test_several_processes_write_at_once(tmp_path):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "pq"]
     assert [writer.wait(120) for writer in writers] == [0, 0]

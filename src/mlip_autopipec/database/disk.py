@@ -318,11 +318,12 @@ def open_store(folder: Path | str) -> JobStore:
     if (folder / "data.sqlite").exists() and not (folder / "documents.sqlite").exists():
         raise MLIPError(_half(folder, "documents.sqlite"))
     documents = SQLiteStore(str(folder / "documents.sqlite"))
-    # one that another process makes at this moment holds nothing yet
-    if not (folder / "data.sqlite").exists() and documents.query_one({}, ["uuid"]) is not None:
+    data_file = folder / "data.sqlite"
+    # one that another process makes at this moment holds nothing yet, or did not when its files were looked for
+    if not data_file.exists() and documents.query_one({}, ["uuid"]) is not None and not data_file.exists():
         documents.close()
         raise MLIPError(_half(folder, "data.sqlite"))
-    data = SQLiteStore(str(folder / "data.sqlite"), indexed=[BLOB_KEY])
+    data = SQLiteStore(str(data_file), indexed=[BLOB_KEY])
     store = DiskJobStore(documents, additional_stores={"data": data})
     store.connect()
     return store
