@@ -96,6 +96,7 @@ def test_run_leaves_everything_in_one_folder_and_can_be_started_from(tmp_path: P
     assert document["status"] == "CONVERGED"
     dataset = ase.io.read(folder / "dataset.extxyz", index=":")
     assert len(dataset) == document["n_labels"]
+    assert (folder / "parity.png").stat().st_size > 10_000
     assert Image.open(folder / "parity.png").width == 3 * 675  # energies, forces and stresses
     assert re.search(r"│ report +│ ", result.output), result.output
     assert "CONVERGED" in (folder / "report.html").read_text()
