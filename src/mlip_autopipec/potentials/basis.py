@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,21 @@ LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
 MANY_ELEMENTS = 4
 #: Default shape for a linear fit of so many elements, by block.
 MANY_SHAPE = {"UNARY": LADDER_SHAPE, "BINARY": ([15, 8, 4], [0, 5, 3])}
+#: How the functions of an element are shared by its blocks. Equally, as pacemaker does, or by degree: those of lowest
+#: degree are taken, with so many degrees added where neighbours of one or two further elements are in a function.
+Shares = tuple[int, ...] | None
+EQUAL_SHARES: Shares = None
+#: Shares that a linear fit chooses from, by the number of elements (docs/benchmarks.md). Equal ones leave few functions
+#: for two elements, of which there are many of each degree: by degree SiO2 has 164 instead of 176 meV/A, water 47
+#: instead of 50. Three elements at once matter in molecules and do not in MoSi2N4 (64 instead of 57, 181 instead of
+#: 197 meV/A with two degrees added); with four elements they are of use if few of them are taken.
+SHARES: dict[int, tuple[Shares, ...]] = {
+    2: ((0,), EQUAL_SHARES),
+    3: ((0, 0), (0, 2), EQUAL_SHARES),
+    4: ((2, 4), EQUAL_SHARES),
+}
+#: Shape of the functions of three elements at once that a fit of four elements may choose.
+TERNARY_SHAPE = ([15, 6], [0, 4])
 #: Default cutoff (Angstrom) for a gradient fit: what ``pacemaker -t`` proposes.
 GRADIENT_CUTOFF = 7.0
 #: Default basis functions per element for a gradient fit, for one, two, and three or more elements.
@@ -60,9 +76,10 @@ class BasisSettings(MSONable):
 
     What is None is chosen by ``ndensity`` and the number of elements. With one density (a linear
     fit) the labels choose the number of functions, up to 1200 of all elements, 2400 of three or four, or 320 of each,
-    the radial functions (SBessel or ChebExpCos) and the cutoff, 3.5 to 7 A, with body order 6; the number grows with
-    the labels. A number that is given stays, with SBessel and 5 A by default. With four and more elements each function
-    of a linear fit depends on two at most, unless a shape is given. Two densities
+    the radial functions (SBessel or ChebExpCos), the cutoff, 3.5 to 7 A, and how the functions are shared by neighbours
+    of one, two and three elements, with body order 6; the number grows with the labels. A number that is given stays,
+    with SBessel, 5 A and equal shares by default. With five and more elements (four, if the number is given) each
+    function of a linear fit depends on two at most, unless a shape is given. Two densities
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
@@ -157,7 +174,7 @@ class BasisSettings(MSONable):
             "functions": {"number_of_functions_per_element": number, **self._shape(linear, len(symbols))},
         }
 
-    def configuration(self, elements: Sequence[str]) -> BBasisConfiguration:
+    def configuration(self, elements: Sequence[str], shares: Shares = EQUAL_SHARES) -> BBasisConfiguration:
         """
         Return the basis as pyace creates it of :meth:`section`, with coefficients zero.
 
@@ -168,6 +185,8 @@ class BasisSettings(MSONable):
         ----------
         elements
             Chemical symbols; their order does not matter.
+        shares
+            How the functions of an element are shared by its blocks, of :data:`SHARES`.
         """
         from pyace import create_multispecies_basis_config
         from pyace.multispecies_basisextension import clean_bbasisconfig, extend_multispecies_basis
@@ -178,13 +197,19 @@ class BasisSettings(MSONable):
         number = section["functions"]["number_of_functions_per_element"]
         # which functions there are depends on neither cutoff nor radial functions: to list them takes seconds, once
         same = replace(self, number_of_functions_per_element=1, cutoff=None, radial_basis=None, radial_parameters=None)
-        full, n_blocks = _first_functions(json.dumps(same.section(elements), sort_keys=True))
+        listed = same.section(elements)
+        if shares is not None and len(listed["elements"]) == MANY_ELEMENTS and self.nradmax_by_orders is None:
+            listed["functions"]["TERNARY"] = _limits(TERNARY_SHAPE)
+        full, n_blocks = _first_functions(json.dumps(listed, sort_keys=True))
         each = number * len(section["elements"]) // n_blocks
-        if not 0 < each <= _MOST_IN_A_BLOCK:
+        if shares is None and not 0 < each <= _MOST_IN_A_BLOCK:
             return create_multispecies_basis_config(section)
-        empty = full.copy()
+        counts = [each] * n_blocks if shares is None else _counts(full, number, shares)
+        first, empty = full.copy(), full.copy()
         clean_bbasisconfig(empty)
-        configuration = extend_multispecies_basis(empty, full.copy(), "power_order", each)
+        for block, count in zip(first.funcspecs_blocks, counts, strict=True):
+            block.funcspecs = list(block.funcspecs)[:count]
+        configuration = extend_multispecies_basis(empty, first, "power_order")
         bond = section["bonds"]["ALL"]
         for block in configuration.funcspecs_blocks:
             if block.number_of_species <= _OF_A_BOND:
@@ -203,7 +228,29 @@ class BasisSettings(MSONable):
         else:
             linear_blocks = MANY_SHAPE if n_elements >= MANY_ELEMENTS else {"ALL": LINEAR_SHAPE}
             blocks = linear_blocks if linear else GRADIENT_SHAPE
-        return {name: {"nradmax_by_orders": list(n), "lmax_by_orders": list(m)} for name, (n, m) in blocks.items()}
+        return {name: _limits(shape) for name, shape in blocks.items()}
+
+
+def shares_for(elements: Sequence[str]) -> tuple[Shares, ...]:
+    """Return the shares to choose from with these elements, the one to begin with first."""
+    return SHARES.get(len(set(elements)), (EQUAL_SHARES,))
+
+
+def _limits(shape: tuple[list[int], list[int]]) -> dict[str, list[int]]:
+    """Write radial and angular limits as pacemaker reads them."""
+    return {"nradmax_by_orders": list(shape[0]), "lmax_by_orders": list(shape[1])}
+
+
+def _counts(full: BBasisConfiguration, number: int, shares: tuple[int, ...]) -> list[int]:
+    """Return how many functions of each block are among the first ``number`` of its element, by degree."""
+    places: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for index, block in enumerate(full.funcspecs_blocks):
+        more = (0, *shares, *[shares[-1]] * block.number_of_species)[block.number_of_species - 1]
+        for place, function in enumerate(block.funcspecs):
+            # of one degree the blocks take turns
+            places[block.elements_vec[0]].append((degree_of(function.ns, function.ls) + more, place, index))
+    taken = Counter(index for listed in places.values() for *_, index in sorted(listed)[:number])
+    return [taken[index] for index in range(len(full.funcspecs_blocks))]
 
 
 @lru_cache(maxsize=8)

@@ -1,15 +1,16 @@
-"""Radial functions and cutoff of a linear fit, chosen by the evidence of some of the labels."""
+"""The form of the basis of a linear fit (radial functions, cutoff, shares), chosen by the evidence of some labels."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from mlip_autopipec.potentials.basis import LADDER_CUTOFF, RADIAL_BASIS
+from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_CUTOFF, RADIAL_BASIS, Shares, shares_for
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.training.design import basis_functions, build_design, units_of
@@ -45,11 +46,23 @@ _ATOMS, _ALLOW = 1000, 2000
 _GROWTH = 1.2
 
 
-class Radial(NamedTuple):
-    """What the radial functions are called by pacemaker, and where they end (A)."""
+class BasisForm(NamedTuple):
+    """
+    What the labels choose of a basis, besides its size.
 
-    basis: str
+    Parameters
+    ----------
+    radial_basis
+        What pacemaker calls the radial functions.
+    cutoff
+        Where they end, A.
+    shares
+        How the functions of an element are shared by its blocks.
+    """
+
+    radial_basis: str
     cutoff: float
+    shares: Shares = EQUAL_SHARES
 
 
 class LinearSettings(Protocol):
@@ -74,7 +87,9 @@ class LinearSettings(Protocol):
     def with_basis(self, basis: BasisSettings) -> LinearSettings:
         """Return the same with another basis."""
 
-    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
+    def configuration(
+        self, task: FitTask, number: int | None = None, shares: Shares = EQUAL_SHARES
+    ) -> BBasisConfiguration:
         """Return the basis to fit, with its core."""
 
 
@@ -90,36 +105,49 @@ def is_due(task: FitTask) -> bool:
     return before == 0 or int(math.log(before, _GROWTH)) < int(math.log(now, _GROWTH))
 
 
-def radial_for(ladder: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, smallest: int) -> Radial:
+def form_for(
+    ladder: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: BasisForm | None
+) -> BasisForm:
     """
-    Return radial functions and cutoff: those of the potential to continue from, unless new labels prefer others.
+    Return the form of the basis: that of the potential to continue from, unless new labels prefer another.
 
     Parameters
     ----------
     ladder, tasks, weights
-        As for :func:`choose_radial`.
-    smallest
-        Functions per element of a basis that is compared with that of the potential.
+        As for :func:`choose_form`.
+    present
+        That of the potential to continue from; None without one, and where its basis is none of the ladder's.
     """
-    from pyace import ACEBBasisSet
-
     task, given = tasks[0], ladder.basis
     if task.start is None:
-        return choose_radial(ladder, tasks, weights)
-    present = radial_of(task.start)
-    asked = Radial(given.radial_basis or present.basis, given.cutoff or present.cutoff)
-    ours = present.basis in RADIAL_BASES or given.radial_basis is not None
-    if asked != present or not ours or not is_due(task):
+        return choose_form(ladder, tasks, weights)
+    if present is None:
+        return BasisForm(radial_basis_of(task.start), task.start.cutoff)
+    asked = (given.radial_basis or present.radial_basis, given.cutoff or present.cutoff)
+    ours = present.radial_basis in RADIAL_BASES or given.radial_basis is not None
+    if asked != present[:2] or not ours or not is_due(task):
         return present
-    own = with_radial(ladder, present).configuration(task, smallest)
-    if not same_radial(ACEBBasisSet(task.start.configuration()), ACEBBasisSet(own)):
-        return present  # a basis of the user's own
-    return choose_radial(ladder, tasks, weights, present)
+    return choose_form(ladder, tasks, weights, present)
 
 
-def radial_of(potential: ACEPotential) -> Radial:
-    """Return the radial functions of the first element of a potential, and its cutoff."""
-    return Radial(potential.configuration().funcspecs_blocks[0].radbase, potential.cutoff)
+def radial_basis_of(potential: ACEPotential) -> str:
+    """Return what the radial functions of the first element of a potential are called."""
+    return str(potential.configuration().funcspecs_blocks[0].radbase)
+
+
+def form_of(potential: ACEPotential, ladder: LinearSettings, task: FitTask) -> BasisForm | None:
+    """Return the form that a potential has as one of the ladder's bases; None if it is none of them."""
+    from pyace import ACEBBasisSet
+
+    basis = ACEBBasisSet(potential.configuration())
+    functions = basis_functions(basis)
+    size = max(Counter(function.centre for function in functions).values())
+    for shares in shares_for(task.elements):
+        form = BasisForm(radial_basis_of(potential), potential.cutoff, shares)
+        own = ACEBBasisSet(with_form(ladder, form).configuration(task, size, shares))
+        if set(basis_functions(own)) == set(functions) and same_radial(basis, own):
+            return form
+    return None
 
 
 def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
@@ -134,16 +162,16 @@ def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
     )
 
 
-def choose_radial(
-    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: Radial | None = None
-) -> Radial:
+def choose_form(
+    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: BasisForm | None = None
+) -> BasisForm:
     """
-    Return the radial functions and the cutoff with which energies and forces of the labels are most probable.
+    Return the form of the basis with which energies and forces of the labels are most probable.
 
     A longer cutoff sees more, but its radial functions are coarser: with 900 functions and all labels of a DFT set the
     force error of molybdenum is 89 meV/A with 4.5 A and 115 with 7 A, that of lithium 14 and 5. SBessel has its nodes
     evenly between 0 and the cutoff, ChebExpCos most of them at short distances, where oxides and molecules have their
-    bonds: water with 20 DFT labels has 47 and 36 meV/A.
+    bonds: water with 20 DFT labels has 47 and 36 meV/A. Shares: :data:`~mlip_autopipec.potentials.basis.SHARES`.
 
     Parameters
     ----------
@@ -154,7 +182,7 @@ def choose_radial(
     weights
         What an error is worth.
     present
-        Those of the potential to continue from. They stay unless others are clearly better.
+        That of the potential to continue from. It stays unless another is clearly better.
     """
     from pyace import ACEBBasisSet
 
@@ -169,12 +197,12 @@ def choose_radial(
     n_elements = len(task.elements)
     rungs = rungs_within(atoms_of([task.labels[i] for i in _some(task, _ALLOW)]))
     size = max([n for n in rungs if n * n_elements <= MOST_FUNCTIONS], default=min(rungs))
-    known: dict[Radial, float] = {}
+    known: dict[BasisForm, float] = {}
     weightings = [[one.weights[i] for i in chosen] for one in tasks]
 
-    def evidence(radial: Radial) -> float:
-        if radial not in known:
-            basis = ACEBBasisSet(with_radial(trainer, radial).configuration(task, size))
+    def evidence(form: BasisForm) -> float:
+        if form not in known:
+            basis = ACEBBasisSet(with_form(trainer, form).configuration(task, size, form.shares))
             design = build_design(basis, labels, task.reference_energies, trainer.processes)
             # without stresses: they may be in another convention
             design = design.rows(design.kind != Kind.STRESS)
@@ -182,19 +210,19 @@ def choose_radial(
                 log_probability(design, basis_functions(basis), units_of(design, weights, of_label))
                 for of_label in weightings
             ]
-            known[radial] = max(found)
-            # which weights are the likelier ones does not depend on the radial functions
+            known[form] = max(found)
+            # which weights are the likelier ones does not depend on the form
             weightings[:] = [weightings[int(np.argmax(found))]]
-        return known[radial]
+        return known[form]
 
     margin = 0.0 if present is None else MARGIN
 
-    def climbed(best: Radial) -> Radial:
+    def climbed(best: BasisForm) -> BasisForm:
         """Go on to the side of shorter or longer cutoffs that is better."""
         first = index = cutoffs.index(best.cutoff)
         for step in (-1, 1):
             while 0 <= index + step < len(cutoffs):
-                there = Radial(best.basis, cutoffs[index + step])
+                there = best._replace(cutoff=cutoffs[index + step])
                 if not evidence(there) > evidence(best) + margin:
                     break
                 index, best = index + step, there
@@ -202,20 +230,25 @@ def choose_radial(
                 break
         return best
 
-    best = climbed(present or Radial(kinds[0], cutoffs[min(_FIRST, len(cutoffs) - 1)]))
+    shares = shares_for(task.elements)
+    best = climbed(present or BasisForm(kinds[0], cutoffs[min(_FIRST, len(cutoffs) - 1)], shares[0]))
     for kind in kinds:
         # the best cutoff of other functions may be another one
-        if kind != best.basis and evidence(other := climbed(Radial(kind, best.cutoff))) > evidence(best) + margin:
+        other = best._replace(radial_basis=kind)
+        if kind != best.radial_basis and evidence(other := climbed(other)) > evidence(best) + margin:
+            best = other
+    for other in [best._replace(shares=one) for one in shares if one != best.shares]:
+        if evidence(other) > evidence(best) + margin:
             best = other
     if best != present:
-        before = "" if present is None else f", {present.basis} and {present.cutoff:g} A before"
-        logger.info("%s, cutoff %g A of %s, by %d labels%s", best.basis, best.cutoff, cutoffs, len(labels), before)
+        before = "" if present is None else f", {present} before"
+        logger.info("%s of the cutoffs %s, by %d labels%s", best, cutoffs, len(labels), before)
     return best
 
 
-def with_radial(trainer: LinearSettings, radial: Radial) -> LinearSettings:
+def with_form(trainer: LinearSettings, form: BasisForm) -> LinearSettings:
     """Return the trainer with these radial functions and this cutoff."""
-    return trainer.with_basis(replace(trainer.basis, radial_basis=radial.basis, cutoff=radial.cutoff))
+    return trainer.with_basis(replace(trainer.basis, radial_basis=form.radial_basis, cutoff=form.cutoff))
 
 
 def _some(task: FitTask, most_atoms: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.kinds import TrainerKind
-from mlip_autopipec.potentials.basis import LADDER_CUTOFF, LINEAR_FUNCTIONS, BasisSettings
+from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_CUTOFF, LINEAR_FUNCTIONS, BasisSettings, Shares
 from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.processes import in_one_thread
@@ -126,7 +126,9 @@ class LinearACETrainer(ACETrainer):
         """Return the same trainer with another basis."""
         return replace(self, basis=basis)
 
-    def configuration(self, task: FitTask, number: int | None = None) -> BBasisConfiguration:
+    def configuration(
+        self, task: FitTask, number: int | None = None, shares: Shares = EQUAL_SHARES
+    ) -> BBasisConfiguration:
         """
         Return the basis to fit, with its core.
 
@@ -136,6 +138,8 @@ class LinearACETrainer(ACETrainer):
             The labels, and the potential to continue from.
         number
             Functions per element; None for the basis of the initial potential, or as the settings say.
+        shares
+            How they are shared by blocks, of :data:`~mlip_autopipec.potentials.basis.SHARES`.
         """
         if number is None and task.start is not None:
             configuration = task.start.configuration()
@@ -145,7 +149,7 @@ class LinearACETrainer(ACETrainer):
                 number = LINEAR_FUNCTIONS
             if number is not None and settings.potential_section is None:
                 settings = replace(settings, number_of_functions_per_element=number)
-            configuration = settings.configuration(task.elements)
+            configuration = settings.configuration(task.elements, shares)
         if any(block.ndensityi > 1 for block in configuration.funcspecs_blocks if block.number_of_species == 1):
             raise InvalidInputError("a linear fit needs ndensity 1; use the pacemaker trainer for ndensity 2")
         if self.core_repulsion:

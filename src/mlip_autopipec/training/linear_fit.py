@@ -18,7 +18,7 @@ from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
-from mlip_autopipec.training.cutoff import radial_for, radial_of, same_radial, with_radial
+from mlip_autopipec.training.cutoff import form_for, form_of, same_radial, with_form
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
 from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of, usual_force_eV_A
 from mlip_autopipec.training.excitation import energies_above_hull, softened
@@ -241,13 +241,11 @@ def _configurations(
         ),
     )
     sizes = rungs_within(atoms_of(task.labels))
-    anew = task.start is None
-    if settings.cutoff is None or settings.radial_basis is None:
-        radial = radial_for(ladder, tasks, weights, min(sizes))
-        anew = anew or (task.start is not None and radial != radial_of(task.start))
-        ladder = with_radial(ladder, radial)
-    found = {n: ladder.configuration(task, n) for n in sizes}
-    if anew:
+    present = None if task.start is None else form_of(task.start, ladder, task)
+    form = form_for(ladder, tasks, weights, present)
+    ladder = with_form(ladder, form)
+    found = {n: ladder.configuration(task, n, form.shares) for n in sizes}
+    if task.start is None or (present is not None and form != present):
         # limits of nradmax and lmax may end the ladder before its last size
         complete: dict[int, BBasisConfiguration] = {}
         previous = 0
@@ -256,8 +254,8 @@ def _configurations(
             if count > previous:
                 complete[n], previous = found[n], count
         return complete
-    present = trainer.configuration(task)
-    start = ACEBBasisSet(present)
+    own = trainer.configuration(task)
+    start = ACEBBasisSet(own)
     known = basis_functions(start)
     contains = {}
     for n, configuration in found.items():
@@ -266,7 +264,7 @@ def _configurations(
         if len(more) > len(known) and set(known) < set(more) and same_radial(start, basis):
             contains[n] = configuration
     # the potential's own basis comes first; it keeps its functions unless a larger one is clearly better
-    return {min(_size(start), min(contains, default=_size(start) + 1) - 1): present, **contains}
+    return {min(_size(start), min(contains, default=_size(start) + 1) - 1): own, **contains}
 
 
 def _size(basis: ACEBBasisSet) -> int:
