@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet
@@ -19,6 +19,9 @@ from mlip_autopipec.training import cutoff
 from mlip_autopipec.training.design import BasisFunction, basis_functions
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.regression import prior_scale
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 PAIR, THREE, FOUR = ["Au", "Cu"], ["Ag", "Au", "Cu"], ["Ag", "Au", "Cu", "Ni"]
 
@@ -91,9 +94,7 @@ def test_larger_bases_hold_smaller_ones(elements: list[str]) -> None:
 
 
 def test_four_elements_meet_in_threes_only_where_functions_are_taken_by_degree() -> None:
-    most = {
-        shares: max(map(n_elements_of, functions_of(FOUR, 150, shares))) for shares in (*SHARES[4], EQUAL_SHARES)
-    }
+    most = {shares: max(map(n_elements_of, functions_of(FOUR, 150, shares))) for shares in (*SHARES[4], EQUAL_SHARES)}
     assert most == {(2, 4): 3, EQUAL_SHARES: 2}
     counts = Counter(map(n_elements_of, functions_of(FOUR, 150, (2, 4))))
     assert 0 < counts[3] < counts[1] < counts[2]
