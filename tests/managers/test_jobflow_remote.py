@@ -112,11 +112,11 @@ def main() -> None:
 
     while not Path("socket").exists():
         time.sleep(0.1)
-    Runner("campaigns").run_all_jobs(max_seconds=120)
+    Runner("campaigns").run_all_jobs(max_seconds=600)
     results["died"] = before = look()
     jf("job", "rerun", before["label c000 001 1"][2], error=True)
     jf("job", "rerun", before["assess c000 1"][2])
-    Runner("campaigns").run_all_jobs(max_seconds=120)
+    Runner("campaigns").run_all_jobs(max_seconds=600)
     results["jobs"] = look()
     jf("flow", "info", "1")
     jf("job", "rerun", "-f", before["train c000 1"][2], error=True)

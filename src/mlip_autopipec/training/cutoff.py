@@ -64,6 +64,11 @@ class BasisForm(NamedTuple):
     cutoff: float
     shares: Shares = EQUAL_SHARES
 
+    def __str__(self) -> str:
+        """Say it in words, for the log."""
+        shared = "as many of each block" if self.shares is None else f"shared by degree {(0, *self.shares)}"
+        return f"{self.radial_basis}, cutoff {self.cutoff:g} A, functions {shared}"
+
 
 class LinearSettings(Protocol):
     """What the fit needs of its trainer, :class:`~mlip_autopipec.training.linear.LinearACETrainer`."""
@@ -241,8 +246,8 @@ def choose_form(
         if evidence(other) > evidence(best) + margin:
             best = other
     if best != present:
-        before = "" if present is None else f", {present} before"
-        logger.info("%s of the cutoffs %s, by %d labels%s", best, cutoffs, len(labels), before)
+        before = "" if present is None else f"; before: {present}"
+        logger.info("%s; cutoffs tried %s, by %d labels%s", best, cutoffs, len(labels), before)
     return best
 
 
