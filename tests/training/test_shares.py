@@ -166,3 +166,13 @@ def test_a_number_of_functions_that_is_given_is_pacemakers_basis() -> None:
     given = LinearACETrainer(basis=BasisSettings(60, 4.0)).train(labels).potential
     own = BasisSettings(60, 4.0).configuration(PAIR)
     assert set(basis_functions(given.basis)) == set(basis_functions(ACEBBasisSet(own)))
+
+
+def test_a_potential_of_a_given_number_of_functions_goes_on_to_the_basis_that_labels_choose() -> None:
+    labels = taught_by(functions_of(PAIR, 150, (0,)), (0,), PAIR, cells(PAIR, 24))
+    given = LinearACETrainer(basis=BasisSettings(30, 6.0)).train(labels[:9]).potential
+    one = LinearACETrainer().train(labels[:9], given, fine_tune=True, new_labels=labels[9:10]).potential
+    assert one.cutoff == given.cutoff, "one label more is no reason"
+    more = LinearACETrainer().train(labels[:9], given, fine_tune=True, new_labels=labels[9:]).potential
+    assert more.cutoff < given.cutoff
+    assert shares_of(more, PAIR) == (0,)

@@ -121,7 +121,7 @@ def form_for(
     ladder, tasks, weights
         As for :func:`choose_form`.
     present
-        That of the potential to continue from; None without one, and where its basis is none of the ladder's.
+        That of the potential to continue from; None without one, and where its radial functions are a user's own.
     """
     task, given = tasks[0], ladder.basis
     if task.start is None:
@@ -141,18 +141,21 @@ def radial_basis_of(potential: ACEPotential) -> str:
 
 
 def form_of(potential: ACEPotential, ladder: LinearSettings, task: FitTask) -> BasisForm | None:
-    """Return the form that a potential has as one of the ladder's bases; None if it is none of them."""
+    """Return the form that a potential has as one of the ladder's bases; None if its radial functions are others."""
     from pyace import ACEBBasisSet
 
     basis = ACEBBasisSet(potential.configuration())
     functions = basis_functions(basis)
     size = max(Counter(function.centre for function in functions).values())
+    form = BasisForm(radial_basis_of(potential), potential.cutoff)
+    alike = False
     for shares in shares_for(task.elements):
-        form = BasisForm(radial_basis_of(potential), potential.cutoff, shares)
         own = ACEBBasisSet(with_form(ladder, form).configuration(task, size, shares))
-        if set(basis_functions(own)) == set(functions) and same_radial(basis, own):
-            return form
-    return None
+        if same_radial(basis, own):
+            if set(basis_functions(own)) == set(functions):
+                return form._replace(shares=shares)
+            alike = True
+    return form if alike else None
 
 
 def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
