@@ -29,7 +29,8 @@ SPLINE_STEP = 0.005
 #: Usual cutoff (Angstrom) and the shape for a linear fit whose number of functions is chosen by the data.
 LADDER_CUTOFF = 6.0
 LADDER_SHAPE = ([15, 8, 5, 4, 3], [0, 5, 4, 3, 2])
-#: From so many elements on, a linear fit has no functions of three and more elements at once unless a shape is given:
+#: From so many elements on, a linear fit has no functions of three and more elements at once unless a shape is given
+#: (or, with four, shares by degree are chosen, which take few of them):
 #: there are so many blocks of them (55 of 80 with five elements) that few functions were left for each pair, and to
 #: list their functions took minutes.
 MANY_ELEMENTS = 4
@@ -245,7 +246,8 @@ def _counts(full: BBasisConfiguration, number: int, shares: tuple[int, ...]) -> 
     """Return how many functions of each block are among the first ``number`` of its element, by degree."""
     places: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for index, block in enumerate(full.funcspecs_blocks):
-        more = (0, *shares, *[shares[-1]] * block.number_of_species)[block.number_of_species - 1]
+        further = block.number_of_species - 1
+        more = shares[min(further, len(shares)) - 1] if further else 0
         for place, function in enumerate(block.funcspecs):
             # of one degree the blocks take turns
             places[block.elements_vec[0]].append((degree_of(function.ns, function.ls) + more, place, index))

@@ -145,14 +145,14 @@ def form_of(potential: ACEPotential, ladder: LinearSettings, task: FitTask) -> B
     from pyace import ACEBBasisSet
 
     basis = ACEBBasisSet(potential.configuration())
-    functions = basis_functions(basis)
+    functions = set(basis_functions(basis))
     size = max(Counter(function.centre for function in functions).values())
     form = BasisForm(radial_basis_of(potential), potential.cutoff)
-    alike = False
+    alike, trainer = False, with_form(ladder, form)
     for shares in shares_for(task.elements):
-        own = ACEBBasisSet(with_form(ladder, form).configuration(task, size, shares))
+        own = ACEBBasisSet(trainer.configuration(task, size, shares))
         if same_radial(basis, own):
-            if set(basis_functions(own)) == set(functions):
+            if set(basis_functions(own)) == functions:
                 return form._replace(shares=shares)
             alike = True
     return form if alike else None
@@ -255,7 +255,7 @@ def choose_form(
 
 
 def with_form(trainer: LinearSettings, form: BasisForm) -> LinearSettings:
-    """Return the trainer with these radial functions and this cutoff."""
+    """Return the trainer with these radial functions and this cutoff; shares go with a number of functions."""
     return trainer.with_basis(replace(trainer.basis, radial_basis=form.radial_basis, cutoff=form.cutoff))
 
 
