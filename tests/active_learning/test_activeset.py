@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,25 @@ def test_gamma_does_not_grow_with_the_basis(emt_labelled: Callable[[Sequence[Ato
     assert np.array_equal(is_graded(enlarge_active_set(large, [new]).active_set_inverse["Cu"]), graded)
     assert compute_gamma(enlarge_active_set(large, [new]), new).max() <= 1.01
     assert np.array_equal(complete_active_set(large).active_set_inverse["Cu"], large.active_set_inverse["Cu"])
+
+
+def test_projections_are_not_all_held_at_once(narrow: ACEPotential) -> None:
+    """Those of 5000 labels onto 1200 functions have gigabytes; the graded functions of them are a few per cent."""
+    frames = [rattled(0.05, seed) for seed in range(10)]
+    held: list[weakref.ref[np.ndarray]] = []
+
+    def frame_by_frame():
+        for one in compute_projections(narrow, frames):
+            rows = one["Cu"].copy()
+            held.append(weakref.ref(rows))
+            yield {"Cu": rows}
+            alive.append(sum(of() is not None for of in held))
+
+    alive: list[int] = []
+    given = build_active_set(narrow, frames, projections=frame_by_frame())
+    assert len(held) == 10
+    assert max(alive) <= 2
+    assert np.array_equal(given.active_set_inverse["Cu"], build_active_set(narrow, frames).active_set_inverse["Cu"])
 
 
 def whole_active_set(potential: ACEPotential, labels: Sequence[Atoms]) -> dict[str, np.ndarray]:

@@ -195,7 +195,7 @@ def test_projections_that_are_known_are_read_to_the_last_bit(folder: Path, monke
     frames = labels(2)
     frames[1].symbols[:3] = "Au"
     expected = compute_projections(ACEPotential.from_basis(basis), frames)
-    first = kept_projections(ACEPotential.from_basis(basis), frames)
+    first = list(kept_projections(ACEPotential.from_basis(basis), frames))
     basis.basis_coeffs = np.random.default_rng(0).normal(size=len(basis.basis_coeffs))
     potential = ACEPotential.from_basis(basis)
     computed: list[int] = []
@@ -205,7 +205,7 @@ def test_projections_that_are_known_are_read_to_the_last_bit(folder: Path, monke
         return compute_projections(of, some)
 
     monkeypatch.setattr("mlip_autopipec.potentials.projections.compute_projections", noting)
-    again = kept_projections(potential, frames)
+    again = list(kept_projections(potential, frames))
     assert computed == []
     for one, two, three in zip(expected, first, again, strict=True):
         for element in ("Au", "Cu"):
@@ -218,7 +218,7 @@ def test_projections_that_are_known_are_read_to_the_last_bit(folder: Path, monke
     assert computed == [1, 1]
     moved = frames[0].copy()
     moved.positions[0, 0] += 1e-9
-    kept_projections(potential, [moved])
+    list(kept_projections(potential, [moved]))
     assert computed == [1, 1, 1]
 
 
@@ -240,7 +240,8 @@ def test_projections_alone_are_bounded_too(folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MLIP_AUTOPIPEC_ROWS_MB", "1")
     settings = BasisSettings(number_of_functions_per_element=90, cutoff=4.5)
     basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Cu"])))
-    kept_projections(ACEPotential.from_basis(basis), [atoms * (4, 1, 1) for atoms in labels(80)])  # 23 kB each
+    frames = [atoms * (4, 1, 1) for atoms in labels(80)]  # 23 kB each
+    list(kept_projections(ACEPotential.from_basis(basis), frames))
     assert 0.7e6 < sum(path.stat().st_size for path in folder.iterdir()) < 1.3e6
 
 

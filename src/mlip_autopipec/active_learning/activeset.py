@@ -12,6 +12,7 @@ such functions away, and its gamma is 0 there.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,11 @@ from scipy.linalg.blas import dger
 from mlip_autopipec.active_learning.duplicates import Duplicates
 from mlip_autopipec.active_learning.graded import graded_block, graded_functions, is_graded, with_others
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.potentials.projections import compute_projections
+from mlip_autopipec.potentials.projections import compute_projections, iter_projections
 from mlip_autopipec.processes import in_one_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ase import Atoms
     from numpy.typing import NDArray
@@ -50,7 +51,7 @@ def build_active_set(
     potential: ACEPotential,
     frames: Sequence[Atoms],
     present: ACEPotential | None = None,
-    projections: Sequence[dict[str, NDArray[Any]]] | None = None,
+    projections: Iterable[dict[str, NDArray[Any]]] | None = None,
 ) -> ACEPotential:
     """
     Return ``potential`` with the active set of ``frames``: all atoms of all of them.
@@ -71,7 +72,7 @@ def build_active_set(
         With one, environments that are too alike are no error: a first label of a new pair of elements
         cannot span all functions of that pair, and the next halts bring more.
     projections
-        Those of the frames, where they are known.
+        Those of the frames, in their order, where they are known.
 
     Raises
     ------
@@ -79,18 +80,23 @@ def build_active_set(
         If an element has fewer atoms than graded functions, or its environments are too alike
         and there is no potential at present.
     """
-    per_frame = compute_projections(potential, frames) if projections is None else projections
-    inverse = {}
-    for element in potential.elements:
-        rows = np.vstack([r[element] for r in per_frame])
-        graded = graded_functions(potential, element, len(rows))
-        if len(rows) <= graded.sum():
+    n_atoms = Counter(symbol for atoms in frames for symbol in atoms.symbols)
+    of_element = {e: graded_functions(potential, e, n_atoms[e]) for e in potential.elements}
+    for element, graded in of_element.items():
+        if n_atoms[element] <= graded.sum():
             raise TrainingError(
-                f"{len(rows)} atoms of {element} in the training set, but {graded.sum()} basis functions: the active "
-                "set is under-determined. Label more or larger structures, or lower number_of_functions_per_element"
+                f"{n_atoms[element]} atoms of {element} in the training set, but {graded.sum()} basis functions: the "
+                "active set is under-determined. Label more or larger structures, or lower "
+                "number_of_functions_per_element"
             )
-        if not graded.all():  # else without a copy: of thousands of labels the rows have gigabytes
-            rows = rows[:, graded]
+    # of each frame the graded functions alone: all functions of thousands of labels have gigabytes
+    parts: dict[str, list[NDArray[Any]]] = {element: [] for element in potential.elements}
+    for frame in iter_projections(potential, frames) if projections is None else projections:
+        for element, part in parts.items():
+            part.append(frame[element][:, of_element[element]])
+    inverse = {}
+    for element, graded in of_element.items():
+        rows = np.vstack(parts.pop(element))
         start = None if present is None else present.active_set_inverse.get(element)
         if start is not None:
             start = graded_block(start, graded) if np.array_equal(is_graded(start), graded) else None
@@ -146,7 +152,7 @@ def enlarge_active_set(potential: ACEPotential, frames: Sequence[Atoms]) -> ACEP
     """
     potential = complete_active_set(potential)
     inverse = {element: np.asarray(matrix) for element, matrix in potential.active_set_inverse.items()}
-    for rows in compute_projections(potential, frames):
+    for rows in iter_projections(potential, frames):
         for element, new in rows.items():
             if len(new):
                 graded = is_graded(inverse[element])
