@@ -363,6 +363,22 @@ def test_given_labels_and_potential_start_at_once(
     assert origin.proposal is None
 
 
+def test_given_labels_are_not_counted_as_computed(
+    run_loop: Run, copper: Atoms, events: str, emt_labelled: Labelled
+) -> None:
+    """A user with a dataset of their own, larger than the budget: it is the next labels that cost something."""
+    maker = stand_in_loop(
+        events,
+        dynamics_maker=halting(100, 200),
+        select_maker=StandInSelectMaker(n_max=1),
+        stop_rule=StopRule(max_labels=1, n_check_labels=0),
+    )
+    document = run_loop(maker.make(copper, 300, labels=emt_labelled([copper] * 3)))
+    assert document.status is LoopStatus.BUDGET_SPENT
+    assert document.n_labels == 4
+    assert document.why.startswith("1 labels computed")
+
+
 def test_given_labels_alone_are_trained_on(run_loop: Run, copper: Atoms, events: str, emt_labelled: Labelled) -> None:
     document = run_loop(stand_in_loop(events).make(copper, 300, labels=emt_labelled([copper] * 2)))
     assert read_events(events) == ["train 2", "start w0 0", "finish w0 10000"]

@@ -133,6 +133,12 @@ def test_the_loop_converges_only_when_all_walkers_are_proven():
     spent = state.model_copy(update={"n_labels": 5})
     assert StopRule(n_check_labels=0, max_labels=5).judge(spent)[0] is LoopStatus.LEARNING
     assert StopRule(max_labels=5).judge(spent)[0] is LoopStatus.BUDGET_SPENT
+    # labels that the user brought along were paid for before
+    brought = spent.model_copy(update={"n_labels": 1004, "n_given_labels": 1000})
+    assert StopRule(max_labels=5).judge(brought)[0] is LoopStatus.LEARNING
+    assert StopRule(max_labels=5).labels_left(brought) == 1
+    spent = brought.model_copy(update={"n_labels": 1005})
+    assert "5 labels computed" in StopRule(max_labels=5).judge(spent)[1]
     assert StopRule(n_check_labels=0, prove=False).judge(state)[0] is LoopStatus.CONVERGED
 
 

@@ -113,7 +113,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     n_first = len(labels) or len(first)
     most = n_first + rule.max_cycles * per_cycle
     if rule.max_labels is not None:
-        most = min(most, max(rule.max_labels, n_first))
+        most = min(most, len(labels) + rule.max_labels)
     n_steps = settings.n_steps + (settings.of_walk(is_biased=True).n_steps if begins_biased(settings) else 0)
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps

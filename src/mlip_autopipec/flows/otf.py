@@ -202,6 +202,7 @@ class OTFMaker(LoopParts):
             elements=document.elements,
             walkers=walkers,
             n_labels=len(labels),
+            n_given_labels=len(labels),
         )
         jobs: list[Job] = []
         compared: Job | None = None

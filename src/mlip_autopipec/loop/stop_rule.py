@@ -34,7 +34,8 @@ class StopRule(MSONable):
     max_cycles
         Most cycles of halt, label and train.
     max_labels
-        Most labels, including the first dataset; None for no limit.
+        Most labels that are computed, those of the first dataset included; None for no limit. Labels that the user
+        brought along are not counted.
     max_hours
         Wall time of the campaign in hours, checked after each cycle; None for no limit.
     max_repeats
@@ -110,7 +111,7 @@ class StopRule(MSONable):
 
     def labels_left(self, state: LoopState) -> int | None:
         """Return how many labels may still be computed; None for no limit."""
-        return None if self.max_labels is None else self.max_labels - state.n_labels
+        return None if self.max_labels is None else self.max_labels - state.n_computed_labels
 
     @property
     def n_frames(self) -> int:
@@ -162,7 +163,7 @@ class StopRule(MSONable):
         if state.check is not None and not state.check.passed and not state.check.teaches and settled:
             found = state.check.describe()
             if state.check.beyond_budget:
-                return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {completed}; {found}"
+                return LoopStatus.BUDGET_SPENT, f"{state.n_computed_labels} labels computed, {completed}; {found}"
             return LoopStatus.STALLED, (
                 f"the oracle does not give what the potential is to be compared with: {found}. Mend "
                 "that, or ask for other properties; OTFMaker.extend goes on"
@@ -195,8 +196,8 @@ class StopRule(MSONable):
         if state.cycle >= self.max_cycles:
             return LoopStatus.MAX_ITER_REACHED, f"{state.cycle} cycles done, {left}"
         labels_wanted = not unproven or self.n_check_labels > 0 or self.criterion is not None
-        if self.max_labels is not None and state.n_labels >= self.max_labels and labels_wanted:
-            return LoopStatus.BUDGET_SPENT, f"{state.n_labels} labels computed, {left}"
+        if self.max_labels is not None and state.n_computed_labels >= self.max_labels and labels_wanted:
+            return LoopStatus.BUDGET_SPENT, f"{state.n_computed_labels} labels computed, {left}"
         if self.max_hours is not None and state.hours >= self.max_hours:
             return LoopStatus.BUDGET_SPENT, f"{state.hours:.1f} h spent, {left}"
         return LoopStatus.LEARNING, left

@@ -67,6 +67,7 @@ def progress_of(
     walkers = _run_since(_walkers(last, task, maker, settings), found["walk"])
     before = task.n_given_labels if not assessed else last.n_labels
     labels = _labels(found, before, of_next_cycle=under_way and (not assessed or cycle > last.cycle))
+    labels = replace(labels, given=task.n_given_labels)
     rule = maker.get("stop_rule", {})
     low, high = last.gamma_thresholds or (settings.get("gamma_lo"), settings.get("gamma_hi"))
     errors = last.test or last.train

@@ -177,7 +177,7 @@ def _spent(progress: CampaignProgress) -> str:
         f"{progress.cycle} cycles" if budget.max_cycles is None else f"{progress.cycle} of {budget.max_cycles} cycles"
     )
     if budget.max_labels is not None:
-        parts.append(f"{progress.labels.total} of {budget.max_labels} labels")
+        parts.append(f"{progress.labels.total - progress.labels.given} of {budget.max_labels} labels")
     return ", ".join(parts)
 
 

@@ -106,12 +106,15 @@ class Labels:
         In this cycle.
     total
         Successful ones of all cycles.
+    given
+        Of all, those that the user brought along, which no budget counts.
     """
 
     asked: int | None
     done: int
     failed: int
     total: int
+    given: int = 0
 
     @property
     def left(self) -> int:

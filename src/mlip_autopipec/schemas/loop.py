@@ -136,6 +136,7 @@ class LoopState(BaseModel):
     potential_id: str | None = None
     walkers: list[WalkerState]
     n_labels: int = 0
+    n_given_labels: int = 0
     n_reused_labels: int = 0
     n_failed_labels: int = 0
     n_halts: int = 0
@@ -148,6 +149,11 @@ class LoopState(BaseModel):
     not_learnt: str | None = None
     n_functions: int | None = None
     gamma_thresholds: tuple[float, float] | None = None
+
+    @property
+    def n_computed_labels(self) -> int:
+        """Labels of this campaign without those that the user brought along."""
+        return self.n_labels - self.n_given_labels
 
     @property
     def learns_check(self) -> bool:
