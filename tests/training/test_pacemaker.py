@@ -74,7 +74,7 @@ def losses(directory: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def trainer() -> PacemakerTrainer:
-    return PacemakerTrainer(basis=BASIS, maxiter=60, fine_tune_maxiter=40)
+    return PacemakerTrainer(basis=BASIS, maxiter=60, fine_tune_maxiter=40, linear_start=False)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,8 @@ def test_fitted_energies_are_total_energies(first: TrainingResult) -> None:
 
 
 def test_fine_tune_starts_where_the_first_fit_ended_and_learns_new_labels(tmp_path: Path) -> None:
-    trainer = PacemakerTrainer(basis=TINY, maxiter=20, fine_tune_maxiter=30, input_sections={"backend": PYACE})
+    options = {"input_sections": {"backend": PYACE}, "linear_start": False}
+    trainer = PacemakerTrainer(basis=TINY, maxiter=20, fine_tune_maxiter=30, **options)
     first = trainer.train(OLD[:5], directory=tmp_path / "first")
     check_fine_tune(trainer, OLD[:5], first, tmp_path / "fine-tune")
 
@@ -264,7 +265,12 @@ def test_a_tight_gradient_ends_a_fit_that_has_not_begun(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_refit_beside_a_fine_tune(tmp_path: Path) -> None:
     trainer = PacemakerTrainer(
-        basis=TINY, maxiter=4, fine_tune_maxiter=2, refit_every=2, input_sections={"backend": PYACE}
+        basis=TINY,
+        maxiter=4,
+        fine_tune_maxiter=2,
+        refit_every=2,
+        input_sections={"backend": PYACE},
+        linear_start=False,
     )
     start = trainer.train(OLD[:3], directory=tmp_path / "first").potential
     options = {"new_labels": NEW[:1], "test_labels": TEST, "directory": tmp_path / "refit"}

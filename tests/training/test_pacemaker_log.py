@@ -51,23 +51,23 @@ FROM_NOTHING = "Initial potential is NOT provided, starting from empty potential
 )
 def test_a_log_without_a_fine_tune_is_caught(log: str, words: str) -> None:
     with pytest.raises(TrainingError, match=words) as caught:
-        check_log(log, Path("run/pacemaker.out"), fine_tune=True)
+        check_log(log, Path("run/pacemaker.out"), continued=True)
     assert "run/pacemaker.out" in str(caught.value)
 
 
 def test_a_fit_from_nothing_has_to_lower_the_loss() -> None:
     log = INIT.format("2.0000e-03") + STEP + END.format("2.0000e-03")
     with pytest.raises(TrainingError, match=r"left the loss at 0\.002"):
-        check_log(log, Path("log"), fine_tune=False)
+        check_log(log, Path("log"), continued=False)
 
 
 def test_a_good_log_is_believed() -> None:
     log = INIT.format("2.0000e-03") + STEP + END.format("1.0000e-03")
     # the statistics of the test set look the same and must not be mistaken for them
     log += (INIT.format("9.0") + END.format("9.0")).replace("INIT", "INIT TEST").replace("Cycle", "TEST Cycle")
-    assert check_log(log, Path("log"), fine_tune=True) == (1, 2e-3, 1e-3)
+    assert check_log(log, Path("log"), continued=True) == (1, 2e-3, 1e-3)
     ladder = FROM_NOTHING + log + "No new function added after basis extension. Stopping\n"
-    assert check_log(ladder, Path("log"), fine_tune=False).n_iterations == 1
+    assert check_log(ladder, Path("log"), continued=False).n_iterations == 1
 
 
 def test_the_device_is_what_tensorflow_says() -> None:

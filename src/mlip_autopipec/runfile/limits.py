@@ -55,7 +55,7 @@ LIMITS = (
     Limit(r".*\.(test_fraction|max_failed_fraction|quantile|kappa|volume_span)", 0, 1),
     Limit(r"selection\.n_max|validation\.(n_frames|interval_steps)", 1, 10**9),
     Limit(r"trainer\.(maxiter|fine_tune_maxiter|batch_size|refit_every|processes)", 1, 10**7),
-    Limit(r"trainer\.basis\.number_of_functions_per_element", 1, 10**5),
+    Limit(r"trainer\.(basis\.number_of|max)_functions_per_element", 1, 10**5),
     Limit(r"trainer\.basis\.nradmax_by_orders", 0, 100),
     Limit(r"trainer\.basis\.lmax_by_orders", 0, 30),
     Limit(r"trainer\.basis\.(ndensity|radial_functions|embedding_size)", 1, 1000),

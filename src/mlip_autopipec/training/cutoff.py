@@ -86,6 +86,10 @@ class LinearSettings(Protocol):
         """Limit of the cost of MD."""
 
     @property
+    def max_functions_per_element(self) -> int | None:
+        """Most functions of an element that the labels may choose."""
+
+    @property
     def soft_energy_eV_atom(self) -> float | None:
         """How far above the most stable labels an error is worth twice as much."""
 
@@ -203,7 +207,8 @@ def choose_form(
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present.cutoff)))] = present.cutoff
     # with many elements the largest basis would take minutes, and smaller ones prefer the same
     n_elements = len(task.elements)
-    rungs = rungs_within(atoms_of([task.labels[i] for i in _some(task, _ALLOW)]))
+    allowed = atoms_of([task.labels[i] for i in _some(task, _ALLOW)])
+    rungs = rungs_within(allowed, trainer.max_functions_per_element)
     size = max([n for n in rungs if n * n_elements <= MOST_FUNCTIONS], default=min(rungs))
     known: dict[BasisForm, float] = {}
     weightings = [[one.weights[i] for i in chosen] for one in tasks]

@@ -82,7 +82,7 @@ def atoms_of(labels: Sequence[Atoms]) -> dict[str, int]:
     return dict(Counter(symbol for label in labels for symbol in label.get_chemical_symbols()))
 
 
-def rungs_within(atoms: Mapping[str, int], least: int = 0) -> list[int]:
+def rungs_within(atoms: Mapping[str, int], most: int | None = None) -> list[int]:
     """
     Return the sizes that the data allow, in functions per element.
 
@@ -90,13 +90,12 @@ def rungs_within(atoms: Mapping[str, int], least: int = 0) -> list[int]:
     ----------
     atoms
         Atoms of each element in all labels.
-    least
-        Sizes below this are left out, but for the smallest allowed one.
+    most
+        Larger sizes are left out, but for the smallest.
     """
     together = MOST_OF_SEVERAL if len(atoms) in _SEVERAL else MOST_FUNCTIONS
     limit = min(FUNCTIONS_PER_ATOM * sum(atoms.values()), max(together / len(atoms), MOST_OF_EACH))
-    allowed = [n for n in RUNGS if n <= limit] or [RUNGS[0]]
-    return [n for n in allowed if n >= least] or [max(allowed[-1], least)]
+    return [n for n in RUNGS if n <= limit and (most is None or n <= most)] or [RUNGS[0]]
 
 
 def fit_rung(

@@ -56,6 +56,9 @@ class LinearACETrainer(ACETrainer):
     max_us_per_atom_step
         Limit of the cost of MD in microseconds per atom and step, measured by pyace on this machine; a smaller
         basis is taken above it.
+    max_functions_per_element
+        Most functions of an element that the labels may choose; None: up to 1200 for one element, see
+        :func:`~mlip_autopipec.training.ladder.rungs_within`.
     energy_weight, force_weight, ridge
         The fit of version 0.1, with the basis of 30 functions unless another number is given: weights in the sum
         of squares, of an energy per atom (in eV/atom) and of a force component (in eV/A), a fixed strength
@@ -82,13 +85,14 @@ class LinearACETrainer(ACETrainer):
     forces_meV_A: float = 100.0
     stress_GPa: float = 0.1
     max_us_per_atom_step: float | None = None
+    max_functions_per_element: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse weights, strengths and limits that are no positive numbers."""
         super().__post_init__()
         positive(self, "energy_meV_atom", "forces_meV_A", "stress_GPa", "energy_weight", "force_weight")
         positive(self, "max_us_per_atom_step", "soft_energy_eV_atom")
-        at_least_one(self, "processes")
+        at_least_one(self, "processes", "max_functions_per_element")
         if self.ridge is not None and not (np.isfinite(self.ridge) and self.ridge >= 0):
             raise InvalidInputError.of(
                 "LinearACETrainer.ridge", f"is {self.ridge}; it has to be a number of at least 0"

@@ -240,7 +240,7 @@ def _configurations(
             lmax_by_orders=list(LADDER_SHAPE[1]) if shape else settings.lmax_by_orders,
         ),
     )
-    sizes = rungs_within(atoms_of(task.labels))
+    sizes = rungs_within(atoms_of(task.labels), trainer.max_functions_per_element)
     present = None if task.start is None else form_of(task.start, ladder, task)
     form = form_for(ladder, tasks, weights, present)
     ladder = with_form(ladder, form)

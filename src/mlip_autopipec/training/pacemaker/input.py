@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from mlip_autopipec.potentials.basis import BasisSettings
 
 #: Sections of an ``input.yaml`` that may be given.
 SECTIONS = ("metadata", "potential", "data", "fit", "backend", "weighting")
@@ -137,6 +140,27 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = merge(merged[key], value) if both else value
     return merged
+
+
+def with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSettings:
+    """Return the basis with the user's potential section, its one home."""
+    names = (
+        "number_of_functions_per_element",
+        "cutoff",
+        "nradmax_by_orders",
+        "lmax_by_orders",
+        "radial_parameters",
+        "potential_section",
+    )
+    if twice := [name for name in names if getattr(basis, name) is not None]:
+        raise InvalidInputError(
+            f"the basis is described twice, by input_sections.potential and by basis.{twice[0]}; leave one of them"
+        )
+    described = replace(basis, potential_section=potential)
+    given = potential.get("elements", potential.get("element"))
+    if given is not None:
+        described.section([given] if isinstance(given, str) else given)
+    return described
 
 
 def check_optimizer(optimizer: object, field: str = "PacemakerTrainer.input_sections.optimizer") -> None:

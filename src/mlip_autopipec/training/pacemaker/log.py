@@ -66,14 +66,14 @@ def read_device(log: str) -> str:
     return f"{found[1].lower()} {found[2].strip()}" if found else "cpu"
 
 
-def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
+def check_log(log: str, path: Path, *, continued: bool) -> LoggedFit:
     """
     Believe pacemaker only if its log shows a fit: it ends with exit code 0 in many ways without one.
 
     Caught are: no iteration (``maxiter: 0``, ``--dry-run``, nothing trainable, a first line search
     that fails, a potential that counts as finished, a basis that cannot grow), a loss that is not
-    a number, a loss that did not fall, other reference energies than ours, and for a fine-tune a
-    start from scratch.
+    a number, a loss that did not fall, other reference energies than ours, and for a fit that
+    continues from a potential a start from scratch or a loss that rose.
 
     Raises
     ------
@@ -93,12 +93,12 @@ def check_log(log: str, path: Path, *, fine_tune: bool) -> LoggedFit:
         if result and not any(phrase in log for phrase in _ADVICE):
             advice = "check trainable_parameters and kappa: no trainable coefficient lowers the loss"
         fail(f"pacemaker did not train: its log has no iteration{said}", path, log, advice)
-    if fine_tune and _FROM_NOTHING in log:
+    if continued and _FROM_NOTHING in log:
         fail("pacemaker started from scratch instead of continuing", path, log)
-    if fine_tune and fit.last_loss > fit.first_loss * (1 + LOSS_DIGITS):
-        problem = f"the fine-tune raised the loss from {fit.first_loss:g} to {fit.last_loss:g}"
+    if continued and fit.last_loss > fit.first_loss * (1 + LOSS_DIGITS):
+        problem = f"the fit raised the loss from {fit.first_loss:g} to {fit.last_loss:g}"
         fail(problem, path, log, "raise fine_tune_maxiter or fit from scratch (fine_tune=False)")
-    if not fine_tune and fit.last_loss >= fit.first_loss:
+    if not continued and fit.last_loss >= fit.first_loss:
         problem = f"a fit from scratch left the loss at {fit.last_loss:g}, where it began"
         fail(problem, path, log, "raise maxiter; check trainable_parameters and kappa")
     return fit

@@ -21,7 +21,14 @@ from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.settings import get_settings
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.pacemaker.files import coefficients_differ, label_frame, read_fitted, write_start
-from mlip_autopipec.training.pacemaker.input import check_optimizer, check_sections, merge, read_input_file
+from mlip_autopipec.training.pacemaker.input import (
+    check_optimizer,
+    check_sections,
+    merge,
+    read_input_file,
+    with_section,
+)
+from mlip_autopipec.training.pacemaker.linear_start import linear_start
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
 from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, run_pacemaker
 from mlip_autopipec.training.program import find_program
@@ -54,10 +61,11 @@ class PacemakerTrainer(ACETrainer):
     """
     Fit by pacemaker's gradient optimiser (TensorFlow), in a process of its own.
 
-    A first fit starts from scratch; a fine-tune continues from the coefficients of the
-    initial potential on *all* labels, old and new, with fewer iterations. An initial
-    potential without ``fine_tune`` gives its basis only: all coefficients are reset. A GPU is
-    used where TensorFlow sees one.
+    A first fit starts from the linear fit to the same labels, or from scratch; a fine-tune
+    continues from the coefficients of the initial potential on *all* labels, old and new, with
+    fewer iterations. An initial potential without ``fine_tune`` gives nothing to a fit that
+    starts from a linear one; to one from scratch it gives its basis, with all coefficients
+    reset. A GPU is used where TensorFlow sees one.
 
     Parameters
     ----------
@@ -70,6 +78,11 @@ class PacemakerTrainer(ACETrainer):
         What an error is worth, as in the linear trainer: of an energy per atom, of a force component. They are
         translated into ``kappa`` by the mean number of atoms of the labels; of one alone, the other is 10 meV/atom or
         100 meV/A. None: as ``kappa`` says. pacemaker has no stress in its loss.
+    linear_start
+        Whether a fit that is no fine-tune begins at the linear fit to the same labels, in closed form (see
+        :mod:`~mlip_autopipec.training.pacemaker.linear_start`): its coefficients are the first density, the others are
+        zero. If the basis gives no number of functions, cutoff, radial functions and number are chosen by the labels.
+        From scratch are fits with a ladder, and with embeddings whose first density is not the energy itself.
     kappa
         Share of the forces in the loss (0 to 1); energies have the rest. Deprecated: it means something else in labels
         of another size. None: 0.3, that of pacemaker's template, unless what errors are worth is given.
@@ -122,6 +135,7 @@ class PacemakerTrainer(ACETrainer):
     basis: BasisSettings = field(default_factory=lambda: BasisSettings(ndensity=2))
     maxiter: int = 200
     fine_tune_maxiter: int = 60
+    linear_start: bool = True
     kappa: float | None = None
     L1_coeffs: float = 1e-8
     L2_coeffs: float = 1e-8
@@ -149,7 +163,7 @@ class PacemakerTrainer(ACETrainer):
             self.input_file = None  # read: a worker need not find it
         sections = check_sections(sections)
         if (potential := sections.pop("potential", None)) is not None:
-            self.basis = _with_section(self.basis, potential)
+            self.basis = with_section(self.basis, potential)
         if "repulsion" in sections.get("fit", {}):
             sections["fit"] = {**sections["fit"]}
             self.repulsion = sections["fit"].pop("repulsion")
@@ -229,11 +243,16 @@ class PacemakerTrainer(ACETrainer):
         train = label_frame(task.labels, task.reference_energies, weights, "label")
         # pacemaker joins both frames, so the test set needs the weight column as well
         test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
-        fine_tune, start = task.fine_tune, task.start
+        fine_tune, start, told = task.fine_tune, task.start, ""
+        linear = None if fine_tune or not self.linear_start or self._has_ladder else self._linear_fit(task)
+        if linear is not None:
+            start, told = linear
+        continued = fine_tune or linear is not None
         settings = self.input(
             task.elements,
             start is not None,
             fine_tune=fine_tune,
+            linear_start=linear is not None,
             test=bool(task.test_labels),
             seed=task.seed,
             atoms_per_label=_mean_size(task.labels),
@@ -245,11 +264,11 @@ class PacemakerTrainer(ACETrainer):
         if task.test_labels:
             test.to_pickle(folder / "test.pckl.gzip", compression="gzip", protocol=4)
         if start is not None:
-            write_start(start, folder / _START, task.reference_energies if fine_tune else None)
+            write_start(start, folder / _START, task.reference_energies if continued else None)
         (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
         log = run_pacemaker(command, folder, self.timeout)
-        check_log(log, folder / LOG, fine_tune=fine_tune)
+        check_log(log, folder / LOG, continued=continued)
         if not (folder / OUTPUT).is_file():
             fail(f"pacemaker wrote no {OUTPUT}", folder / LOG, log)
         # pacemaker keeps there what it was about to fit
@@ -264,7 +283,20 @@ class PacemakerTrainer(ACETrainer):
         if self.repulsion is not None:
             # after the fit: pacemaker's TensorFlow backend does not know the core
             set_core(fitted, task.labels, task.elements, self.core_margin)
-        return Fit(ACEPotential.from_basis(fitted), log, read_progress(log, folder / "metrics.txt", folder / LOG))
+        progress = read_progress(log, folder / "metrics.txt", folder / LOG)
+        return Fit(ACEPotential.from_basis(fitted), told + log, progress)
+
+    @property
+    def _has_ladder(self) -> bool:
+        """Whether fits from scratch add functions step by step, which begins from an empty potential."""
+        return self.ladder_step is not None or "ladder_step" in self.input_sections.get("fit", {})
+
+    def _linear_fit(self, task: FitTask) -> tuple[ACEPotential, str] | None:
+        """Return the linear fit to begin at, and its log; None if the embedding has no linear part."""
+        worth = {"energy_meV_atom": self.energy_meV_atom, "forces_meV_A": self.forces_meV_A}
+        settings = {name: value for name, value in worth.items() if value is not None}
+        settings |= {"core_repulsion": self.repulsion is not None, "core_margin": self.core_margin}
+        return linear_start(self.basis, task, settings)
 
     def input(
         self,
@@ -272,6 +304,7 @@ class PacemakerTrainer(ACETrainer):
         has_start: bool,
         *,
         fine_tune: bool,
+        linear_start: bool = False,
         test: bool = False,
         seed: int = 0,
         atoms_per_label: float = 32.0,
@@ -311,7 +344,7 @@ class PacemakerTrainer(ACETrainer):
                 merged["fit"].pop(key, None)
         if not has_start:
             merged["potential"] = self.basis.section(elements)
-        elif fine_tune or "ladder_step" in merged["fit"]:
+        elif fine_tune or linear_start or "ladder_step" in merged["fit"]:
             merged["potential"] = _START  # the same as pacemaker -p
         else:
             merged["potential"] = {"filename": _START, "reset": True}
@@ -330,27 +363,6 @@ class PacemakerTrainer(ACETrainer):
 def _mean_size(labels: Sequence[Atoms]) -> float:
     """Return the mean number of atoms of labels that are no dimers."""
     return sum(map(len, ordinary := [a for a in labels if not is_dimer(a)] or list(labels))) / len(ordinary)
-
-
-def _with_section(basis: BasisSettings, potential: dict[str, Any]) -> BasisSettings:
-    """Return the basis with the user's potential section, its one home."""
-    names = (
-        "number_of_functions_per_element",
-        "cutoff",
-        "nradmax_by_orders",
-        "lmax_by_orders",
-        "radial_parameters",
-        "potential_section",
-    )
-    if twice := [name for name in names if getattr(basis, name) is not None]:
-        raise InvalidInputError(
-            f"the basis is described twice, by input_sections.potential and by basis.{twice[0]}; leave one of them"
-        )
-    with_section = replace(basis, potential_section=potential)
-    given = potential.get("elements", potential.get("element"))
-    if given is not None:
-        with_section.section([given] if isinstance(given, str) else given)
-    return with_section
 
 
 def look_for_pacemaker(trainer: Any = None) -> Availability:

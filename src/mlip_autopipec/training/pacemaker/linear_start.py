@@ -1,0 +1,100 @@
+"""
+Where a gradient fit begins: at the linear fit to the same labels, as the first of its densities.
+
+A gradient fit from nothing spends most of its iterations on what a linear fit finds in seconds, and ends in a worse
+minimum. The linear fit also has what pacemaker lacks: the stresses, the error that the weights ask for, and, where
+the user names none, cutoff, radial functions and number of functions by the evidence of the labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from mlip_autopipec.potentials.basis import GRADIENT_FUNCTIONS, BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.results import Fit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlip_autopipec.training.training import FitTask
+
+#: Its embeddings whose slope is finite where a density is zero; FinnisSinclair's own square root has none there.
+_SMOOTH = "FinnisSinclairShiftedScaled"
+_BEGINS = "The gradient fit begins at a linear fit to the same labels:"
+_LINEAR: dict[str, Any] = {"npot": _SMOOTH, "fs_parameters": [1, 1], "ndensity": 1}
+
+
+def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any]) -> tuple[ACEPotential, str] | None:
+    """
+    Return the potential that a gradient fit begins at, and the log of the linear fit.
+
+    Parameters
+    ----------
+    basis
+        Of the gradient fit. If it gives no number of functions, the labels choose size, cutoff and radial functions,
+        up to as many functions as a gradient fit has by default.
+    task
+        The labels.
+    settings
+        Of the linear trainer.
+
+    Returns
+    -------
+    tuple or None
+        None if the first density of an embedding does not add to the energy as it is.
+
+    Raises
+    ------
+    TrainingError, InvalidInputError
+        As :func:`~mlip_autopipec.training.linear_fit.fit_linear`.
+    """
+    elements = sorted(task.elements)
+    if (embeddings := _embeddings(basis.section(elements), elements)) is None:
+        return None
+    if basis.potential_section is not None or basis.number_of_functions_per_element is not None:
+        section = basis.section(elements) | {"embeddings": {"ALL": _LINEAR}}
+        trainer = LinearACETrainer(basis=BasisSettings(potential_section=section), **settings)
+    else:
+        most = GRADIENT_FUNCTIONS[min(len(elements), len(GRADIENT_FUNCTIONS)) - 1]
+        trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
+    found = Fit(*trainer.fit(replace(task, start=None)))
+    told = f"{_BEGINS}\n{found.log}\n\n"
+    return with_densities(found.potential, embeddings), told
+
+
+def _embeddings(section: Mapping[str, Any], elements: Sequence[str]) -> dict[str, dict[str, Any]] | None:
+    """Return the embedding of each element, if all begin with a density that adds to the energy as it is."""
+    given = section.get("embeddings", {})
+    found = {element: given.get(element, given.get("ALL", {})) for element in elements}
+    linear = [one.get("npot") == _SMOOTH and list(one.get("fs_parameters", ()))[:2] == [1, 1] for one in found.values()]
+    return found if all(linear) else None
+
+
+def with_densities(potential: ACEPotential, embeddings: Mapping[str, Mapping[str, Any]]) -> ACEPotential:
+    """
+    Return a linear potential as one with further densities, all zero: energies and forces are the same.
+
+    Parameters
+    ----------
+    potential
+        With one density.
+    embeddings
+        Of each element, as in pacemaker's ``potential`` section.
+    """
+    content = yaml.safe_load(potential.yaml)
+    for block in content["species"]:
+        elements = block["speciesblock"].split()
+        embedding = embeddings[elements[0]]
+        if len(elements) == 1:
+            block |= {"ndensityi": embedding["ndensity"], "parameters": list(embedding["fs_parameters"])}
+            block |= {name: embedding[name] for name in ("rho_core_cut", "drho_core_cut") if name in embedding}
+        further = [0.0] * (embedding["ndensity"] - 1)
+        for function in block.get("nbody", []):
+            function["c"] = [number for c in function["c"] for number in (c, *further)]
+    text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
+    return ACEPotential.from_basis(ACEPotential(text).configuration())
