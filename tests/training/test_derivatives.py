@@ -102,6 +102,7 @@ def test_a_larger_structure_takes_as_much_for_each_atom(monkeypatch: pytest.Monk
         (copper_gold(), ["Au", "Cu"], 60, "ChebExpCos"),
         (cluster(), ["Au", "Cu"], 40, "SBessel"),
         (long_cell(), ["Au", "Cu"], 20, "ChebExpCos"),
+        (copper_gold(), ["Au", "Cu"], 5, "SBessel"),  # functions of pairs alone
     ],
 )
 def test_rows_are_those_of_pyace(atoms: Atoms, elements: list[str], n: int, radial: str) -> None:

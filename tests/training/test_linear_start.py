@@ -99,7 +99,7 @@ def test_a_basis_of_the_users_own_is_kept() -> None:
 
 
 def test_without_a_number_the_labels_choose_up_to_that_of_a_gradient_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlip_autopipec.training.pacemaker.linear_start.GRADIENT_FUNCTIONS", (60, 30, 20))
+    monkeypatch.setattr("mlip_autopipec.training.pacemaker.linear_start.MOST_FUNCTIONS", (60, 30, 20))
     begun = linear_start(BasisSettings(ndensity=2, cutoff=4.0), task_of(labels(40)), {})
     assert begun is not None
     assert max(begun[0].n_functions.values()) <= 30
@@ -135,6 +135,28 @@ def test_the_gradient_fit_goes_on_from_there(tmp_path: Path) -> None:
     assert logged.last_loss < logged.first_loss
     (folder,) = tmp_path.glob("pacemaker-*")
     assert "potential: start_potential.yaml" in (folder / "input.yaml").read_text()
+
+
+def test_a_refit_begins_at_a_linear_fit_too(tmp_path: Path) -> None:
+    """Of all labels, whose basis may be another one than that of the potential in use."""
+    trainer = PacemakerTrainer(
+        basis=replace(TINY, ndensity=2, number_of_functions_per_element=5),
+        maxiter=2,
+        fine_tune_maxiter=1,
+        refit_every=5,
+        input_sections=PYACE,
+    )
+    before = trainer.train(labels(8), directory=tmp_path / "first").potential
+    trainer.basis = replace(trainer.basis, number_of_functions_per_element=8)
+    more = {"new_labels": labels(4, seed=3), "directory": tmp_path / "more"}
+    result = trainer.train(labels(8), before, fine_tune=True, cycle=5, **more)
+    assert result.refit is not None
+    assert result.refit.failure is None
+    logs = [(folder / "pacemaker.out").read_text() for folder in (tmp_path / "more").glob("pacemaker-*")]
+    assert len(logs) == 2
+    starts = {(folder / "start_potential.yaml").read_text().count("{type:") for folder in (tmp_path / "more").iterdir()}
+    assert starts == {8, 16}
+    assert max(result.potential.n_functions.values()) == (8 if result.refit.kept == "refit" else 4)
 
 
 @pytest.mark.parametrize("options", [{"ladder_step": 4}, {"input_sections": {"fit": {"ladder_step": 4}}}])

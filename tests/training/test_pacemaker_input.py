@@ -11,7 +11,7 @@ from pyace import ACEBBasisSet, create_multispecies_basis_config
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.runfile.model import RunFile
-from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.training.pacemaker.trainer import FROM_LINEAR, FROM_SCRATCH, PacemakerTrainer
 from mlip_autopipec.training.program import environment
 
 if TYPE_CHECKING:
@@ -46,6 +46,11 @@ def test_input_of_each_kind_of_fit() -> None:
 
     refit = PacemakerTrainer().input(["Cu"], True, fine_tune=False)
     assert refit["potential"] == {"filename": "start_potential.yaml", "reset": True}
+    assert refit["fit"]["maxiter"] == FROM_SCRATCH
+
+    linear = PacemakerTrainer().input(["Cu"], True, fine_tune=False, linear_start=True)
+    assert (linear["potential"], linear["fit"]["maxiter"]) == ("start_potential.yaml", FROM_LINEAR)
+    assert PacemakerTrainer(maxiter=7).input(["Cu"], True, fine_tune=False, linear_start=True)["fit"]["maxiter"] == 7
 
 
 def test_a_ladder_among_the_sections_stays_out_of_a_fine_tune() -> None:

@@ -98,11 +98,11 @@ class Splines:
             functions = self._functions
             functions.evaluate_range(list(missing * step), self._nradbase, self.nradial, centre, neighbour)
             n = len(missing)
-            for part, (g, f) in enumerate(
-                ((functions.gr_vec, functions.fr_vec), (functions.dgr_vec, functions.dfr_vec))
-            ):
-                unit = step if part else 1.0
-                table[part, missing] = unit * np.hstack([_array(g, n), _array(f, n)])
+            of_pairs, of_more = ("gr_vec", "dgr_vec"), ("fr_vec", "dfr_vec")
+            for part, unit in enumerate((1.0, step)):
+                # a basis of pairs alone has no others, and pyace refuses to hand out none
+                names = (of_pairs[part], of_more[part]) if self.nradial else (of_pairs[part],)
+                table[part, missing] = unit * np.hstack([_array(getattr(functions, name), n) for name in names])
         return table
 
 

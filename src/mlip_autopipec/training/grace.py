@@ -31,7 +31,7 @@ from mlip_autopipec.training.pacemaker.input import merge
 from mlip_autopipec.training.pacemaker.log import fail
 from mlip_autopipec.training.program import find_program, run_program
 from mlip_autopipec.training.results import Fit
-from mlip_autopipec.training.training import ITERATIONS_TEMPLATE, ACETrainer, FitTask
+from mlip_autopipec.training.training import ACETrainer, FitTask
 from mlip_autopipec.training.weights import (
     at_least_one,
     check_earlier_weights,
@@ -314,8 +314,9 @@ KIND = TrainerKind(
     basis=GRACEBasis,
     short="GRACE-FS",
     about="GRACE-FS by gracemaker; MD runs in the library engine.",
-    template=ITERATIONS_TEMPLATE
-    + """\
+    template="""\
+  maxiter: 300                    # iterations of the first fit
+  fine_tune_maxiter: 100          # and of each fine-tune
   basis: {cutoff: {{ cutoff }}, nradmax_by_orders: [10, 5, 3], lmax_by_orders: [0, 3, 2]}
 """,
     default_cutoff_A=GRACEBasis().cutoff,

@@ -16,7 +16,7 @@ from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.processes import in_one_thread
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.results import Fit
-from mlip_autopipec.training.training import ACETrainer, FitTask
+from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
 from mlip_autopipec.training.weights import FitWeights, at_least_one, positive
 
 if TYPE_CHECKING:
@@ -211,18 +211,12 @@ def _bare(atoms: Atoms) -> Atoms:
     return copy
 
 
-#: What ``init`` writes: cutoff and size of the basis are left to the data.
-_TEMPLATE = """\
-  # basis:   # without it the labels choose radial functions, cutoff and size
-  #   cutoff: {{ cutoff }}   # {{ about_cutoff }}
-  #   number_of_functions_per_element: {{ functions }}
-"""
 KIND = TrainerKind(
     trainer=LinearACETrainer,
     basis=BasisSettings,
     short="seconds",
     about="a linear ACE in closed form, in seconds; the optimum is global.",
-    template=_TEMPLATE,
+    template=BASIS_TEMPLATE,
     default_cutoff_A=LADDER_CUTOFF,
     gamma_hi=5.0,
     keeps_basis=True,

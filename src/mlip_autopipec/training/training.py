@@ -41,15 +41,13 @@ logger = logging.getLogger(__name__)
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
-#: What ``init`` writes of a basis of :class:`~mlip_autopipec.potentials.basis.BasisSettings`, and of a gradient fit.
+
+
+#: What ``init`` writes of a basis that is left to the labels.
 BASIS_TEMPLATE = """\
-  basis:
-    number_of_functions_per_element: {{ functions }}   # larger is more accurate and slower, and needs more labels
-    cutoff: {{ cutoff }}                   # {{ about_cutoff }}
-"""
-ITERATIONS_TEMPLATE = """\
-  maxiter: 300                    # iterations of the first fit
-  fine_tune_maxiter: 100          # and of each fine-tune
+  # basis:   # without it the labels choose radial functions, cutoff and size
+  #   cutoff: {{ cutoff }}   # {{ about_cutoff }}
+  #   number_of_functions_per_element: {{ functions }}
 """
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mlip_autopipec.potentials.basis import GRADIENT_FUNCTIONS, BasisSettings
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.results import Fit
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.training.training import FitTask
 
+#: Functions of each element that the labels may choose, for one, two, and three or more elements: more than these take
+#: TensorFlow gigabytes and minutes (20 labels of silicon with 600: 3 GB; 60 with 1200: 10 GB), fewer cost accuracy.
+MOST_FUNCTIONS = (600, 320, 220)
 #: Its embeddings whose slope is finite where a density is zero; FinnisSinclair's own square root has none there.
 _SMOOTH = "FinnisSinclairShiftedScaled"
 _BEGINS = "The gradient fit begins at a linear fit to the same labels:"
@@ -37,7 +40,7 @@ def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any
     ----------
     basis
         Of the gradient fit. If it gives no number of functions, the labels choose size, cutoff and radial functions,
-        up to as many functions as a gradient fit has by default.
+        up to :data:`MOST_FUNCTIONS`.
     task
         The labels.
     settings
@@ -60,7 +63,7 @@ def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any
         section = basis.section(elements) | {"embeddings": {"ALL": _LINEAR}}
         trainer = LinearACETrainer(basis=BasisSettings(potential_section=section), **settings)
     else:
-        most = GRADIENT_FUNCTIONS[min(len(elements), len(GRADIENT_FUNCTIONS)) - 1]
+        most = MOST_FUNCTIONS[min(len(elements), len(MOST_FUNCTIONS)) - 1]
         trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
     found = Fit(*trainer.fit(replace(task, start=None)))
     told = f"{_BEGINS}\n{found.log}\n\n"

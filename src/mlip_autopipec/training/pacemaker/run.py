@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shlex
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.training.program import run_program
+from mlip_autopipec.errors import INSTALL_ACE, ExecutableError
+from mlip_autopipec.kinds import Availability
+from mlip_autopipec.settings import get_settings
+from mlip_autopipec.training.program import find_program, run_program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,3 +25,18 @@ def run_pacemaker(command: Sequence[str], folder: Path, timeout: float | None = 
     # --verbose-tf: TensorFlow tells which device it takes
     arguments = [*command, "input.yaml", "-o", OUTPUT, "--no-predict", "--verbose-tf"]
     return run_program("pacemaker", arguments, folder / LOG, timeout)
+
+
+def look_for_pacemaker(trainer: Any = None) -> Availability:
+    """Find pacemaker and what its gradient fit needs; a command that the user gave is not checked."""
+    if getattr(trainer, "command", None) is not None:
+        return Availability(trainer.command)
+    command = get_settings().PACEMAKER_CMD
+    try:
+        words = find_program("pacemaker", command, INSTALL_ACE)
+    except ExecutableError as error:
+        found, _, remedy = str(error).partition("; ")
+        return Availability(found, remedy or INSTALL_ACE)
+    if command is None and find_spec("tensorpotential") is None:
+        return Availability(f"{words[0]}, but tensorpotential is missing: no gradient fit", INSTALL_ACE)
+    return Availability(shlex.join(words))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import shlex
 import tempfile
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
-from mlip_autopipec.errors import INSTALL_ACE, ExecutableError, InvalidInputError
-from mlip_autopipec.kinds import Availability, TrainerKind
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
+from mlip_autopipec.kinds import TrainerKind
 from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, BasisSettings
 from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
 from mlip_autopipec.potentials.potential import ACEPotential
@@ -30,12 +28,11 @@ from mlip_autopipec.training.pacemaker.input import (
 )
 from mlip_autopipec.training.pacemaker.linear_start import linear_start
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
-from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, run_pacemaker
+from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, look_for_pacemaker, run_pacemaker
 from mlip_autopipec.training.program import find_program
 from mlip_autopipec.training.results import Fit, Refit, TrainingResult
 from mlip_autopipec.training.training import (
     BASIS_TEMPLATE,
-    ITERATIONS_TEMPLATE,
     ACETrainer,
     FitTask,
     TrainingInput,
@@ -53,6 +50,9 @@ if TYPE_CHECKING:
 #: Of pacemaker's template.
 _KAPPA = 0.3
 _START = "start_potential.yaml"
+#: Most iterations of a fit that begins at a linear one, and of one from scratch. Few labels are overfitted by more: 20
+#: of silicon have 109 meV/A on others after 30, 114 after 100.
+FROM_LINEAR, FROM_SCRATCH = 40, 200
 _LADDER_TYPES = ("body_order", "power_order")
 
 
@@ -73,7 +73,8 @@ class PacemakerTrainer(ACETrainer):
         As in :class:`ACETrainer`; by default with two densities, and of the size
         :class:`~mlip_autopipec.potentials.basis.BasisSettings` takes from pacemaker's template.
     maxiter, fine_tune_maxiter
-        Most iterations of a fit from scratch, and of a fine-tune.
+        Most iterations of a first fit (None: :data:`FROM_LINEAR` from a linear one, :data:`FROM_SCRATCH` without), and
+        of a fine-tune.
     energy_meV_atom, forces_meV_A
         What an error is worth, as in the linear trainer: of an energy per atom, of a force component. They are
         translated into ``kappa`` by the mean number of atoms of the labels; of one alone, the other is 10 meV/atom or
@@ -105,7 +106,7 @@ class PacemakerTrainer(ACETrainer):
         meV/A on the test set; copper: 16.7, 18.0, 22.6). The large errors of new labels dominate a
         squared loss without a weight.
     refit_every
-        In every so many cycles a fit from reset coefficients, with ``maxiter`` iterations, is
+        In every so many cycles a further first fit, with ``maxiter`` iterations, is
         made beside the fine-tune, on the same labels; the potential with the lower loss on
         the test set (without one, on the training set) is kept. A fine-tune stays in the
         basin of the first, small dataset. None never refits.
@@ -125,7 +126,7 @@ class PacemakerTrainer(ACETrainer):
         Sections of a pacemaker ``input.yaml`` that are merged over the ones written here, key
         by key, e.g. ``{"fit": {"loss": {"kappa": 0.5}}}``. A ``potential`` section becomes
         ``basis.potential_section``, a ``weighting`` may stand at the top or under ``fit``;
-        ``fit.maxiter`` and a ladder hold for fits from scratch only. Keys that belong to the
+        ``fit.maxiter`` holds for first fits only, a ladder for those from scratch. Keys that belong to the
         loop (data files, seed, reference energies) are refused.
     input_file
         The user's own ``input.yaml``, read once, when the trainer is made: its sections come
@@ -133,7 +134,7 @@ class PacemakerTrainer(ACETrainer):
     """
 
     basis: BasisSettings = field(default_factory=lambda: BasisSettings(ndensity=2))
-    maxiter: int = 200
+    maxiter: int | None = None
     fine_tune_maxiter: int = 60
     linear_start: bool = True
     kappa: float | None = None
@@ -311,7 +312,7 @@ class PacemakerTrainer(ACETrainer):
     ) -> dict[str, Any]:
         """Return the ``input.yaml`` of a fit as a dictionary."""
         given = self.input_sections
-        most = given.get("fit", {}).get("maxiter", self.maxiter)
+        most = given.get("fit", {}).get("maxiter") or self.maxiter or (FROM_LINEAR if linear_start else FROM_SCRATCH)
         maxiter = self.fine_tune_maxiter if fine_tune else most
         fit: dict[str, Any] = {
             "loss": {
@@ -365,21 +366,6 @@ def _mean_size(labels: Sequence[Atoms]) -> float:
     return sum(map(len, ordinary := [a for a in labels if not is_dimer(a)] or list(labels))) / len(ordinary)
 
 
-def look_for_pacemaker(trainer: Any = None) -> Availability:
-    """Find pacemaker and what its gradient fit needs; a command that the user gave is not checked."""
-    if getattr(trainer, "command", None) is not None:
-        return Availability(trainer.command)
-    command = get_settings().PACEMAKER_CMD
-    try:
-        words = find_program("pacemaker", command, INSTALL_ACE)
-    except ExecutableError as error:
-        found, _, remedy = str(error).partition("; ")
-        return Availability(found, remedy or INSTALL_ACE)
-    if command is None and find_spec("tensorpotential") is None:
-        return Availability(f"{words[0]}, but tensorpotential is missing: no gradient fit", INSTALL_ACE)
-    return Availability(shlex.join(words))
-
-
 KIND = TrainerKind(
     trainer=PacemakerTrainer,
     basis=BasisSettings,
@@ -387,7 +373,7 @@ KIND = TrainerKind(
     basis_fields={"ndensity": (int, 2)},
     short="gradient fit",
     about="a non-linear ACE by pacemaker's gradient fit; better than linear, minutes per cycle.",
-    template=ITERATIONS_TEMPLATE + BASIS_TEMPLATE,
+    template=BASIS_TEMPLATE + "  fine_tune_maxiter: 60           # most iterations of each fine-tune\n",
     default_cutoff_A=GRADIENT_CUTOFF,
     look=look_for_pacemaker,
     self_test=lambda: PacemakerTrainer(fine_tune_maxiter=8, refit_every=None),
