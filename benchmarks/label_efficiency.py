@@ -136,6 +136,11 @@ def copper_gold():
     return System(atoms, [1300], [300, 1300], 5.0, EMTStaticMaker(), first_dataset(12, 32))
 
 
+def solid_copper_gold():
+    # at 1300 K a walk melts sooner or later, and the oracle's MD has melted: what a label is worth is chance there
+    return replace(copper_gold(), walkers_K=[800], temperatures_K=[300, 800])
+
+
 def silicon():
     atoms = bulk("Si", a=5.431, cubic=True) * (2, 2, 2)
     system = System(atoms, [2000], [300, 2000], 3.0, EMTStaticMaker(), first_dataset(6, 64))
@@ -164,7 +169,13 @@ def magnesia():
     return System(atoms, [1000], [1000], 2.0, oracle, first_dataset(8, 54), missing, "nvt", **frames)
 
 
-SYSTEMS = {"copper": copper, "copper-gold": copper_gold, "silicon": silicon, "MgO": magnesia}
+SYSTEMS = {
+    "copper": copper,
+    "copper-gold": copper_gold,
+    "copper-gold-solid": solid_copper_gold,
+    "silicon": silicon,
+    "MgO": magnesia,
+}
 
 
 @dataclass

@@ -15,6 +15,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet, create_multispecies_basis_config
+from teacher import labelled_by
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.active_learning.outliers import fitted_errors
@@ -26,7 +27,7 @@ from mlip_autopipec.training.accuracy import compute_errors, evaluate
 from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.ladder import FUNCTIONS_PER_ATOM, fit_rung
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.regression import Factorisation, prior_scale
+from mlip_autopipec.training.regression import Factorisation
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -288,20 +289,9 @@ def test_the_cutoff_is_chosen_again_when_the_labels_have_become_more(monkeypatch
 
 
 def taught_by(radial_basis: str, cutoff: float, frames: list[Atoms]) -> list[Atoms]:
-    """Label with an ACE potential of the given radial functions and random coefficients; forces of about 1 eV/A."""
+    """Label with an ACE potential of the given radial functions."""
     settings = BasisSettings(40, cutoff, radial_basis=radial_basis)
-    basis = ACEBBasisSet(create_multispecies_basis_config(settings.section(["Cu"])))
-    functions = basis_functions(basis)
-    coefficients = np.random.default_rng(0).normal(size=len(functions)) / prior_scale(functions)
-    forces = [Derivatives(basis).of(atoms).forces @ coefficients for atoms in frames]
-    basis.basis_coeffs = coefficients / np.sqrt(np.mean(np.square(forces)))
-    calculator = ACEPotential.from_basis(basis).calculator()
-    labels = [atoms.copy() for atoms in frames]
-    for atoms in labels:
-        calculator.calculate(atoms)
-        found = {name: calculator.results[name] for name in ("energy", "forces")}
-        atoms.calc = SinglePointCalculator(atoms, **found)
-    return labels
+    return labelled_by(ACEBBasisSet(create_multispecies_basis_config(settings.section(["Cu"]))), frames)
 
 
 def radial_functions(potential: ACEPotential) -> tuple[str, float]:

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.calculators.singlepoint import SinglePointCalculator
 from pyace import ACEBBasisSet
+from teacher import labelled_by
 
 from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_SHAPE, SHARES, BasisSettings, Shares, shares_for
-from mlip_autopipec.potentials.derivatives import Derivatives
-from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training import cutoff
 from mlip_autopipec.training.design import BasisFunction, basis_functions
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.regression import prior_scale
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 PAIR, THREE, FOUR = ["Au", "Cu"], ["Ag", "Au", "Cu"], ["Ag", "Au", "Cu", "Ni"]
 
@@ -50,22 +49,10 @@ def cells(elements: list[str], n: int, seed: int = 0) -> list[Atoms]:
 
 
 def taught_by(functions: list[BasisFunction], shares: Shares, elements: list[str], frames: list[Atoms]) -> list[Atoms]:
-    """Label with the given functions of a basis and random coefficients; forces of about 1 eV/A."""
+    """Label with the given functions of a basis."""
     limits = [list(part) for part in LADDER_SHAPE]
     basis = ACEBBasisSet(BasisSettings(150, 4.0, *limits).configuration(elements, shares))
-    known = basis_functions(basis)
-    wanted = set(functions)
-    coefficients = np.random.default_rng(0).normal(size=len(known)) / prior_scale(known)
-    coefficients *= [function in wanted for function in known]
-    forces = [Derivatives(basis).of(atoms).forces @ coefficients for atoms in frames]
-    basis.basis_coeffs = coefficients / np.sqrt(np.mean(np.square(forces)))
-    calculator = ACEPotential.from_basis(basis).calculator()
-    labels = [atoms.copy() for atoms in frames]
-    for atoms in labels:
-        calculator.calculate(atoms)
-        found = {name: calculator.results[name] for name in ("energy", "forces")}
-        atoms.calc = SinglePointCalculator(atoms, **found)
-    return labels
+    return labelled_by(basis, frames, set(functions))
 
 
 @pytest.mark.parametrize("elements", [PAIR, THREE, FOUR])
@@ -114,8 +101,6 @@ def shares_of(potential: ACEPotential, elements: list[str]) -> Shares:
 
 @pytest.fixture
 def one_cutoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cutoff, "CUTOFFS", (4.0,))
-    monkeypatch.setattr(cutoff, "_FIRST", 0)
     monkeypatch.setattr(cutoff, "RADIAL_BASES", ("SBessel",))
     monkeypatch.setattr(cutoff, "cutoffs_for", lambda _labels: [4.0])
 
