@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.pacemaker.linear_start import linear_start, with_densities
+from mlip_autopipec.training.pacemaker.linear_start import has_linear_part, linear_start, with_densities
 from mlip_autopipec.training.pacemaker.log import read_log
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
@@ -88,20 +88,17 @@ def test_a_basis_of_the_users_own_is_kept() -> None:
     task = task_of(labels(8))
     for given in (basis, section):
         begun = linear_start(given, task, {})
-        assert begun is not None
         potential, log = begun
         assert potential.cutoff == 4.0
         assert potential.n_functions == {"Au": 8, "Cu": 8}
         assert "functions: " in log
     some = linear_start(basis, task, {"forces_meV_A": 1e-3})  # another worth is another fit
-    assert some is not None
     assert not np.allclose(some[0].coefficients, potential.coefficients)
 
 
 def test_without_a_number_the_labels_choose_up_to_that_of_a_gradient_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlip_autopipec.training.pacemaker.linear_start.MOST_FUNCTIONS", (60, 30, 20))
     begun = linear_start(BasisSettings(ndensity=2, cutoff=4.0), task_of(labels(40)), {})
-    assert begun is not None
     assert max(begun[0].n_functions.values()) <= 30
     assert begun[0].cutoff == 4.0
 
@@ -116,7 +113,10 @@ def test_without_a_number_the_labels_choose_up_to_that_of_a_gradient_fit(monkeyp
 )
 def test_an_embedding_without_a_linear_part_begins_from_scratch(embedding: dict[str, Any]) -> None:
     section = TINY.section(["Au", "Cu"]) | {"embeddings": {"ALL": EMBEDDING, "Cu": embedding}}
-    assert linear_start(BasisSettings(potential_section=section), task_of(labels(8)), {}) is None
+    basis = BasisSettings(potential_section=section)
+    assert not has_linear_part(basis)
+    assert not PacemakerTrainer(basis=basis).begins_linear
+    assert has_linear_part(BasisSettings(potential_section=replace(TINY, ndensity=2).section(["Au", "Cu"])))
 
 
 def test_the_gradient_fit_goes_on_from_there(tmp_path: Path) -> None:
@@ -127,11 +127,13 @@ def test_the_gradient_fit_goes_on_from_there(tmp_path: Path) -> None:
     assert "begins at a linear fit" in result.log
     task = replace(task_of(train), directory=tmp_path)
     begun = linear_start(trainer.basis, task, {})
-    assert begun is not None
     before = compute_errors(replace(begun[0], reference_energies=task.reference_energies), train)
     assert before is not None
-    # the loss at the start is that of the linear fit
-    assert logged.first_loss == pytest.approx(before.loss(0.3), rel=1e-3)
+    # the loss at the start is that of the linear fit, with the regularisation of its coefficients
+    size = (
+        trainer.L1_coeffs * np.abs(begun[0].coefficients).sum() + trainer.L2_coeffs * (begun[0].coefficients ** 2).sum()
+    )
+    assert logged.first_loss == pytest.approx(before.loss(trainer.share_of_forces(4)) + size, rel=0.01)
     assert logged.last_loss < logged.first_loss
     (folder,) = tmp_path.glob("pacemaker-*")
     assert "potential: start_potential.yaml" in (folder / "input.yaml").read_text()

@@ -48,9 +48,9 @@ def test_input_of_each_kind_of_fit() -> None:
     assert refit["potential"] == {"filename": "start_potential.yaml", "reset": True}
     assert refit["fit"]["maxiter"] == FROM_SCRATCH
 
-    linear = PacemakerTrainer().input(["Cu"], True, fine_tune=False, linear_start=True)
+    linear = PacemakerTrainer().input(["Cu"], True, fine_tune=False, from_linear=True)
     assert (linear["potential"], linear["fit"]["maxiter"]) == ("start_potential.yaml", FROM_LINEAR)
-    assert PacemakerTrainer(maxiter=7).input(["Cu"], True, fine_tune=False, linear_start=True)["fit"]["maxiter"] == 7
+    assert PacemakerTrainer(maxiter=7).input(["Cu"], True, fine_tune=False, from_linear=True)["fit"]["maxiter"] == 7
 
 
 def test_a_ladder_among_the_sections_stays_out_of_a_fine_tune() -> None:

@@ -6,7 +6,7 @@ import logging
 import warnings
 from dataclasses import replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -71,11 +71,12 @@ def test_the_losses_of_all_trainers_are_proportional() -> None:
 
 
 def test_pacemakers_kappa_follows_and_is_as_before_without() -> None:
-    def kappa(n: float = 32.0, **given: float) -> float:
+    def kappa(n: float = 32.0, **given: Any) -> float:
         written = PacemakerTrainer(basis=TINY, **given).input(["Cu"], False, fine_tune=False, atoms_per_label=n)
         return written["fit"]["loss"]["kappa"]
 
-    assert kappa() == 0.3
+    assert kappa(linear_start=False) == kappa(ladder_step=4) == 0.3
+    assert kappa() == kappa(energy_meV_atom=1, forces_meV_A=100), "as in the linear fit that it begins at"
     assert kappa(energy_meV_atom=1, forces_meV_A=100) == pytest.approx(3200 / (1e6 + 3200))
     assert kappa(forces_meV_A=100) == kappa(energy_meV_atom=10) == pytest.approx(3200 / (1e4 + 3200))
     assert kappa(n=8, energy_meV_atom=10) < kappa(n=64, energy_meV_atom=10)

@@ -19,7 +19,7 @@ from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.results import Fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from mlip_autopipec.training.training import FitTask
 
@@ -32,24 +32,30 @@ _BEGINS = "The gradient fit begins at a linear fit to the same labels:"
 _LINEAR: dict[str, Any] = {"npot": _SMOOTH, "fs_parameters": [1, 1], "ndensity": 1}
 
 
-def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any]) -> tuple[ACEPotential, str] | None:
+def has_linear_part(basis: BasisSettings) -> bool:
+    """Tell whether the first density of every embedding adds to the energy as it is."""
+    given = basis.potential_section
+    if given is None:
+        return True
+    embeddings = given.get("embeddings", {}).values()
+    return bool(embeddings) and all(
+        one.get("npot") == _SMOOTH and list(one.get("fs_parameters", ()))[:2] == [1, 1] for one in embeddings
+    )
+
+
+def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any]) -> tuple[ACEPotential, str]:
     """
     Return the potential that a gradient fit begins at, and the log of the linear fit.
 
     Parameters
     ----------
     basis
-        Of the gradient fit. If it gives no number of functions, the labels choose size, cutoff and radial functions,
-        up to :data:`MOST_FUNCTIONS`.
+        Of the gradient fit; :func:`has_linear_part`. If it gives no number of functions, the labels choose size, cutoff
+        and radial functions, up to :data:`MOST_FUNCTIONS`.
     task
         The labels.
     settings
         Of the linear trainer.
-
-    Returns
-    -------
-    tuple or None
-        None if the first density of an embedding does not add to the energy as it is.
 
     Raises
     ------
@@ -57,25 +63,17 @@ def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any
         As :func:`~mlip_autopipec.training.linear_fit.fit_linear`.
     """
     elements = sorted(task.elements)
-    if (embeddings := _embeddings(basis.section(elements), elements)) is None:
-        return None
+    section = basis.section(elements)
     if basis.potential_section is not None or basis.number_of_functions_per_element is not None:
-        section = basis.section(elements) | {"embeddings": {"ALL": _LINEAR}}
-        trainer = LinearACETrainer(basis=BasisSettings(potential_section=section), **settings)
+        fixed = section | {"embeddings": {"ALL": _LINEAR}}
+        trainer = LinearACETrainer(basis=BasisSettings(potential_section=fixed), **settings)
     else:
         most = MOST_FUNCTIONS[min(len(elements), len(MOST_FUNCTIONS)) - 1]
         trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
     found = Fit(*trainer.fit(replace(task, start=None)))
-    told = f"{_BEGINS}\n{found.log}\n\n"
-    return with_densities(found.potential, embeddings), told
-
-
-def _embeddings(section: Mapping[str, Any], elements: Sequence[str]) -> dict[str, dict[str, Any]] | None:
-    """Return the embedding of each element, if all begin with a density that adds to the energy as it is."""
-    given = section.get("embeddings", {})
-    found = {element: given.get(element, given.get("ALL", {})) for element in elements}
-    linear = [one.get("npot") == _SMOOTH and list(one.get("fs_parameters", ()))[:2] == [1, 1] for one in found.values()]
-    return found if all(linear) else None
+    given = section["embeddings"]
+    embeddings = {element: given.get(element, given.get("ALL", {})) for element in elements}
+    return with_densities(found.potential, embeddings), f"{_BEGINS}\n{found.log}\n\n"
 
 
 def with_densities(potential: ACEPotential, embeddings: Mapping[str, Mapping[str, Any]]) -> ACEPotential:

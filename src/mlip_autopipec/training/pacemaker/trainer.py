@@ -26,7 +26,7 @@ from mlip_autopipec.training.pacemaker.input import (
     read_input_file,
     with_section,
 )
-from mlip_autopipec.training.pacemaker.linear_start import linear_start
+from mlip_autopipec.training.pacemaker.linear_start import has_linear_part, linear_start
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
 from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, look_for_pacemaker, run_pacemaker
 from mlip_autopipec.training.program import find_program
@@ -38,7 +38,14 @@ from mlip_autopipec.training.training import (
     TrainingInput,
     prove_learning,
 )
-from mlip_autopipec.training.weights import at_least_one, check_earlier_weights, positive, share_of_forces, worth_of
+from mlip_autopipec.training.weights import (
+    FitWeights,
+    at_least_one,
+    check_earlier_weights,
+    positive,
+    share_of_forces,
+    worth_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +54,9 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.training.accuracy import ErrorMetrics
 
-#: Of pacemaker's template.
+#: Of pacemaker's template; and what an error is worth in the linear fit that a fit begins at.
 _KAPPA = 0.3
+_AS_LINEAR = FitWeights()
 _START = "start_potential.yaml"
 #: Most iterations of a fit that begins at a linear one, and of one from scratch. Few labels are overfitted by more: 20
 #: of silicon have 109 meV/A on others after 30, 114 after 100.
@@ -78,7 +86,8 @@ class PacemakerTrainer(ACETrainer):
     energy_meV_atom, forces_meV_A
         What an error is worth, as in the linear trainer: of an energy per atom, of a force component. They are
         translated into ``kappa`` by the mean number of atoms of the labels; of one alone, the other is 10 meV/atom or
-        100 meV/A. None: as ``kappa`` says. pacemaker has no stress in its loss.
+        100 meV/A. None: as ``kappa`` says, or, in fits that begin at a linear one, what they are worth there. pacemaker
+        has no stress in its loss.
     linear_start
         Whether a fit that is no fine-tune begins at the linear fit to the same labels, in closed form (see
         :mod:`~mlip_autopipec.training.pacemaker.linear_start`): its coefficients are the first density, the others are
@@ -86,7 +95,7 @@ class PacemakerTrainer(ACETrainer):
         From scratch are fits with a ladder, and with embeddings whose first density is not the energy itself.
     kappa
         Share of the forces in the loss (0 to 1); energies have the rest. Deprecated: it means something else in labels
-        of another size. None: 0.3, that of pacemaker's template, unless what errors are worth is given.
+        of another size. None: 0.3, that of pacemaker's template, in fits from scratch without what errors are worth.
     L1_coeffs, L2_coeffs
         Regularisation of the coefficients.
     optimizer
@@ -191,6 +200,8 @@ class PacemakerTrainer(ACETrainer):
         """Return the kappa that is written for labels of so many atoms on average."""
         if (worth := worth_of(self)) is not None:
             return share_of_forces(worth, atoms_per_label)
+        if self.kappa is None and self.begins_linear:
+            return share_of_forces(_AS_LINEAR, atoms_per_label)
         return _KAPPA if self.kappa is None else self.kappa
 
     def train_on(self, given: TrainingInput) -> TrainingResult:
@@ -245,15 +256,14 @@ class PacemakerTrainer(ACETrainer):
         # pacemaker joins both frames, so the test set needs the weight column as well
         test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
         fine_tune, start, told = task.fine_tune, task.start, ""
-        linear = None if fine_tune or not self.linear_start or self._has_ladder else self._linear_fit(task)
-        if linear is not None:
-            start, told = linear
-        continued = fine_tune or linear is not None
+        from_linear = self.begins_linear and not fine_tune
+        if from_linear:
+            start, told = self._linear_fit(task)
         settings = self.input(
             task.elements,
             start is not None,
             fine_tune=fine_tune,
-            linear_start=linear is not None,
+            from_linear=from_linear,
             test=bool(task.test_labels),
             seed=task.seed,
             atoms_per_label=_mean_size(task.labels),
@@ -265,11 +275,11 @@ class PacemakerTrainer(ACETrainer):
         if task.test_labels:
             test.to_pickle(folder / "test.pckl.gzip", compression="gzip", protocol=4)
         if start is not None:
-            write_start(start, folder / _START, task.reference_energies if continued else None)
+            write_start(start, folder / _START, task.reference_energies if fine_tune or from_linear else None)
         (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
         log = run_pacemaker(command, folder, self.timeout)
-        check_log(log, folder / LOG, continued=continued)
+        check_log(log, folder / LOG, continued=fine_tune or from_linear)
         if not (folder / OUTPUT).is_file():
             fail(f"pacemaker wrote no {OUTPUT}", folder / LOG, log)
         # pacemaker keeps there what it was about to fit
@@ -288,15 +298,16 @@ class PacemakerTrainer(ACETrainer):
         return Fit(ACEPotential.from_basis(fitted), told + log, progress)
 
     @property
-    def _has_ladder(self) -> bool:
-        """Whether fits from scratch add functions step by step, which begins from an empty potential."""
-        return self.ladder_step is not None or "ladder_step" in self.input_sections.get("fit", {})
+    def begins_linear(self) -> bool:
+        """Whether first fits begin at a linear fit; a ladder begins from an empty potential."""
+        has_ladder = self.ladder_step is not None or "ladder_step" in self.input_sections.get("fit", {})
+        return self.linear_start and not has_ladder and has_linear_part(self.basis)
 
-    def _linear_fit(self, task: FitTask) -> tuple[ACEPotential, str] | None:
-        """Return the linear fit to begin at, and its log; None if the embedding has no linear part."""
-        worth = {"energy_meV_atom": self.energy_meV_atom, "forces_meV_A": self.forces_meV_A}
-        settings = {name: value for name, value in worth.items() if value is not None}
-        settings |= {"core_repulsion": self.repulsion is not None, "core_margin": self.core_margin}
+    def _linear_fit(self, task: FitTask) -> tuple[ACEPotential, str]:
+        """Return the linear fit to begin at, and its log."""
+        settings: dict[str, Any] = {"core_repulsion": self.repulsion is not None, "core_margin": self.core_margin}
+        if (worth := worth_of(self)) is not None:
+            settings |= {"energy_meV_atom": worth.energy_meV_atom, "forces_meV_A": worth.forces_meV_A}
         return linear_start(self.basis, task, settings)
 
     def input(
@@ -305,14 +316,14 @@ class PacemakerTrainer(ACETrainer):
         has_start: bool,
         *,
         fine_tune: bool,
-        linear_start: bool = False,
+        from_linear: bool = False,
         test: bool = False,
         seed: int = 0,
         atoms_per_label: float = 32.0,
     ) -> dict[str, Any]:
         """Return the ``input.yaml`` of a fit as a dictionary."""
         given = self.input_sections
-        most = given.get("fit", {}).get("maxiter") or self.maxiter or (FROM_LINEAR if linear_start else FROM_SCRATCH)
+        most = given.get("fit", {}).get("maxiter") or self.maxiter or (FROM_LINEAR if from_linear else FROM_SCRATCH)
         maxiter = self.fine_tune_maxiter if fine_tune else most
         fit: dict[str, Any] = {
             "loss": {
@@ -345,7 +356,7 @@ class PacemakerTrainer(ACETrainer):
                 merged["fit"].pop(key, None)
         if not has_start:
             merged["potential"] = self.basis.section(elements)
-        elif fine_tune or linear_start or "ladder_step" in merged["fit"]:
+        elif fine_tune or from_linear or "ladder_step" in merged["fit"]:
             merged["potential"] = _START  # the same as pacemaker -p
         else:
             merged["potential"] = {"filename": _START, "reset": True}
