@@ -50,6 +50,10 @@ def test_input_of_each_kind_of_fit() -> None:
 
     linear = PacemakerTrainer().input(["Cu"], True, fine_tune=False, from_linear=True)
     assert (linear["potential"], linear["fit"]["maxiter"]) == ("start_potential.yaml", FROM_LINEAR)
+    assert linear["fit"]["loss"]["L2_coeffs"] == pytest.approx(1e-8 * linear["fit"]["loss"]["kappa"] / 0.3)
+    stated = PacemakerTrainer(input_sections={"fit": {"loss": {"kappa": 0.5}}}).input(["Cu"], False, fine_tune=False)
+    assert stated["fit"]["loss"] == {"kappa": 0.5, "L1_coeffs": 1e-8, "L2_coeffs": 1e-8}
+    assert PacemakerTrainer(L1_coeffs=0.0).input(["Cu"], False, fine_tune=False)["fit"]["loss"]["L1_coeffs"] == 0.0
     assert PacemakerTrainer(maxiter=7).input(["Cu"], True, fine_tune=False, from_linear=True)["fit"]["maxiter"] == 7
 
 

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 #: Of pacemaker's template; and what an error is worth in the linear fit that a fit begins at.
 _KAPPA = 0.3
 _AS_LINEAR = FitWeights()
+#: Strength of the regularisation in pacemaker's template.
+_DAMPING = 1e-8
 _START = "start_potential.yaml"
 #: Most iterations of a fit that begins at a linear one, and of one from scratch. Few labels are overfitted by more: 20
 #: of silicon have 109 meV/A on others after 30, 114 after 100.
@@ -97,7 +99,8 @@ class PacemakerTrainer(ACETrainer):
         Share of the forces in the loss (0 to 1); energies have the rest. Deprecated: it means something else in labels
         of another size. None: 0.3, that of pacemaker's template, in fits from scratch without what errors are worth.
     L1_coeffs, L2_coeffs
-        Regularisation of the coefficients.
+        Regularisation of the coefficients. None: 1e-8 where ``kappa`` is 0.3, as in pacemaker's template, and the same
+        relative to the errors of the forces where it follows from what errors are worth.
     optimizer
         "BFGS", "CG", or "L-BFGS-B" from about 3000 parameters on.
     batch_size
@@ -147,8 +150,8 @@ class PacemakerTrainer(ACETrainer):
     fine_tune_maxiter: int = 60
     linear_start: bool = True
     kappa: float | None = None
-    L1_coeffs: float = 1e-8
-    L2_coeffs: float = 1e-8
+    L1_coeffs: float | None = None
+    L2_coeffs: float | None = None
     optimizer: str = "BFGS"
     batch_size: int = 100
     repulsion: str | None = "auto"
@@ -325,11 +328,15 @@ class PacemakerTrainer(ACETrainer):
         given = self.input_sections
         most = given.get("fit", {}).get("maxiter") or self.maxiter or (FROM_LINEAR if from_linear else FROM_SCRATCH)
         maxiter = self.fine_tune_maxiter if fine_tune else most
+        share = self.share_of_forces(atoms_per_label)
+        # else a loss that is small because forces count little in it would be all regularisation
+        stated = self.kappa is not None or "kappa" in given.get("fit", {}).get("loss", {})
+        damping = _DAMPING if stated else _DAMPING * share / _KAPPA
         fit: dict[str, Any] = {
             "loss": {
-                "kappa": self.share_of_forces(atoms_per_label),
-                "L1_coeffs": self.L1_coeffs,
-                "L2_coeffs": self.L2_coeffs,
+                "kappa": share,
+                "L1_coeffs": damping if self.L1_coeffs is None else self.L1_coeffs,
+                "L2_coeffs": damping if self.L2_coeffs is None else self.L2_coeffs,
             },
             "optimizer": self.optimizer,
             "min_relative_train_loss_per_iter": self.min_relative_loss_change,
