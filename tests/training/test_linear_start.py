@@ -6,12 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.linear_start import has_linear_part, linear_start, with_densities
@@ -20,8 +23,6 @@ from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ase import Atoms
 
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.results import Fit
@@ -134,6 +135,26 @@ def test_the_gradient_fit_goes_on_from_there(tmp_path: Path) -> None:
     assert logged.last_loss < logged.first_loss
     (folder,) = tmp_path.glob("pacemaker-*")
     assert "potential: start_potential.yaml" in (folder / "input.yaml").read_text()
+
+
+def test_dimers_count_little_and_may_be_longer_than_the_cutoff(tmp_path: Path) -> None:
+    """pacemaker leaves out what has no pair within the cutoff; its energy is that of atoms alone."""
+    dimers = []
+    for distance in (2.3, 5.0):
+        atoms = Atoms("CuAu", [[0, 0, 0], [0, 0, distance]], cell=[15, 15, 20], pbc=True)
+        atoms.info["origin"] = "dimer"
+        atoms.calc = EMT()
+        found = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        dimers.append(atoms)
+    assert all(is_dimer(atoms) for atoms in dimers)
+    trainer = PacemakerTrainer(basis=replace(TINY, ndensity=2), maxiter=1, input_sections=PYACE)
+    result = trainer.train([*labels(10), *dimers], directory=tmp_path)
+    (folder,) = tmp_path.glob("pacemaker-*")
+    weights = pd.read_pickle(folder / "train.pckl.gzip", compression="gzip")["w_factor"]
+    assert weights.tolist() == [1.0] * 10 + [1e-5] * 2
+    without = trainer.train(labels(10), directory=tmp_path / "without")
+    assert result.train.forces_rmse_meV_A < 2 * without.train.forces_rmse_meV_A
 
 
 def test_a_refit_begins_at_a_linear_fit_too(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.potentials.potential import reference_energy
+from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
+from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.intake import raw_forces
 
 if TYPE_CHECKING:
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from pyace import BBasisConfiguration
-
-    from mlip_autopipec.potentials.potential import ACEPotential
 
 #: Energies per atom (eV) beyond which pacemaker replaces the reference energies by its own.
 ENERGY_RANGE = (-20.0, 250.0)
@@ -129,3 +129,20 @@ def coefficients_differ(one: Path, other: Path) -> bool:
 
     a, b = (np.asarray(BBasisConfiguration(str(p)).get_all_coeffs()) for p in (one, other))
     return a.shape != b.shape or not np.array_equal(a, b)
+
+
+def left_out(labels: Mapping[str, Atoms], kept: set[str], fitted: BBasisConfiguration) -> list[str]:
+    """
+    Return the names of labels that pacemaker did not train on, though it could have.
+
+    Without a pair within the cutoff, as stretched dimers, a label teaches nothing, and pacemaker leaves it out.
+    """
+    if not (missing := labels.keys() - kept):
+        return []
+    cutoff = ACEPotential.from_basis(fitted).cutoff
+    return sorted(name for name in missing if len(neighbours("i", labels[name], cutoff)))
+
+
+def mean_size(labels: Sequence[Atoms]) -> float:
+    """Return the mean number of atoms of labels that are no dimers."""
+    return sum(map(len, ordinary := [a for a in labels if not is_dimer(a)] or list(labels))) / len(ordinary)
