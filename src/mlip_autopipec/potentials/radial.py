@@ -98,11 +98,10 @@ class Splines:
             functions = self._functions
             functions.evaluate_range(list(missing * step), self._nradbase, self.nradial, centre, neighbour)
             n = len(missing)
-            of_pairs, of_more = ("gr_vec", "dgr_vec"), ("fr_vec", "dfr_vec")
-            for part, unit in enumerate((1.0, step)):
+            for part, (unit, names) in enumerate(((1.0, ("gr_vec", "fr_vec")), (step, ("dgr_vec", "dfr_vec")))):
                 # a basis of pairs alone has no others, and pyace refuses to hand out none
-                names = (of_pairs[part], of_more[part]) if self.nradial else (of_pairs[part],)
-                table[part, missing] = unit * np.hstack([_array(getattr(functions, name), n) for name in names])
+                some = names if self.nradial else names[:1]
+                table[part, missing] = unit * np.hstack([_array(getattr(functions, name), n) for name in some])
         return table
 
 

@@ -66,8 +66,8 @@ def progress_of(
     settings = maker.get("dynamics_maker", {}).get("settings", {})
     walkers = _run_since(_walkers(last, task, maker, settings), found["walk"])
     before = task.n_given_labels if not assessed else last.n_labels
-    labels = _labels(found, before, of_next_cycle=under_way and (not assessed or cycle > last.cycle))
-    labels = replace(labels, given=task.n_given_labels)
+    of_next_cycle = under_way and (not assessed or cycle > last.cycle)
+    labels = _labels(found, before, task.n_given_labels, of_next_cycle=of_next_cycle)
     rule = maker.get("stop_rule", {})
     low, high = last.gamma_thresholds or (settings.get("gamma_lo"), settings.get("gamma_hi"))
     errors = last.test or last.train
@@ -133,8 +133,8 @@ def _walk_paces(campaigns: Campaigns, campaign_id: str) -> list[tuple[int, float
     return paces
 
 
-def _labels(found: dict[str, list[dict[str, Any]]], before: int, *, of_next_cycle: bool) -> Labels:
-    """Count the labels of the cycle; ``before`` are those of earlier cycles."""
+def _labels(found: dict[str, list[dict[str, Any]]], before: int, given: int, *, of_next_cycle: bool) -> Labels:
+    """Count the labels of the cycle; ``before`` are those of earlier cycles, ``given`` the user's own among them."""
     asked = None
     of_all = [one["n_candidates"] for one in found["proposal"] if one.get("walker") is None]
     if found["labels"]:
@@ -146,7 +146,8 @@ def _labels(found: dict[str, list[dict[str, Any]]], before: int, *, of_next_cycl
     states = {label["index"]: label["state"] for label in found["label"]}  # a job that ran twice counts once
     failed = sum(state == "failed" for state in states.values())
     done = len(states) - failed
-    return Labels(asked=asked, done=done, failed=failed, total=before + (done if of_next_cycle else 0))
+    total = before + (done if of_next_cycle else 0)
+    return Labels(asked=asked, done=done, failed=failed, total=total, given=given)
 
 
 def _walkers(

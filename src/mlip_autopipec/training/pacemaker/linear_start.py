@@ -63,20 +63,19 @@ def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any
     TrainingError, InvalidInputError
         As :func:`~mlip_autopipec.training.linear_fit.fit_linear`.
     """
-    elements = sorted(task.elements)
-    section = basis.section(elements)
+    section = basis.section(task.elements)
     if basis.potential_section is not None or basis.number_of_functions_per_element is not None:
         fixed = section | {"embeddings": {"ALL": _LINEAR}}
         trainer = LinearACETrainer(basis=BasisSettings(potential_section=fixed), **settings)
     else:
-        most = MOST_FUNCTIONS[min(len(elements), len(MOST_FUNCTIONS)) - 1]
+        most = MOST_FUNCTIONS[min(len(task.elements), len(MOST_FUNCTIONS)) - 1]
         trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
     # energies of dimers, electronvolts off, count less where those of all others count more
     pairs = zip(task.labels, task.weights, strict=True)
     weights = [min(weight, trainer.dimer_weight) if is_dimer(atoms) else weight for atoms, weight in pairs]
     found = Fit(*trainer.fit(replace(task, start=None, weights=weights)))
     given = section["embeddings"]
-    embeddings = {element: given.get(element, given.get("ALL", {})) for element in elements}
+    embeddings = {element: given.get(element, given.get("ALL", {})) for element in task.elements}
     return with_densities(found.potential, embeddings), f"{_BEGINS}\n{found.log}\n\n"
 
 
