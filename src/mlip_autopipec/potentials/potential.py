@@ -315,10 +315,9 @@ class ACEPotential:
 
     def grace_evaluator(self) -> GRACEFSBEvaluator:
         """Return pyace's evaluator of a GRACE-FS potential, with its active set (which it reads from files only)."""
-        from pyace.grace_fs import GRACEFSBEvaluator
+        from mlip_autopipec.potentials.grace import grace_evaluator
 
-        evaluator = GRACEFSBEvaluator()
-        evaluator.set_basis(self.basis)
+        evaluator = grace_evaluator(self.basis)
         if self.active_set_inverse:
             matrices = dict(zip(self.elements, self.active_set_matrices(), strict=True))
             with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlip_autopipec.potentials.grace import first_structure
 from mlip_autopipec.potentials.row_cache import RowCache, basis_text, key_of
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def iter_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> Iterat
     from pyace.activelearning import compute_B_projections
 
     basis = potential.basis
+    before = [first_structure(basis)] if potential.is_grace else []
+    n_before = [sum(atoms.symbols.count(element) for atoms in before) for element in potential.elements]
     for atoms in frames:
         potential.check_elements(atoms)
-        by_species = compute_B_projections(basis, [atoms])
-        yield {potential.elements[st]: rows for st, rows in by_species.items()}
+        by_species = compute_B_projections(basis, [*before, atoms])
+        yield {potential.elements[st]: rows[n_before[st] :] for st, rows in by_species.items()}
 
 
 def kept_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> Iterator[dict[str, NDArray[Any]]]:

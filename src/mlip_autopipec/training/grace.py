@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import logging
 import tempfile
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,7 +16,6 @@ from monty.json import MSONable
 
 from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
 from mlip_autopipec.kinds import Availability, TrainerKind
-from mlip_autopipec.training.design import label_stress
 from mlip_autopipec.training.grace_files import (  # noqa: F401 - some are known by this module's name
     CHECKPOINT,
     LOG,
@@ -26,13 +24,14 @@ from mlip_autopipec.training.grace_files import (  # noqa: F401 - some are known
     read_gracemaker,
     read_state,
 )
-from mlip_autopipec.training.pacemaker.files import label_frame
+from mlip_autopipec.training.grace_labels import has_stress, label_table, look_at_labels
 from mlip_autopipec.training.pacemaker.input import merge
 from mlip_autopipec.training.pacemaker.log import fail
 from mlip_autopipec.training.program import find_program, run_program
 from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import ACETrainer, FitTask
 from mlip_autopipec.training.weights import (
+    FitWeights,
     at_least_one,
     check_earlier_weights,
     mean_square_weights,
@@ -41,12 +40,12 @@ from mlip_autopipec.training.weights import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-logger = logging.getLogger(__name__)
-
-#: Weights of the mean square errors of energies (eV^2) and force components (eV^2/A^2) where nothing is asked for.
+#: Weights of the mean square errors of energies (eV^2) and force components (eV^2/A^2) of version 0.1.
 _WEIGHTS = (10.0, 1.0)
+#: Cutoff in A where nothing tells another one.
+_CUTOFF_A = 5.0
 #: Optimisers of gracemaker that report each iteration and end at a minimum.
 OPTIMIZERS = ("L-BFGS-B", "BFGS")
 _OURS = {
@@ -65,7 +64,7 @@ class GRACEBasis(MSONable):
     Parameters
     ----------
     cutoff
-        Cutoff radius in Angstrom.
+        Cutoff radius in Angstrom; None: that of largest evidence in a linear fit to the labels of the first fit.
     nradmax_by_orders, lmax_by_orders
         Largest radial and angular index per correlation order (``n_rad_max``, ``lmax``). The
         number of functions, and so of atoms in an active set, follows from them and not from the
@@ -80,7 +79,7 @@ class GRACEBasis(MSONable):
         Further arguments of the preset.
     """
 
-    cutoff: float = 5.0
+    cutoff: float | None = None
     nradmax_by_orders: list[int] = field(default_factory=lambda: [12, 6, 4])
     lmax_by_orders: list[int] = field(default_factory=lambda: [0, 4, 3])
     radial_functions: int = 8
@@ -113,6 +112,8 @@ class GRACEBasis(MSONable):
             "n_rad_base": self.radial_functions,
             "embedding_size": self.embedding_size,
             "fs_parameters": [list(pair) for pair in self.fs_parameters],
+            # from random mixtures of the radial basis a fit takes twice the iterations
+            "crad_init": "delta",
         }
         return {"preset": "FS", "kwargs": kwargs | self.fs_options, "elements": symbols, "param_dtype": "float64"}
 
@@ -134,18 +135,19 @@ class GRACEFSTrainer(ACETrainer):
         Most iterations of a fit from scratch, and of a fine-tune.
     energy_meV_atom, forces_meV_A, stress_GPa
         What an error is worth, as in the linear trainer: of an energy per atom, of a component of force and stress.
-        They are translated into weights of the loss by the mean number of atoms of the labels. Of the first two, one
-        alone sets the other to 10 meV/atom or 100 meV/A. Stresses are fitted if ``stress_GPa`` is given and all labels
-        are periodic and have one. None of them: as ``energy_weight`` and ``force_weight`` say.
+        They are translated into weights of the loss by the mean number of atoms of the labels. None of them: 1
+        meV/atom, 100 meV/A and 0.1 GPa; of the first two, one alone sets the other to 10 meV/atom or 100 meV/A.
+        Stresses of periodic labels without vacuum are fitted.
     energy_weight, force_weight
-        Weights in the loss, of the mean square error of energies per atom (eV^2) and of force
-        components (eV^2/A^2). Deprecated. None: 10 and 1, unless what errors are worth is given.
+        Weights in the loss, of the mean square error of energies per atom (eV^2) and of force components (eV^2/A^2);
+        if one is given, the other is 10 or 1, and no stress is fitted. Deprecated.
     optimizer
-        "L-BFGS-B" or "BFGS".
+        "BFGS", or "L-BFGS-B" where the square of the number of parameters is too much memory. Silicon, 20
+        labels, 200 iterations: 160 and 244 meV/A on others.
     batch_size
         Structures evaluated at once; bounds the memory, does not change the result.
     jit_compile
-        Let XLA compile the model: a minute or more before the first iteration, useful on a GPU.
+        Let XLA compile the model: some seconds more before the first iteration, and a third of the time for each.
     command
         Command that starts gracemaker; by default the script beside the running Python, else
         the one on PATH.
@@ -156,14 +158,15 @@ class GRACEFSTrainer(ACETrainer):
         ``{"fit": {"loss": {"l2_reg": 1e-6}}}``. Data, potential, cutoff and seed are refused.
     """
 
+    dimer_weight: float = 1e-5  # what an error is worth is that of pacemaker's fits
     basis: GRACEBasis = field(default_factory=GRACEBasis)  # type: ignore[assignment]  # all the loop asks for is section
     maxiter: int = 200
     fine_tune_maxiter: int = 60
     energy_weight: float | None = None
     force_weight: float | None = None
-    optimizer: str = "L-BFGS-B"
+    optimizer: str = "BFGS"
     batch_size: int = 32
-    jit_compile: bool = False
+    jit_compile: bool = True
     command: str | None = None
     timeout: float | None = None
     input_sections: dict[str, Any] = field(default_factory=dict)
@@ -188,18 +191,27 @@ class GRACEFSTrainer(ACETrainer):
         positive(self, "energy_weight", "force_weight", "energy_meV_atom", "forces_meV_A", "stress_GPa")
         check_earlier_weights(self, energy_weight=_WEIGHTS[0], force_weight=_WEIGHTS[1])
 
-    def loss_weights(self, atoms_per_label: float) -> dict[str, float]:
-        """Return the weights of the loss for labels of so many atoms on average; of the stress if it is asked for."""
-        worth = worth_of(self)
-        if worth is None:
+    @property
+    def fits_stress(self) -> bool:
+        """Whether labels are fitted to their stresses; not with the weights of version 0.1."""
+        return self.energy_weight is None and self.force_weight is None
+
+    @property
+    def worth(self) -> FitWeights:
+        """What errors are worth."""
+        return worth_of(self) or FitWeights()
+
+    def loss_weights(self, atoms_per_label: float, share_with_stress: float) -> dict[str, float]:
+        """Return the weights of the loss for labels of so many atoms on average, so many of which have a stress."""
+        if not self.fits_stress:
             energy, forces = _WEIGHTS
             return {
                 "energy": energy if self.energy_weight is None else self.energy_weight,
                 "forces": forces if self.force_weight is None else self.force_weight,
             }
-        energy, forces, stress = mean_square_weights(worth, atoms_per_label)
+        energy, forces, stress = mean_square_weights(self.worth, atoms_per_label)
         found = {"energy": energy, "forces": forces}
-        return found if self.stress_GPa is None else found | {"stress": stress}
+        return found | {"stress": stress * share_with_stress} if share_with_stress else found
 
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
@@ -209,27 +221,16 @@ class GRACEFSTrainer(ACETrainer):
             f"install gracemaker with {INSTALL_ACE}, give GRACEFSTrainer(command=...), or use LinearACETrainer, which "
             "does not need it",
         )
-        if any(weight != 1.0 for weight in task.weights):
-            raise InvalidInputError(
-                "gracemaker takes no weights of single labels: set dimer_weight to 1, or leave the dimers out"
-            )
-        train = label_frame(task.labels, task.reference_energies, [1.0] * len(task.labels), "label", "GRACEFSTrainer")
-        train["energy"] = train["energy_corrected"]  # gracemaker computes the latter from the former
-        stresses = [label_stress(atoms) if atoms.pbc.all() else None for atoms in task.labels]
-        n_missing = sum(stress is None for stress in stresses)
-        with_stress = self.stress_GPa is not None and n_missing == 0
-        if with_stress:
-            train["stress"] = stresses
-        elif self.stress_GPa is not None:
-            logger.warning(
-                "stresses are not fitted: %d of %d labels have none, and gracemaker needs that of all",
-                n_missing,
-                len(stresses),
-            )
         state = None if task.start is None else read_state(task.start)
+        cutoff = self.basis.cutoff if task.start is None else task.start.cutoff
+        told = ""
+        doubtful: Collection[int] = ()
+        if cutoff is None or (self.fits_stress and any(map(has_stress, task.labels))):
+            cutoff, doubtful, told = look_at_labels(task, cutoff)
+        table = label_table(task, self.worth.stress_GPa, doubtful)
         task.directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="gracemaker-", dir=task.directory)).resolve()
-        train.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
+        table.frame.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
         if state is not None:
             (folder / "start").mkdir()
             (folder / "start" / "model.yaml").write_text(state["model"])
@@ -240,8 +241,9 @@ class GRACEFSTrainer(ACETrainer):
             state is not None,
             fine_tune=task.fine_tune,
             seed=task.seed,
-            atoms_per_label=sum(map(len, task.labels)) / len(task.labels),
-            with_stress=with_stress,
+            cutoff_A=cutoff,
+            atoms_per_label=table.atoms_per_label,
+            share_with_stress=table.share_with_stress,
         )
         (folder / "input.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
@@ -251,10 +253,10 @@ class GRACEFSTrainer(ACETrainer):
             log, folder / LOG, results, fine_tune=task.fine_tune, batch_size=settings["fit"]["batch_size"]
         )
         used = pd.read_pickle(results / "training_set.pkl.gz")  # noqa: S301 made by this run
-        if dropped := sorted(set(train["name"]) - set(used["name"])):
-            problem = f"gracemaker left out {len(dropped)} of {len(train)} labels ({', '.join(dropped[:5])})"
+        if dropped := sorted(set(table.frame["name"]) - set(used["name"])):
+            problem = f"gracemaker left out {len(dropped)} of {len(task.labels)} labels ({', '.join(dropped[:5])})"
             fail(problem, folder / LOG, log, "check the fit section of input_sections")
-        return Fit(read_gracemaker(results), log, progress)
+        return Fit(read_gracemaker(results), told + log, progress)
 
     def input(
         self,
@@ -263,16 +265,15 @@ class GRACEFSTrainer(ACETrainer):
         *,
         fine_tune: bool,
         seed: int = 0,
+        cutoff_A: float | None = None,
         atoms_per_label: float = 32.0,
-        with_stress: bool = False,
+        share_with_stress: float = 0.0,
     ) -> dict[str, Any]:
         """Return the ``input.yaml`` of a fit as a dictionary."""
-        weights = self.loss_weights(atoms_per_label)
-        if not with_stress:
-            weights.pop("stress", None)
+        weights = self.loss_weights(atoms_per_label, share_with_stress)
         ours: dict[str, Any] = {
             "seed": int(seed),
-            "cutoff": self.basis.cutoff,
+            "cutoff": cutoff_A or self.basis.cutoff or _CUTOFF_A,
             # no test set: with one gracemaker keeps the parameters that are best on it, and it is held out no more
             "data": {"filename": "train.pckl.gzip", "reference_energy": 0},
             "potential": self.basis.section(elements),
@@ -315,10 +316,13 @@ KIND = TrainerKind(
     short="GRACE-FS",
     about="GRACE-FS by gracemaker; MD runs in the library engine.",
     template="""\
-  maxiter: 300                    # iterations of the first fit
-  fine_tune_maxiter: 100          # and of each fine-tune
-  basis: {cutoff: {{ cutoff }}, nradmax_by_orders: [10, 5, 3], lmax_by_orders: [0, 3, 2]}
+  maxiter: 200                    # iterations of the first fit
+  fine_tune_maxiter: 60           # and of each fine-tune
+  # basis:   # without it 70 functions of each element, and the cutoff that the labels choose
+  #   cutoff: {{ cutoff }}   # {{ about_cutoff }}
+  #   nradmax_by_orders: [12, 6, 4]
+  #   lmax_by_orders: [0, 4, 3]
 """,
-    default_cutoff_A=GRACEBasis().cutoff,
+    default_cutoff_A=_CUTOFF_A,
     look=_look,
 )

@@ -106,6 +106,11 @@ class FitTask:
     directory: Path
     seed: int
 
+    def with_dimers_at_most(self, weight: float) -> FitTask:
+        """Return the task with dimers that weigh at most so much: their energies are electronvolts off."""
+        pairs = zip(self.labels, self.weights, strict=True)
+        return replace(self, weights=[min(own, weight) if is_dimer(atoms) else own for atoms, own in pairs])
+
     def core_radii(self, margin: float) -> Mapping[tuple[int, int], float]:
         """Return where the core of each pair begins (Angstrom); all bases of one fit ask for it."""
         known: dict[float, Mapping[tuple[int, int], float]] = self.__dict__.setdefault("_core_radii", {})

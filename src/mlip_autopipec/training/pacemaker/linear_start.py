@@ -15,7 +15,6 @@ import yaml
 
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
-from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.results import Fit
 
@@ -70,10 +69,9 @@ def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any
     else:
         most = MOST_FUNCTIONS[min(len(task.elements), len(MOST_FUNCTIONS)) - 1]
         trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
-    # energies of dimers, electronvolts off, count less where those of all others count more
-    pairs = zip(task.labels, task.weights, strict=True)
-    weights = [min(weight, trainer.dimer_weight) if is_dimer(atoms) else weight for atoms, weight in pairs]
-    found = Fit(*trainer.fit(replace(task, start=None, weights=weights)))
+    # energies count more in a linear fit, so dimers have to count less
+    weighted = task.with_dimers_at_most(trainer.dimer_weight)
+    found = Fit(*trainer.fit(replace(weighted, start=None)))
     given = section["embeddings"]
     embeddings = {element: given.get(element, given.get("ALL", {})) for element in task.elements}
     return with_densities(found.potential, embeddings), f"{_BEGINS}\n{found.log}\n\n"
