@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -117,6 +118,25 @@ def test_a_campaign_that_is_half_way(halfway: Campaigns) -> None:
     assert 0 <= progress.hours < 1
     assert progress.forecast is None, "stand-ins take no time, so nothing is known"
     assert any("unknown yet" in line for line in rendered(progress, 80))
+
+
+def test_labels_of_ones_own_are_told_apart_from_those_that_cost_something(emt_labelled) -> None:
+    """Three given, one bought: the budget has one label of it."""
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    maker = stand_in_loop(
+        dynamics_maker=ScriptedDynamicsMaker(halts=[Halt(step=100, walker=0)]),
+        stop_rule=StopRule(max_labels=90, n_check_labels=0),
+    )
+    copper = bulk("Cu", cubic=True)
+    flow = maker.make(copper, 300, labels=emt_labelled([copper] * 3), campaign_id="copper")
+    run_locally(flow, store=store, log=False)
+    progress = progress_of(Campaigns(store), "copper")
+    (last,) = Campaigns(store).cycles("copper")[-1:]
+    assert progress.labels.given == 3
+    assert progress.labels.total == last.n_labels > 3
+    assert f"{last.n_labels} in all, 3 of them given" in " ".join(rendered(progress, 120))
+    under_way = replace(progress, doing="labelling")
+    assert f"{last.n_labels - 3} of 90 labels" in " ".join(rendered(under_way, 120))
 
 
 def test_the_step_of_a_cycle_follows_from_what_it_left(complete: JobStore, halfway: Campaigns) -> None:

@@ -13,7 +13,7 @@ from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.training.grace import GRACEBasis, GRACEFSTrainer
 from mlip_autopipec.training.grace_labels import has_stress, label_table, look_at_labels
 from mlip_autopipec.training.training import FitTask
@@ -114,6 +114,12 @@ def test_stresses_in_another_convention_are_refused_before_the_gradient_fit(tmp_
     with pytest.raises(InvalidInputError, match="opposite sign"):
         GRACEFSTrainer(command="true").train(labels, directory=tmp_path)
     assert not list(tmp_path.glob("gracemaker-*"))
+
+
+def test_too_few_atoms_for_an_active_set_are_told_before_the_fit(tmp_path: Path) -> None:
+    labels = [crystal(i) for i in range(2)]  # 32 atoms
+    with pytest.raises(TrainingError, match=r"32 atoms of Cu.*more than 42 functions.*nradmax_by_orders"):
+        GRACEFSTrainer(command="true").train(labels, directory=tmp_path)
 
 
 @pytest.mark.long

@@ -87,7 +87,7 @@ def build_active_set(
             raise TrainingError(
                 f"{n_atoms[element]} atoms of {element} in the training set, but {graded.sum()} basis functions: the "
                 "active set is under-determined. Label more or larger structures, or lower "
-                "number_of_functions_per_element"
+                f"{'basis.nradmax_by_orders' if potential.is_grace else 'number_of_functions_per_element'}"
             )
     # of each frame the graded functions alone: all functions of thousands of labels have gigabytes
     parts: dict[str, list[NDArray[Any]]] = {element: [] for element in potential.elements}

@@ -115,7 +115,7 @@ def _facts(progress: CampaignProgress, *, narrow: bool) -> Table:
     grid.add_column(no_wrap=True, style="dim", min_width=8)
     grid.add_column(overflow="fold")
     labels = progress.labels
-    total = f"{labels.total} in all"
+    total = f"{labels.total} in all" + (f", {labels.given} of them given" if labels.given else "")
     if labels.asked is None:
         grid.add_row("labels", total)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import pandas as pd
 import yaml
 from monty.json import MSONable
 
-from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
+from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError, TrainingError
 from mlip_autopipec.kinds import Availability, TrainerKind
 from mlip_autopipec.training.grace_files import (  # noqa: F401 - some are known by this module's name
     CHECKPOINT,
@@ -41,6 +42,8 @@ from mlip_autopipec.training.weights import (
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+    from ase import Atoms
 
 #: Weights of the mean square errors of energies (eV^2) and force components (eV^2/A^2) of version 0.1.
 _WEIGHTS = (10.0, 1.0)
@@ -116,6 +119,29 @@ class GRACEBasis(MSONable):
             "crad_init": "delta",
         }
         return {"preset": "FS", "kwargs": kwargs | self.fs_options, "elements": symbols, "param_dtype": "float64"}
+
+    @property
+    def n_pair_functions(self) -> int:
+        """Functions of each element of the first two orders; gracemaker adds those of higher ones."""
+        pairs = zip(self.nradmax_by_orders[:2], self.lmax_by_orders[:2], strict=True)
+        return sum(n * (lmax + 1) for n, lmax in pairs)
+
+    def check_atoms(self, labels: Sequence[Atoms]) -> None:
+        """
+        Refuse labels with too few atoms of an element for an active set, before minutes are spent on a fit.
+
+        Raises
+        ------
+        TrainingError
+            With the element.
+        """
+        for element, n_atoms in sorted(Counter(symbol for atoms in labels for symbol in atoms.symbols).items()):
+            if n_atoms <= self.n_pair_functions:
+                raise TrainingError(
+                    f"{n_atoms} atoms of {element} in the training set, but GRACE-FS has more than "
+                    f"{self.n_pair_functions} functions of each element, and its active set as many atoms. Label more "
+                    "or larger structures, or lower basis.nradmax_by_orders"
+                )
 
 
 @dataclass
@@ -221,6 +247,8 @@ class GRACEFSTrainer(ACETrainer):
             f"install gracemaker with {INSTALL_ACE}, give GRACEFSTrainer(command=...), or use LinearACETrainer, which "
             "does not need it",
         )
+        if task.start is None:
+            self.basis.check_atoms(task.labels)
         state = None if task.start is None else read_state(task.start)
         cutoff = self.basis.cutoff if task.start is None else task.start.cutoff
         told = ""

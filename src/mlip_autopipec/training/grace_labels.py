@@ -87,6 +87,7 @@ def look_at_labels(task: FitTask, cutoff_A: float | None) -> LabelView:
     TrainingError
         If no linear fit can be made, as :func:`~mlip_autopipec.training.linear_fit.fit_linear`.
     """
+    logger.info("before gracemaker a linear fit looks at the labels")
     basis = BasisSettings(cutoff=cutoff_A, radial_basis="SBessel")
     trainer = LinearACETrainer(basis=basis, max_functions_per_element=_FUNCTIONS)
     weighted = task.with_dimers_at_most(trainer.dimer_weight)
