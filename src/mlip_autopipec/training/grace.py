@@ -186,8 +186,8 @@ class GRACEFSTrainer(ACETrainer):
 
     dimer_weight: float = 1e-5  # what an error is worth is that of pacemaker's fits
     basis: GRACEBasis = field(default_factory=GRACEBasis)  # type: ignore[assignment]  # all the loop asks for is section
-    maxiter: int = 200
-    fine_tune_maxiter: int = 60
+    maxiter: int = 400
+    fine_tune_maxiter: int = 100
     energy_weight: float | None = None
     force_weight: float | None = None
     optimizer: str = "BFGS"
@@ -344,8 +344,8 @@ KIND = TrainerKind(
     short="GRACE-FS",
     about="GRACE-FS by gracemaker; MD runs in the library engine.",
     template="""\
-  maxiter: 200                    # iterations of the first fit
-  fine_tune_maxiter: 60           # and of each fine-tune
+  maxiter: 400                    # iterations of the first fit
+  fine_tune_maxiter: 100          # and of each fine-tune
   # basis:   # without it 70 functions of each element, and the cutoff that the labels choose
   #   cutoff: {{ cutoff }}   # {{ about_cutoff }}
   #   nradmax_by_orders: [12, 6, 4]
