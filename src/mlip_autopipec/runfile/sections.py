@@ -276,7 +276,9 @@ class StartFrom(Strict):
     potential: Path | None = Field(None, description="B-basis .yaml file.")
     active_set: Path | None = Field(None, description=".asi file of the potential.")
     reference_energies: dict[str, Number] = Field(
-        default_factory=dict, description="Energies of isolated atoms in eV, which the potential does not contain."
+        default_factory=dict,
+        description="Energies of isolated atoms in eV, which the potential does not contain. A fine-tune fits them to "
+        "what its energies lack of those of the labels, if they are left out.",
     )
     labels: Path | list[Path] | None = Field(
         None,

@@ -72,6 +72,7 @@ class LinearACETrainer(ACETrainer):
     """
 
     leaves_labels: ClassVar[bool] = True
+    continues_coefficients: ClassVar[bool] = False
 
     dimer_weight: float = 1e-6
     soft_energy_eV_atom: float | None = 2.0

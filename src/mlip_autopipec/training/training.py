@@ -17,6 +17,7 @@ from mlip_autopipec.active_learning.outliers import fitted_errors
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.core import core_radii
+from mlip_autopipec.potentials.potential import reference_energy
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors, evaluate
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
 
+#: Reference energies that leave a potential farther than this from its labels, eV/atom, are not its own.
+_FAR_EV_ATOM = 0.5
 
 #: What ``init`` writes of a basis that is left to the labels.
 BASIS_TEMPLATE = """\
@@ -140,6 +143,8 @@ class ACETrainer(MSONable, ABC):
 
     leaves_labels: ClassVar[bool] = False
     """Whether the structures it is given stay as they are; then they are not copied for each training."""
+    continues_coefficients: ClassVar[bool] = True
+    """Whether a fine-tune begins at the coefficients of the initial potential, and so at its energies."""
 
     basis: BasisSettings = field(default_factory=BasisSettings)
     reference_energies: dict[str, float] | None = None
@@ -163,6 +168,15 @@ class ACETrainer(MSONable, ABC):
     def judges_labels(self) -> bool:
         """Whether its fits say what all other labels expect of each; else a linear fit judges given labels first."""
         return False
+
+    def _references(self, given: TrainingInput, labels: Sequence[Atoms]) -> dict[str, float]:
+        """Return the energy of each element, eV, that is taken off the labels; of all labels that are no dimers."""
+        start = given.initial_potential
+        if start is not None and start.reference_energies:
+            return dict(start.reference_energies)
+        if start is not None and given.fine_tune and self.continues_coefficients:
+            return missing_energies(start, labels, self.reference_energies)
+        return dict(self.reference_energies or fit_reference_energies(labels))
 
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
@@ -231,10 +245,7 @@ class ACETrainer(MSONable, ABC):
         if initial_potential is not None:
             initial_potential.check_elements(symbols, "the training set")
             symbols = initial_potential.elements
-        if initial_potential is not None and initial_potential.reference_energies:
-            references = dict(initial_potential.reference_energies)
-        else:
-            references = self.reference_energies or fit_reference_energies(ordinary or everything)
+        references = self._references(given, ordinary or everything)
         started = time.perf_counter()
         task = FitTask(
             labels=everything,
@@ -279,18 +290,63 @@ class ACETrainer(MSONable, ABC):
         return result
 
 
-def fit_reference_energies(labels: Sequence[Atoms]) -> dict[str, float]:
+def fit_reference_energies(labels: Sequence[Atoms], known: Sequence[float] | None = None) -> dict[str, float]:
     """
-    Fit one energy per element (eV/atom) to the labels' total energies.
+    Fit one energy per element (eV/atom) to the labels' total energies, or to what is known of them.
 
     Least squares of smallest norm, so that a fixed composition does no harm; mean energy per
     atom for one element.
+
+    Parameters
+    ----------
+    labels
+        With energies in eV.
+    known
+        What a potential has of the energy of each label, eV: the rest is fitted.
     """
     symbols = sorted({s for a in labels for s in a.get_chemical_symbols()})
     counts = np.array([[a.get_chemical_symbols().count(s) for s in symbols] for a in labels], dtype=float)
-    energies = np.array([a.get_potential_energy() for a in labels])
+    energies = np.array([a.get_potential_energy() for a in labels]) - (0.0 if known is None else np.asarray(known))
     solution = np.linalg.lstsq(counts, energies, rcond=None)[0]
     return dict(zip(symbols, map(float, solution), strict=True))
+
+
+def missing_energies(
+    potential: ACEPotential, labels: Sequence[Atoms], given: Mapping[str, float] | None
+) -> dict[str, float]:
+    """
+    Return the reference energies (eV/atom) with which a potential that came without them has the energies of labels.
+
+    Those of a potential made elsewhere may be total energies, or relative to isolated atoms: with any others a fit
+    that goes on from its coefficients would begin electronvolts off.
+
+    Parameters
+    ----------
+    potential
+        Without reference energies.
+    labels
+        With energies in eV.
+    given
+        Energies of isolated atoms, which are taken if they fit.
+    """
+    known = [found.energy for found in evaluate(potential, labels)]
+    fitted = fit_reference_energies(labels, known)
+    if not given:
+        return fitted
+    off = [
+        (atoms.get_potential_energy() - energy - reference_energy(atoms, given)) / len(atoms)
+        for atoms, energy in zip(labels, known, strict=True)
+    ]
+    if (far := float(np.sqrt(np.mean(np.square(off))))) <= _FAR_EV_ATOM:
+        return dict(given)
+    logger.warning(
+        "the energies of the potential to start from are %.3g eV/atom off those of the labels with reference_energies "
+        "%s; taken instead: %s",
+        far,
+        dict(given),
+        fitted,
+    )
+    return fitted
 
 
 def _check_labels(labels: Sequence[Atoms]) -> None:
