@@ -8,12 +8,15 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from ase.build import bulk
@@ -24,7 +27,7 @@ from maggma.stores import MemoryStore
 from monty.json import jsanitize
 from paths import ROOT
 
-from mlip_autopipec.active_learning.activeset import compute_gamma, select_active_set
+from mlip_autopipec.active_learning.activeset import build_active_set, compute_gamma, select_active_set
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import ExecutableError, InvalidInputError, TrainingError
 from mlip_autopipec.lammps import input_script, structures
@@ -40,8 +43,6 @@ from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ase import Atoms
 
     from mlip_autopipec.training.results import TrainingResult
@@ -286,6 +287,41 @@ def test_a_bare_model_is_evaluated_but_not_continued(
         read_gracemaker(tmp_path)
 
 
+@pytest.mark.long
+def test_weights_of_a_model_of_more_elements_are_a_start(
+    trainer: GRACEFSTrainer, first_folder: Path, first: TrainingResult, tmp_path: Path
+) -> None:
+    """As docs/grace.md says for a foundation model: gracemaker takes out the elements, the package goes on."""
+    del first  # it has made the folder
+    labels = [label_of_copper(i) for i in range(8)]
+    rows = {
+        "ase_atoms": [atoms.copy() for atoms in labels],
+        "energy": [atoms.get_potential_energy() for atoms in labels],
+        "energy_corrected": [atoms.get_potential_energy() for atoms in labels],
+        "forces": [atoms.get_forces() for atoms in labels],
+    }
+    pd.DataFrame(rows).to_pickle(tmp_path / "first.pckl.gzip", compression="gzip", protocol=4)
+    large = results(first_folder)
+    settings = trainer.input(["Cu"], False, fine_tune=False, seed=1)
+    settings["data"]["filename"] = "first.pckl.gzip"
+    settings["potential"] = {
+        "filename": str(large / "model.yaml"),
+        "checkpoint_name": str(large / "checkpoints" / "checkpoint"),
+        "reduce_elements": True,
+    }
+    settings["fit"]["maxiter"] = 3
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump(settings))
+    command = [str(Path(sys.executable).with_name("gracemaker")), "input.yaml", "-sf"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    start = build_active_set(read_gracemaker(tmp_path / "seed" / "1"), labels)
+    assert start.elements == ["Cu"]
+    new = [label_of_copper(20, 0.08)]
+    tuned = trainer.train(labels, start, fine_tune=True, new_labels=new, directory=tmp_path / "tuned")
+    assert tuned.new_before is not None
+    assert tuned.new_after is not None
+    assert tuned.new_after.forces_rmse_meV_A < tuned.new_before.forces_rmse_meV_A
+
+
 def test_gracemaker_cannot_continue_pacemakers_potential(
     trainer: GRACEFSTrainer, copper_potential: ACEPotential, tmp_path: Path
 ) -> None:
@@ -296,6 +332,15 @@ def test_gracemaker_cannot_continue_pacemakers_potential(
 def label_copper() -> Atoms:
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.05, seed=1)
+    atoms.calc = EMT()
+    atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
+    return atoms
+
+
+def label_of_copper(seed: int, strain: float = 0.0) -> Atoms:
+    atoms = bulk("Cu", cubic=True) * (2, 2, 1)
+    atoms.set_cell(atoms.cell * (1 + strain), scale_atoms=True)
+    atoms.rattle(0.08, seed=seed)
     atoms.calc = EMT()
     atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy(), forces=atoms.get_forces())
     return atoms
