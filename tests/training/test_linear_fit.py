@@ -520,7 +520,7 @@ def test_settings_stored_by_version_0_1_give_the_same_fit() -> None:
 
 def design_of_plain(trainer: LinearACETrainer, labels: list[Atoms]) -> NDArray[np.float64]:
     from mlip_autopipec.potentials.core import set_core
-    from mlip_autopipec.training.training import fit_reference_energies
+    from mlip_autopipec.training.references import fit_reference_energies
 
     configuration = create_multispecies_basis_config(
         replace(trainer.basis, number_of_functions_per_element=30).section(["Cu"])

@@ -15,7 +15,7 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.linear_start import with_densities
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
-from mlip_autopipec.training.training import missing_energies
+from mlip_autopipec.training.references import missing_energies
 
 if TYPE_CHECKING:
     from pathlib import Path
