@@ -85,6 +85,8 @@ class TrainerKind:
         class.
     gamma_hi
         Threshold of gamma that ``init`` writes.
+    leaves_out
+        Whether it tells the error of each label left out of the fit, so that none has to be held out.
     keeps_basis
         Whether a fine-tune keeps the basis without saying so. A campaign that goes on is then refused another one.
     look
@@ -104,6 +106,7 @@ class TrainerKind:
     basis_model: str | None = None
     basis_fields: Mapping[str, Any] = field(default_factory=dict)
     gamma_hi: float = 10.0
+    leaves_out: bool = False
     keeps_basis: bool = False
     look: Callable[[Any], Availability] | None = None
     self_test: Callable[[], Any] | None = None

@@ -36,7 +36,7 @@ def split(structures: list[Atoms], name: str) -> list[Atoms]:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gamma_of_fresh_frames_is_small(seed):
-    made = StructureGenerator(max_atoms=32).generate([bulk("Cu")], seed=seed)
+    made = StructureGenerator(n_structures=30, n_test=5, max_atoms=32).generate([bulk("Cu")], seed=seed)
     assert {len(a) for a in made} == {32}
     trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=30))
     result = trainer.train(
@@ -53,6 +53,35 @@ def test_gamma_of_fresh_frames_is_small(seed):
     assert result.test is not None
     assert result.test.n_structures == 5
     assert result.test.forces_rmse_meV_A < 5 * result.train.forces_rmse_meV_A
+
+
+@pytest.mark.parametrize(
+    ("structures", "settings", "n"),
+    [
+        ([bulk("Cu", cubic=True) * 2], {}, 4),
+        ([bulk("Cu", cubic=True) * 2, fcc111("Cu", (3, 3, 4), vacuum=7)], {}, 8),
+        ([bulk("Cu", cubic=True) * 2], {"n_atoms": 300}, 10),
+        ([molecule("CH3CH2OH")], {"cover_pairs": False}, 40),
+        (
+            [Atoms("Au" + "Cu" * 31, bulk("Cu", cubic=True).repeat(2).positions, cell=[7.22] * 3, pbc=True)],
+            {"cover_pairs": False},
+            20,
+        ),
+        ([bulk("Cu", cubic=True) * 2], {"n_structures": 2, "n_atoms": 300}, 2),
+    ],
+)
+def test_few_structures_are_made_where_their_number_is_not_given(structures, settings, n):
+    made = StructureGenerator(max_atoms=36, min_width=5.0, **settings).generate(structures)
+    assert len(made) == n
+    assert {atoms.info["split"] for atoms in made} == {"train"}
+    assert {"seed_ideal", "seed_rattled"} <= {atoms.info["origin"] for atoms in made} or n < 4
+
+
+def test_pieces_of_a_large_cell_are_distorted_too():
+    alloy = bulk("Cu", cubic=True, a=3.8) * 6
+    alloy.symbols = np.random.default_rng(1).permutation(["Cu"] * 700 + ["Au"] * 164)
+    made = StructureGenerator(max_atoms=64, n_pieces=3, cover_pairs=False).generate([alloy], largest=150)
+    assert Counter(atoms.info["origin"] == "seed_piece" for atoms in made) == {True: 3, False: 3}
 
 
 def test_first_is_ideal_and_the_others_span_the_windows():

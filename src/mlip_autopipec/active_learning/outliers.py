@@ -9,14 +9,15 @@ that left the branch of all other labels are such a state, and a scalar potentia
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from monty.json import MSONable
 
-from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors, is_in_core
+from mlip_autopipec.active_learning.calibration import GradedErrors, grade_errors
 from mlip_autopipec.active_learning.moments import moments_by_element, net_order
+from mlip_autopipec.active_learning.spread import FittedErrors, Spread, fitted_errors
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.moved import dropped_fields, renamed_classes
 from mlip_autopipec.structures.dimers import is_dimer
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from mlip_autopipec.potentials.potential import ACEPotential
 
@@ -76,84 +77,6 @@ class Outlier:
 
     index: int
     reasons: tuple[str, ...]
-
-
-class Spread(NamedTuple):
-    """
-    How errors are spread, by medians.
-
-    Parameters
-    ----------
-    n
-        How many there are.
-    middle
-        Their median.
-    deviation, largest
-        Median and largest of their distances from it.
-    """
-
-    n: int
-    middle: float
-    deviation: float
-    largest: float
-
-    @classmethod
-    def of(cls, errors: ArrayLike) -> Spread:
-        """Look at some errors."""
-        values = np.asarray(errors, dtype=float)
-        if not len(values):
-            return cls(0, 0.0, 0.0, 0.0)
-        middle = float(np.median(values))
-        away = np.abs(values - middle)
-        return cls(len(values), middle, float(np.median(away)), float(away.max()))
-
-
-class FittedErrors(NamedTuple):
-    """
-    The errors of a potential on labels that it was trained on, without dimers and labels inside the core.
-
-    Parameters
-    ----------
-    energy
-        Potential minus label of each label, eV/atom.
-    force
-        Length of the error of the force on each atom, eV/A.
-    """
-
-    energy: Spread
-    force: Spread
-
-
-def fitted_errors(
-    potential: ACEPotential, labels: Sequence[Atoms], known: Sequence[tuple[float, NDArray[np.float64]]] | None = None
-) -> FittedErrors:
-    """
-    Return how the errors of a potential on labels are spread: constant in size, however many labels there are.
-
-    Parameters
-    ----------
-    potential
-        It was trained on them. Neither gamma nor error bars are computed.
-    labels
-        Structures that carry their labels (eV, eV/A) in attached calculators. Dimers are left out.
-    known
-        Energy (eV) and forces (n_atoms, 3) (eV/A) that the potential gives for each of them, where they are known.
-    """
-    calculator = None if known is not None else replace(potential, active_set_inverse={}).calculator()
-    energies: list[float] = []
-    forces: list[NDArray[np.float64]] = []
-    for i, label in enumerate(labels):
-        if is_dimer(label) or is_in_core(potential, label):
-            continue
-        if calculator is not None:
-            calculator.calculate(label)
-            energy, force = calculator.results["energy"], calculator.results["forces"]
-        else:
-            assert known is not None
-            energy, force = known[i]
-        energies.append(float(energy - label.get_potential_energy()) / len(label))
-        forces.append(np.linalg.norm(force - raw_forces(label), axis=1))
-    return FittedErrors(Spread.of(energies), Spread.of(np.concatenate(forces) if forces else []))
 
 
 @dropped_fields("n_largest")
@@ -205,6 +128,7 @@ class OutlierRule(MSONable):
         earlier: Sequence[GradedErrors] = (),
         graded: Sequence[GradedErrors] | None = None,
         fitted: FittedErrors | None = None,
+        left_out: FittedErrors | None = None,
     ) -> list[Outlier]:
         """
         Find the outliers among the new labels.
@@ -225,6 +149,10 @@ class OutlierRule(MSONable):
             What it gives for ``new``, where that is known already.
         fitted
             What :func:`fitted_errors` gives for ``others``, where that is known already.
+        left_out
+            The errors on ``others`` of fits without each of them, where the trainer knows them: of few labels, or of
+            hot molecules, they are many times those of the fit, and are what the potential is about a label it has
+            not seen.
 
         Returns
         -------
@@ -238,8 +166,10 @@ class OutlierRule(MSONable):
         if len(others) >= self.min_labels:
             usual = fitted_errors(potential, others) if fitted is None else fitted
             honest = [g for g in earlier if not g.in_core and g.gamma.max() <= self.gamma_max]
-            energy = self._allowed(usual.energy, Spread.of([g.energy_error for g in honest]))
-            force = self._allowed(usual.force, Spread.of([error for g in honest for error in g.force_error]))
+            sets = [usual] if left_out is None else [usual, left_out]
+            energy = self._allowed(Spread.of([g.energy_error for g in honest]), *(one.energy for one in sets))
+            of_forces = Spread.of([error for g in honest for error in g.force_error])
+            force = self._allowed(of_forces, *(one.force for one in sets))
             of_new = graded if graded is not None else [grade_errors(potential, label) for label in new]
             for k, (label, found) in enumerate(zip(new, of_new, strict=True)):
                 reasons[k] = self._by_potential(label, found, potential.cutoff, energy, force)

@@ -30,6 +30,7 @@ from mlip_autopipec.cli.base import (
 from mlip_autopipec.cli.exit_codes import ExitCode, exit_code
 from mlip_autopipec.cli.folder import is_held
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.schemas.measured import errors_by_set, measured_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,13 +230,13 @@ def overview(rows: Sequence[Row]) -> Table:
         table.add_column(name, no_wrap=name not in ("campaign", "elements", "folder"), overflow="fold")
     for cells in lines:
         table.add_row(*(cell for name, cell in zip(_COLUMNS, cells, strict=True) if name not in left_out))
-    table.caption = "errors on the held-out set, where there is one"
+    table.caption = "errors on the held-out set, or of each label left out of a linear fit, or on the training set"
     return table
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     one = row.document
-    errors = one.test or one.train
+    _, errors = measured_on(one)
     interrupted = row.running is False and exit_code(one.status) is ExitCode.UNFINISHED
     return (
         "" if row.folder is None else escape(str(row.folder)),
@@ -279,13 +280,8 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
         head.add_row("check", f"{'passed' if document.check.passed else 'failed'}: {document.check.describe()}")
     if (validated := read_errors(campaigns.store, document.campaign_id, document.potential_id)) is not None:
         head.add_row("error, MD of the oracle itself", validated.describe())
-    for name, errors in (("training set", document.train), ("held-out set", document.test)):
-        if errors is not None:
-            head.add_row(
-                f"error, {name}",
-                f"{errors.energy_rmse_meV_atom:.2f} meV/atom, {errors.forces_rmse_meV_A:.1f} meV/A"
-                + ("" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"),
-            )
+    for name, errors in errors_by_set(document).items():
+        head.add_row(f"error, {name}", errors.describe())
     walkers = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("walker", "cell", "at", "status", "step", "ps", "halts", "last halt"):
         walkers.add_column(name, no_wrap=name != "cell", overflow="fold")

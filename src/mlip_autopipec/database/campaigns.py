@@ -25,6 +25,7 @@ from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.check import CheckDocument
 from mlip_autopipec.schemas.label import ComparisonDocument, LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
+from mlip_autopipec.schemas.measured import measured_on
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -234,30 +235,31 @@ class Campaigns:
 
     def best_potential(self, elements: Sequence[str]) -> PotentialDocument:
         """
-        Return the potential of smallest held-out force error among the converged campaigns of just these elements.
+        Return the potential of smallest force error among the converged campaigns of just these elements.
 
-        Errors of different test sets are compared, which says most where the campaigns were run
-        alike; :meth:`list` shows the choice.
+        The error is that of held-out labels, or of each label left out of a linear fit. Errors of different sets are
+        compared, which says most where the campaigns were run alike; :meth:`list` shows the choice.
         """
         wanted = sorted(set(elements))
         converged = [d for d in self.list(wanted) if d.status == "CONVERGED" and d.potential_id is not None]
-        found = [
-            document
+        found = {
+            document.uuid: errors.forces_rmse_meV_A
             for document in self._documents.read(
                 PotentialDocument,
                 "potential",
                 {"uuid": {"$in": [d.potential_id for d in converged]}, "output.elements": wanted},
                 payload=False,
             )
-            if document.test is not None
-        ]
+            for what, errors in [measured_on(document)]
+            if what != "training" and errors is not None
+        }
         if not found:
             raise MLIPError(
-                f"no converged campaign with a held-out test set for {'-'.join(wanted)} is in {title_of(self.store)}; "
-                f"there are {self.names()}"
+                f"no converged campaign with held-out or left-out labels for {'-'.join(wanted)} is in "
+                f"{title_of(self.store)}; there are {self.names()}"
             )
-        best = min(found, key=lambda document: document.test.forces_rmse_meV_A if document.test else float("inf"))
-        return self._documents.read(PotentialDocument, "potential", {"uuid": best.uuid})[-1]
+        best = min(found, key=lambda uuid: found[uuid])
+        return self._documents.read(PotentialDocument, "potential", {"uuid": best})[-1]
 
     def comparison(self, campaign_id: str) -> ComparisonDocument | None:
         """Return how given labels compare with the oracle, and what their energies are shifted by; None: no labels."""

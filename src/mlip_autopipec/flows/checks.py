@@ -137,7 +137,8 @@ def first_dataset(maker: LoopParts, frames: Sequence[Atoms]) -> list[Atoms]:
     """
     seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
     largest = maker.propose_maker.cutouts.max_atoms
-    return maker.generate_maker.generator.generate(frames, seed=seed, largest=largest)
+    generator = maker.first_dataset_maker(elements_of(frames)).generator
+    return generator.generate(frames, seed=seed, largest=largest)
 
 
 def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:

@@ -59,7 +59,8 @@ def first_potential(
         source = last
     else:
         largest = maker.propose_maker.cutouts.max_atoms
-        generate = maker.generate_maker.make(record.output, derive_seed(maker.seed, SeedPurpose.FIRST_DATASET), largest)
+        seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
+        generate = maker.first_dataset_maker(state.elements).make(record.output, seed, largest)
         source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
@@ -15,6 +15,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
+from mlip_autopipec.sampling.seeds import StructureGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.schemas.loop import CycleResults
+    from mlip_autopipec.training.training import ACETrainer
+
+
+def atoms_for(trainer: ACETrainer, elements: Sequence[str]) -> int:
+    """
+    Return how many atoms of each element a first dataset should hold at least.
+
+    An active set needs as many as a basis has functions of the element, better four times as many; where the labels
+    choose the functions, what the first dataset of a generator has by default.
+    """
+    return 4 * trainer.functions_given(elements) or StructureGenerator.n_atoms
 
 
 @dataclass
@@ -47,6 +59,14 @@ class LoopParts(Maker):
     threshold_adapter: ThresholdAdapter | None = None
     ladder: bool = False
     seed: int = 0
+
+    def first_dataset_maker(self, elements: Sequence[str]) -> GenerateMaker:
+        """Return the maker of the first dataset, which has enough atoms for a basis whose size is given."""
+        generator = getattr(self.generate_maker, "generator", None)
+        if generator is None:  # a user's own
+            return self.generate_maker
+        n_atoms = max(generator.n_atoms, atoms_for(self.train_maker.trainer, elements))
+        return replace(self.generate_maker, generator=replace(generator, n_atoms=n_atoms))
 
     @abstractmethod
     def begin(

@@ -17,7 +17,8 @@ from mlip_autopipec.training.accuracy import evaluate
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from mlip_autopipec.active_learning.outliers import FittedErrors, OutlierRule
+    from mlip_autopipec.active_learning.outliers import OutlierRule
+    from mlip_autopipec.active_learning.spread import FittedErrors
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.label import LabelDocument
     from mlip_autopipec.training.linear_record import LinearFitRecord
@@ -128,6 +129,7 @@ def judge_new(
     accepted: Collection[str],
     earlier_graded: Sequence[GradedLabel],
     fitted: FittedErrors | None,
+    left_out: FittedErrors | None = None,
 ) -> tuple[list[LabelDocument], list[GradedLabel], list[FlaggedLabel]]:
     """Measure the potential on new labels; return the accepted ones, all measurements, and the outliers."""
     if potential is None or not new or not potential.active_set_inverse:
@@ -140,7 +142,7 @@ def judge_new(
     earlier, others = [pair.to_graded() for pair in earlier_graded], [label.shared_atoms() for label in old]
     reasons = {
         found.index: list(found.reasons)
-        for found in rule.judge(potential, frames, others, earlier, errors, fitted)
+        for found in rule.judge(potential, frames, others, earlier, errors, fitted, left_out)
         if new[found.index].uuid not in accepted
     }
     checked = {i for i, label in enumerate(new) if label.split == CHECK}

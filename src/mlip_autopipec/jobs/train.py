@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jobflow import Maker
 
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.outliers import OutlierRule
+from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
@@ -19,6 +21,7 @@ from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, LeftOutErrors, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -27,7 +30,6 @@ from mlip_autopipec.training.training import ACETrainer
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from mlip_autopipec.active_learning.outliers import FittedErrors
     from mlip_autopipec.training.linear_record import LinearFitRecord
     from mlip_autopipec.training.results import TrainingResult
 
@@ -115,6 +117,7 @@ class TrainMaker(Maker):
             labels.just_accepted,
             labels.graded,
             _fitted(initial_potential, labels.old),
+            _spread_left_out(initial_potential, labels.old),
         )
         if initial_potential is not None and labels.new and not trusted:
             logger.warning("nothing is trained in cycle %d: all its labels are flagged as outliers", cycle)
@@ -193,6 +196,15 @@ def _fitted(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> F
     if parent is None or parent.fitted is None or parent.trained_on != digest(old):
         return None
     return parent.fitted.to_errors()
+
+
+def _spread_left_out(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> FittedErrors | None:
+    """Return the errors of labels left out of the parent's fit, of those there are; None of another trainer."""
+    errors = {} if parent is None else parent.payload.get("left_out", {})
+    known = [errors[label.uuid] for label in old if label.uuid in errors and not is_dimer(label.shared_atoms())]
+    energies = [1e-3 * energy for energy, _, _ in known]
+    forces = [1e-3 * np.sqrt(3) * force for _, force, _ in known]
+    return FittedErrors(Spread.of(energies), Spread.of(forces)) if known else None
 
 
 def _with_fresh_errors(result: TrainingResult, graded: Sequence[GradedLabel]) -> TrainingResult:

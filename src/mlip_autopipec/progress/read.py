@@ -12,6 +12,7 @@ from mlip_autopipec.progress.forecast import forecast
 from mlip_autopipec.progress.types import Budget, CampaignProgress, Labels, WalkerProgress
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.measured import measured_on
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +71,7 @@ def progress_of(
     labels = _labels(found, before, task.n_given_labels, of_next_cycle=of_next_cycle)
     rule = maker.get("stop_rule", {})
     low, high = last.gamma_thresholds or (settings.get("gamma_lo"), settings.get("gamma_hi"))
-    errors = last.test or last.train
+    errors_on, errors = measured_on(last)
     progress = CampaignProgress(
         campaign_id=campaign_id,
         name=task.name,
@@ -84,7 +85,7 @@ def progress_of(
         hours=_hours_since(task.created_at) if under_way else last.hours,
         energy_rmse_meV_atom=None if errors is None else errors.energy_rmse_meV_atom,
         forces_rmse_meV_A=None if errors is None else errors.forces_rmse_meV_A,
-        errors_on="held-out" if last.test is not None else "training",
+        errors_on=errors_on,
         gamma_lo=low,
         gamma_hi=high,
     )

@@ -193,7 +193,7 @@ class CampaignProgress:
     hours
         Wall time since the campaign was recorded.
     energy_rmse_meV_atom, forces_rmse_meV_A
-        Of the present potential, on ``errors_on`` (``held-out`` or ``training``) labels.
+        Of the present potential, on ``errors_on`` (``held-out``, ``left-out`` or ``training``) labels.
     gamma_lo, gamma_hi
         Frames above the lower threshold are kept; above the upper one MD halts.
     fit

@@ -18,6 +18,7 @@ from mlip_autopipec.report.collect import Limits, collect
 from mlip_autopipec.report.panels import as_json
 from mlip_autopipec.schemas.campaign import now_utc
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.measured import measured_on
 
 if TYPE_CHECKING:
     from mlip_autopipec.database.campaigns import Campaigns
@@ -160,13 +161,13 @@ def _key_figures(data: CampaignData) -> list[dict[str, str]]:
         _figure("walkers done", f"{done} of {len(status.walkers)}", "", f"{picosecond:.3g} ps of MD"),
     ]
     final = data.final
-    measured = None if final is None else final.test or final.train
+    of, measured = ("", None) if final is None else measured_on(final)
     if final is None or measured is None:
         return [
             *figures,
             _figure("error", "unknown", "", "no potential" if final is None else "no labels to measure on"),
         ]
-    of = f"{'held-out' if final.test is not None else 'training'} set, {measured.n_structures} structures"
+    of = f"{of} labels, {measured.n_structures} structures"
     return [
         *figures,
         _figure("force error", f"{measured.forces_rmse_meV_A:.3g}", "meV/Å", of),

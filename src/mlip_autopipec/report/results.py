@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.measured import errors_by_set
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import errors_of, predict
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.schemas.label import ComparisonDocument
     from mlip_autopipec.schemas.loop import OTFDocument
+    from mlip_autopipec.schemas.potential import RootMeanSquares
     from mlip_autopipec.training.accuracy import ErrorMetrics, Predictions
 
 
@@ -123,7 +125,16 @@ def _above_the_check(document: OTFDocument, errors: Mapping[str, ErrorMetrics]) 
     )
 
 
-def _stress(errors: ErrorMetrics) -> str:
+#: Sets that errors are told of, in this order.
+_MEASURED_ON = {
+    "train": "training set",
+    "left_out": "labels left out",
+    "test": "held-out set",
+    "validation": "fresh oracle MD",
+}
+
+
+def _stress(errors: ErrorMetrics | RootMeanSquares) -> str:
     return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"
 
 
@@ -140,13 +151,14 @@ def summary_table(
     table.add_row("cycles / halts", f"{document.n_cycles} / {document.n_halts}")
     failed = f" ({document.n_failed_labels} failed)" if document.n_failed_labels else ""
     table.add_row("labels", f"{document.n_labels}{failed}")
-    for name, e in errors.items():
-        what = {"validation": "fresh oracle MD", "train": "training set", "test": "held-out set"}[name]
-        table.add_row(
-            f"error, {what}",
-            f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
-            f"({e.n_structures} structures)",
-        )
+    measured = {**errors, "left_out": errors_by_set(document).get("labels left out")}
+    for name, what in _MEASURED_ON.items():
+        if (e := measured.get(name)) is not None:
+            table.add_row(
+                f"error, {what}",
+                f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
+                f"({e.n_structures} structures)",
+            )
     if above := _above_the_check(document, errors):
         table.add_row("[red]beware[/]", escape(above))
     if document.potential is not None:

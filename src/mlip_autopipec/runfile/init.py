@@ -16,6 +16,7 @@ from ase.data import atomic_masses, atomic_numbers
 from pymatgen.core import Element
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.parts import atoms_for
 from mlip_autopipec.kinds import ORACLES, TRAINERS, Material, OracleKind
 from mlip_autopipec.lammps.types import Barostat
 from mlip_autopipec.oracle.suitability import EMT_METALS, NOBLE_GASES
@@ -23,6 +24,7 @@ from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import told_trainers
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
+from mlip_autopipec.sampling.seeds import enough_structures
 from mlip_autopipec.structures.periodicity import Shape, gathered, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
@@ -134,14 +136,18 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     structures = [_described(source, choices.max_atoms) for source in sources]
     functions = _FUNCTIONS[min(len(elements), 3) - 1]
     functions = min(functions, _most_functions(sources, structures, elements))
-    n_structures = _enough_structures(sources, structures, elements, functions)
+    cells = [source.atoms.repeat(one["repeat"]) for source, one in zip(sources, structures, strict=True)]
+    n_atoms = atoms_for(trainer.trainer(), elements)
+    n_structures = enough_structures(cells, n_atoms)
     distance = min(nearest_neighbour(source.atoms) for source in sources)
     molecular = all(_is_molecule(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
     if molecular:  # no neighbour is beyond the molecule's other end
         cutoff = min(cutoff, max(3.5, math.ceil(2 * max(map(_diameter_A, sources))) / 2))
     about_cutoff = f"A; nearest neighbours are {distance:.2f} A apart"
-    n_test = max(3, n_structures // 5)
+    n_test, about_test = 3, "further ones that are never trained on"
+    if trainer.leaves_out:
+        n_test, about_test = 0, "none set aside: the fit tells the error of each label left out"
     slabs = any(shape_of(source.atoms) is Shape.SLAB for source in sources)
     material = Material(elements, distance, choices.calculator, slabs)
     environment = jinja2.Environment(  # noqa: S701 - YAML, no HTML
@@ -176,7 +182,9 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         gamma_lo=2.0,
         gamma_hi=trainer.gamma_hi,
         n_structures=n_structures,
+        n_atoms=n_atoms,
         n_test=n_test,
+        about_test=about_test,
         max_atoms=_largest_cell(sources, structures, choices.max_atoms, gamma_only=oracle.gamma_only),
         volume_window="[0.95, 1.05]" if molecular else "[0.9, 1.1]",
         strain=0.02 if molecular else 0.03,
@@ -315,14 +323,6 @@ def _rarest(sources: Sequence[Source], described: Sequence[dict[str, Any]], elem
 def _most_functions(sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str]) -> int:
     """Return so many basis functions that 40 small molecules hold two atoms of each element for each, at least 15."""
     return max(15, 40 * _rarest(sources, described, elements) // 2)
-
-
-def _enough_structures(
-    sources: Sequence[Source], described: Sequence[dict[str, Any]], elements: Sequence[str], functions: int
-) -> int:
-    """Return so many of each structure that each element has four atoms per basis function, 12 to 40."""
-    needed = max(12, math.ceil(4 * functions / _rarest(sources, described, elements)))
-    return min(needed, 40)
 
 
 def _flow(value: Any) -> str:

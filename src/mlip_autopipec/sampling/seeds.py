@@ -7,6 +7,8 @@ volume gamma reaches 1e3 a few percent of strain away, with mixed ones it stays 
 from __future__ import annotations
 
 import logging
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -35,6 +37,9 @@ _MAX_ATTEMPTS = 30
 _SHRINK = 0.9
 #: Distances above this (Angstrom) are no matter of the core repulsion.
 _NEAR = 4.0
+#: Where the number of structures is not given: the fewest and the most of each kind, and how many atoms all of them
+#: have at most where an element is rare (docs/benchmarks.md).
+_FEWEST, _MOST, _MOST_ATOMS = 4, 40, 640
 #: Cell of an isolated atom in Angstrom: wide enough to be alone, and without the symmetry of a
 #: cube, which would force a spherical, hence wrong, density on an open shell.
 ATOM_BOX_A = (14.0, 14.5, 15.0)
@@ -51,11 +56,15 @@ class StructureGenerator(MSONable):
     Parameters
     ----------
     n_structures
-        Structures made from each given structure, including the undistorted supercell. All
-        together should have at least four atoms of each element per basis function.
+        Structures made from each given structure, including the undistorted supercell. None makes few, four with
+        ``n_atoms`` of each element in all or as many as that takes: what they leave unknown, MD meets, and what it
+        meets is worth more than displacements at random.
+    n_atoms
+        Where ``n_structures`` is None; a loop asks for four times as many as the functions of each element where the
+        trainer's basis gives their number.
     n_test
-        Further structures of the same kind, over all together: the held-out set. Shorter
-        distances than in the training structures are avoided.
+        Further structures of the same kind, over all together: the held-out set. Shorter distances than in the training
+        structures are avoided. None are needed where the trainer tells the error of each label left out of the fit.
     max_atoms
         Largest supercell.
     n_pieces
@@ -85,8 +94,9 @@ class StructureGenerator(MSONable):
         give them little weight. None adds none.
     """
 
-    n_structures: int = 30
-    n_test: int = 5
+    n_structures: int | None = None
+    n_atoms: int = 40
+    n_test: int = 0
     max_atoms: int = 64
     n_pieces: int = 4
     min_width: float = 10.0
@@ -106,12 +116,13 @@ class StructureGenerator(MSONable):
         """Refuse invalid settings."""
         for name, least in (
             ("n_structures", 1),
+            ("n_atoms", 1),
             ("n_test", 0),
             ("max_atoms", 1),
             ("n_pieces", 1),
             ("n_pair_structures", 1),
         ):
-            if not (value := getattr(self, name)) >= least:
+            if (value := getattr(self, name)) is not None and not value >= least:
                 raise InvalidInputError.of(f"StructureGenerator.{name}", f"is {value}; it has to be at least {least}")
         low, high = self.volume_window
         if not 0 < low <= high:
@@ -173,10 +184,13 @@ class StructureGenerator(MSONable):
                 )
             parents_of.append(self._parents(atoms, largest, rng))
         cells = [cell for parents in parents_of for cell in parents]
+        enough = enough_structures([parents[0] for parents in parents_of], self.n_atoms)
         made: list[Atoms] = []
         for parents in parents_of:
+            # pieces are distorted as well, each once
+            n_structures = self.n_structures or max(enough, 2 * len(parents))
             # an isolated atom has no variants, but its energy is a reference energy
-            count = 0 if _isolated(parents[0]) else self.n_structures - len(parents)
+            count = 0 if _isolated(parents[0]) else n_structures - len(parents)
             varied = [parents[n % len(parents)] for n in range(count)]
             made += [*(cell.copy() for cell in parents), *self._spread_over(varied, rng, made, None)]
         parents = [cell for cell in cells if not _isolated(cell)]
@@ -206,7 +220,7 @@ class StructureGenerator(MSONable):
                 Origin.SEED_IDEAL,
             )
         else:
-            n_pieces, origin = min(self.n_pieces, self.n_structures), Origin.SEED_PIECE
+            n_pieces, origin = min(self.n_pieces, self.n_structures or self.n_pieces), Origin.SEED_PIECE
             cells = cut_pieces(atoms, n_pieces, largest, self.min_width, rng, self.minimum_distance_ratio)
         for cell in cells:
             mark(cell, origin=origin)
@@ -280,6 +294,25 @@ class StructureGenerator(MSONable):
         if contact is not None:
             cell = deform(cell, np.eye(3) * 1.02 * contact[3] / contact[2])
         return cell
+
+
+def enough_structures(cells: Sequence[Atoms], n_atoms: int) -> int:
+    """
+    Return how many structures of each of ``cells`` a first dataset needs: at least four.
+
+    Parameters
+    ----------
+    cells
+        One of each kind.
+    n_atoms
+        Atoms of each element that all structures together should hold. One atom of a dopant does not ask for forty
+        large cells, as one of a small molecule does for forty molecules.
+    """
+    counts = Counter(symbol for atoms in cells if not _isolated(atoms) for symbol in atoms.get_chemical_symbols())
+    if not counts:
+        return _FEWEST
+    needed = min(math.ceil(n_atoms / min(counts.values())), math.ceil(_MOST_ATOMS / counts.total()), _MOST)
+    return max(needed, _FEWEST)
 
 
 def isolated_atom(element: str) -> Atoms:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from mlip_autopipec.active_learning.outliers import FittedErrors
+    from mlip_autopipec.active_learning.spread import FittedErrors
 
 
 class ErrorSpread(BaseModel):
@@ -35,6 +35,6 @@ class FittedRecord(BaseModel):
 
     def to_errors(self) -> FittedErrors:
         """Return them as the rule for outliers reads them."""
-        from mlip_autopipec.active_learning.outliers import FittedErrors, Spread
+        from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 
         return FittedErrors(*(Spread(**one.model_dump()) for one in (self.energy_eV_atom, self.forces_eV_A)))

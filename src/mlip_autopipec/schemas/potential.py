@@ -23,21 +23,31 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
 
 
-class Errors(BaseModel):
-    """Errors of a potential on a set of labels."""
+class RootMeanSquares(BaseModel):
+    """Root mean square errors of a potential on a set of labels."""
 
     n_structures: int = Field(description="Structures measured on.")
-    n_atoms: int = Field(description="Atoms measured on.")
     energy_rmse_meV_atom: float = Field(description="Root mean square energy error in meV/atom.")
-    energy_max_meV_atom: float = Field(description="Largest energy error in meV/atom.")
     forces_rmse_meV_A: float = Field(description="Root mean square error of a force component in meV/A.")
+    stress_rmse_GPa: float | None = Field(
+        default=None, description="Root mean square error of a stress component in GPa; None without such labels."
+    )
+
+    def describe(self) -> str:
+        """Return them as a short text."""
+        stress = "" if self.stress_rmse_GPa is None else f", {self.stress_rmse_GPa:.2f} GPa"
+        return f"{self.energy_rmse_meV_atom:.2f} meV/atom, {self.forces_rmse_meV_A:.1f} meV/A{stress}"
+
+
+class Errors(RootMeanSquares):
+    """Errors of a potential on a set of labels."""
+
+    n_atoms: int = Field(description="Atoms measured on.")
+    energy_max_meV_atom: float = Field(description="Largest energy error in meV/atom.")
     forces_max_meV_A: float = Field(description="Largest error of a force component in meV/A.")
     energy_mae_meV_atom: float | None = Field(default=None, description="Mean absolute energy error in meV/atom.")
     forces_mae_meV_A: float | None = Field(
         default=None, description="Mean absolute error of a force component in meV/A."
-    )
-    stress_rmse_GPa: float | None = Field(
-        default=None, description="Root mean square error of a stress component in GPa; None without such labels."
     )
     stress_mae_GPa: float | None = Field(default=None, description="Mean absolute error of a stress component in GPa.")
 
@@ -47,20 +57,8 @@ class Errors(BaseModel):
         return None if metrics is None else cls(**metrics.as_dict())
 
 
-class LeftOutErrors(BaseModel):
+class LeftOutErrors(RootMeanSquares):
     """Errors of labels, each by the fit to all others."""
-
-    n_structures: int = Field(description="Labels.")
-    energy_rmse_meV_atom: float = Field(description="Root mean square energy error in meV/atom.")
-    forces_rmse_meV_A: float = Field(description="Root mean square error of a force component in meV/A.")
-    stress_rmse_GPa: float | None = Field(
-        None, description="Root mean square error of a stress component in GPa; None without such labels."
-    )
-
-    def describe(self) -> str:
-        """Return them as a short text."""
-        stress = "" if self.stress_rmse_GPa is None else f", {self.stress_rmse_GPa:.2f} GPa"
-        return f"{self.energy_rmse_meV_atom:.2f} meV/atom, {self.forces_rmse_meV_A:.1f} meV/A{stress}"
 
 
 class LinearRecord(BaseModel):
@@ -103,6 +101,13 @@ class LinearRecord(BaseModel):
     def left_out(self) -> tuple[float, float, float | None]:
         """Errors of labels left out of the fit: meV/atom, meV/A, GPa."""
         return self.energy_left_out_meV_atom, self.forces_left_out_meV_A, self.stress_left_out_GPa
+
+    def errors(self, n_structures: int) -> LeftOutErrors:
+        """Return these errors, of so many labels."""
+        energy, forces, stress = self.left_out
+        return LeftOutErrors(
+            n_structures=n_structures, energy_rmse_meV_atom=energy, forces_rmse_meV_A=forces, stress_rmse_GPa=stress
+        )
 
     def describe(self) -> str:
         """Tell the errors of labels left out in a few words."""

@@ -239,6 +239,10 @@ class GRACEFSTrainer(ACETrainer):
         found = {"energy": energy, "forces": forces}
         return found | {"stress": stress * share_with_stress} if share_with_stress else found
 
+    def functions_given(self, elements: Sequence[str]) -> int:  # noqa: ARG002 - every element has as many
+        """Return a lower bound of the functions of each element."""
+        return self.basis.n_pair_functions
+
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
         command = find_program(

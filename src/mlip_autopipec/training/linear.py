@@ -220,6 +220,7 @@ KIND = TrainerKind(
     template=BASIS_TEMPLATE,
     default_cutoff_A=LADDER_CUTOFF,
     gamma_hi=5.0,
+    leaves_out=True,
     keeps_basis=True,
     # the basis of the potential of the self-test stays
     self_test=lambda: LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=15)),

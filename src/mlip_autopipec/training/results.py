@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.active_learning.outliers import FittedErrors
+    from mlip_autopipec.active_learning.spread import FittedErrors
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics, Prediction
     from mlip_autopipec.training.linear_record import LinearFitRecord

@@ -13,7 +13,7 @@ import numpy as np
 from monty.json import MSONable
 
 from mlip_autopipec.active_learning.activeset import build_active_set
-from mlip_autopipec.active_learning.outliers import fitted_errors
+from mlip_autopipec.active_learning.spread import fitted_errors
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.core import core_radii
@@ -165,6 +165,17 @@ class ACETrainer(MSONable, ABC):
     def judges_labels(self) -> bool:
         """Whether its fits say what all other labels expect of each; else a linear fit judges given labels first."""
         return False
+
+    @property
+    def begins_linear(self) -> bool:
+        """Whether a first fit is, or begins at, a linear one: there the labels choose what the basis does not give."""
+        return True
+
+    def functions_given(self, elements: Sequence[str]) -> int:
+        """Return how many functions of each element a first fit has, whatever the labels are; 0 where they choose."""
+        if self.begins_linear and self.basis.number_of_functions_per_element is None:
+            return 0
+        return int(self.basis.section(elements).get("functions", {}).get("number_of_functions_per_element", 0))
 
     def _references(self, given: TrainingInput, labels: Sequence[Atoms]) -> dict[str, float]:
         """Return the energy of each element, eV, that is taken off the labels; of all labels that are no dimers."""
