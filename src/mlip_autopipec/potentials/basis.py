@@ -84,8 +84,8 @@ class BasisSettings(MSONable):
     (a gradient fit) get that of pacemaker's template, ``pacemaker -t``: 7 A, SBessel radial
     functions, body order 7 for blocks of one or two elements and 6 for more. The template's
     700 functions per element are for data sets of thousands of structures; an active set
-    needs at least as many atoms of an element as functions, better four times as many, and
-    a first data set of 30 structures of up to 64 atoms has about 1900. So the defaults are
+    needs at least as many atoms of an element as functions, better four times as many, which
+    a first dataset of default size then has. So the defaults are
     400, 240 and 160 functions per element for one, two, and three or more elements; give
     the number where there is more data, for a basis of two densities cannot grow in a fine-tune.
 

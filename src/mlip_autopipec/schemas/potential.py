@@ -73,6 +73,9 @@ class LinearRecord(BaseModel):
     energy_left_out_meV_atom: float = Field(description="Root mean square energy error of labels left out, meV/atom.")
     forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
     stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
+    n_left_out: int | None = Field(
+        None, description="Labels that these errors are of: all but those that say nothing of the rest, which are told."
+    )
     n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
     fresh_energy_factor: float = Field(
         1.0, description="Factor of the error bars of energies by the errors of labels before they were trained on."
@@ -92,6 +95,7 @@ class LinearRecord(BaseModel):
             energy_left_out_meV_atom=record.left_out.energy_meV_atom,
             forces_left_out_meV_A=record.left_out.forces_meV_A,
             stress_left_out_GPa=record.left_out.stress_GPa,
+            n_left_out=record.n_counted,
             n_doubtful_stresses=len(record.doubtful_stresses),
             fresh_energy_factor=record.posterior.fresh.energy,
             fresh_forces_factor=record.posterior.fresh.forces,
@@ -102,11 +106,12 @@ class LinearRecord(BaseModel):
         """Errors of labels left out of the fit: meV/atom, meV/A, GPa."""
         return self.energy_left_out_meV_atom, self.forces_left_out_meV_A, self.stress_left_out_GPa
 
-    def errors(self, n_structures: int) -> LeftOutErrors:
-        """Return these errors, of so many labels."""
+    def errors(self, n_labels: int) -> LeftOutErrors:
+        """Return these errors, of all of so many labels where an earlier version did not say of how many."""
         energy, forces, stress = self.left_out
+        n = n_labels if self.n_left_out is None else self.n_left_out
         return LeftOutErrors(
-            n_structures=n_structures, energy_rmse_meV_atom=energy, forces_rmse_meV_A=forces, stress_rmse_GPa=stress
+            n_structures=n, energy_rmse_meV_atom=energy, forces_rmse_meV_A=forces, stress_rmse_GPa=stress
         )
 
     def describe(self) -> str:

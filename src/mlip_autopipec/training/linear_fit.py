@@ -107,7 +107,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
     left_out = fitted.factorisation.leave_out(fitted.rung.strength)
     residuals = left_out.residuals * unit
-    judged = known_by_others(design, left_out, counted)[design.structure]
+    known = known_by_others(design, left_out, counted)
+    judged = known[design.structure]
     columns = fitted.columns(basis_functions(potential.basis))
     posterior = Posterior(
         fitted.coefficients[columns],
@@ -126,6 +127,7 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         md_cost(potential, task.labels),
         doubtful,
         posterior,
+        int(known.sum()),
     )
     predicted = _predicted(whole, fitted, task.labels)
     _check_prediction(replace(potential, reference_energies=task.reference_energies), task.labels[-1], predicted[-1])

@@ -93,6 +93,8 @@ class LinearFitRecord:
         Labels whose shear components seem to be in another order; those in another place were left out.
     posterior
         Of the coefficients; by column of :func:`~mlip_autopipec.training.design.basis_functions`.
+    n_counted
+        Labels that ``left_out`` is of.
     """
 
     weights: FitWeights
@@ -105,6 +107,7 @@ class LinearFitRecord:
     us_per_atom_step: float
     doubtful_stresses: tuple[int, ...]
     posterior: Posterior
+    n_counted: int
 
     def left_out_of(self, which: Sequence[int], n_atoms: Sequence[int]) -> LabelError:
         """
