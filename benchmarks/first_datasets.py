@@ -1,7 +1,8 @@
 """How many labels a campaign takes in all, by the size of its first dataset; else it is as `init` writes it.
 
 Errors of the potential delivered are root mean squares on frames of the oracle's own MD at the temperatures of the
-walkers, energies without their mean. A line of `results.jsonl` in the folder for each campaign that has ended; what is
+walkers, energies without their mean; beside that of the forces is that of as many random frames of another such MD,
+and no others. A line of `results.jsonl` in the folder for each campaign that has ended; what is
 killed goes on where it was.
 
     python benchmarks/first_datasets.py [--system NAME ...] [--sizes 4:0 8:0 20:4 ...] [--seeds 0 1]
@@ -24,7 +25,16 @@ import numpy as np
 import yaml
 from ase.build import add_adsorbate, bulk, fcc111
 from ase.io import write
-from label_efficiency import RESULTS, System, copper_gold, first_dataset, kept, oracle_frames, read_results, silicon
+from label_efficiency import (
+    RESULTS,
+    System,
+    copper_gold,
+    first_dataset,
+    pool_and_test,
+    random_errors,
+    read_results,
+    silicon,
+)
 from label_efficiency import test_errors as errors_on
 from rich.console import Console
 from rich.table import Table
@@ -107,7 +117,7 @@ def call(folder, *arguments):
         return subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=False).returncode
 
 
-def measure(system, settings, size, seed, folder, test):
+def measure(system, settings, size, seed, folder, pool, test):
     """One campaign."""
     folder.mkdir(parents=True, exist_ok=True)
     n_structures, n_test = map(int, size.split(":"))
@@ -127,12 +137,14 @@ def measure(system, settings, size, seed, folder, test):
         atoms.calc = calculator
         energies.append((atoms.get_potential_energy() - frame.get_potential_energy()) / len(frame))
     errors = errors_on(system, potential, test)
+    random = random_errors(system, ended["n_labels"], seed, [], pool, test)
     return {
         "status": ended["status"],
         "labels": ended["n_labels"],
         "cycles": ended["n_cycles"],
         "meV/atom": 1e3 * float(np.std(energies)),  # without energies of reference
         "meV/A": errors["forces_meV_A"],
+        "random, meV/A": float("nan") if random is None else random["forces_meV_A"],
         "GPa": errors["stress_GPa"],
         "s": seconds,
     }
@@ -141,7 +153,18 @@ def measure(system, settings, size, seed, folder, test):
 def report(results, console):
     """Print medians over the seeds."""
     table = Table(title="Labels in all, the first dataset and what is held out included; medians over seeds")
-    for column in ("system", "first : held out", "status", "labels", "cycles", "meV/atom", "meV/A", "GPa", "s"):
+    for column in (
+        "system",
+        "first : held out",
+        "status",
+        "labels",
+        "cycles",
+        "meV/atom",
+        "meV/A",
+        "random",
+        "GPa",
+        "s",
+    ):
         table.add_column(column, justify="right")
     for key in dict.fromkeys((r["system"], r["size"]) for r in results):
         rows = [r for r in results if (r["system"], r["size"]) == key]
@@ -165,7 +188,7 @@ def main():
         if system.missing:
             console.print(f"{name}: skipped, {system.missing}")
             continue
-        test = kept(folder, f"{name}-test", lambda s=system: oracle_frames(s, s.n_test, 2, PICOSECONDS))
+        pool, test = pool_and_test(system, name, folder, PICOSECONDS)
         for size in options.sizes:
             for seed in options.seeds:
                 done = {(r["system"], r["size"], r["seed"]) for r in read_results(folder)}
@@ -173,7 +196,7 @@ def main():
                     continue
                 place = folder / f"{name}-{size}-{seed}".replace(" ", "-").replace(":", "-")
                 found = {"system": name, "size": size, "seed": seed}
-                found |= measure(system, settings, size, seed, place, test)
+                found |= measure(system, settings, size, seed, place, pool, test)
                 with (folder / RESULTS).open("a") as stream:
                     stream.write(json.dumps(found) + "\n")
     report(read_results(folder), console)
