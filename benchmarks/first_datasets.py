@@ -42,6 +42,8 @@ from rich.table import Table
 from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.potentials.potential import ACEPotential
 
+#: Of the potential delivered; the forces' also of one of as many random frames.
+ERRORS = ("meV/atom", "meV/A", "random, meV/A", "GPa")
 #: ps of the oracle's MD at each temperature.
 PICOSECONDS = 12.0
 
