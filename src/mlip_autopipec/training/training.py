@@ -173,7 +173,7 @@ class ACETrainer(MSONable, ABC):
 
     def functions_given(self, elements: Sequence[str]) -> int:
         """Return how many functions of each element a first fit has, whatever the labels are; 0 where they choose."""
-        if self.begins_linear and self.basis.number_of_functions_per_element is None:
+        if self.begins_linear and getattr(self.basis, "number_of_functions_per_element", None) is None:
             return 0
         return int(self.basis.section(elements).get("functions", {}).get("number_of_functions_per_element", 0))
 
