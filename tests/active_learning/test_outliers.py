@@ -13,6 +13,7 @@ from monty.json import MontyDecoder
 
 from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.active_learning.outliers import OutlierRule, fitted_errors
+from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
@@ -116,6 +117,23 @@ def test_errors_that_are_known_judge_as_those_that_are_computed(copper: Case, mo
     monkeypatch.setattr(ACEPotential, "calculator", lambda _: pytest.fail("labels that are known were evaluated"))
     assert rule.judge(potential, new, others, (), of_new, known) == computed
     assert [one.index for one in computed] == [len(copper.new)]
+
+
+@pytest.mark.parametrize("copper", [0], indirect=True)
+def test_a_label_is_no_worse_than_others_were_when_left_out_of_the_fit(copper: Case) -> None:
+    """A fit to few labels is many times nearer to them than to one it has not seen."""
+    rule, (potential, others, new) = OutlierRule(), copper
+    label = next(one for one in new if grade_errors(potential, one).gamma.max() <= rule.gamma_max)
+    wrong = spoiled(label, energy_eV_atom=0.1)
+    found = rule.judge(potential, [wrong], others)
+    assert len(found) == 1
+
+    def left_out(energy: float, n: int = 12) -> FittedErrors:
+        return FittedErrors(Spread.of([energy, *[0.0] * (n - 1)]), Spread.of([0.1] * n))
+
+    assert rule.judge(potential, [wrong], others, left_out=left_out(0.06)) == []
+    assert rule.judge(potential, [wrong], others, left_out=left_out(0.005)) == found
+    assert rule.judge(potential, [wrong], others, left_out=left_out(0.06, n=9)) == found, "these are too few"
 
 
 def with_moments(label: Atoms, moments: Sequence[float] | NDArray[np.float64]) -> Atoms:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from ase.build import bulk
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 from jobflow import run_locally
 
 from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.train import _coverage
+from mlip_autopipec.jobs.train import _coverage, _spread_left_out
 from mlip_autopipec.jobs.training_labels import digest, warn_of_mixed_settings
 from mlip_autopipec.oracle.record import OracleRecord
 from mlip_autopipec.schemas.label import LabelDocument
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    import pytest
     from ase import Atoms
     from jobflow import JobStore
 
@@ -81,3 +82,22 @@ def test_surroundings_are_counted_anew_where_the_potential_before_was_trained_on
     assert _coverage(None, labels[:1], frames[:1], frames[1:], 3.0) == everything
     before = PotentialDocument.model_construct(trained_on=None, coverage=known.as_dict())
     assert _coverage(before, labels, frames, [], 3.0) == everything
+
+
+def test_new_labels_are_judged_by_errors_of_those_left_out() -> None:
+    def labelled(uuid: str, atoms: Atoms, origin: str = "seed_rattled") -> LabelDocument:
+        atoms.calc = EMT()
+        atoms.get_forces()
+        return LabelDocument.from_labelled(atoms, uuid=uuid, index=0, origin=origin)
+
+    old = [labelled(uuid, bulk("Cu", cubic=True)) for uuid in "abc"] + [labelled("d", molecule("N2"), "dimer")]
+    errors = {"a": [1.0, 20.0, 0.1], "b": [-3.0, 40.0, None], "d": [900.0, 9000.0, None], "set aside": [5.0, 50.0, 0.1]}
+    parent = PotentialDocument.model_construct(payload={"left_out": errors})
+    found = _spread_left_out(parent, old)
+    assert found is not None
+    assert (found.energy.n, found.force.n) == (2, 2), "a dimer and what is not learnt do not count"
+    assert found.energy.middle == pytest.approx(-0.001)
+    assert found.energy.largest == pytest.approx(0.002)
+    assert found.force.middle == pytest.approx(0.03 * 3**0.5)
+    assert _spread_left_out(PotentialDocument.model_construct(payload={}), old) is None
+    assert _spread_left_out(None, old) is None
