@@ -65,6 +65,39 @@ def test_what_halted_on_its_way_runs_once_more_from_its_start(tmp_path, run_loop
     assert [e for e in read_events(str(events)) if e.startswith("start w0")] == ["start w0 0"] * 2
 
 
+def failing_at(events: Any, halts: list[Halt], *cycles: int) -> OTFMaker:
+    maker = loop(events, halts)
+    failing = [f"label c{cycle:03d}" for cycle in cycles]
+    maker.oracle_maker = StandInOracleMaker(physics="emt", failing=failing)
+    return maker
+
+
+@pytest.mark.parametrize("reason", ["force_error", "explosion", "core_repulsion"])
+def test_a_structure_that_md_broke_and_no_oracle_computes_is_left_behind(tmp_path, run_loop, stored_documents, reason):
+    """An SCF that does not converge for a torn molecule is no failing oracle; to compute it again would not help."""
+    events = tmp_path / "events"
+    maker = failing_at(events, [Halt(step=100, walker=0, reason=reason)], 1)
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    assert final.status == "CONVERGED", final.why
+    first, second = stored_documents(OTFDocument)[:2]
+    assert (first.n_halts, second.n_failed_labels) == (1, second.n_failed_labels) == (1, final.n_failed_labels)
+    assert second.n_failed_labels > 0
+    (thrown,) = second.thrown_away
+    assert (thrown.walker, thrown.steps, thrown.reason) == (0, 100, "no labels")
+    assert "could not be computed" in second.line()
+    assert second.potential_id == first.potential_id
+    assert [e for e in read_events(str(events)) if e.startswith("start w0")][:2] == ["start w0 0"] * 2
+
+
+def test_an_oracle_that_fails_again_and_again_is_said_to(tmp_path, run_loop):
+    halts = [Halt(step=100 * (k + 1), walker=0, reason="explosion") for k in range(5)]
+    final = run_loop(failing_at(tmp_path / "events", halts, *range(1, 20)).make(COPPER, 300, campaign_id="c"))
+    assert final.status == "ORACLE_FAILING", final.why
+    assert "told to fail" in final.why
+    assert final.walkers[0].n_rolled_back == 2
+    assert final.potential is not None
+
+
 def test_where_all_completed_from_their_start_nothing_runs_again(run_loop, stored_documents):
     final = run_loop(loop().make(COPPER, [300, 600], campaign_id="c"))
     assert (final.status, final.n_cycles) == ("CONVERGED", 0)

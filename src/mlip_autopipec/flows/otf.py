@@ -328,10 +328,10 @@ class OTFMaker(LoopParts):
                 "gamma_thresholds": self.adapted_thresholds(state),
             }
         )
-        gone = batch is not None and _all_thrown_away(thrown_away, done)
+        gone = batch is not None and _all_thrown_away(thrown_away, done, batch)
         if potential is None and gone and state.potential_id is not None:
             # nothing goes on from what could not be learnt; the next training has these labels too
-            logger.warning("training of cycle %d failed on labels of walks that are thrown away", state.cycle)
+            logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
         status, why = judge_cycle(
             self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away, compared=compared
@@ -353,6 +353,10 @@ class OTFMaker(LoopParts):
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
 
 
-def _all_thrown_away(thrown_away: Sequence[ThrownAway], walks: Sequence[WalkDocument | None]) -> bool:
-    """Whether none of the walks of a cycle is gone on with."""
+def _all_thrown_away(
+    thrown_away: Sequence[ThrownAway], walks: Sequence[WalkDocument | None], batch: LabelBatch
+) -> bool:
+    """Whether none of the walks of a cycle is gone on with; where no labels came, none of those that asked for them."""
+    if batch.oracle_failing:
+        return bool(thrown_away)
     return bool(thrown_away) and {one.walker for one in thrown_away} >= {w.walker for w in walks if w is not None}

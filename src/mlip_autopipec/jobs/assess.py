@@ -167,7 +167,7 @@ def judge_cycle(
     """
     if compared is not None and compared.refused is not None:
         return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
-    if batch is not None and batch.oracle_failing:
+    if batch is not None and batch.oracle_failing and not thrown_away:
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if potential is None or (labelled and batch is None):

@@ -9,7 +9,7 @@ from mlip_autopipec.jobs.base import current_store, load_document
 from mlip_autopipec.jobs.dataset import in_batch
 from mlip_autopipec.lammps.types import HaltReason
 from mlip_autopipec.schemas.campaign import CampaignDocument
-from mlip_autopipec.schemas.loop import ThrownAway
+from mlip_autopipec.schemas.loop import NO_LABELS, ThrownAway
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.thermal import rise
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mlip_autopipec.schemas.label import LabelBatch
-    from mlip_autopipec.schemas.loop import LoopState
+    from mlip_autopipec.schemas.loop import LoopState, WalkerState
     from mlip_autopipec.schemas.potential import PotentialDocument
 
 #: Halts at which atoms have left: gamma is blind there, and the last valid frame leads to the same.
 LEFT = (HaltReason.EVAPORATION,)
+#: Halts at structures that a wrong potential may have broken, other than those that are merely new: an oracle that does
+#: not converge there is not to blame, until it has happened so often to a walker.
+BROKEN = frozenset(HaltReason) - {HaltReason.GAMMA, HaltReason.UNSEEN}
+_PATIENCE = 2
 
 
 def out_of_reach(
@@ -37,7 +41,8 @@ def out_of_reach(
 
     These are halts at which atoms left the structure, and frames whose energy is out of thermal reach. The energy of
     the frame a walker halted at is that of its label, if it was labelled whole, else that of the potential that has
-    been trained on the labels around it.
+    been trained on the labels around it. Where the labels of a cycle could not be computed, so that there is neither,
+    these are all walkers that halted, if MD may have broken their structures.
 
     Parameters
     ----------
@@ -54,6 +59,10 @@ def out_of_reach(
     left = [w for w in halted if w.reason in LEFT]
     reached = {index: walk.step for index, walk in zip(walkers, walks, strict=True) if walk is not None}
     steps = {w.index: max(w.step, reached.get(w.index, 0)) for w in halted}
+    if batch.oracle_failing:
+        if any(one.required for one in batch.failed) or not all(_may_be_broken(w) for w in halted):
+            return []
+        return [ThrownAway(walker=w.index, steps=steps[w.index], reason=NO_LABELS) for w in halted]
     found = [ThrownAway(walker=w.index, steps=steps[w.index], reason=str(w.reason)) for w in left]
     if potential is None or potential.cycle != state.cycle or len(left) == len(halted):
         return found
@@ -84,6 +93,10 @@ def out_of_reach(
                 )
             )
     return found
+
+
+def _may_be_broken(walker: WalkerState) -> bool:
+    return walker.reason in BROKEN and walker.n_rolled_back < _PATIENCE
 
 
 def _labelled_eV(batch: LabelBatch) -> dict[tuple[int, int], float]:

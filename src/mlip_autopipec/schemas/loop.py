@@ -102,12 +102,16 @@ class WalkerState(BaseModel):
         return f"{where} {self.status.lower()} at step {self.step}"
 
 
+#: Why a walk is thrown away whose halt could not be labelled.
+NO_LABELS = "no labels"
+
+
 class ThrownAway(BaseModel):
     """A walk that was thrown away: its last halt is not where its temperature leads."""
 
     walker: int = Field(description="Number of the walker.")
     steps: int = Field(description="MD steps thrown away.")
-    reason: str = Field(description="Why: the reason of the halt, or energy.")
+    reason: str = Field(description="Why: the reason of the halt, energy, or no labels.")
     energy_above_start_eV_atom: float | None = Field(
         None,
         description="Energy of the halted frame above that of its start, with the work of the barostat, per atom that "
@@ -118,6 +122,8 @@ class ThrownAway(BaseModel):
     def describe(self) -> str:
         """Return it as a short text."""
         why = f"it halted by {self.reason}"
+        if self.reason == NO_LABELS:
+            why = "the labels around its halt, where MD may have broken the structure, could not be computed"
         if self.energy_above_start_eV_atom is not None and self.limit_eV_atom is not None:
             why = (
                 f"it halted {self.energy_above_start_eV_atom:.3g} eV/atom above its start, where its temperature leads "
