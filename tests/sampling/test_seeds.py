@@ -67,6 +67,11 @@ def test_gamma_of_fresh_frames_is_small(seed):
             {"cover_pairs": False},
             20,
         ),
+        (
+            [Atoms("Au" + "Cu" * 31, bulk("Cu", cubic=True).repeat(2).positions, cell=[7.22] * 3, pbc=True)],
+            {"cover_pairs": False, "n_atoms": 60},
+            30,
+        ),
         ([bulk("Cu", cubic=True) * 2], {"n_structures": 2, "n_atoms": 300}, 2),
     ],
 )

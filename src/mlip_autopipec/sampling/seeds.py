@@ -38,8 +38,8 @@ _SHRINK = 0.9
 #: Distances above this (Angstrom) are no matter of the core repulsion.
 _NEAR = 4.0
 #: Where the number of structures is not given: the fewest and the most of each kind, and how many atoms all of them
-#: have at most where an element is rare (docs/benchmarks.md).
-_FEWEST, _MOST, _MOST_ATOMS = 4, 40, 640
+#: have at most where an element is rare, relative to those asked for of each element (docs/benchmarks.md).
+_FEWEST, _MOST, _MOST_ATOMS = 4, 40, 16
 #: Cell of an isolated atom in Angstrom: wide enough to be alone, and without the symmetry of a
 #: cube, which would force a spherical, hence wrong, density on an open shell.
 ATOM_BOX_A = (14.0, 14.5, 15.0)
@@ -311,7 +311,7 @@ def enough_structures(cells: Sequence[Atoms], n_atoms: int) -> int:
     counts = Counter(symbol for atoms in cells if not _isolated(atoms) for symbol in atoms.get_chemical_symbols())
     if not counts:
         return _FEWEST
-    needed = min(math.ceil(n_atoms / min(counts.values())), math.ceil(_MOST_ATOMS / counts.total()), _MOST)
+    needed = min(math.ceil(n_atoms / min(counts.values())), math.ceil(_MOST_ATOMS * n_atoms / counts.total()), _MOST)
     return max(needed, _FEWEST)
 
 
