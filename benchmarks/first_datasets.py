@@ -48,11 +48,11 @@ ERRORS = ("meV/atom", "meV/A", "random, meV/A", "GPa")
 PICOSECONDS = 12.0
 
 
-def metal(atoms, *temperatures_K, **settings):
+def metal(atoms, *temperatures_K):
     """A system whose oracle is EMT and whose errors are measured where its walkers are."""
     temperatures = list(temperatures_K)
     oracle, first = EMTStaticMaker(), first_dataset(4, 64)
-    return System(atoms, temperatures, temperatures, 2.0, oracle, first, ensemble="nvt", n_test=10), settings
+    return System(atoms, temperatures, temperatures, 2.0, oracle, first, ensemble="nvt", n_test=10), {}
 
 
 def vacancy():
@@ -126,7 +126,7 @@ def measure(system, settings, size, seed, folder, pool, test):
     content = as_init_writes_it(system, folder) | {"seed": seed}
     content["first_dataset"] |= {"n_structures": n_structures, "n_test": n_test}
     for name, section in settings.items():
-        content[name] = content[name] | section if isinstance(section, dict) and name == "dynamics" else section
+        content[name] = content[name] | section if name == "dynamics" else section
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     started = time.perf_counter()
     call(folder, "run", "run.yaml", "--folder", "campaign", "--overwrite")

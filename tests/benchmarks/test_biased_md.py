@@ -1,4 +1,4 @@
-"""The benchmark of biased walks stands on that of labels bought."""
+"""The benchmarks of biased walks and of first datasets stand on that of labels bought."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from paths import ROOT
 
 
 @pytest.mark.long
-def test_it_finds_what_it_takes_from_the_other_benchmark() -> None:
-    arguments = [sys.executable, str(ROOT / "benchmarks/biased_md.py"), "--help"]
+@pytest.mark.parametrize(("script", "option"), [("biased_md", "--strength"), ("first_datasets", "--sizes")])
+def test_it_finds_what_it_takes_from_the_other_benchmark(script: str, option: str) -> None:
+    arguments = [sys.executable, str(ROOT / f"benchmarks/{script}.py"), "--help"]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert "--strength" in done.stdout
+    assert option in done.stdout

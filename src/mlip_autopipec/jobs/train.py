@@ -21,7 +21,7 @@ from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, LeftOutErrors, PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
-from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.structures.provenance import Origin
 from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
@@ -201,7 +201,7 @@ def _fitted(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> F
 def _spread_left_out(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> FittedErrors | None:
     """Return the errors of labels left out of the parent's fit, of those there are; None of another trainer."""
     errors = {} if parent is None else parent.payload.get("left_out", {})
-    known = [errors[label.uuid] for label in old if label.uuid in errors and not is_dimer(label.shared_atoms())]
+    known = [errors[label.uuid] for label in old if label.uuid in errors and label.origin != Origin.DIMER]
     energies = [1e-3 * energy for energy, _, _ in known]
     forces = [1e-3 * np.sqrt(3) * force for _, force, _ in known]
     return FittedErrors(Spread.of(energies), Spread.of(forces)) if known else None
