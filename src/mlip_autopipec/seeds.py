@@ -23,6 +23,8 @@ class SeedPurpose(StrEnum):
     """Exchanges of atoms in MD, from the seed of the walker: step (library engine), two types (executable)."""
     COLVARS = "colvars"
     """Random forces on collective variables, from the seed of the walker: step."""
+    TEACHER = "teacher"
+    """MD of a teacher: structure and condition; structures that it labels; the fit to its labels."""
     TRAINING = "training"
     """A fit: cycle."""
     CHECK = "check"

@@ -56,6 +56,18 @@ def check_campaign(
     """
     if not frames:
         raise InvalidInputError("structures is empty; give at least one structure")
+    if maker.teach_maker is not None:
+        maker.teach_maker.check()
+        if not maker.train_maker.trainer.learns_from_teacher:
+            raise InvalidInputError(
+                f"{type(maker.train_maker.trainer).__name__} takes no teacher; use LinearACETrainer (kind: linear) "
+                "without the weights of version 0.1"
+            )
+        if initial_potential is not None:
+            raise InvalidInputError(
+                "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at "
+                "one of them; leave the other out"
+            )
     if not conditions:
         raise InvalidInputError("conditions is empty; give at least one temperature in K")
     for condition in conditions:

@@ -13,6 +13,7 @@ from mlip_autopipec.jobs.compare import compare_given
 from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, pack_labels
 from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.oracle.comparison import worth_comparing
+from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import CycleResults
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -71,6 +72,18 @@ def first_potential(
         jobs.append(given)
     if given is not None and labels:
         return jobs, given, None, compared
+    teachers = []
+    if maker.teach_maker is not None:
+        generate_maker = maker.first_dataset_maker(state.elements)
+        teach = maker.teach_maker.make(
+            record.output,
+            maker.train_maker.trainer,
+            maker.dynamics_maker.settings,
+            getattr(generate_maker, "generator", StructureGenerator()),
+            maker.seed,
+            maker.propose_maker.cutouts.max_atoms,
+        )
+        teachers.append(named(teach, "label c000 teacher"))  # on the worker that labels: it is the same kind of work
     train = maker.train_maker.make(
         batch=source.output,
         campaign_id=campaign,
@@ -79,7 +92,9 @@ def first_potential(
         elements=state.elements,
         initial_potential=None if given is None else given.output,
         fine_tune=given is not None,
+        teachers=[teach.output for teach in teachers],
     )
+    jobs += teachers
     return [*jobs, named(train, "train c000")], train, batch, compared
 
 

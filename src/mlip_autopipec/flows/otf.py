@@ -87,6 +87,9 @@ class OTFMaker(LoopParts):
         the one before without a halt. Otherwise it is explored at all conditions from the beginning.
     seed
         Seed of all random numbers.
+    teach_maker
+        A cheap model that is learnt first, and that fits begin at as long as the labels are for it; None for no such
+        teacher.
 
     Examples
     --------

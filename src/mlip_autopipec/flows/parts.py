@@ -13,6 +13,7 @@ from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.sampling.seeds import StructureGenerator
@@ -59,6 +60,7 @@ class LoopParts(Maker):
     threshold_adapter: ThresholdAdapter | None = None
     ladder: bool = False
     seed: int = 0
+    teach_maker: TeachMaker | None = None
 
     def first_dataset_maker(self, elements: Sequence[str]) -> GenerateMaker:
         """Return the maker of the first dataset, which has enough atoms for a basis whose size is given."""

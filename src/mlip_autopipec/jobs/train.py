@@ -16,10 +16,12 @@ from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
+from mlip_autopipec.jobs.teach import read_teacher
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, LeftOutErrors, PotentialDocument
+from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.provenance import Origin
 from mlip_autopipec.training.error_scale import scale_to_fresh
@@ -70,6 +72,7 @@ class TrainMaker(Maker):
         elements: list[str],
         initial_potential: PotentialDocument | str | None = None,
         fine_tune: bool = False,
+        teachers: Sequence[TeacherDocument | None] = (),
     ) -> PotentialDocument | None:
         """
         Train; the labels are read from the store.
@@ -89,6 +92,8 @@ class TrainMaker(Maker):
             The potential to continue from, or its uuid.
         fine_tune
             Continue with few iterations, and require a lower error of the new labels.
+        teachers
+            The teacher that was made for this training; None where its job failed. Later trainings find it.
 
         Returns
         -------
@@ -106,6 +111,9 @@ class TrainMaker(Maker):
             return None
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
+        if None in teachers:
+            raise TrainingError("the teacher has not come: its job failed; mend or remove it (teacher of the run file)")
+        teacher = read_teacher(campaign_id)
         labels = TrainingLabels.read(campaign_id, cycle, batch.cycle if fine_tune else None, initial_potential, earlier)
         trainer = with_reference_energies(self.trainer, labels.every, elements)
         start = None if initial_potential is None else initial_potential.to_potential()
@@ -133,6 +141,7 @@ class TrainMaker(Maker):
                 elements=elements,
                 seed=derive_seed(seed, SeedPurpose.TRAINING, cycle),
                 cycle=cycle,
+                teacher=None if teacher is None else teacher.to_potential(),
             )
 
         frames, new_frames = _structures(trainer, labels.old), _structures(trainer, trusted)
@@ -159,6 +168,7 @@ class TrainMaker(Maker):
             campaign_id=campaign_id,
             cycle=cycle,
             parent_id=None if initial_potential is None else initial_potential.uuid,
+            teacher_id=None if teacher is None else teacher.uuid,
             trainer={"class": type(trainer).__name__, **asdict(trainer)},
             fine_tuned=fine_tune and (result.refit is None or result.refit.kept == "fine-tune"),
             n_train=len(frames) + len(new_frames),

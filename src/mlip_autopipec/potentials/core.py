@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ase import Atoms
     from pyace import BBasisConfiguration
 
+    from mlip_autopipec.potentials.potential import ACEPotential
+
 
 #: How far below the shortest distance of the training set the core begins, by default (Angstrom). What is a little
 #: hotter than the training set has distances that are 0.2 A shorter; 0.1 A made walls of several eV/A there.
@@ -71,6 +73,16 @@ def core_radii(labels: Sequence[Atoms], elements: Sequence[str], margin: float) 
     n = len(elements)
     full = {(i, j): shortest.get((i, j), fallback) - margin for i in range(n) for j in range(i, n)}
     return full | {(j, i): d for (i, j), d in full.items()}
+
+
+def smaller_radii(radii: Mapping[tuple[int, int], float], other: ACEPotential) -> dict[tuple[int, int], float]:
+    """Return where the core of each pair begins (Angstrom), by species index, by the smaller of two values."""
+    names = other.elements
+    of_other = other.core_radii
+    found = {}
+    for (i, j), radius in radii.items():
+        found[i, j] = min(radius, of_other.get((names[min(i, j)], names[max(i, j)]), 0.0) or radius)
+    return found
 
 
 def deepest_in_core(atoms: Atoms, radii: Mapping[tuple[str, str], float]) -> int | None:

@@ -52,6 +52,7 @@ from mlip_autopipec.runfile.sections import (
     StartFrom,
     StopSection,
     StructureSource,
+    TeacherSection,
     ThresholdsSection,
     TrainerSection,
     ValidationSection,
@@ -92,6 +93,9 @@ class RunFile(Strict):
         False, description="Explore a structure at the next condition when the one before is completed."
     )
     oracle: OracleSection = Field(description="Who labels.")
+    teacher: TeacherSection | None = Field(
+        None, description="A cheap model that is learnt first, where fits to the labels of the oracle begin."
+    )
     trainer: TrainerSection = Field(default_factory=DefaultTrainerSection, description=f"Trainer: {told_trainers()}.")
     dynamics: DynamicsSection = Field(default_factory=DynamicsSection, description="Settings of MD and of its halts.")
     first_dataset: FirstDatasetSection = Field(
@@ -192,6 +196,9 @@ class RunFile(Strict):
         self._criterion()
         with self._blamed("oracle"):
             self.oracle.static_maker()
+        if self.teacher is not None:
+            with self._blamed("teacher"):
+                self.teacher.teach_maker().check()
 
     def _key(self, name: str) -> str:
         """Return what the file calls a section: an earlier name is as good."""
@@ -261,6 +268,7 @@ class RunFile(Strict):
             threshold_adapter=self._made("thresholds", ThresholdAdapter),
             ladder=self.ladder,
             seed=self.seed,
+            teach_maker=None if self.teacher is None else self.teacher.teach_maker(),
         )
 
     def flow(self, campaign_id: str | None = None) -> Flow:
@@ -275,6 +283,9 @@ class RunFile(Strict):
         structures, conditions = self.load_structures(), self.load_conditions()
         with self._blamed("oracle"):
             check_elements(self.oracle.static_maker(), elements_of(structures))
+        if self.teacher is not None:
+            with self._blamed("teacher"):
+                check_elements(self.teacher.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(

@@ -6,7 +6,7 @@ import inspect
 import math
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
 
 import numpy as np
 from ase import Atoms
@@ -19,6 +19,7 @@ from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
+from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, TrainerKind
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
@@ -233,25 +234,17 @@ else:
 _MAPPINGS = frozenset("incar potcar run_vasp input_data pseudopotentials initial_moments_muB".split())
 
 
-class OracleSection(Strict):
-    """Who labels."""
+class StaticMakerSection(Strict):
+    """A static maker by name."""
 
     kind: OracleName = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
-    max_failed_fraction: Number = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
-    minimum_distance_ratio: Number = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
-    reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
-    n_compared: Whole = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
-    energy_shift: Literal["none", "fit"] = Field("none", description=_OF_ORACLE["energy_shift"])
+
+    _where: ClassVar[str] = "oracle"
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
         return self._make(ORACLES[self.kind].maker)
-
-    def atom_maker(self) -> Maker | None:
-        """Make the maker of isolated atoms, where they need settings of their own."""
-        path = ORACLES[self.kind].atom_maker
-        return None if path is None else self._make(path)
 
     def _make(self, path: str) -> Maker:
         make = TypeAdapter(ImportString[Any]).validate_python(path)
@@ -259,15 +252,49 @@ class OracleSection(Strict):
         unknown = sorted(set(self.maker) - known)
         if unknown:
             raise InvalidInputError(
-                f"oracle.maker: {unknown} are not parameters of {make.__name__}; {nearest(unknown[0], sorted(known))}"
+                f"{self._where}.maker: {unknown} are not parameters of {make.__name__}; "
+                f"{nearest(unknown[0], sorted(known))}"
             )
         for name, value in self.maker.items():
             if (name in _MAPPINGS or name.endswith("_kwargs")) and not isinstance(value, (dict, NoneType)):
-                raise InvalidInputError.of(f"oracle.maker.{name}", f"is {str(value)[:60]!r}; give keys and values")
+                raise InvalidInputError.of(
+                    f"{self._where}.maker.{name}", f"is {str(value)[:60]!r}; give keys and values"
+                )
         check = ORACLES[self.kind].check
         if check is not None:
             check(self.maker)
         return make(**self.maker)
+
+
+_OF_TEACHER = parameter_descriptions(TeachMaker)
+
+
+class TeacherSection(StaticMakerSection):
+    """A cheap model that is learnt first; see docs/teacher.md."""
+
+    n_labels: Whole = Field(TeachMaker.n_labels, ge=1, description=_OF_TEACHER["n_labels"])
+    interval_steps: Whole = Field(TeachMaker.interval_steps, ge=1, description=_OF_TEACHER["interval_steps"])
+
+    _where: ClassVar[str] = "teacher"
+
+    def teach_maker(self) -> TeachMaker:
+        """Make the maker of the teacher."""
+        return TeachMaker(static_maker=self.static_maker(), n_labels=self.n_labels, interval_steps=self.interval_steps)
+
+
+class OracleSection(StaticMakerSection):
+    """Who labels."""
+
+    max_failed_fraction: Number = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
+    minimum_distance_ratio: Number = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
+    reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])
+    n_compared: Whole = Field(2, ge=0, description=_OF_ORACLE["n_compared"])
+    energy_shift: Literal["none", "fit"] = Field("none", description=_OF_ORACLE["energy_shift"])
+
+    def atom_maker(self) -> Maker | None:
+        """Make the maker of isolated atoms, where they need settings of their own."""
+        path = ORACLES[self.kind].atom_maker
+        return None if path is None else self._make(path)
 
 
 class StartFrom(Strict):

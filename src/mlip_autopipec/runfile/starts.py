@@ -45,15 +45,19 @@ class Start:
                 todo += [(f"{where}.{number}", item) for number, item in enumerate(value)]
 
 
+#: What the parameters of a static maker start.
+_OF_MAKERS = (
+    ("calculator_class", "a class of ASE calculators, of known packages"),
+    ("maker_class", "a static maker, of atomate2 and known packages"),
+    ("maker_kwargs.*@module", "a calculator that a maker imports, of known packages"),
+    ("maker_kwargs.calculator_meta", "a calculator that a maker imports, of known packages"),
+    ("*command", "a program of the oracle"),
+    ("*_cmd", "a program of the oracle"),
+    ("*profile", "a program of the oracle"),
+)
 #: All of it. The programs that the environment of the machine names are not the run file's.
 STARTS = (
-    Start("oracle.maker.calculator_class", "a class of ASE calculators, of known packages"),
-    Start("oracle.maker.maker_class", "a static maker, of atomate2 and known packages"),
-    Start("oracle.maker.maker_kwargs.*@module", "a calculator that a maker imports, of known packages"),
-    Start("oracle.maker.maker_kwargs.calculator_meta", "a calculator that a maker imports, of known packages"),
-    Start("oracle.maker.*command", "a program of the oracle"),
-    Start("oracle.maker.*_cmd", "a program of the oracle"),
-    Start("oracle.maker.*profile", "a program of the oracle"),
+    *(Start(f"{section}.maker.{field}", what) for section in ("oracle", "teacher") for field, what in _OF_MAKERS),
     Start("trainer.command", "a program that fits"),
     Start("trainer.input_sections.fit.callbacks", "Python functions that pacemaker calls"),
     Start("trainer.input_file", "an input of pacemaker, whose fit.callbacks name Python functions"),
@@ -72,6 +76,7 @@ def started_by(campaign: RunFile) -> list[str]:
     """
     content = {
         "oracle": campaign.oracle.model_dump(),
+        "teacher": {} if campaign.teacher is None else campaign.teacher.model_dump(),
         "trainer": campaign.trainer.model_dump(),
         "dynamics": campaign.dynamics.model_dump(),
     }

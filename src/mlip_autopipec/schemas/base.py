@@ -22,8 +22,8 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="ignore", arbitrary_types_allowed=False)
 
     kind: str = Field(
-        description="Kind of document: campaign, dataset, comparison, proposal, selection, label, labels, potential, "
-        "walk, check, admission, validation (a frame), validated (the errors on all) or loop."
+        description="Kind of document: campaign, dataset, comparison, proposal, selection, label, labels, teacher, "
+        "potential, walk, check, admission, validation (a frame), validated (the errors on all) or loop."
     )
     uuid: str = Field("", description="Identifier of the job that made this document; other documents refer to it.")
     campaign_id: str = Field("", description="Campaign this document belongs to.")

@@ -12,6 +12,7 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.schemas.base import WithPayload
 from mlip_autopipec.schemas.fitted import FittedRecord
+from mlip_autopipec.schemas.linear import LeftOutErrors, LinearRecord, RootMeanSquares
 
 if TYPE_CHECKING:
     from mlip_autopipec.active_learning.calibration import GradedErrors
@@ -19,24 +20,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.accuracy import ErrorMetrics
     from mlip_autopipec.training.error_scale import ExpectedError
-    from mlip_autopipec.training.linear_record import LinearFitRecord
     from mlip_autopipec.training.results import FitProgress, LossPoint, Refit, TrainingResult
-
-
-class RootMeanSquares(BaseModel):
-    """Root mean square errors of a potential on a set of labels."""
-
-    n_structures: int = Field(description="Structures measured on.")
-    energy_rmse_meV_atom: float = Field(description="Root mean square energy error in meV/atom.")
-    forces_rmse_meV_A: float = Field(description="Root mean square error of a force component in meV/A.")
-    stress_rmse_GPa: float | None = Field(
-        default=None, description="Root mean square error of a stress component in GPa; None without such labels."
-    )
-
-    def describe(self) -> str:
-        """Return them as a short text."""
-        stress = "" if self.stress_rmse_GPa is None else f", {self.stress_rmse_GPa:.2f} GPa"
-        return f"{self.energy_rmse_meV_atom:.2f} meV/atom, {self.forces_rmse_meV_A:.1f} meV/A{stress}"
 
 
 class Errors(RootMeanSquares):
@@ -55,73 +39,6 @@ class Errors(RootMeanSquares):
     def from_metrics(cls, metrics: ErrorMetrics | None) -> Errors | None:
         """Take over what was measured, or None where nothing was."""
         return None if metrics is None else cls(**metrics.as_dict())
-
-
-class LeftOutErrors(RootMeanSquares):
-    """Errors of labels, each by the fit to all others."""
-
-
-class LinearRecord(BaseModel):
-    """What a linear fit chose by the data, and its errors of labels left out of the fit."""
-
-    energy_meV_atom: float = Field(description="What an energy error was worth, meV/atom.")
-    forces_meV_A: float = Field(description="What an error of a force component was worth, meV/A.")
-    stress_GPa: float = Field(description="What an error of a stress component was worth, GPa.")
-    strength: float = Field(description="Strength of the ridge, in units of these errors.")
-    n_functions: dict[str, int] = Field(description="Basis functions of each element.")
-    us_per_atom_step: float = Field(description="Measured cost of energy and forces, microseconds per atom.")
-    energy_left_out_meV_atom: float = Field(description="Root mean square energy error of labels left out, meV/atom.")
-    forces_left_out_meV_A: float = Field(description="The same of force components, meV/A.")
-    stress_left_out_GPa: float | None = Field(None, description="The same of stress components, GPa.")
-    n_left_out: int | None = Field(
-        None, description="Labels that these errors are of: all but those that say nothing of the rest, which are told."
-    )
-    n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
-    fresh_energy_factor: float = Field(
-        1.0, description="Factor of the error bars of energies by the errors of labels before they were trained on."
-    )
-    fresh_forces_factor: float = Field(1.0, description="The same of forces.")
-
-    @classmethod
-    def of(cls, record: LinearFitRecord | None) -> LinearRecord | None:
-        """Take over the record of a fit, None of another trainer."""
-        if record is None:
-            return None
-        return cls(
-            **vars(record.weights),
-            strength=record.strength,
-            n_functions=dict(record.n_functions),
-            us_per_atom_step=record.us_per_atom_step,
-            energy_left_out_meV_atom=record.left_out.energy_meV_atom,
-            forces_left_out_meV_A=record.left_out.forces_meV_A,
-            stress_left_out_GPa=record.left_out.stress_GPa,
-            n_left_out=record.n_counted,
-            n_doubtful_stresses=len(record.doubtful_stresses),
-            fresh_energy_factor=record.posterior.fresh.energy,
-            fresh_forces_factor=record.posterior.fresh.forces,
-        )
-
-    @property
-    def left_out(self) -> tuple[float, float, float | None]:
-        """Errors of labels left out of the fit: meV/atom, meV/A, GPa."""
-        return self.energy_left_out_meV_atom, self.forces_left_out_meV_A, self.stress_left_out_GPa
-
-    def errors(self, n_labels: int) -> LeftOutErrors:
-        """Return these errors, of all of so many labels where an earlier version did not say of how many."""
-        energy, forces, stress = self.left_out
-        n = n_labels if self.n_left_out is None else self.n_left_out
-        return LeftOutErrors(
-            n_structures=n, energy_rmse_meV_atom=energy, forces_rmse_meV_A=forces, stress_rmse_GPa=stress
-        )
-
-    def describe(self) -> str:
-        """Tell the errors of labels left out in a few words."""
-        stress = "" if self.stress_left_out_GPa is None else f", {self.stress_left_out_GPa:.2f} GPa"
-        functions = "+".join(map(str, self.n_functions.values()))
-        return (
-            f"left out {self.energy_left_out_meV_atom:.2f} meV/atom {self.forces_left_out_meV_A:.1f} meV/A{stress} "
-            f"({functions} functions)"
-        )
 
 
 class GradedLabel(BaseModel):
@@ -275,6 +192,7 @@ class PotentialDocument(WithPayload):
     reference_energies_eV: dict[str, float] = Field(description="Energy added per atom of each element, eV.")
     sha256: str = Field(description="Fingerprint of basis and active set.")
     parent_id: str | None = Field(None, description="uuid of the potential this one continues.")
+    teacher_id: str | None = Field(None, description="uuid of the teacher its training was given; None without one.")
     trainer: dict[str, Any] = Field(default_factory=dict, description="Trainer class and parameters.")
     fine_tuned: bool = Field(False, description="Whether training continued from the parent.")
     n_train: int = Field(0, description="Labels trained on.")

@@ -71,10 +71,12 @@ class FittedRung:
         """Coefficients, (n_functions,), in the order of ``functions``."""
         return self.factorisation.coefficients(self.rung.strength)
 
-    def columns(self, functions: Sequence[BasisFunction]) -> NDArray[np.intp]:
-        """Return where the given functions are in the order of the fit."""
-        place = {function: i for i, function in enumerate(self.functions)}
-        return np.array([place[function] for function in functions], dtype=np.intp)
+    def placed(self, values: NDArray[np.float64], functions: Sequence[BasisFunction]) -> NDArray[np.float64]:
+        """Return values of the fit's functions, (n, ...), in the order of others; zero of those that it has not."""
+        place = {function: i for i, function in enumerate(functions)}
+        found = np.zeros((len(functions), *values.shape[1:]))
+        found[[place[function] for function in self.functions]] = values
+        return found
 
 
 def atoms_of(labels: Sequence[Atoms]) -> dict[str, int]:

@@ -112,6 +112,11 @@ class LinearACETrainer(ACETrainer):
         return not self.is_plain
 
     @property
+    def learns_from_teacher(self) -> bool:
+        """Whether a teacher can be its prior mean; a fit of version 0.1 has none."""
+        return not self.is_plain
+
+    @property
     def judges_labels(self) -> bool:
         """Whether its fits judge each label by all others; a fit of version 0.1 does not."""
         return not self.is_plain

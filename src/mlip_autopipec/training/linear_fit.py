@@ -10,7 +10,6 @@ import numpy as np
 
 from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.errors import InvalidInputError, TrainingError
-from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
 from mlip_autopipec.potentials.posterior import Posterior
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.potentials.projections import kept_projections
@@ -18,22 +17,23 @@ from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
-from mlip_autopipec.training.cutoff import form_for, form_of, same_radial, with_form
+from mlip_autopipec.training.bases import bases_to_choose, within_cost
+from mlip_autopipec.training.cutoff import is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
 from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of, usual_force_eV_A
 from mlip_autopipec.training.excitation import energies_above_hull, softened
 from mlip_autopipec.training.ladder import (
+    MARGIN,
     FittedRung,
     Rung,
-    atoms_of,
     climb,
     fit_rung,
     log_probability,
     md_cost,
-    rungs_within,
 )
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses, whole_stresses
+from mlip_autopipec.training.teacher import bases_below, holds_functions, learn
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from numpy.typing import NDArray
-    from pyace import ACEBBasisSet, BBasisConfiguration
+    from pyace import ACEBBasisSet
 
     from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.design import BasisFunction, Design
+    from mlip_autopipec.training.teacher import Lesson
     from mlip_autopipec.training.training import FitTask
 
 logger = logging.getLogger(__name__)
@@ -60,34 +61,64 @@ _SAME = 1e-5
 
 
 class LinearFit(NamedTuple):
-    """The potential with its active set, the record, and what the potential says of each label."""
+    """
+    The potential with its active set, the record, and what the potential says of each label.
+
+    Last the logarithm of the probability of the labels, but for a constant, for each number that they hold.
+    """
 
     potential: ACEPotential
     record: LinearFitRecord
     log: str
     predicted: list[Prediction]
+    log_probability: float
 
 
 def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
     """
     Fit a linear ACE; see :class:`~mlip_autopipec.training.linear.LinearACETrainer`.
 
+    With a teacher the fit is made with and without it, and that in which the labels are clearly more probable is kept;
+    a fit that continues one with the teacher does so again where there are many more labels.
+
     Raises
     ------
     TrainingError
         If no basis has an active set, or the stress labels have another sign or unit.
     """
+    if task.teacher is None:
+        return _fit(trainer, task, weights)
+    goes_on = task.start is not None and holds_functions(task.start, task.teacher)
+    taught = _fit(trainer, task, weights)
+    if goes_on and not is_due(task):
+        return taught
+    alone = _fit(trainer, replace(task, teacher=None, start=None if goes_on else task.start), weights)
+    gain = sum(1 + 3 * len(label) for label in task.labels) * (taught.log_probability - alone.log_probability)
+    logger.info("logarithm of the evidence with the teacher, more than without: %.4g", gain)
+    return taught if gain > MARGIN else alone
+
+
+def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
+    """Fit with the teacher that there is, or without one."""
     from pyace import ACEBBasisSet
 
     above = _above(task)
     tasks = _softened(trainer, task, above)
-    configurations = _affordable(trainer, task, _configurations(trainer, tasks, weights))
-    largest = max(configurations)
+    held = None
+    if task.teacher is None:
+        configurations = within_cost(trainer, task, bases_to_choose(trainer, tasks, weights))
+    else:
+        configurations, held = bases_below(trainer, task, task.teacher)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
-    whole = build_design(bases[largest], task.labels, task.reference_energies, trainer.processes)
+    largest = bases[max(bases)] if held is None else ACEBBasisSet(held)
+    whole = build_design(largest, task.labels, task.reference_energies, trainer.processes)
     design, doubtful = _trusted(whole, functions, weights, tasks[-1])
     counted = _counted(trainer, task, above)
+    lesson = None
+    if task.teacher is not None:
+        lesson = learn(design, task, task.teacher, units_of(design, weights, task.weights))
+        whole, design = (lesson.taken_off(one, task.labels) for one in (whole, design))
     task = _likelier(design, functions, weights, tasks)
     unit = units_of(design, weights, task.weights)
     rungs: list[Rung] = []
@@ -95,24 +126,23 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         fitted, climbed = climb(design, functions, unit)
         rungs = rungs or climbed
         size = fitted.rung.n_functions
-        potential = _potential(bases[size], fitted)
+        potential = _potential(bases[size] if lesson is None else largest, fitted, lesson)
         try:
             potential = _with_active_set(potential, task)
             break
         except TrainingError:
             # the environments are too alike for this basis
             functions = {n: f for n, f in functions.items() if n < size}
-            if not functions:
+            if not functions or lesson is not None:  # the teacher's basis stays
                 raise
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
     left_out = fitted.factorisation.leave_out(fitted.rung.strength)
     residuals = left_out.residuals * unit
     known = known_by_others(design, left_out, counted)
     judged = known[design.structure]
-    columns = fitted.columns(basis_functions(potential.basis))
     posterior = Posterior(
-        fitted.coefficients[columns],
-        fitted.factorisation.covariance_root(fitted.rung.strength)[columns],
+        np.array(potential.basis.basis_coeffs),
+        fitted.placed(fitted.factorisation.covariance_root(fitted.rung.strength), basis_functions(potential.basis)),
         scale_to_left_out(design.kind, left_out, judged),
         usual_force_eV_A=usual_force_eV_A(task.labels),
     )
@@ -128,10 +158,14 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         doubtful,
         posterior,
         int(known.sum()),
+        None if lesson is None else lesson.factor,
     )
+    references = task.reference_energies if lesson is None else lesson.references(task.reference_energies)
     predicted = _predicted(whole, fitted, task.labels)
-    _check_prediction(replace(potential, reference_energies=task.reference_energies), task.labels[-1], predicted[-1])
-    return LinearFit(replace(potential, posterior=posterior), record, _log(record, design, potential.cutoff), predicted)
+    potential = replace(potential, reference_energies=references, posterior=posterior)
+    _check_prediction(potential, task.labels[-1], predicted[-1])
+    probability = fitted.rung.log_evidence - float(np.sum(np.log(unit)))
+    return LinearFit(potential, record, _log(record, design, potential.cutoff), predicted, probability / len(unit))
 
 
 def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:
@@ -222,75 +256,6 @@ def _largest_within(functions: Mapping[int, Sequence[BasisFunction]], most: int)
     return functions[max(allowed, default=min(functions))]
 
 
-def _configurations(
-    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights
-) -> dict[int, BBasisConfiguration]:
-    """Return the bases to choose from, by functions per element; one if the user fixed it."""
-    from pyace import ACEBBasisSet
-
-    task = tasks[0]
-    settings = trainer.basis
-    if settings.potential_section is not None or settings.number_of_functions_per_element is not None:
-        fixed = trainer.configuration(task)
-        return {_size(ACEBBasisSet(fixed)): fixed}
-    # with many elements the basis has its own default shape
-    shape = settings.nradmax_by_orders is None and len(task.elements) < MANY_ELEMENTS
-    ladder = trainer.with_basis(
-        replace(
-            settings,
-            nradmax_by_orders=list(LADDER_SHAPE[0]) if shape else settings.nradmax_by_orders,
-            lmax_by_orders=list(LADDER_SHAPE[1]) if shape else settings.lmax_by_orders,
-        ),
-    )
-    sizes = rungs_within(atoms_of(task.labels), trainer.max_functions_per_element)
-    present = None if task.start is None else form_of(task.start, ladder, task)
-    form = form_for(ladder, tasks, weights, present)
-    ladder = with_form(ladder, form)
-    found = {n: ladder.configuration(task, n, form.shares) for n in sizes}
-    if task.start is None or (present is not None and form != present):
-        # limits of nradmax and lmax may end the ladder before its last size
-        complete: dict[int, BBasisConfiguration] = {}
-        previous = 0
-        for n in sizes:
-            count = len(basis_functions(ACEBBasisSet(found[n])))
-            if count > previous:
-                complete[n], previous = found[n], count
-        return complete
-    own = trainer.configuration(task)
-    start = ACEBBasisSet(own)
-    known = basis_functions(start)
-    contains = {}
-    for n, configuration in found.items():
-        basis = ACEBBasisSet(configuration)
-        more = basis_functions(basis)
-        if len(more) > len(known) and set(known) < set(more) and same_radial(start, basis):
-            contains[n] = configuration
-    # the potential's own basis comes first; it keeps its functions unless a larger one is clearly better
-    return {min(_size(start), min(contains, default=_size(start) + 1) - 1): own, **contains}
-
-
-def _size(basis: ACEBBasisSet) -> int:
-    """Return the largest number of functions that an element has."""
-    return max(len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True))
-
-
-def _affordable(
-    trainer: LinearSettings, task: FitTask, configurations: dict[int, BBasisConfiguration]
-) -> dict[int, BBasisConfiguration]:
-    limit = trainer.max_us_per_atom_step
-    if limit is None:
-        return configurations
-    costs = {n: md_cost(ACEPotential.from_basis(c), task.labels) for n, c in configurations.items()}
-    within = {n: c for n, c in configurations.items() if costs[n] <= limit}
-    if not within:
-        smallest = min(costs)
-        raise InvalidInputError(
-            f"max_us_per_atom_step is {limit:g}, but the smallest basis costs {costs[smallest]:.3g} us per atom and "
-            "step on this machine; raise it, or lower the cutoff"
-        )
-    return within
-
-
 def _trusted(
     design: Design, functions: Mapping[int, Sequence[BasisFunction]], weights: FitWeights, task: FitTask
 ) -> tuple[Design, tuple[int, ...]]:
@@ -328,8 +293,10 @@ def _trusted(
     return design.rows(~(moved & np.isin(design.structure, [*doubts.labels, *doubts.undecided]))), doubts.labels
 
 
-def _potential(basis: ACEBBasisSet, fitted: FittedRung) -> ACEPotential:
-    basis.basis_coeffs = fitted.coefficients[fitted.columns(basis_functions(basis))]
+def _potential(basis: ACEBBasisSet, fitted: FittedRung, lesson: Lesson | None) -> ACEPotential:
+    coefficients = fitted.placed(fitted.coefficients, basis_functions(basis))
+    # a design has the columns of the basis that holds teacher and fit
+    basis.basis_coeffs = coefficients if lesson is None else coefficients + lesson.coefficients
     return ACEPotential.from_basis(basis)
 
 
@@ -361,6 +328,8 @@ def _log(record: LinearFitRecord, design: Design, cutoff: float) -> str:
         f"cutoff {cutoff:g} A; logarithm of the evidence:",
     ]
     lines += [f"  {rung.n_functions} functions: {rung.log_evidence:.6g}" for rung in record.rungs]
+    if record.teacher_factor is not None:
+        lines.append(f"the rest of what the teacher says, times {record.teacher_factor:.3f}, is fitted")
     energy, forces, stress = record.left_out
     pressure = "" if stress is None else f", {stress:.3g} GPa"
     lines.append(f"errors of structures left out: {energy:.3g} meV/atom, {forces:.3g} meV/A{pressure}")

@@ -95,6 +95,8 @@ class LinearFitRecord:
         Of the coefficients; by column of :func:`~mlip_autopipec.training.design.basis_functions`.
     n_counted
         Labels that ``left_out`` is of.
+    teacher_factor
+        What the energies and forces of the teacher are multiplied by; None where none is in the potential.
     """
 
     weights: FitWeights
@@ -108,6 +110,7 @@ class LinearFitRecord:
     doubtful_stresses: tuple[int, ...]
     posterior: Posterior
     n_counted: int
+    teacher_factor: float | None = None
 
     def left_out_of(self, which: Sequence[int], n_atoms: Sequence[int]) -> LabelError:
         """

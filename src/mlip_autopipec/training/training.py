@@ -16,7 +16,7 @@ from mlip_autopipec.active_learning.activeset import build_active_set
 from mlip_autopipec.active_learning.spread import fitted_errors
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.potentials.basis import BasisSettings
-from mlip_autopipec.potentials.core import core_radii
+from mlip_autopipec.potentials.core import core_radii, smaller_radii
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors, evaluate
@@ -64,6 +64,7 @@ class TrainingInput:
     directory: Path
     seed: int
     cycle: int
+    teacher: ACEPotential | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class FitTask:
         Where an external program may keep its files.
     seed
         For whatever is random.
+    teacher
+        A potential that learnt free labels of a cheap model, from which the fit may begin.
     """
 
     labels: Sequence[Atoms]
@@ -105,6 +108,7 @@ class FitTask:
     test_labels: Sequence[Atoms]
     directory: Path
     seed: int
+    teacher: ACEPotential | None = None
 
     def with_dimers_at_most(self, weight: float) -> FitTask:
         """Return the task with dimers that weigh at most so much: their energies are electronvolts off."""
@@ -116,6 +120,8 @@ class FitTask:
         known: dict[float, Mapping[tuple[int, int], float]] = self.__dict__.setdefault("_core_radii", {})
         if margin not in known:
             known[margin] = core_radii(self.labels, sorted(self.elements), margin)
+            if self.teacher is not None:  # whose labels came nearer
+                known[margin] = smaller_radii(known[margin], self.teacher)
         return known[margin]
 
 
@@ -167,6 +173,11 @@ class ACETrainer(MSONable, ABC):
         return False
 
     @property
+    def learns_from_teacher(self) -> bool:
+        """Whether its fits can begin at what a potential says that learnt free labels of a cheap model."""
+        return False
+
+    @property
     def begins_linear(self) -> bool:
         """Whether a first fit is, or begins at, a linear one: there the labels choose what the basis does not give."""
         return True
@@ -176,6 +187,14 @@ class ACETrainer(MSONable, ABC):
         if self.begins_linear and getattr(self.basis, "number_of_functions_per_element", None) is None:
             return 0
         return int(self.basis.section(elements).get("functions", {}).get("number_of_functions_per_element", 0))
+
+    def _check_teacher(self, teacher: ACEPotential, symbols: Sequence[str]) -> None:
+        if not self.learns_from_teacher:
+            raise InvalidInputError(
+                f"{type(self).__name__} takes no teacher; use LinearACETrainer without the weights of version 0.1"
+            )
+        if list(teacher.elements) != list(symbols):
+            raise InvalidInputError(f"the teacher knows {teacher.elements}, the labels {symbols}; they have to agree")
 
     def _references(self, given: TrainingInput, labels: Sequence[Atoms]) -> dict[str, float]:
         """Return the energy of each element, eV, that is taken off the labels; of all labels that are no dimers."""
@@ -202,6 +221,7 @@ class ACETrainer(MSONable, ABC):
         directory: str | Path = ".",
         seed: int = 0,
         cycle: int = 0,
+        teacher: ACEPotential | None = None,
     ) -> TrainingResult:
         """
         Train a potential on all labels.
@@ -227,6 +247,9 @@ class ACETrainer(MSONable, ABC):
             For whatever is random in the fit.
         cycle
             Of the loop, for trainers that do something every so many cycles.
+        teacher
+            A potential that learnt free labels of a cheap model; what it says is the prior mean of the fit, where the
+            labels are more probable with it. Its energies of reference do not matter.
 
         Raises
         ------
@@ -235,7 +258,16 @@ class ACETrainer(MSONable, ABC):
             the new labels.
         """
         given = TrainingInput(
-            labels, initial_potential, fine_tune, new_labels, test_labels, elements, Path(directory), seed, cycle
+            labels,
+            initial_potential,
+            fine_tune,
+            new_labels,
+            test_labels,
+            elements,
+            Path(directory),
+            seed,
+            cycle,
+            teacher,
         )
         return self.train_on(given)
 
@@ -250,6 +282,8 @@ class ACETrainer(MSONable, ABC):
         if fine_tune and initial_potential is None:
             raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
         symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ()))
+        if given.teacher is not None:
+            self._check_teacher(given.teacher, symbols)
         if initial_potential is not None:
             initial_potential.check_elements(symbols, "the training set")
             symbols = initial_potential.elements
@@ -266,10 +300,11 @@ class ACETrainer(MSONable, ABC):
             test_labels=test_labels,
             directory=given.directory,
             seed=given.seed,
+            teacher=given.teacher,
         )
         fit = Fit(*self.fit(task))
         seconds = time.perf_counter() - started
-        potential = replace(fit.potential, reference_energies=references)
+        potential = fit.potential if fit.linear is not None else replace(fit.potential, reference_energies=references)
         if not potential.active_set_inverse:
             potential = build_active_set(potential, everything, initial_potential)
         # what the potential says of the labels is worked out once

@@ -144,8 +144,7 @@ def oracle_md_states(
         rng.bit_generator.state = json.loads(start.random)
     step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
     dynamics = Langevin(moving, step, temperature_K=condition.temperature_K, friction=friction, rng=rng, fixcm=False)
-    has_stress = "stress" in calculator.implemented_properties and moving.cell.rank == 3
-    if barostat is not None and not has_stress:
+    if barostat is not None and not _has_stress(moving, calculator):
         raise InvalidInputError(
             f"validation: MD under a pressure needs stresses, and {type(calculator).__name__} gives none; remove the "
             "section validation, or take ensemble: nvt"
@@ -161,15 +160,33 @@ def oracle_md_states(
             volume.set_timestep(n_steps * step)
             volume.scale_positions_and_cell()  # from the present stress, so that a run that goes on does the same
             dynamics.run(n_steps)
-        forces, energy = raw_forces(moving), moving.get_potential_energy()
-        free = calculator.results.get("free_energy")  # what the forces derive from, as in the labels
-        results = {"energy": energy if free is None else free, "forces": forces}
-        if has_stress and not charge_of(moving):  # as in labels: it holds the background that makes the cell neutral
-            results["stress"] = moving.get_stress(apply_constraint=False)
-        frame = moving.copy()
-        frame.set_constraint()
-        frame.calc = SinglePointCalculator(frame, **results)
-        yield MDState(frame, json.dumps(rng.bit_generator.state))
+        yield MDState(with_label(moving, calculator), json.dumps(rng.bit_generator.state))
+
+
+def with_label(atoms: Atoms, calculator: Calculator) -> Atoms:
+    """
+    Return a copy that carries what a calculator says of a structure.
+
+    Returns
+    -------
+    Atoms
+        With energy (eV) that the forces derive from, forces (eV/A) of all atoms, and, if the calculator gives it and
+        the cell has no charge, stress (eV/A^3).
+    """
+    atoms.calc = calculator
+    forces, energy = raw_forces(atoms), atoms.get_potential_energy()
+    free = calculator.results.get("free_energy")
+    results = {"energy": energy if free is None else free, "forces": forces}
+    if _has_stress(atoms, calculator) and not charge_of(atoms):  # it holds the background that makes the cell neutral
+        results["stress"] = atoms.get_stress(apply_constraint=False)
+    frame = atoms.copy()
+    frame.set_constraint()
+    frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def _has_stress(atoms: Atoms, calculator: Calculator) -> bool:
+    return "stress" in calculator.implemented_properties and atoms.cell.rank == 3
 
 
 def _barostat(moving: Atoms, step: float, condition: Condition, kind: Barostat) -> NPTBerendsen:

@@ -1,0 +1,228 @@
+"""Teach: a cheap model labels its own MD, and what is learnt from that is where fits to labels that cost begin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from jobflow import Maker
+from monty.json import jsanitize
+
+from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.frames import pack
+from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.run_oracle import calculator_for
+from mlip_autopipec.oracle.electrons import with_initial_moments
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.schemas.base import time_of
+from mlip_autopipec.schemas.linear import LeftOutErrors
+from mlip_autopipec.schemas.teacher import TeacherDocument
+from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.periodicity import boxed
+from mlip_autopipec.structures.provenance import Provenance, Split
+from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_states, with_label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ase import Atoms
+
+    from mlip_autopipec.lammps.types import MDSettings
+    from mlip_autopipec.schemas.campaign import CampaignDocument
+    from mlip_autopipec.training.training import ACETrainer
+
+logger = logging.getLogger(__name__)
+
+#: Part of the labels that are structures as of a first dataset: other volumes and strains than MD has.
+_DISPLACED = 0.25
+#: So many of the structures that were asked for have to come out.
+_LEAST = 0.5
+
+
+@dataclass
+class TeachMaker(Maker):
+    """
+    Learn a cheap model, which is then the prior mean of every fit of the campaign.
+
+    Its labels are those of its own MD in the campaign's structures and at its conditions, and of structures as of a
+    first dataset. They are kept in a document of their own kind, and are never counted among the campaign's.
+
+    Parameters
+    ----------
+    name
+        Name of the job.
+    static_maker
+        Static maker whose ASE calculator is the teacher: GFN-xTB, a universal model, an empirical potential.
+    n_labels
+        Labels of the teacher, over all structures and conditions together.
+    interval_steps
+        Steps of its MD between two labels.
+
+    Examples
+    --------
+    >>> from mlip_autopipec.jobs.static import EMTStaticMaker
+    >>> TeachMaker(static_maker=EMTStaticMaker(), n_labels=200).n_labels
+    200
+    """
+
+    name: str = "teach"
+    static_maker: Maker | None = None
+    n_labels: int = 400
+    interval_steps: int = 20
+
+    def check(self) -> None:
+        """Refuse settings that cannot work, naming the field and the value."""
+        if not self.n_labels >= 1:
+            raise InvalidInputError.of("TeachMaker.n_labels", f"is {self.n_labels}; give at least 1, better hundreds")
+        if not self.interval_steps >= 1:
+            raise InvalidInputError.of("TeachMaker.interval_steps", f"is {self.interval_steps}; give at least 1")
+        if not hasattr(type(self.static_maker), "calculator"):
+            raise InvalidInputError.of(
+                "TeachMaker.static_maker",
+                f"is {type(self.static_maker).__name__}; a teacher runs MD, for which it has to be a static maker with "
+                "an ASE calculator",
+            )
+
+    @loop_job()
+    def make(
+        self,
+        campaign: CampaignDocument,
+        trainer: ACETrainer,
+        dynamics: MDSettings,
+        generator: StructureGenerator,
+        seed: int,
+        largest: int | None = None,
+    ) -> TeacherDocument:
+        """
+        Let the teacher run MD and label, and learn it.
+
+        Parameters
+        ----------
+        campaign
+            Structures and conditions.
+        trainer
+            Of the campaign.
+        dynamics
+            Time step, ensemble and barostat of its MD.
+        generator
+            Of the first dataset.
+        seed
+            Of the campaign.
+        largest
+            Most atoms of a structure that is computed whole; larger ones are represented by cut-outs of the generator.
+
+        Raises
+        ------
+        TrainingError
+            The teacher could not compute half of what it was asked for, or could not be learnt.
+        """
+        self.check()
+        asked = self._key(campaign, trainer, dynamics, generator, seed)
+        known = read_teacher(campaign.campaign_id, asked)
+        if known is not None:
+            return known.model_copy(update={"uuid": current_uuid(), "made_at": None})
+        started = time.perf_counter()
+        labels: list[Atoms] = []
+        failed, last_error = 0, ""
+        for asked_for, frames in self._labels(campaign, dynamics, generator, seed, largest):
+            before = len(labels)
+            try:
+                labels.extend(frames)  # those before an error stay
+            except Exception as error:  # of any calculator, in any step
+                last_error = f"{type(error).__name__}: {str(error)[:300]}"
+                logger.warning("the teacher could not compute a structure: %s", last_error)
+            failed += asked_for - (len(labels) - before)
+        if len(labels) < _LEAST * (len(labels) + failed):
+            raise TrainingError(
+                f"the teacher {type(self.static_maker).__name__} could not compute {failed} of {len(labels) + failed} "
+                f"structures; the last time: {last_error}. Take another one, or leave it out"
+            )
+        result = replace(trainer, reference_energies=None).train(
+            labels, elements=campaign.elements, seed=derive_seed(seed, SeedPurpose.TEACHER)
+        )
+        assert result.linear is not None  # of the trainers that take a teacher
+        errors = result.linear.left_out
+        logger.info("teacher: %d labels, %d failed; %s", len(labels), failed, result.log.splitlines()[-2])
+        return TeacherDocument(
+            uuid=current_uuid(),
+            campaign_id=campaign.campaign_id,
+            model=type(self.static_maker).__name__,
+            asked=asked,
+            seed=seed,
+            n_labels=len(labels),
+            n_failed=failed,
+            n_functions=dict(result.potential.n_functions),
+            left_out=LeftOutErrors(
+                n_structures=result.linear.n_counted,
+                energy_rmse_meV_atom=errors.energy_meV_atom,
+                forces_rmse_meV_A=errors.forces_meV_A,
+                stress_rmse_GPa=errors.stress_GPa,
+            ),
+            seconds=time.perf_counter() - started,
+            payload={"yaml": result.potential.yaml, "labels": pack([_plain(atoms) for atoms in labels])},
+        )
+
+    def _labels(
+        self,
+        campaign: CampaignDocument,
+        dynamics: MDSettings,
+        generator: StructureGenerator,
+        seed: int,
+        largest: int | None,
+    ) -> Iterator[tuple[int, Iterator[Atoms]]]:
+        """Yield runs of labels with the number that is asked of each."""
+        assert self.static_maker is not None
+        whole = [atoms for atoms in campaign.structures() if largest is None or len(atoms) <= largest]
+        runs = [(atoms, condition) for atoms in whole for condition in campaign.conditions]
+        n_displaced = math.ceil(self.n_labels * (_DISPLACED if runs else 1.0))
+        for number, (atoms, condition) in enumerate(runs):
+            settings = ValidationSettings(
+                math.ceil((self.n_labels - n_displaced) / len(runs)), self.interval_steps, dynamics.timestep_fs
+            )
+            calculator = calculator_for(self.static_maker, atoms)
+            has_stress = "stress" in calculator.implemented_properties
+            barostat = dynamics.barostat if dynamics.ensemble == "npt" and has_stress else None
+            states = oracle_md_states(
+                with_initial_moments(self.static_maker, atoms),
+                calculator,
+                condition,
+                settings,
+                derive_seed(seed, SeedPurpose.TEACHER, number),
+                barostat=barostat,
+            )
+            yield settings.n_frames, (state.frame for state in states)
+        each = math.ceil(n_displaced / max(1, len(campaign.structures())))
+        more = replace(generator, n_structures=each, n_test=0, isolated_atoms=False, dimers=None)
+        for atoms in more.generate(campaign.structures(), seed=derive_seed(seed, SeedPurpose.TEACHER), largest=largest):
+            if Provenance.of(atoms).split == Split.TRAIN:
+                yield 1, (with_label(one, calculator_for(self.static_maker, one)) for one in [boxed(atoms)])
+
+    def _key(self, campaign: CampaignDocument, *parts: Any) -> str:
+        """Return what tells one teaching from another."""
+        given = [self, campaign.payload.get("structures"), campaign.conditions, *parts]
+        return hashlib.sha256(json.dumps(jsanitize(given, strict=True), sort_keys=True).encode()).hexdigest()
+
+
+def read_teacher(campaign_id: str, asked: str | None = None) -> TeacherDocument | None:
+    """Return the teacher of a campaign that was taught last, from the store of the present job; None without one."""
+    criteria = {"output.kind": "teacher", "output.campaign_id": campaign_id}
+    if asked is not None:
+        criteria["output.asked"] = asked
+    found = sorted(current_store().query(criteria, ["output", "completed_at"], load=True), key=time_of)
+    return TeacherDocument.model_validate(found[-1]["output"]) if found else None
+
+
+def _plain(atoms: Atoms) -> dict[str, Any]:
+    """Return structure and label as plain data."""
+    return {
+        "numbers": atoms.numbers,
+        "positions": atoms.positions,
+        "cell": atoms.cell.array,
+        "pbc": atoms.pbc,
+        **{key: value for key, value in atoms.calc.results.items() if key in ("energy", "forces", "stress")},
+    }

@@ -1,0 +1,41 @@
+"""A teacher: what a cheap model taught, before the first label that costs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from mlip_autopipec.potentials.potential import ACEPotential
+from mlip_autopipec.schemas.base import WithPayload
+from mlip_autopipec.schemas.linear import LeftOutErrors
+
+
+class TeacherDocument(WithPayload):
+    """
+    A potential that learnt free labels of a cheap model; they are labels of nothing else.
+
+    ``payload`` holds the potential's ``yaml``, and the ``labels`` as packed structures with energies (eV), forces
+    (eV/A) and, where there are any, stresses (eV/A^3).
+    """
+
+    kind: Literal["teacher"] = "teacher"
+    model: str = Field(description="Class of the maker whose calculator is the teacher.")
+    asked: str = Field(description="SHA-256 of all it was asked for; taught once for each.")
+    seed: int = Field(description="Of everything random.")
+    n_labels: int = Field(description="Free labels.")
+    n_failed: int = Field(0, description="Structures that the teacher could not compute.")
+    n_functions: dict[str, int] = Field(description="Basis functions of each element.")
+    left_out: LeftOutErrors = Field(description="Errors of its own labels, each left out of the fit.")
+    seconds: float = Field(0.0, description="Wall time of labels and fit in s.")
+
+    def to_potential(self) -> ACEPotential:
+        """Return the potential; needs the payload. It has no active set: gamma is that of labels that cost."""
+        return ACEPotential(self.bulk("yaml"))
+
+    def labels(self) -> list[dict[str, Any]]:
+        """Return the free labels: structures, energies, forces, stresses; needs the payload."""
+        from mlip_autopipec.frames import unpack
+
+        found: list[dict[str, Any]] = unpack(self.bulk("labels"))
+        return found
