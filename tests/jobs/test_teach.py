@@ -149,3 +149,31 @@ def test_a_potential_to_start_from_and_a_teacher_are_too_much():
     )
     with pytest.raises(InvalidInputError, match="takes no teacher"):
         other.make(bulk("Cu", cubic=True), 300)
+
+
+def test_a_given_potential_teaches_as_it_is(tmp_path, taught, stored_documents):
+    free = bulk("Cu", cubic=True) * (2, 2, 2)
+    free.rattle(0.1, seed=1)
+    free.calc = EMT()
+    free.get_forces()
+    given = TRAINER.train([free, free]).potential
+    (tmp_path / "free.yaml").write_text(given.yaml)
+    maker = run_file(tmp_path, teacher={"potential": "free.yaml"}).maker().teach_maker
+    (document,) = taught(maker)
+    assert document.model == "ACE" and document.n_labels == 0 and document.left_out is None
+    assert document.to_potential().yaml == given.yaml
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({}, "either a static maker or a potential"),
+        ({"kind": "emt", "potential": "free.yaml"}, "either a static maker or a potential"),
+        ({"potential": "missing.yaml"}, "teacher.potential"),
+    ],
+)
+def test_a_teacher_is_one_of_two(tmp_path, section, told):
+    (tmp_path / "free.yaml").write_text("nothing")
+    with pytest.raises(InvalidInputError) as error:
+        run_file(tmp_path, teacher=section).flow()
+    assert told in str(error.value)

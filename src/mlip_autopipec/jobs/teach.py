@@ -18,6 +18,7 @@ from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.oracle.electrons import with_initial_moments
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.linear import LeftOutErrors
@@ -62,6 +63,9 @@ class TeachMaker(Maker):
         Labels of the teacher, over all structures and conditions together.
     interval_steps
         Steps of its MD between two labels.
+    potential
+        Instead of a static maker: text of a linear ACE potential in its B-basis, what pacemaker's ``.yaml`` holds; that
+        of a campaign by a cheap model for instance, whose labels are free.
 
     Examples
     --------
@@ -73,7 +77,8 @@ class TeachMaker(Maker):
     name: str = "teach"
     static_maker: Maker | None = None
     n_labels: int = 400
-    interval_steps: int = 20
+    interval_steps: int = 50
+    potential: str | None = None
 
     def check(self) -> None:
         """Refuse settings that cannot work, naming the field and the value."""
@@ -81,7 +86,11 @@ class TeachMaker(Maker):
             raise InvalidInputError.of("TeachMaker.n_labels", f"is {self.n_labels}; give at least 1, better hundreds")
         if not self.interval_steps >= 1:
             raise InvalidInputError.of("TeachMaker.interval_steps", f"is {self.interval_steps}; give at least 1")
-        if not hasattr(type(self.static_maker), "calculator"):
+        if (self.potential is None) is (self.static_maker is None):
+            raise InvalidInputError("a teacher is either a static maker or a potential: give one of them")
+        if self.potential is not None:
+            _linear(self.potential)
+        elif not hasattr(type(self.static_maker), "calculator"):
             raise InvalidInputError.of(
                 "TeachMaker.static_maker",
                 f"is {type(self.static_maker).__name__}; a teacher runs MD, for which it has to be a static maker with "
@@ -126,6 +135,13 @@ class TeachMaker(Maker):
         known = read_teacher(campaign.campaign_id, asked)
         if known is not None:
             return known.model_copy(update={"uuid": current_uuid(), "made_at": None})
+        fields = {"uuid": current_uuid(), "campaign_id": campaign.campaign_id, "asked": asked, "seed": seed}
+        if self.potential is not None:
+            given = _linear(self.potential)
+            given.check_elements(campaign.elements, "the campaign")
+            return TeacherDocument(
+                **fields, model="ACE", n_functions=dict(given.n_functions), payload={"yaml": given.yaml}
+            )
         started = time.perf_counter()
         labels: list[Atoms] = []
         failed, last_error = 0, ""
@@ -149,11 +165,8 @@ class TeachMaker(Maker):
         errors = result.linear.left_out
         logger.info("teacher: %d labels, %d failed; %s", len(labels), failed, result.log.splitlines()[-2])
         return TeacherDocument(
-            uuid=current_uuid(),
-            campaign_id=campaign.campaign_id,
+            **fields,
             model=type(self.static_maker).__name__,
-            asked=asked,
-            seed=seed,
             n_labels=len(labels),
             n_failed=failed,
             n_functions=dict(result.potential.n_functions),
@@ -215,6 +228,15 @@ def read_teacher(campaign_id: str, asked: str | None = None) -> TeacherDocument 
         criteria["output.asked"] = asked
     found = sorted(current_store().query(criteria, ["output", "completed_at"], load=True), key=time_of)
     return TeacherDocument.model_validate(found[-1]["output"]) if found else None
+
+
+def _linear(text: str) -> ACEPotential:
+    """Read a potential that can be added to a linear fit."""
+    potential = ACEPotential(text)
+    potential.refuse_grace("a teacher")
+    if any(block.ndensityi > 1 for block in potential.configuration().funcspecs_blocks if block.number_of_species == 1):
+        raise InvalidInputError("the teacher's potential has several densities; a teacher has to be a linear ACE")
+    return potential
 
 
 def _plain(atoms: Atoms) -> dict[str, Any]:

@@ -77,6 +77,7 @@ SECTIONS = {
     "StructureGenerator": "first_dataset",
     "PropertyCriterion": "properties",
     "OutlierRule": "outliers",
+    "TeachMaker": "teacher",
 }
 
 
@@ -198,7 +199,7 @@ class RunFile(Strict):
             self.oracle.static_maker()
         if self.teacher is not None:
             with self._blamed("teacher"):
-                self.teacher.teach_maker().check()
+                self.teacher.teach_maker(self._read_text).check()
 
     def _key(self, name: str) -> str:
         """Return what the file calls a section: an earlier name is as good."""
@@ -268,7 +269,7 @@ class RunFile(Strict):
             threshold_adapter=self._made("thresholds", ThresholdAdapter),
             ladder=self.ladder,
             seed=self.seed,
-            teach_maker=None if self.teacher is None else self.teacher.teach_maker(),
+            teach_maker=None if self.teacher is None else self.teacher.teach_maker(self._read_text),
         )
 
     def flow(self, campaign_id: str | None = None) -> Flow:
@@ -285,7 +286,8 @@ class RunFile(Strict):
             check_elements(self.oracle.static_maker(), elements_of(structures))
         if self.teacher is not None:
             with self._blamed("teacher"):
-                check_elements(self.teacher.static_maker(), elements_of(structures))
+                if self.teacher.kind is not None:
+                    check_elements(self.teacher.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(

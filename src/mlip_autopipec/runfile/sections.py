@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, Union
@@ -237,13 +238,14 @@ _MAPPINGS = frozenset("incar potcar run_vasp input_data pseudopotentials initial
 class StaticMakerSection(Strict):
     """A static maker by name."""
 
-    kind: OracleName = Field(description="The static maker.")
+    kind: OracleName | None = Field(description="The static maker.")
     maker: dict[str, Any] = Field(default_factory=dict, description="Parameters of that maker, e.g. calculator_kwargs.")
 
     _where: ClassVar[str] = "oracle"
 
     def static_maker(self) -> Maker:
         """Make the static maker."""
+        assert self.kind is not None
         return self._make(ORACLES[self.kind].maker)
 
     def _make(self, path: str) -> Maker:
@@ -260,6 +262,7 @@ class StaticMakerSection(Strict):
                 raise InvalidInputError.of(
                     f"{self._where}.maker.{name}", f"is {str(value)[:60]!r}; give keys and values"
                 )
+        assert self.kind is not None
         check = ORACLES[self.kind].check
         if check is not None:
             check(self.maker)
@@ -272,19 +275,30 @@ _OF_TEACHER = parameter_descriptions(TeachMaker)
 class TeacherSection(StaticMakerSection):
     """A cheap model that is learnt first; see docs/teacher.md."""
 
+    kind: OracleName | None = Field(None, description="The static maker whose ASE calculator teaches.")
+    potential: Path | None = Field(
+        None,
+        description="Instead of it: a linear ACE potential (B-basis .yaml), as a campaign by a cheap model ends with.",
+    )
     n_labels: Whole = Field(TeachMaker.n_labels, ge=1, description=_OF_TEACHER["n_labels"])
     interval_steps: Whole = Field(TeachMaker.interval_steps, ge=1, description=_OF_TEACHER["interval_steps"])
 
     _where: ClassVar[str] = "teacher"
 
-    def teach_maker(self) -> TeachMaker:
-        """Make the maker of the teacher."""
-        return TeachMaker(static_maker=self.static_maker(), n_labels=self.n_labels, interval_steps=self.interval_steps)
+    def teach_maker(self, read: Callable[[str, Path], str]) -> TeachMaker:
+        """Make the maker of the teacher; ``read`` returns the text of a file that a setting names."""
+        return TeachMaker(
+            static_maker=None if self.kind is None else self.static_maker(),
+            n_labels=self.n_labels,
+            interval_steps=self.interval_steps,
+            potential=None if self.potential is None else read("teacher.potential", self.potential),
+        )
 
 
 class OracleSection(StaticMakerSection):
     """Who labels."""
 
+    kind: OracleName = Field(description="The static maker.")
     max_failed_fraction: Number = Field(0.5, description=_OF_ORACLE["max_failed_fraction"])
     minimum_distance_ratio: Number = Field(LABEL_RATIO, description=_OF_ORACLE["minimum_distance_ratio"])
     reuse_labels: bool = Field(True, description=_OF_ORACLE["reuse_labels"])

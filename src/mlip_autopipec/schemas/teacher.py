@@ -20,13 +20,15 @@ class TeacherDocument(WithPayload):
     """
 
     kind: Literal["teacher"] = "teacher"
-    model: str = Field(description="Class of the maker whose calculator is the teacher.")
+    model: str = Field(description="Class of the maker whose calculator is the teacher; ACE for a potential.")
     asked: str = Field(description="SHA-256 of all it was asked for; taught once for each.")
     seed: int = Field(description="Of everything random.")
-    n_labels: int = Field(description="Free labels.")
+    n_labels: int = Field(0, description="Free labels; 0 of a potential that was given.")
     n_failed: int = Field(0, description="Structures that the teacher could not compute.")
     n_functions: dict[str, int] = Field(description="Basis functions of each element.")
-    left_out: LeftOutErrors = Field(description="Errors of its own labels, each left out of the fit.")
+    left_out: LeftOutErrors | None = Field(
+        None, description="Errors of its own labels, each left out of the fit; None of a potential that was given."
+    )
     seconds: float = Field(0.0, description="Wall time of labels and fit in s.")
 
     def to_potential(self) -> ACEPotential:
