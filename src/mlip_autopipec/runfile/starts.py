@@ -51,9 +51,9 @@ _OF_MAKERS = (
     ("maker_class", "a static maker, of atomate2 and known packages"),
     ("maker_kwargs.*@module", "a calculator that a maker imports, of known packages"),
     ("maker_kwargs.calculator_meta", "a calculator that a maker imports, of known packages"),
-    ("*command", "a program of the oracle"),
-    ("*_cmd", "a program of the oracle"),
-    ("*profile", "a program of the oracle"),
+    ("*command", "a program of the oracle or the teacher"),
+    ("*_cmd", "a program of the oracle or the teacher"),
+    ("*profile", "a program of the oracle or the teacher"),
 )
 #: All of it. The programs that the environment of the machine names are not the run file's.
 STARTS = (
