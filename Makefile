@@ -64,6 +64,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/label_efficiency.py --folder $(VENV)/label_efficiency
 	$(BIN)/python benchmarks/head_to_head.py --folder $(VENV)/head_to_head
 	$(BIN)/python benchmarks/first_datasets.py --folder $(VENV)/first_datasets
+	$(BIN)/python benchmarks/teacher.py --folder $(VENV)/teacher
 
 # Everything at the versions of constraints.txt; uv honours the override in pyproject.toml that
 # keeps CUDA packages out. Done once: the stamp is newer than these files.

@@ -17,6 +17,7 @@ from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.run_oracle import calculator_for
+from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: Part of the labels that are structures as of a first dataset: other volumes and strains than MD has.
 _DISPLACED = 0.25
+#: A further run of MD is so many times as hot as the hottest condition, for what a potential meets before it is right.
+_HOTTER = 1.5
 #: So many of the structures that were asked for have to come out.
 _LEAST = 0.5
 
@@ -50,8 +53,9 @@ class TeachMaker(Maker):
     """
     Learn a cheap model, which is then the prior mean of every fit of the campaign.
 
-    Its labels are those of its own MD in the campaign's structures and at its conditions, and of structures as of a
-    first dataset. They are kept in a document of their own kind, and are never counted among the campaign's.
+    Its labels are those of its own MD in the campaign's structures, at its conditions and one that is hotter, and of
+    structures as of a first dataset. They are kept in a document of their own kind, and are never counted among the
+    campaign's.
 
     Parameters
     ----------
@@ -191,7 +195,10 @@ class TeachMaker(Maker):
         """Yield runs of labels with the number that is asked of each."""
         assert self.static_maker is not None
         whole = [atoms for atoms in campaign.structures() if largest is None or len(atoms) <= largest]
-        runs = [(atoms, condition) for atoms in whole for condition in campaign.conditions]
+        hottest = max(campaign.conditions, key=lambda one: max(one.temperature_at(0.0), one.temperature_at(1.0)))
+        kelvin = _HOTTER * max(hottest.temperature_at(0.0), hottest.temperature_at(1.0))
+        hotter = Condition(kelvin, hottest.pressure_GPa)
+        runs = [(atoms, condition) for atoms in whole for condition in (*campaign.conditions, hotter)]
         n_displaced = math.ceil(self.n_labels * (_DISPLACED if runs else 1.0))
         for number, (atoms, condition) in enumerate(runs):
             settings = ValidationSettings(
