@@ -13,7 +13,9 @@ from jobflow import run_locally
 from oracles import emt_oracle
 from run_files import QUIET
 
+from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.export.bundle import write_export
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resume import recorded_maker
 from mlip_autopipec.jobs.dataset import read_labels
@@ -87,7 +89,7 @@ def test_a_teacher_that_fails_says_so(memory_jobstore, tmp_cwd):
     job = TeachMaker(static_maker=EMTStaticMaker(), n_labels=4).make(
         silicon, TRAINER, MDSettings(), StructureGenerator(n_structures=2), 0
     )
-    with pytest.raises(Exception, match=r"EMTStaticMaker could not compute 4 of 4 structures.*Si"):
+    with pytest.raises(Exception, match=r"EMTStaticMaker could not compute 5 of 5 structures.*Si"):
         run_locally(job, store=memory_jobstore, create_folders=True, raise_immediately=True)
 
 
@@ -111,6 +113,13 @@ def test_a_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_
     assert document.n_labels == len(stored_documents(LabelDocument))
     assert len(read_labels("taught", store=memory_jobstore)) == document.n_labels
     assert recorded_maker("taught", memory_jobstore).teach_maker.n_labels == 40
+    campaigns = Campaigns(memory_jobstore)
+    assert campaigns.teacher("taught").uuid == teacher.uuid
+    # and whoever is given the potential is told
+    write_export(tmp_path / "export", campaigns, "taught")
+    readme = (tmp_path / "export/README.md").read_text()
+    factor = potentials[-1].linear.teacher_factor
+    assert ("| teacher | EMTStaticMaker" in readme) is (factor is not None)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,9 @@ def test_forces_are_the_derivative_of_the_energy(taught):
 def test_gamma_is_that_of_the_labels_alone(labels, taught):
     alone = TRAINER.train(labels)
     for element in ("Au", "Cu"):
-        graded = [np.asarray(p.active_set_inverse[element]).any(axis=1).sum() for p in (taught.potential, alone.potential)]
+        graded = [
+            np.asarray(p.active_set_inverse[element]).any(axis=1).sum() for p in (taught.potential, alone.potential)
+        ]
         assert graded[0] == graded[1]
 
 

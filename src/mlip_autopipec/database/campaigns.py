@@ -27,6 +27,7 @@ from mlip_autopipec.schemas.label import ComparisonDocument, LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus, OTFDocument
 from mlip_autopipec.schemas.measured import measured_on
 from mlip_autopipec.schemas.potential import PotentialDocument
+from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
 if TYPE_CHECKING:
@@ -192,6 +193,11 @@ class Campaigns:
     def calculator(self, campaign_id: str, cycle: int | None = None) -> ACECalculator | GRACEFSCalculator:
         """Return an ASE calculator of a campaign's potential, by default the last one."""
         return self.potential(campaign_id, cycle).to_potential().calculator()
+
+    def teacher(self, campaign_id: str) -> TeacherDocument | None:
+        """Return the cheap model that a campaign learnt first, with its free labels; None without one."""
+        found = self._documents.read(TeacherDocument, "teacher", {"output.campaign_id": campaign_id})
+        return found[-1] if found else None
 
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:
         """
