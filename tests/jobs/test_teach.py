@@ -63,7 +63,8 @@ def taught(run_flow, stored_documents):
 def test_a_teacher_labels_its_own_md_and_structures_of_other_volumes(taught):
     (document,) = taught(TeachMaker(static_maker=EMTStaticMaker(), n_labels=16, interval_steps=5))
     labels = document.labels()
-    assert document.n_labels == len(labels) == 16 and document.n_failed == 0
+    assert document.n_labels == len(labels) == 16
+    assert document.n_failed == 0
     assert all(len(label["numbers"]) > 1 for label in labels)  # energies of isolated atoms are the oracle's business
     assert np.std([abs(np.linalg.det(label["cell"])) / len(label["numbers"]) for label in labels]) > 0.1
     assert document.left_out.forces_rmse_meV_A > 0
@@ -79,7 +80,8 @@ def test_the_same_is_taught_once(taught):
     maker = TeachMaker(static_maker=EMTStaticMaker(), n_labels=8, interval_steps=2)
     taught(maker)
     first, again = taught(maker)
-    assert again.payload["labels"] == first.payload["labels"] and again.seconds == first.seconds
+    assert again.payload["labels"] == first.payload["labels"]
+    assert again.seconds == first.seconds
     *_, other = taught(maker, seed=1)
     assert other.payload["labels"] != first.payload["labels"]
 
@@ -104,7 +106,8 @@ def test_a_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_
     document = run_loop(run.flow("taught"))
     (teacher,) = stored_documents(TeacherDocument)
     potentials = stored_documents(PotentialDocument)
-    assert teacher.model == "EMTStaticMaker" and teacher.n_labels >= 40
+    assert teacher.model == "EMTStaticMaker"
+    assert teacher.n_labels >= 40
     assert {p.teacher_id for p in potentials} == {teacher.uuid}
     # it teaches what the oracle says
     assert potentials[0].linear.teacher_factor == pytest.approx(1.0, abs=0.05)
@@ -169,7 +172,9 @@ def test_a_given_potential_teaches_as_it_is(tmp_path, taught, stored_documents):
     (tmp_path / "free.yaml").write_text(given.yaml)
     maker = run_file(tmp_path, teacher={"potential": "free.yaml"}).maker().teach_maker
     (document,) = taught(maker)
-    assert document.model == "ACE" and document.n_labels == 0 and document.left_out is None
+    assert document.model == "ACE"
+    assert document.n_labels == 0
+    assert document.left_out is None
     assert document.to_potential().yaml == given.yaml
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
-from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -20,6 +18,10 @@ from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import basis_functions
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
 
 #: Radial functions and cutoff are given, so that only the size of the basis is chosen.
 TRAINER = LinearACETrainer(basis=BasisSettings(cutoff=4.5, radial_basis="SBessel"))
@@ -85,7 +87,8 @@ def test_it_is_one_potential_in_the_basis_of_the_teacher(taught, soft_teacher):
     # error bars are of what the labels determine
     atoms = alloy(77)
     found = mine.error_bars.of(atoms)
-    assert np.isfinite(found.forces).all() and found.forces.max() > 0
+    assert np.isfinite(found.forces).all()
+    assert found.forces.max() > 0
 
 
 def test_forces_are_the_derivative_of_the_energy(taught):
