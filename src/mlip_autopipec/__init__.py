@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.jobs.generate import GenerateMaker
     from mlip_autopipec.jobs.label import OracleMaker
     from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
+    from mlip_autopipec.jobs.teach import TeachMaker
     from mlip_autopipec.jobs.train import TrainMaker
     from mlip_autopipec.lammps.exploration import run_exploration
     from mlip_autopipec.lammps.types import Condition, HaltStructure, MDSettings
@@ -68,6 +69,7 @@ _HOMES = {
     "SelectMaker": "jobs.propose",
     "StopRule": "loop.stop_rule",
     "StructureGenerator": "sampling.seeds",
+    "TeachMaker": "jobs.teach",
     "TrainMaker": "jobs.train",
     "build_active_set": "active_learning.activeset",
     "generate_local_candidates": "sampling.candidates",
@@ -105,6 +107,7 @@ __all__ = [
     "SelectMaker",
     "StopRule",
     "StructureGenerator",
+    "TeachMaker",
     "TrainMaker",
     "build_active_set",
     "generate_local_candidates",
