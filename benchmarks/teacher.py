@@ -96,7 +96,7 @@ def soft_silicon():
 
 
 def tersoff(element):
-    return lammps_model("tersoff", [f"pair_coeff * * {{}}/SiCGe.tersoff {element}"], [element])
+    return lammps_model("tersoff", [f"pair_coeff * * {{}}/{element}.tersoff {element}"], [element])
 
 
 def stillinger_weber(element):
