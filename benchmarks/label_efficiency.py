@@ -237,10 +237,12 @@ class ForkedDynamicsMaker(LammpsDynamicsMaker):
 
 
 def labelled(atoms, calculator):
-    """A copy with energy, forces and stress of the oracle."""
+    """A copy with energy, forces and, of a crystal, stress of the oracle."""
     bare = atoms.copy()
     bare.calc = calculator
-    results = {"forces": bare.get_forces(), "stress": bare.get_stress(), "energy": bare.get_potential_energy()}
+    results = {"forces": bare.get_forces(), "energy": bare.get_potential_energy()}
+    if atoms.pbc.all():
+        results["stress"] = bare.get_stress()
     results["energy"] = calculator.results.get("free_energy", results["energy"])  # what the forces derive from
     frame = atoms.copy()
     frame.calc = SinglePointCalculator(frame, **results)
