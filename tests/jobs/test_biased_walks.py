@@ -89,7 +89,8 @@ def test_a_check_needs_plain_md(tmp_path: Path) -> None:
     only = [{"temperature_K": 300, "colvars": PULLED}]
     with pytest.raises(InvalidInputError, match="add a condition without it"):
         run_file(tmp_path, only).flow("copper")
-    run_file(tmp_path, only, stop={"n_check_labels": 0}, accuracy={}).flow("copper")
+    unasked = {"energy_meV_atom": None, "stress_GPa": None}
+    run_file(tmp_path, only, stop={"n_check_labels": 0}, accuracy=unasked).flow("copper")
 
 
 def test_a_file_that_is_missing_is_named_with_its_line(tmp_path: Path) -> None:

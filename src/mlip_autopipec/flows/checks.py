@@ -85,7 +85,7 @@ def check_campaign(
         raise InvalidInputError.of(
             "Condition.colvars",
             "is given for every condition, and the potential is checked on frames of plain MD only; add a condition "
-            "without it, or leave the check out (StopRule.n_check_labels = 0)",
+            "without it, or leave the check out (StopRule.n_check_labels = 0, without accuracy)",
         )
     if maker.select_maker.gamma_min > maker.dynamics_maker.settings.gamma_hi:
         raise InvalidInputError(

@@ -105,6 +105,12 @@ class StopRule(MSONable):
             raise InvalidInputError.of(
                 "StopRule.n_check_labels", f"is {self.n_check_labels}; give 0 for no check, or more"
             )
+        if self.n_check_labels == 0 and self._asks:
+            raise InvalidInputError.of(
+                "StopRule.n_check_labels",
+                "is 0, and accuracy asks for errors that only labels of a check tell; give at least 1 (at least "
+                f"{frames_wanted(self.confidence)} are taken), or leave accuracy out",
+            )
         for name in ("max_repeats", "max_not_learnt"):
             if (value := getattr(self, name)) < 1:
                 raise InvalidInputError.of(f"StopRule.{name}", f"is {value}; it has to be at least 1")
@@ -114,9 +120,14 @@ class StopRule(MSONable):
         return None if self.max_labels is None else self.max_labels - state.n_computed_labels
 
     @property
+    def _asks(self) -> bool:
+        """Whether errors are asked for."""
+        return self.accuracy is not None and self.accuracy.asks
+
+    @property
     def n_frames(self) -> int:
         """How many frames of MD a check labels, if each walker has one; 0 for none."""
-        if self.n_check_labels == 0 or self.accuracy is None or not self.accuracy.asks:
+        if self.n_check_labels == 0 or not self._asks:
             return self.n_check_labels
         return max(self.n_check_labels, frames_wanted(self.confidence))
 
@@ -150,6 +161,8 @@ class StopRule(MSONable):
             if state.learns_check:
                 return LoopStatus.LEARNING, f"{completed} and the check has passed; its labels are learnt last"
             checked = "" if state.check is None else f"; {state.check.describe()}"
+            if self._asks and (state.check is None or state.check.errors is None):  # begun before it was refused
+                checked += "; what accuracy asks for was not looked at, since n_check_labels is 0"
             final = "the final potential" if state.proven_id == state.potential_id else "the potential of the check"
             whole = f", from their start and with {final}" if self.prove else ""
             return LoopStatus.CONVERGED, completed + whole + checked
