@@ -34,3 +34,30 @@ def test_a_stored_rule_that_is_refused_today_can_still_be_read_and_says_what_it_
     assert status is LoopStatus.CONVERGED
     assert "what accuracy asks for was not looked at" in why
     assert "accuracy" not in StopRule(n_check_labels=0).judge(completed())[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"accuracy": {"energy_meV_atom": "5"}}, r"accuracy\.energy_meV_atom is '5'"),
+        ({"accuracy": {"forces_meV_A": float("inf")}}, r"accuracy\.forces_meV_A is inf"),
+        ({"accuracy": {"stress_GPa": float("nan")}}, r"accuracy\.stress_GPa is nan"),
+        ({"accuracy": {"stress_GPa": True}}, r"accuracy\.stress_GPa is True"),
+        ({"accuracy": 5.0}, r"StopRule\.accuracy is 5\.0"),
+        ({"confidence": "0.9"}, r"StopRule\.confidence is '0\.9'"),
+        ({"max_hours": "2 h"}, r"StopRule\.max_hours is '2 h'"),
+        ({"max_labels": "many"}, r"StopRule\.max_labels is 'many'"),
+        ({"n_check_labels": None}, r"StopRule\.n_check_labels is None"),
+        ({"max_cycles": True}, r"StopRule\.max_cycles is True"),
+    ],
+)
+def test_what_is_no_number_is_named_with_its_value(settings, told):
+    with pytest.raises(InvalidInputError, match=told):
+        StopRule(**settings).check()
+
+
+def test_targets_are_taken_as_plain_data():
+    rule = StopRule(accuracy={"energy_meV_atom": 5})
+    rule.check()
+    assert rule.accuracy == AccuracyTargets(energy_meV_atom=5)
+    assert StopRule.from_dict(rule.as_dict()) == rule

@@ -103,3 +103,10 @@ def test_errors_of_labels_left_out_have_bounds_too():
     (forces,) = targets.exceeded_by_left_out(1.0, 101.0, None, many)
     assert forces.startswith("forces of labels left out")
     assert AccuracyTargets().exceeded_by_left_out(1e9, 1e9, 1e9, Bounds(0.9)) == []
+
+
+def test_an_error_that_is_not_a_number_is_within_no_limit():
+    nan = float("nan")
+    assert list(Limits(1.0, 1.0, 1.0).exceeded_by(errors(nan, nan, nan))) == ["energy", "forces", "stress"]
+    assert list(Limits(1.0, None, 1.0).exceeded_by(errors(nan, nan, None))) == ["energy"]
+    assert len(AccuracyTargets(1.0, 1.0, 1.0).exceeded_by_left_out(nan, nan, nan, Bounds(0.9))) == 3

@@ -14,11 +14,22 @@ from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.validation.confidence import frames_wanted
 from mlip_autopipec.validation.criteria import Criterion
-from mlip_autopipec.validation.targets import AccuracyTargets
+from mlip_autopipec.validation.targets import AccuracyTargets, is_number
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
+_NUMBERS = (
+    "max_cycles",
+    "max_labels",
+    "max_hours",
+    "max_repeats",
+    "max_not_learnt",
+    "n_check_labels",
+    "max_relative_force_error",
+    "force_error_floor_meV_A",
+    "confidence",
+)
 #: Frames of a check are at most so many times those of the first one; each walk keeps five.
 MOST_TIMES = 3
 
@@ -87,8 +98,21 @@ class StopRule(MSONable):
     accuracy: AccuracyTargets | None = None
     confidence: float = 0.9
 
+    def __post_init__(self) -> None:
+        """Take plain data, as of a run file, for the targets."""
+        if isinstance(self.accuracy, dict):
+            self.accuracy = AccuracyTargets(**self.accuracy)
+
     def check(self) -> None:
         """Refuse invalid values."""
+        for name in _NUMBERS:
+            value, optional = getattr(self, name), name in ("max_labels", "max_hours")
+            if not (is_number(value) or (optional and value is None)):
+                raise InvalidInputError.of(
+                    f"StopRule.{name}", f"is {value!r}; give a number{', or None' if optional else ''}"
+                )
+        if self.accuracy is not None and not isinstance(self.accuracy, AccuracyTargets):
+            raise InvalidInputError.of("StopRule.accuracy", f"is {self.accuracy!r}; give AccuracyTargets, or None")
         if self.max_cycles < 0:
             raise InvalidInputError.of("StopRule.max_cycles", f"is {self.max_cycles}; it cannot be negative")
         if self.max_labels is not None and self.max_labels < 1:

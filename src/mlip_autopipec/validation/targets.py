@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from math import inf
+from numbers import Real
+from typing import Any, Protocol
 
 from monty.json import MSONable
 
@@ -37,6 +39,11 @@ LEARNT_PART, LEARNT_TIMES = 1 / 3, 2.0
 #: Frames whose root mean square force is below this (meV/A) are of a structure that hardly moves.
 STILL_MEV_A = 1.0
 _AS_THEY_ARE = Bounds(0.5)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass
@@ -91,14 +98,14 @@ class AccuracyTargets(MSONable):
             f"{what} of labels left out of the fit {error:.3g} {unit}, asked for {limit:.3g}"
             + _at_most(error, bounds, what)
             for what, error, limit, unit in found
-            if error is not None and limit is not None and bounds.factor(what) * error > limit
+            if error is not None and limit is not None and not bounds.factor(what) * error <= limit  # nor is NaN
         ]
 
     def check(self) -> None:
-        """Refuse values that are not positive."""
+        """Refuse values that are not positive numbers."""
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
-                raise InvalidInputError.of(f"accuracy.{name}", f"is {value}; it has to be positive")
+            if value is not None and not (is_number(value) and 0 < value < inf):
+                raise InvalidInputError.of(f"accuracy.{name}", f"is {value!r}; it has to be positive, a finite number")
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ class Limits:
         return {
             what: f"{what} {error:.3g} {unit}, limit {limit:.3g}{_at_most(error, bounds, what)}"
             for name, (what, error, unit) in found.items()
-            if (limit := asdict(self)[name]) is not None and error is not None and bounds.factor(what) * error > limit
+            if (limit := asdict(self)[name]) is not None and error is not None
+            if not bounds.factor(what) * error <= limit  # NaN is within no limit
         }
 
 
