@@ -15,6 +15,7 @@ from mlip_autopipec import AccuracyTargets, Campaigns, OTFMaker
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError, TrainingError
 from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.jobs.asked import exceeded_left_out
 from mlip_autopipec.jobs.assess import update_state
 from mlip_autopipec.jobs.check import _apart
 from mlip_autopipec.jobs.dataset import read_labels
@@ -394,13 +395,16 @@ def test_a_bound_and_not_the_error_itself_has_to_be_within_what_is_asked_for(run
     assert strict.teaches
     told = strict.describe()
     assert "with 90% confidence), largest on w" in told
-    assert "energy: 2 frame(s) are few for this confidence: longer MD, more walkers or a larger" in told
+    assert "energy: 2 frame(s) are few for this confidence: a larger stop.n_check_labels would help up to 5" in told
+    assert "true errors are within" not in told
     asked = replace(asked, forces_meV_A=1e4)
     loose = loop(max_cycles=1, accuracy=asked, confidence=0.5).make(COPPER, [300, 600], campaign_id="loose")
     passed = run_loop(loose).check
     assert passed.left_out_exceeded or passed.passed
     assert not passed.exceeded_kinds
-    assert "true errors are within what is asked for with 50% confidence" in passed.describe()
+    told = "true errors are within what is asked for with 50% confidence"
+    assert (told in passed.describe()) == passed.passed
+    assert told in passed.model_copy(update={"passed": True}).describe()
 
 
 def test_with_targets_more_frames_are_asked_for():
@@ -455,6 +459,77 @@ def test_one_walker_that_hardly_moves_is_named(run_loop):
     final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
     assert final.status == "STALLED"
     assert "the atoms hardly move in MD of w1 600 K (root mean square force" in final.why
+
+
+def test_frames_that_prove_nothing_claim_nothing(run_loop, stored_documents):
+    maker = loop(accuracy=AccuracyTargets(energy_meV_atom=1000.0))
+    maker.dynamics_maker = OneWalkerStill(halts=[], displacement_A=0.08)
+    run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    (check,) = stored_documents(CheckDocument)
+    assert not check.passed
+    assert "true errors are within" not in check.describe()
+    assert "the atoms hardly move in MD of w1 600 K" in check.describe()
+    unchecked = check.model_copy(update={"is_still": False, "unchecked": ["w1 600 K"]})
+    assert "true errors are within" not in unchecked.describe()
+
+
+@dataclass
+class WithoutStress(StandInOracleMaker):
+    """Energies and forces only."""
+
+    def compute(self, atoms):
+        found = super().compute(atoms)
+        results = {name: found.atoms.calc.results[name] for name in ("energy", "forces")}
+        found.atoms.calc = SinglePointCalculator(found.atoms, **results)
+        return found
+
+
+def test_a_stress_that_no_label_has_cannot_be_converged_to(run_loop, stored_documents, memory_jobstore):
+    asked = AccuracyTargets(energy_meV_atom=1000.0, stress_GPa=1e-4)
+    maker = loop(accuracy=asked)
+    maker.oracle_maker = WithoutStress(physics="emt")
+    final = run_loop(maker.make(COPPER, [300, 600], campaign_id="c"))
+    (check,) = stored_documents(CheckDocument)
+    assert (check.passed, check.teaches) == (False, False)
+    assert final.status == "STALLED"
+    assert "a stress is asked for, and no label of MD has one: remove stress_GPa from accuracy" in final.why
+    assert "true errors are within" not in final.why
+    # as it says
+    maker.stop_rule.accuracy = replace(asked, stress_GPa=None)
+    again = run_loop(OTFMaker.extend("c", memory_jobstore, maker=maker))
+    assert again.status == "CONVERGED"
+
+
+@pytest.mark.parametrize(("most_GPa", "status"), [(50.0, "CONVERGED"), (1e-4, "MAX_ITER_REACHED")])
+def test_of_cutouts_the_stress_is_judged_by_labels_left_out(run_loop, stored_documents, most_GPa, status):
+    maker = loop(accuracy=AccuracyTargets(stress_GPa=most_GPa), max_cycles=1, learn_check=False)
+    maker.propose_maker.cutouts = CutoutGenerator(max_atoms=80, gamma_min=0.1)
+    maker.dynamics_maker = ScriptedDynamicsMaker(displacement_A=0.08)
+    final = run_loop(maker.make(bulk("Cu", cubic=True) * (4, 4, 4), 300, campaign_id="c"))
+    (check,) = stored_documents(CheckDocument)
+    (trained,) = [p for p in stored_documents(PotentialDocument) if p.uuid == check.potential_id]
+    assert (check.errors.stress_rmse_GPa, check.unmeasured) == (None, [])
+    left_out = f"judged by labels left out of the fit alone, {trained.linear.stress_left_out_GPa:.2g} GPa"
+    assert left_out in check.describe()
+    assert bool(check.left_out_exceeded) == (not check.passed)
+    assert final.status == status
+
+
+def test_the_confidence_of_a_stress_left_out_counts_the_labels_that_have_one(run_loop, stored_documents):
+    run_loop(loop(max_cycles=0).make(COPPER, [300], campaign_id="c"))
+    trained = stored_documents(PotentialDocument)[0]
+    record = trained.linear
+    n, n_stresses = record.n_left_out, record.n_left_out_stresses
+    assert 0 < n == n_stresses <= trained.train.n_structures, "isolated atoms tell nothing of the rest"
+    assert n <= record.n_left_out_atoms <= trained.train.n_atoms
+    asked = AccuracyTargets(stress_GPa=1.01 * bound_factor(n, 0.9) * record.stress_left_out_GPa)
+    assert exceeded_left_out(trained, asked, 0.9) == []
+    few = trained.model_copy(update={"linear": record.model_copy(update={"n_left_out_stresses": 2})})
+    (told,) = exceeded_left_out(few, asked, 0.9)
+    assert told.startswith("stress of labels left out of the fit")
+    earlier = {"n_left_out": None, "n_left_out_atoms": None, "n_left_out_stresses": None}
+    old = trained.model_copy(update={"linear": record.model_copy(update=earlier)})
+    assert exceeded_left_out(old, asked, 0.9) == []
 
 
 @dataclass

@@ -15,6 +15,7 @@ from mlip_autopipec.active_learning.calibration import grade_errors
 from mlip_autopipec.cutouts.cutout import CutoutError, CutoutGenerator, choose_centres
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.frames import pack_frames
+from mlip_autopipec.jobs.asked import exceeded_left_out, stress_not_measured, what_would_help
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.dataset import in_batch, read_labels, recorded_task
 from mlip_autopipec.jobs.outliers import read_outliers
@@ -249,7 +250,6 @@ def measure(
     trained = load_document(PotentialDocument, potential_id)
     potential = trained.to_potential()
     targets = targets or AccuracyTargets()
-    left_out = _left_out(trained, targets, confidence)
     proposals = {one: load_document(ProposalDocument, one) for one in sorted({k.source_id or "" for k in found})}
     cores = [_core(label, atoms, proposals) for label, atoms in zip(checked, frames, strict=True)]
     by_walker = _by_walker(checked, frames, cores, potential, proposals)
@@ -257,6 +257,10 @@ def measure(
     unchecked = [name for name in dict.fromkeys(wanted) if name not in {one.walker for one in by_walker}]
     cut_off = {name for p in proposals.values() for name in p.unchecked}
     bounds = Bounds(confidence)
+    # the stress of a cut-out is that of its faces
+    stresses = [
+        rms for a, k in zip(frames, cores, strict=True) if k is None and (rms := stress_rms_GPa([a])) is not None
+    ]
     errors, forces = compute_errors(potential, frames, cores), None
     limits = most = Limits(None, None, None)
     if errors is not None:
@@ -264,13 +268,13 @@ def measure(
         forces = 1e3 * float(np.sqrt(np.mean(np.concatenate(measured) ** 2)))
         flagged = read_outliers(campaign_id, store)  # by the last training, too
         everything = [label.to_atoms() for label in read_labels(campaign_id, cycle, flagged=flagged)]
-        bounds = targets.bounds(errors.n_structures, errors.n_atoms, confidence)
+        bounds = targets.bounds(errors.n_structures, errors.n_atoms, confidence, len(stresses))
         limits_of = partial(
             Limits.of,
             targets,
             energy_spread_meV_atom=energy_spread_meV_atom(potential, everything),
             forces_rms_meV_A=forces,
-            stress_rms_GPa=stress_rms_GPa(frames) if all(core is None for core in cores) else None,
+            stress_rms_GPa=stress_rms_GPa([a for a, k in zip(frames, cores, strict=True) if k is None]),
             relative=relative_limit,
             forces_floor_meV_A=floor_meV_A,
         )
@@ -288,6 +292,8 @@ def measure(
     comparisons, too_dear = _compared(criterion, campaign_id, found, labels, potential)
     plain = [comparison.as_dict() for comparison in comparisons]
     found_errors = None if errors is None else Errors(**errors.as_dict())
+    cut = any(core is not None for core in cores)
+    unmeasured, remarks = stress_not_measured(targets, by_walker, trained, any_stress=bool(stresses), cut=cut)
     is_still = any(one.forces_rms_meV_A < STILL_MEV_A for one in by_walker)
     document = CheckDocument(
         uuid=current_uuid(),
@@ -302,7 +308,9 @@ def measure(
         stress_limit_GPa=limits.stress_GPa,
         most_allowed=(most.energy_meV_atom, most.forces_meV_A, most.stress_GPa),
         is_still=is_still,
-        left_out_exceeded=left_out,
+        left_out_exceeded=exceeded_left_out(trained, targets, confidence),
+        unmeasured=unmeasured,
+        remarks=remarks,
         passed=False,
         beyond_budget=bool(too_dear or cut_off & set(unchecked)),
         confidence=confidence if targets.asks else None,
@@ -314,9 +322,8 @@ def measure(
         properties=[{name: value for name, value in one.items() if name != "data"} for one in plain],
         payload={"properties": [one["data"] for one in plain]},
     )
-    within = not (document.exceeded or is_still or unchecked)
-    document.passed = within and not any(one.state in ("failed", "not_measured") for one in comparisons)
-    document.hints = _hints(document, trained)
+    document.passed = not document.failures
+    document.hints = what_would_help(document, trained)
     return document
 
 
@@ -346,15 +353,6 @@ def _compared(
     return list(criterion.compare(structures, cells, potential, failures | too_dear)), too_dear
 
 
-def _left_out(trained: PotentialDocument, targets: AccuracyTargets, confidence: float) -> list[str]:
-    """Tell which errors of labels left out of a linear fit are larger than asked for."""
-    if trained.linear is None:
-        return []
-    n = trained.train
-    bounds = Bounds(confidence) if n is None else targets.bounds(n.n_structures, n.n_atoms, confidence)
-    return targets.exceeded_by_left_out(*trained.linear.left_out, bounds)
-
-
 def _by_walker(
     checked: Sequence[LabelDocument],
     frames: Sequence[Atoms],
@@ -376,23 +374,3 @@ def _by_walker(
         rms = 1e3 * float(np.sqrt(np.mean(np.concatenate(forces) ** 2)))
         found.append(WalkerErrors(walker=name, errors=Errors(**errors.as_dict()), forces_rms_meV_A=rms))
     return found
-
-
-def _hints(check: CheckDocument, trained: PotentialDocument) -> list[str]:
-    """Say what would help against each error of the check that is too large."""
-    if check.errors is None:
-        return []
-    alone = check.limits.exceeded_by(check.errors)
-    learnt = {} if trained.train is None else check.limits.exceeded_by(trained.train)
-    hints = {}
-    for what in check.exceeded_kinds:
-        if what in learnt:
-            hints[what] = "the training set itself is not fitted as well: a larger basis, or a smaller worth of its "
-            hints[what] += "errors in the trainer, would help"
-        elif what not in alone and not any(what in check.limits.exceeded_by(one.errors) for one in check.by_walker):
-            n = check.errors.n_structures
-            hints[what] = f"{n} frame(s) are few for this confidence: longer MD, more walkers or a larger "
-            hints[what] += "stop.n_check_labels would help"
-        else:
-            hints[what] = "labels of this MD would help, and are learnt next"
-    return [f"{' and '.join(w for w in hints if hints[w] == told)}: {told}" for told in dict.fromkeys(hints.values())]

@@ -58,7 +58,9 @@ class StopRule(MSONable):
         When no walker halts any more, so many frames of their MD, at least one of each walker, are labelled, and the
         potential is compared with them before it is trained on them. If an error is larger than it may be, they are
         learnt and all walkers begin anew with other seeds. The next check takes twice as many, further ones three
-        times: what is tried again and again with few frames passes by luck one day. 0: halt-free MD is believed.
+        times: what is tried again and again with few frames passes by luck one day. A walker has its last frame, four
+        spread over its way, and those above ``gamma_lo``; longer MD does not give more, further walkers do. 0:
+        halt-free MD is believed, which is refused with ``accuracy``.
     learn_check
         Whether the labels of a check that has passed are learnt as well before the loop converges, by trainers that can
         tell their errors by a fit to all others (the linear one). That potential is delivered if these errors are
@@ -77,7 +79,7 @@ class StopRule(MSONable):
     confidence
         Probability with which the true errors are within ``accuracy``: not the error that was measured is compared with
         what is asked for, but its upper bound. With ``accuracy`` at least as many frames are labelled as make this
-        bound at most twice the error (four for 0.9), if MD has them.
+        bound at most twice the error (four for 0.9), if the walkers have them.
     criterion
         Validation criterion of the same check: properties of the campaign's crystals
         (:class:`~mlip_autopipec.validation.properties.PropertyCriterion`), or a subclass of
@@ -192,18 +194,14 @@ class StopRule(MSONable):
             return LoopStatus.CONVERGED, completed + whole + checked
         settled = not open_walkers and not unproven
         if state.check is not None and state.check.is_still and settled:
-            return LoopStatus.STALLED, (
-                f"the atoms hardly move in MD{state.check.where_still()} (root mean square force "
-                f"{state.check.least_force_meV_A:.2g} meV/A), so that its frames prove nothing; look at temperature "
-                "and thermostat"
-            )
+            return LoopStatus.STALLED, f"{state.check.describe_still()}; look at temperature and thermostat"
         if state.check is not None and not state.check.passed and not state.check.teaches and settled:
             found = state.check.describe()
-            if state.check.beyond_budget:
+            if state.check.beyond_budget and not state.check.unmeasured:
                 return LoopStatus.BUDGET_SPENT, f"{state.n_computed_labels} labels computed, {completed}; {found}"
             return LoopStatus.STALLED, (
                 f"the oracle does not give what the potential is to be compared with: {found}. Mend "
-                "that, or ask for other properties; OTFMaker.extend goes on"
+                "that, or ask for less (accuracy, properties); OTFMaker.extend goes on"
             )
         repeated = [w for w in open_walkers if w.verdict is HaltVerdict.REPEAT]
         if repeated:

@@ -60,6 +60,12 @@ class CheckResult(Document):
         default_factory=list,
         description="Errors of labels left out of the linear fit that are larger than asked for, with these limits.",
     )
+    unmeasured: list[str] = Field(
+        default_factory=list, description="What is asked for and no label tells, with what to do; it does not pass."
+    )
+    remarks: list[str] = Field(
+        default_factory=list, description="What is said beside it of errors that only some labels, or others, tell."
+    )
     beyond_budget: bool = Field(
         False, description="Whether the labels left were too few for one of the properties, or for all walkers."
     )
@@ -100,6 +106,8 @@ class CheckResult(Document):
     @property
     def teaches(self) -> bool:
         """Whether the potential is worse than it may be; else a failed check failed for want of labels."""
+        if self.unmeasured:  # further labels do not tell it either
+            return False
         untold = bool(self.unchecked) and not self.beyond_budget
         return bool(self.exceeded) or untold or any(p["state"] == "failed" for p in self.properties)
 
@@ -152,6 +160,25 @@ class CheckResult(Document):
         still = [one.walker for one in self.by_walker if one.forces_rms_meV_A < STILL_MEV_A]
         return f" of {', '.join(still)}" if still and len(self.by_walker) > 1 else ""
 
+    def describe_still(self) -> str:
+        """Tell of atoms that hardly move."""
+        return (
+            f"the atoms hardly move in MD{self.where_still()} (root mean square force {self.least_force_meV_A:.2g} "
+            "meV/A), so that its frames prove nothing"
+        )
+
+    @property
+    def failures(self) -> list[str]:
+        """Why it does not pass; empty where it does."""
+        told = [*self.exceeded_kinds.values(), *self.unmeasured]
+        if self.is_still:
+            told.append(self.describe_still())
+        if self.unchecked:
+            told.append(f"no frame of {', '.join(self.unchecked)} was labelled")
+        if self.left_out_exceeded:
+            told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
+        return told + [str(p["description"]) for p in self.properties if p["state"] in ("failed", "not_measured")]
+
     def describe(self) -> str:
         """Return the result as a short text."""
         told, exceeded = [], self.exceeded_kinds
@@ -166,16 +193,9 @@ class CheckResult(Document):
             stress, most = self.errors.stress_rmse_GPa, self.stress_limit_GPa
             if most is not None and stress is not None and "stress" not in exceeded:
                 told.append(f"stress {stress:.2f} GPa, limit {most:.2g}")
-        if self.confidence is not None and self.errors is not None and not exceeded:
+        if self.confidence is not None and self.errors is not None and self.passed:
             told.append(f"true errors are within what is asked for with {self.confidence:.0%} confidence")
-        told += exceeded.values()
-        if self.unchecked:
-            told.append(f"no frame of {', '.join(self.unchecked)} was labelled")
-        if self.left_out_exceeded:
-            told.append(f"{'; '.join(self.left_out_exceeded)}: more labels or a larger basis would help")
-        told += self.hints
-        wrong = [p for p in self.properties if p["state"] in ("failed", "not_measured")]
-        told += [str(p["description"]) for p in wrong]
+        told += [*self.remarks, *self.failures, *self.hints]
         if n_passed := sum(p["state"] == "passed" for p in self.properties):
             told.append(f"{n_passed} properties within their limits")
         if self.learnt is not None:

@@ -45,6 +45,10 @@ class LinearRecord(BaseModel):
     n_left_out: int | None = Field(
         None, description="Labels that these errors are of: all but those that say nothing of the rest, which are told."
     )
+    n_left_out_atoms: int | None = Field(None, description="Atoms of these labels; None in earlier versions.")
+    n_left_out_stresses: int | None = Field(
+        None, description="How many of these labels have a stress; None in earlier versions."
+    )
     n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
     fresh_energy_factor: float = Field(
         1.0, description="Factor of the error bars of energies by the errors of labels before they were trained on."
@@ -68,6 +72,8 @@ class LinearRecord(BaseModel):
             forces_left_out_meV_A=record.left_out.forces_meV_A,
             stress_left_out_GPa=record.left_out.stress_GPa,
             n_left_out=record.n_counted,
+            n_left_out_atoms=record.n_counted_atoms,
+            n_left_out_stresses=record.n_counted_stresses,
             n_doubtful_stresses=len(record.doubtful_stresses),
             fresh_energy_factor=record.posterior.fresh.energy,
             fresh_forces_factor=record.posterior.fresh.forces,

@@ -97,6 +97,8 @@ class LinearFitRecord:
         Labels that ``left_out`` is of.
     teacher_factor
         What the energies and forces of the teacher are multiplied by; None where none is in the potential.
+    n_counted_atoms, n_counted_stresses
+        Atoms of the labels that ``left_out`` is of, and how many of these labels have a stress.
     """
 
     weights: FitWeights
@@ -111,6 +113,8 @@ class LinearFitRecord:
     posterior: Posterior
     n_counted: int
     teacher_factor: float | None = None
+    n_counted_atoms: int | None = None
+    n_counted_stresses: int | None = None
 
     def left_out_of(self, which: Sequence[int], n_atoms: Sequence[int]) -> LabelError:
         """

@@ -55,15 +55,28 @@ class Bounds:
     stress: float = 1.0
 
     @classmethod
-    def of(cls, n_structures: int, n_atoms: int, confidence: float) -> Bounds:
+    def of(cls, n_structures: int, n_atoms: int, confidence: float, n_stresses: int | None = None) -> Bounds:
         """
         Return the factors for labels that are independent of one another.
 
         Energy and stress count once a structure; of the forces, which go together within an atom and its
         surroundings, the three components of an atom count once.
+
+        Parameters
+        ----------
+        n_structures, n_atoms
+            Labels, and atoms of all of them.
+        confidence
+            Probability that the true errors are below the bounds.
+        n_stresses
+            Labels that have a stress, where not all have one. Of none there is nothing to bound.
         """
-        of_structure = bound_factor(n_structures, confidence)
-        return cls(confidence, of_structure, bound_factor(max(n_atoms, n_structures), confidence), of_structure)
+        return cls(
+            confidence,
+            bound_factor(n_structures, confidence),
+            bound_factor(max(n_atoms, n_structures), confidence),
+            bound_factor(n_stresses or n_structures, confidence),
+        )
 
     def factor(self, what: str) -> float:
         """Return the factor of energy, forces or stress."""

@@ -63,16 +63,17 @@ class AccuracyTargets(MSONable):
     forces_meV_A
         Of force components, in meV/A.
     stress_GPa
-        Of stress components, in GPa; looked at where the labels have a stress.
+        Of stress components, in GPa. Where no label of MD has a stress the loop does not converge and says so; of
+        cut-outs, which have none, it is judged by labels left out of a linear fit.
     """
 
     energy_meV_atom: float | None = None
     forces_meV_A: float | None = None
     stress_GPa: float | None = None
 
-    def bounds(self, n_structures: int, n_atoms: int, confidence: float) -> Bounds:
+    def bounds(self, n_structures: int, n_atoms: int, confidence: float, n_stresses: int | None = None) -> Bounds:
         """Return the factors of what is asked for, for errors on so many labels; 1 of the other errors."""
-        found = Bounds.of(n_structures, n_atoms, confidence)
+        found = Bounds.of(n_structures, n_atoms, confidence, n_stresses)
         return Bounds(
             confidence,
             1.0 if self.energy_meV_atom is None else found.energy,
