@@ -69,6 +69,16 @@ def test_a_slab_with_a_dipole_that_the_oracle_cannot_correct_is_said(folder):
     assert any("slab with two different sides" in one and "ABINIT has no dipole correction" in one for one in told)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_cell_of_one_atom_is_said(n, folder):
+    (folder / "run.yaml").write_text(
+        f"name: pd\nstructures: [{{bulk: {{name: Pd}}, repeat: [{n}, 1, 1]}}]\nconditions: [{{temperature_K: 300}}]\n"
+        "oracle: {kind: emt}\n"
+    )
+    told = cautions(RunFile.load(folder / "run.yaml"))
+    assert any("Pd is a cell of one atom, whose force is zero by symmetry" in one for one in told) == (n == 1)
+
+
 @pytest.mark.parametrize("atoms", ["false", "true"])
 def test_a_first_dataset_of_one_composition_is_said(atoms, folder):
     crystal = bulk("CuAu", "cesiumchloride", a=3.1, cubic=True) * (2, 2, 2)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+
     from mlip_autopipec.runfile.model import RunFile
 
 #: Temperature in K above which nothing is solid or liquid at low pressure; tungsten boils at 6200 K.
@@ -40,6 +44,7 @@ def cautions(campaign: RunFile) -> list[str]:
     told = [
         *campaign.remarks(),
         *_unseen(campaign),
+        *_without_forces(structures),
         *_wider_than_md(campaign),
         *_dipoles(campaign),
         *campaign.maker().oracle_maker.doubts(elements),
@@ -72,6 +77,16 @@ def cautions(campaign: RunFile) -> list[str]:
                 "A: atoms interact with their own images; use a larger repeat"
             )
     return told
+
+
+def _without_forces(structures: Sequence[Atoms]) -> list[str]:
+    """Warn of cells of one atom, before labels are spent on a check that proves nothing."""
+    return [
+        f"structures: {atoms.get_chemical_formula()} is a cell of one atom, whose force is zero by symmetry: MD does "
+        "not move it, and the check proves nothing; use a larger repeat"
+        for atoms in structures
+        if len(atoms) == 1 and atoms.pbc.any()
+    ]
 
 
 def _unseen(campaign: RunFile) -> list[str]:
