@@ -25,6 +25,7 @@ from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.loop import CheckDocument, LoopState, LoopStatus, OTFDocument
+from mlip_autopipec.schemas.measured import errors_by_set
 from mlip_autopipec.schemas.potential import LeftOutErrors, PotentialDocument
 from mlip_autopipec.schemas.walk import ProposalDocument, WalkDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
@@ -140,6 +141,8 @@ def test_a_bad_potential_learns_and_all_walkers_begin_anew(run_loop, stored_docu
     checks = stored_documents(CheckDocument)
     assert [check.passed for check in checks] == [False, False]
     assert [check.cycle for check in checks] == [1, 3]
+    assert "4 cycles done, all 2 walkers completed without a halt, unchecked since the last check failed" in final.why
+    assert "forces " in final.why
     potentials = stored_documents(PotentialDocument)
     assert [p.cycle for p in potentials] == [0, 2, 4]
     assert [p.n_train for p in potentials] == [potentials[0].n_train + n for n in (0, 2, 4)]
@@ -413,6 +416,22 @@ def test_with_targets_more_frames_are_asked_for():
     assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100)).n_frames == 4
     assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100), confidence=0.6).n_frames == 2
     assert StopRule(accuracy=AccuracyTargets(forces_meV_A=100), n_check_labels=0).n_frames == 0
+
+
+def test_a_loop_that_ends_with_a_failed_check_says_so_and_can_be_extended(run_loop, stored_documents, memory_jobstore):
+    maker = loop(max_cycles=1, **STRICT)
+    final = run_loop(maker.make(COPPER, 300, campaign_id="c"))
+    assert final.status == "MAX_ITER_REACHED"
+    assert final.why.startswith("1 cycles done, all 1 walkers completed without a halt, and the last check failed: ")
+    assert "forces " in final.why
+    assert [walker.status for walker in final.walkers] == ["CONVERGED"]
+    assert "labels left out" in errors_by_set(final), "of the potential that was checked"
+    maker.stop_rule = replace(maker.stop_rule, max_cycles=2)
+    again = run_loop(OTFMaker.extend("c", memory_jobstore, maker=maker))
+    assert (again.n_cycles, [walker.replica for walker in again.walkers]) == (2, [1])
+    first, second = (walk for walk in stored_documents(WalkDocument))
+    assert first.seed != second.seed
+    assert second.start_step == 0
 
 
 @dataclass

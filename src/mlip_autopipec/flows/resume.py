@@ -14,12 +14,19 @@ from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted
 from mlip_autopipec.lammps.bias import begins_biased
-from mlip_autopipec.loop.campaign_walkers import as_ladders, begun_anew, extended, new_walkers
+from mlip_autopipec.loop.campaign_walkers import as_ladders, completed_begun_anew, extended, new_walkers
 from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.schemas.base import Document, time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument, now_utc
 from mlip_autopipec.schemas.label import DatasetDocument, LabelBatch
-from mlip_autopipec.schemas.loop import CycleResults, LoopState, LoopStatus, OTFDocument, WalkerState
+from mlip_autopipec.schemas.loop import (
+    CycleResults,
+    LoopState,
+    LoopStatus,
+    OTFDocument,
+    WalkerState,
+    learns_failed_check,
+)
 from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 
@@ -141,6 +148,8 @@ def extend(
     task, state, _ = recorded_task(campaign_id, store), *_last_state(campaign_id, store)
     if state is None:
         raise InvalidInputError(f"campaign '{campaign_id}' has no complete cycle yet; resume it before it is extended")
+    if learns_failed_check(state):
+        state = state.model_copy(update={"walkers": completed_begun_anew(state.walkers, state.seed)})
     using = maker or recorded_maker(campaign_id, store)
     frames = [*task.structures(), *as_frames(structures)]
     all_conditions = list(task.conditions)
@@ -161,9 +170,7 @@ def extend(
         walkers = as_ladders(walkers)
     untrained = _batch_accepted(campaign_id, store, state)
     if untrained is not None:  # completed walkers ran with a potential without these labels
-        done = {w.index for w in walkers if w.status == "CONVERGED"}
-        again = {w.index: w for w in begun_anew([w for w in walkers if w.index in done], state.seed)}
-        walkers = [again.get(w.index, w) for w in walkers]
+        walkers = completed_begun_anew(walkers, state.seed)
     unchanged = [w.status for w in walkers] == [w.status for w in state.walkers]
     passed = state.check is not None and state.check.passed
     # what new walks find is not covered by the check of the old ones

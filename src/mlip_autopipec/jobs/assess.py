@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.jobs.base import current_uuid
-from mlip_autopipec.loop.campaign_walkers import begun_anew, next_rungs_released
+from mlip_autopipec.loop.campaign_walkers import next_rungs_released
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.loop.walkers import Event, after_walk, happened
 from mlip_autopipec.schemas.check import CheckDocument
@@ -66,11 +66,8 @@ def update_state(
         updated[one.walker] = happened(updated[one.walker], Event.ROLLED_BACK, seed=state.seed)
     new_walkers = next_rungs_released([updated[w.index] for w in state.walkers])
     untrained = state.untrained_batch_id if potential is None or potential.uuid == state.potential_id else None
-    if check is not None and check.teaches:
-        new_walkers = begun_anew(new_walkers, state.seed)
-        untrained = check.batch_id
-    elif check is not None and check.passed and learns_check:
-        untrained = check.batch_id
+    if check is not None and (check.teaches or (check.passed and learns_check)):
+        untrained = check.batch_id  # of a failed one, walkers begin anew in the next cycle, if there is one
     return state.model_copy(
         update={
             "walkers": new_walkers,
@@ -215,7 +212,7 @@ def assessment(
         n_new_labels=0 if batch is None else batch.n_labelled,
         seconds=seconds,
         thrown_away=list(thrown_away),
-        linear=potential.linear if potential is not None and trained else None,
+        linear=None if potential is None else potential.linear,
         **state.model_dump(),
         **errors,
     )

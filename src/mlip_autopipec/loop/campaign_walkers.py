@@ -24,6 +24,11 @@ def begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
     return [w if state_of(w) is State.WAITING else happened(w, Event.BEGUN_ANEW, seed=seed) for w in walkers]
 
 
+def completed_begun_anew(walkers: Sequence[WalkerState], seed: int) -> list[WalkerState]:
+    """Let walkers that have completed take other ways."""
+    return [happened(w, Event.BEGUN_ANEW, seed=seed) if state_of(w) is State.CONVERGED else w for w in walkers]
+
+
 def is_proven(walker: WalkerState, potential_id: str | None) -> bool:
     """Whether a walker did its whole length from its start with this potential (its uuid), without a halt."""
     return state_of(walker) is State.CONVERGED and walker.only_potential_id == potential_id

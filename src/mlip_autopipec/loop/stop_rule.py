@@ -11,7 +11,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.types import HaltReason, HaltVerdict
 from mlip_autopipec.loop.campaign_walkers import is_proven
 from mlip_autopipec.moved import renamed_fields
-from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.loop import LoopStatus, learns_failed_check
 from mlip_autopipec.validation.confidence import frames_wanted
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.targets import AccuracyTargets, is_number
@@ -192,7 +192,7 @@ class StopRule(MSONable):
             final = "the final potential" if state.proven_id == state.potential_id else "the potential of the check"
             whole = f", from their start and with {final}" if self.prove else ""
             return LoopStatus.CONVERGED, completed + whole + checked
-        settled = not open_walkers and not unproven
+        settled = not open_walkers and not unproven and not learns_failed_check(state)
         if state.check is not None and state.check.is_still and settled:
             return LoopStatus.STALLED, f"{state.check.describe_still()}; look at temperature and thermostat"
         if state.check is not None and not state.check.passed and not state.check.teaches and settled:
@@ -226,6 +226,11 @@ class StopRule(MSONable):
                 told += "(max_relative_force_std where that is not given), or let the basis grow"
             return LoopStatus.STALLED, told
         left = f"{len(open_walkers)} walkers have not completed" if open_walkers else f"{completed}, unchecked"
+        if not open_walkers and state.check is not None and not state.check.passed:
+            failures = "; ".join(state.check.failures)
+            left = f"{completed}, and the last check failed: {failures}"
+            if not learns_failed_check(state):
+                left = f"{completed}, unchecked since the last check failed, whose labels are learnt: {failures}"
         if unproven:
             left = f"{completed}, {len(unproven)} of them still have to run from their start with the final potential"
         if state.cycle >= self.max_cycles:

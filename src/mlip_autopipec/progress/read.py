@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mlip_autopipec.progress.forecast import forecast
 from mlip_autopipec.progress.types import Budget, CampaignProgress, Labels, WalkerProgress
 from mlip_autopipec.schemas.base import time_of
-from mlip_autopipec.schemas.loop import LoopStatus
+from mlip_autopipec.schemas.loop import LoopStatus, learns_failed_check
 from mlip_autopipec.schemas.measured import measured_on
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def progress_of(
     found = _documents_of(campaigns, campaign_id, cycle) if under_way else {kind: [] for kind in _FIELDS}
     maker = json.loads(task.payload.get("maker", "{}"))
     settings = maker.get("dynamics_maker", {}).get("settings", {})
-    walkers = _run_since(_walkers(last, task, maker, settings), found["walk"])
+    walkers = _run_since(
+        _walkers(last, task, maker, settings, anew=under_way and learns_failed_check(last)), found["walk"]
+    )
     before = task.n_given_labels if not assessed else last.n_labels
     of_next_cycle = under_way and (not assessed or cycle > last.cycle)
     labels = _labels(found, before, task.n_given_labels, of_next_cycle=of_next_cycle)
@@ -152,14 +154,16 @@ def _labels(found: dict[str, list[dict[str, Any]]], before: int, given: int, *, 
 
 
 def _walkers(
-    last: OTFDocument, task: CampaignDocument, maker: dict[str, Any], settings: dict[str, Any]
+    last: OTFDocument, task: CampaignDocument, maker: dict[str, Any], settings: dict[str, Any], *, anew: bool
 ) -> list[WalkerProgress]:
-    """Where the walkers stood at the last assessment, and behind them those the task has added since."""
+    """Where the walkers stood at the last assessment (begun anew since), and behind them those the task has added."""
     length: dict[str, Any] = {"n_steps": settings.get("n_steps"), "timestep_fs": settings.get("timestep_fs")}
     found = []
     for walker in last.walkers:
         state = _STATES.get(walker.status, "due")
         if state == "through" and walker.step < (length["n_steps"] or 0):  # MD is longer now
+            state = "due"
+        if again := anew and state == "through":
             state = "due"
         found.append(
             WalkerProgress(
@@ -168,7 +172,7 @@ def _walkers(
                 temperature_K=walker.condition.temperature_K,
                 pressure_GPa=walker.condition.pressure_GPa,
                 state=state,
-                step=walker.step,
+                step=0 if again else walker.step,
                 n_halts=walker.n_halts,
                 reason=walker.reason,
                 gamma_max=walker.gamma_max,

@@ -25,9 +25,9 @@ class LoopStatus(StrEnum):
     CONVERGED = "CONVERGED"
     """Every walker completed without a halt."""
     MAX_ITER_REACHED = "MAX_ITER_REACHED"
-    """As many cycles as allowed; some walkers still halt."""
+    """As many cycles as allowed; some walkers still halt, or the last check has failed."""
     BUDGET_SPENT = "BUDGET_SPENT"
-    """As many labels or hours as allowed; some walkers still halt, or not all was checked."""
+    """As many labels or hours as allowed; walkers still halt, not all was checked, or the last check has failed."""
     STALLED = "STALLED"
     """A walker halted at the same place again and again, or labels of a check failed."""
     ORACLE_FAILING = "ORACLE_FAILING"
@@ -130,6 +130,12 @@ class ThrownAway(BaseModel):
                 f"to {self.limit_eV_atom:.2g} at most"
             )
         return f"w{self.walker} rolled back to its start, {self.steps} steps thrown away: {why}"
+
+
+def learns_failed_check(state: LoopState | OTFDocument) -> bool:
+    """Whether the next training is of the labels of a check that has failed, after which all walkers begin anew."""
+    check = state.check
+    return check is not None and not check.passed and state.untrained_batch_id == check.batch_id
 
 
 class LoopState(BaseModel):
