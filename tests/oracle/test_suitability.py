@@ -8,7 +8,14 @@ from types import ModuleType
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from atomate2.ase.jobs import GFNxTBStaticMaker, LennardJonesStaticMaker
+from atomate2.ase.jobs import (
+    EmtRelaxMaker,
+    GFNxTBRelaxMaker,
+    GFNxTBStaticMaker,
+    LennardJonesRelaxMaker,
+    LennardJonesStaticMaker,
+)
+from atomate2.forcefields.jobs import ForceFieldStaticMaker
 
 from mlip_autopipec import OracleMaker, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
@@ -17,6 +24,7 @@ from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.suitability import check_arguments
 
 ARGON = {"sigma": 3.4, "epsilon": 0.01}
+LJ = {"@module": "ase.calculators.lj", "@callable": "LennardJones"}
 
 
 def test_there_is_no_oracle_by_default():
@@ -38,6 +46,13 @@ def test_there_is_no_oracle_by_default():
         (EspressoStaticMaker(pseudopotentials={"Si": "Si.upf"}), ["Si", "O"], "no file for O, only for Si"),
         (LennardJonesStaticMaker(calculator_kwargs=ARGON), ["Ar", "Ne"], "one set of parameters for all atoms"),
         (GFNxTBStaticMaker(), ["U"], "no parameters for U"),
+        (GFNxTBRelaxMaker(steps=1), ["U"], "no parameters for U"),
+        (GFNxTBRelaxMaker(steps=1, calculator_kwargs={"methd": "GFN2-xTB"}), ["Mg"], "does not know methd"),
+        (LennardJonesRelaxMaker(steps=1), ["Ar"], "lacks sigma, epsilon; ASE's default of 1"),
+        (LennardJonesRelaxMaker(steps=1, calculator_kwargs=ARGON), ["Mg", "O"], "one set of parameters"),
+        (EmtRelaxMaker(steps=1), ["Pd", "H"], "not for H"),
+        (ForceFieldStaticMaker(force_field_name=LJ), ["Ar"], "lacks sigma, epsilon; ASE's default of 1"),
+        (ForceFieldStaticMaker(force_field_name=LJ, calculator_kwargs=ARGON | {"rcut": 9}), ["Ar"], "not know rcut"),
     ],
 )
 def test_elements_go_by_the_calculator(maker, elements, said):
@@ -51,6 +66,10 @@ def test_elements_go_by_the_calculator(maker, elements, said):
         (EMTStaticMaker(), ["Cu", "Au"]),
         (LennardJonesStaticMaker(calculator_kwargs=ARGON), ["Ar"]),
         (GFNxTBStaticMaker(), ["Mg", "O"]),
+        (GFNxTBRelaxMaker(steps=1), ["Mg", "O"]),
+        (LennardJonesRelaxMaker(steps=1, calculator_kwargs=ARGON), ["Ar"]),
+        (ForceFieldStaticMaker(force_field_name=LJ, calculator_kwargs=ARGON), ["Ar"]),
+        (ForceFieldStaticMaker(force_field_name="MACE-MP-0"), ["U", "O"]),
     ],
 )
 def test_what_it_was_made_for_is_taken(maker, elements):

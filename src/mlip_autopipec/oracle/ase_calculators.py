@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.errors import LabelError
 from mlip_autopipec.oracle.extracted import EnergyKind, ExtractedLabel, labelled
+from mlip_autopipec.oracle.suitability import calculator_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,9 +154,5 @@ def samples_gamma_only(maker: Any) -> bool:
     maker
         A static maker.
     """
-    from atomate2.ase.jobs import GFNxTBRelaxMaker
-
     told = getattr(maker, "gamma_only", None)
-    if told is not None:
-        return bool(told)
-    return isinstance(maker, GFNxTBRelaxMaker) or getattr(maker, "calculator_class", None) in GAMMA_ONLY
+    return bool(told) if told is not None else calculator_of(maker) in GAMMA_ONLY

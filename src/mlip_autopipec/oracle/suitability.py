@@ -48,20 +48,23 @@ _EAM = frozenset(["ase.calculators.eam.EAM"])
 _TBLITE = frozenset(["tblite.ase.TBLite"])
 #: The heaviest element that GFN1-xTB and GFN2-xTB have parameters for: radon.
 _GFN_XTB_LAST = 86
-#: Calculators of makers that do not name theirs in ``calculator_class``.
+#: Calculators of makers that name none, by the class they derive from: static, or a relaxation of one step.
 _OF_MAKERS = {
     "EMTStaticMaker": "ase.calculators.emt.EMT",
-    "LennardJonesStaticMaker": "ase.calculators.lj.LennardJones",
-    "GFNxTBStaticMaker": "tblite.ase.TBLite",
+    "EmtRelaxMaker": "ase.calculators.emt.EMT",
+    "LennardJonesRelaxMaker": "ase.calculators.lj.LennardJones",
+    "GFNxTBRelaxMaker": "tblite.ase.TBLite",
     "EspressoStaticMaker": "ase.calculators.espresso.Espresso",
 }
 
 
 def calculator_of(maker: Any) -> str | None:
     """Return the import path of the calculator of a static maker, None where it is not known."""
-    named = getattr(maker, "calculator_class", None)
-    if named:
+    if named := getattr(maker, "calculator_class", None):
         return str(named)
+    meta = getattr(maker, "calculator_meta", None)  # of force field makers: the name of a model, or an import path
+    if isinstance(meta, str) and "." in meta:
+        return meta
     return next((_OF_MAKERS[cls.__name__] for cls in type(maker).__mro__ if cls.__name__ in _OF_MAKERS), None)
 
 
