@@ -345,8 +345,7 @@ def log_to(file: Path, names: Mapping[Path, str] | None = None) -> None:
             message, of_campaign = record.getMessage(), record.__dict__["of_campaign"]
             if "failed with exception" in message:
                 console.print(
-                    f"{of_campaign}a job failed: {message.splitlines()[0]} {message.strip().splitlines()[-1]}",
-                    markup=False,
+                    f"{of_campaign}a job failed: {message.splitlines()[0]} {first_of_error(message)}", markup=False
                 )
             elif record.name.startswith("mlip_autopipec"):
                 console.print(f"{of_campaign}{message.splitlines()[0]}", markup=False)
@@ -358,3 +357,11 @@ def log_to(file: Path, names: Mapping[Path, str] | None = None) -> None:
     root.handlers = [to_file, Screen()]
     for handler in root.handlers:
         handler.addFilter(of_campaign)
+
+
+def first_of_error(message: str) -> str:
+    """Return what a message with a traceback says first of the error; what follows it may be a log."""
+    lines = message.rpartition("Traceback (most recent call last):\n")[2].strip("\n").splitlines()
+    first = next((number for number, line in enumerate(lines) if number and not line.startswith(" ")), len(lines) - 1)
+    rest = [line.strip() for line in lines[first + 1 : first + 2] if lines[first].endswith(":")]
+    return " ".join([lines[first], *rest])
