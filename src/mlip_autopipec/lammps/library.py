@@ -74,7 +74,10 @@ def run(
     except OSError as error:
         raise ExplorationError(f"MD cannot be run in {folder}: {error}; nothing is lost, run it again") from error
     if code != 0 or not (folder / OUTPUT).is_file():
-        raise failures.crash(f"the MD process {failures.how_it_ended(code)} in {folder}", (folder / LOG).read_text())
+        own = folder / input_script.LOG
+        of_lammps = own.read_text() if own.is_file() else ""
+        what = f"the MD process {failures.how_it_ended(code)} in {folder}"
+        raise failures.crash(what, (folder / LOG).read_text(), of_lammps)
     return read_result(folder)
 
 

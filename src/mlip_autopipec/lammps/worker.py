@@ -186,8 +186,6 @@ class LibraryRun:
     def _judge_lammps_error(self, error: Exception) -> None:
         """Atoms that fly away are physics (a halt); anything else is a crash."""
         text = str(error)
-        if (told := colvars.explained(error, Path(input_script.LOG))) is not None:
-            raise told from error
         if self.last_sane is None or not is_exploded(text):
             raise ExplorationError(f"LAMMPS: {text}{too_early(text, begun=self._graded_step >= 0)}") from error
         sys.stdout.write(f"halted by LAMMPS: {text}\n")
