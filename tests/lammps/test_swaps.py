@@ -211,6 +211,16 @@ def test_a_campaign_without_two_elements_that_move_is_refused() -> None:
         check_swaps([alloy()], ramp, settings, "executable")
 
 
+def test_a_ramp_is_checked_for_the_engines_that_can_swap_in_it() -> None:
+    ramp, settings = Condition(400.0, temperature_end_K=800.0), MDSettings(swap=SwapSettings())
+    input_script.check_template(["Cu", "Au"], ramp, settings, "auto")
+    with pytest.raises(InvalidInputError, match="one temperature only"):
+        input_script.check_template(["Cu", "Au"], ramp, settings, "executable")
+    useless = MDSettings(swap=SwapSettings(temperature_K=600.0), template="timestep 1")
+    with pytest.raises(InvalidInputError, match="lacks what is needed"):
+        input_script.check_template(["Cu", "Au"], ramp, useless, "auto")
+
+
 def test_settings_travel_as_plain_data() -> None:
     settings = MDSettings(swap={"every_steps": 50, "attempts": 3})  # type: ignore[arg-type]  # as a run file gives them
     assert settings.swap == SwapSettings(50, 3)

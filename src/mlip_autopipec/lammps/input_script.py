@@ -186,8 +186,11 @@ def render(
 
 
 def check_template(elements: Sequence[str], condition: Condition, settings: MDSettings, engine: str) -> None:
-    """Refuse a template that could not be read back, before anything is computed (``auto`` checks both engines)."""
-    for name in ("library", "executable") if engine == "auto" else (engine,):
+    """Refuse a template that could not be read back, before anything is computed (``auto``: for all it may take)."""
+    engines = ("library", "executable") if engine == "auto" else (engine,)
+    if engine == "auto" and settings.swap is not None and not _has_one_temperature(condition, settings.swap):
+        engines = ("library",)  # which auto takes then
+    for name in engines:
         for from_restart in (False, True):
             render(elements, condition, settings, engine=name, from_restart=from_restart, cutoff_A=5.0)  # type: ignore[arg-type]
 
@@ -253,13 +256,17 @@ def _variables(
 
 def fixed_temperature(condition: Condition, swap: SwapSettings) -> float:
     """Return the one temperature (K) that ``fix atom/swap`` takes; refuse a ramp without one."""
-    if swap.temperature_K is None and condition.temperature_at(1.0) != condition.temperature_K:
+    if not _has_one_temperature(condition, swap):
         raise InvalidInputError.of(
             "MDSettings.swap.temperature_K",
             f"is not given, the condition goes from {condition.temperature_K} to {condition.temperature_end_K} K, and "
             "fix atom/swap of the lmp executable knows one temperature only; give it, or use engine: library",
         )
     return swap.at(condition.temperature_K)
+
+
+def _has_one_temperature(condition: Condition, swap: SwapSettings) -> bool:
+    return swap.temperature_K is not None or condition.temperature_at(1.0) == condition.temperature_K
 
 
 def _swap_fixes(
