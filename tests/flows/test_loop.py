@@ -519,6 +519,11 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "negative temperature": ({}, {"conditions": -300}, ["temperature_K", "-300"]),
     "temperature not a number": ({}, {"conditions": float("nan")}, ["temperature_K", "nan"]),
     "negative end of ramp": ({}, {"conditions": Condition(300, temperature_end_K=-1)}, ["temperature_end_K", "-1"]),
+    "a ramp without a thermostat": (
+        {"dynamics_maker": halting(ensemble="nve")},
+        {"conditions": Condition(300, temperature_end_K=500)},
+        ["temperature_end_K", "500", "nve"],
+    ),
     "pressure without npt": ({}, {"conditions": Condition(300, 5.0)}, ["pressure_GPa", "5.0", "npt"]),
     "gamma_hi below gamma_lo": (
         {"dynamics_maker": halting(gamma_lo=5, gamma_hi=2)},

@@ -72,11 +72,7 @@ def check_campaign(
     if not conditions:
         raise InvalidInputError("conditions is empty; give at least one temperature in K")
     for condition in conditions:
-        if condition.pressure_GPa and maker.dynamics_maker.settings.ensemble != "npt":
-            raise InvalidInputError(
-                f"pressure_GPa is {condition.pressure_GPa}, but ensemble is "
-                f"'{maker.dynamics_maker.settings.ensemble}'; a pressure needs 'npt'"
-            )
+        _check_held(condition, maker.dynamics_maker.settings)
         condition.check()
     maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
     if isinstance(settings := maker.dynamics_maker.settings, MDSettings):  # an engine of one's own need not know them
@@ -170,6 +166,19 @@ def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potenti
             f"MDSettings.{name}",
             "is given, but the potential to start from has no error bars; give labels to train on first, or leave "
             "this setting out",
+        )
+
+
+def _check_held(condition: Condition, settings: MDSettings) -> None:
+    """Refuse what a condition holds and MD of this ensemble does not."""
+    if condition.pressure_GPa and settings.ensemble != "npt":
+        raise InvalidInputError(
+            f"pressure_GPa is {condition.pressure_GPa}, but ensemble is '{settings.ensemble}'; a pressure needs 'npt'"
+        )
+    if settings.ensemble == "nve" and condition.temperature_end_K not in (None, condition.temperature_K):
+        raise InvalidInputError(
+            f"temperature_end_K is {condition.temperature_end_K}, but ensemble is 'nve', which has no thermostat; a "
+            "temperature that changes needs 'nvt' or 'npt'"
         )
 
 

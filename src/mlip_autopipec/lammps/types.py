@@ -95,7 +95,7 @@ class Condition(MSONable):
     pressure_GPa
         Target pressure in GPa; read with ``ensemble="npt"`` only.
     temperature_end_K
-        Where a linear ramp over the whole run ends; None keeps ``temperature_K``.
+        Where a linear ramp over the whole run ends; None keeps ``temperature_K``. Refused with ``ensemble="nve"``.
     colvars
         Text of a Colvars configuration (in a run file also the name of a file that holds it), with the collective
         variables and what acts on them, such as metadynamics: MD goes where plain MD takes too long to get to. Its
