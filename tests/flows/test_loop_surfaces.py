@@ -95,8 +95,10 @@ def test_constraints_that_nobody_asks_for_are_named(caplog: pytest.LogCaptureFix
     assert not len(frozen_atoms(frame))
     assert "(Cu13): 4 of 13 atoms are fixed in it; that alone freezes nothing in MD" in caplog.text
     assert "Cu13 (slab) is not periodic along cell vector 3" in caplog.text
+    caplog.clear()
     (frame,) = as_frames(adatom(), freeze=True)
     assert len(frozen_atoms(frame)) == 4
+    assert "freezes nothing" not in caplog.text
 
 
 def test_a_barostat_for_a_cluster_is_refused_before_anything_is_computed() -> None:

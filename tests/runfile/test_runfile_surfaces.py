@@ -56,6 +56,11 @@ def test_frozen_atoms_reach_the_campaign(tmp_path: Path, frozen: str) -> None:
     assert not atoms.constraints
 
 
+def test_that_fixed_atoms_move_is_said_unless_they_rest(tmp_path: Path) -> None:
+    assert not any("freezes nothing" in remark for remark in run_file(tmp_path, "from_structure").remarks())
+    assert any("8 of 24 atoms" in remark or "4 of 12" in remark for remark in run_file(tmp_path, "[0]").remarks())
+
+
 @pytest.mark.parametrize(
     ("frozen", "words"),
     [("from_structure", "fixes no atom"), ("{below_A: 1.0}", r"lowest atom of Cu24 is at z = 8\.000"), ("[77]", "77")],

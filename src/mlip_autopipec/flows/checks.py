@@ -23,7 +23,7 @@ from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.electrons import has_total, told
 from mlip_autopipec.structures.frozen import FROZEN
 from mlip_autopipec.structures.frozen import freeze as freeze_atoms
-from mlip_autopipec.structures.intake import FIXED, take_in
+from mlip_autopipec.structures.intake import FIXED, FREEZES_NOTHING, take_in
 from mlip_autopipec.structures.limits import shown_formula
 from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, lone_atoms, shape_of
 from mlip_autopipec.structures.provenance import Provenance, Split
@@ -271,7 +271,8 @@ def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freez
     taken = [take_in(given, f"structures[{i}] ({_formula(given)})") for i, given in enumerate(items)]
     said = isinstance(structures, TakenStructures)
     for remark in (remark for one in taken if not said for remark in one.remarks):
-        logger.warning("%s", remark)
+        if not (freeze and FREEZES_NOTHING in remark):
+            logger.warning("%s", remark)
     return [_boxed(_held(one.atoms, freeze)) for one in taken]
 
 

@@ -40,6 +40,62 @@ def _is_of(maker: Maker, module: str, base: str) -> bool:
     return imported is not None and isinstance(maker, getattr(imported, base))
 
 
+def check_makes_labels(maker: Maker) -> None:
+    """
+    Refuse a maker that could never label: of MD, of several jobs, or of a calculator that it does not name.
+
+    Parameters
+    ----------
+    maker
+        Its job for a small cell is made, and not run.
+
+    Raises
+    ------
+    InvalidInputError
+        The message names the maker, why, and what to do.
+    """
+    name = type(maker).__name__
+    if (n_steps := getattr(maker, "n_steps", None)) is not None:
+        raise InvalidInputError(
+            f"{name} runs {n_steps} steps of MD, and a label is of the structure as it is; name a static maker"
+        )
+    if _is_of(maker, "atomate2.ase.jobs", "AseMaker"):
+        _check_calculator_of(maker)
+    try:
+        made = maker.make(AseAtomsAdaptor.get_structure(bulk("Cu")))
+    except ImportError as error:  # the worker has it perhaps, and says so if not
+        logger.warning("%s cannot make its job here: %s; it is not checked", name, error)
+        return
+    except Exception as error:
+        raise InvalidInputError(
+            f"{name}.make fails at once, of a cell of copper: {type(error).__name__}: {error}; name a static maker"
+        ) from error
+    if not isinstance(made, Job):
+        raise InvalidInputError(
+            f"{name}.make returns a {type(made).__name__}; a label needs a static maker, which makes a single job"
+        )
+
+
+def _check_calculator_of(maker: Any) -> None:
+    """Refuse a maker of atomate2 for ASE calculators that has none, or whose job keeps no forces."""
+    from atomate2.ase.jobs import AseMaker
+
+    cls = type(maker)
+    own = cls.calculator is not AseMaker.calculator or cls._get_calculator is not AseMaker._get_calculator
+    if not own or str(getattr(maker, "calculator_meta", None)) == "MLFF.Forcefield":  # what atomate2 has for no name
+        raise InvalidInputError(
+            f"{cls.__name__} names no calculator; give the force_field_name of a force field maker, or name a maker of "
+            "one calculator"
+        )
+    if cls.make is AseMaker.make:
+        raise InvalidInputError(
+            f"{cls.__name__} keeps no forces, which a label needs; derive it from "
+            "mlip_autopipec.jobs.static.AseStaticMaker, or from AseRelaxMaker with steps=1"
+        )
+    if (package := _package_of(maker)) is not None and find_spec(package) is None:
+        logger.warning("%s: the package %s of this force field is not installed here", cls.__name__, package)
+
+
 def check_settings(maker: Maker, elements: Sequence[str]) -> None:
     """
     Refuse settings with which a code gives other numbers than those of a label.

@@ -32,7 +32,7 @@ from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.structures.electrons import repeated
 from mlip_autopipec.structures.frozen import freeze
-from mlip_autopipec.structures.intake import FIXED
+from mlip_autopipec.structures.intake import FIXED, FREEZES_NOTHING
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
@@ -190,7 +190,9 @@ class StructureSource(Strict):
                     f"is {list(self.repeat)}, which makes {n_atoms} atoms; {MOST_ATOMS} are the most",
                 )
             whole = repeated(taken.atoms, taken.atoms.repeat(self.repeat))
-            self._loaded, self._remarks = self._frozen(whole), taken.remarks
+            self._loaded = self._frozen(whole)
+            asked = self.frozen == "from_structure"
+            self._remarks = tuple(one for one in taken.remarks if not (asked and FREEZES_NOTHING in one))
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ _OCCUPANCIES = ("occupancy", "occupancies", "occ")
 _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
 #: Array of the atoms that a constraint of the given structure fixes.
 FIXED = "fixed"
+#: Part of the remark on them; it is dropped where somebody asks to freeze them.
+FREEZES_NOTHING = "that alone freezes nothing in MD"
 
 
 @dataclass(frozen=True)
@@ -340,8 +342,8 @@ def _fixed(atoms: Atoms) -> tuple[NDArray[np.bool_] | None, list[str]]:
     remarks = []
     if (n_fixed := int(fixed.sum())) > before:
         remarks.append(
-            f"{n_fixed} of {len(atoms)} atoms are fixed in it; that alone freezes nothing in MD, and labels and errors "
-            "take the forces of all atoms"
+            f"{n_fixed} of {len(atoms)} atoms are fixed in it; {FREEZES_NOTHING}, and labels and errors take the "
+            "forces of all atoms"
         )
     if others:
         listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
