@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import distributions
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from atomate2.ase.jobs import GFNxTBStaticMaker, LennardJonesStaticMaker
+from atomate2.ase.jobs import AseMaker, GFNxTBStaticMaker, LennardJonesStaticMaker
 from atomate2.forcefields.jobs import ForceFieldStaticMaker
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
@@ -20,6 +21,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.any_maker import make_static_maker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.run_oracle import check_makes_labels
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.identity import label_key
 from mlip_autopipec.oracle.record import maker_record
@@ -31,6 +34,13 @@ if TYPE_CHECKING:
 
 FORCE_FIELD = "atomate2.forcefields.jobs.ForceFieldStaticMaker"
 EMT_BY_NAME = {"@module": "ase.calculators.emt", "@callable": "EMT"}
+
+
+class Energies(AseMaker):
+    """What the docstring of AseMaker shows."""
+
+    def _get_calculator(self) -> EMT:
+        return EMT()
 
 
 def run_file(folder: Path, maker: dict[str, Any], **sections: Any) -> RunFile:
@@ -166,3 +176,44 @@ def test_fields_of_input_sets_are_changed_one_by_one() -> None:
 def test_what_is_refused(tmp_path: Path, maker: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         run_file(tmp_path, maker)
+
+
+@pytest.mark.parametrize(
+    ("maker_class", "kwargs", "message"),
+    [
+        ("atomate2.vasp.flows.phonons.PhononMaker", {}, "PhononMaker.make returns a Flow"),
+        ("atomate2.vasp.flows.core.DoubleRelaxMaker", {}, "DoubleRelaxMaker.make returns a Flow"),
+        ("atomate2.common.flows.eos.CommonEosMaker", {}, "CommonEosMaker.make fails at once"),
+        ("atomate2.ase.jobs.AseMaker", {}, "AseMaker names no calculator"),
+        ("atomate2.ase.jobs.AseRelaxMaker", {"steps": 1}, "AseRelaxMaker names no calculator"),
+        (FORCE_FIELD, {}, "ForceFieldStaticMaker names no calculator"),
+        ("atomate2.ase.md.LennardJonesMDMaker", {"n_steps": 1}, "LennardJonesMDMaker runs 1 steps of MD"),
+        ("atomate2.forcefields.md.ForceFieldMDMaker", {"force_field_name": "CHGNet"}, "runs 1000 steps of MD"),
+    ],
+)
+def test_a_maker_that_could_never_label_is_refused(maker_class: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        OracleMaker(static_maker=make_static_maker(maker_class, kwargs)).check(["Cu"])
+
+
+def test_a_maker_that_keeps_no_forces_is_refused_before_it_computes() -> None:
+    with pytest.raises(InvalidInputError, match="Energies keeps no forces"):
+        OracleMaker(static_maker=Energies()).check(["Cu"])
+
+
+@pytest.mark.parametrize(
+    ("maker_class", "kwargs"),
+    [
+        ("atomate2.vasp.jobs.core.StaticMaker", {}),
+        ("atomate2.cp2k.jobs.core.StaticMaker", {}),
+        ("atomate2.ase.jobs.GFNxTBStaticMaker", {}),
+        (FORCE_FIELD, {"force_field_name": EMT_BY_NAME}),
+    ],
+)
+def test_makers_of_single_jobs_are_taken(maker_class: str, kwargs: dict[str, Any]) -> None:
+    check_makes_labels(make_static_maker(maker_class, kwargs))
+
+
+def test_a_force_field_whose_package_is_missing_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    check_makes_labels(make_static_maker(FORCE_FIELD, {"force_field_name": "GAP"}))
+    assert ("quippy-ase" in caplog.text) is not bool(list(distributions(name="quippy-ase")))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from ase.build import bulk
 from jobflow import Job, Response
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from mlip_autopipec.errors import LabelError
+from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.oracle.code_settings import refused_settings
 from mlip_autopipec.oracle.electrons import Told, given_to, taken_by, tell, with_keywords
 from mlip_autopipec.oracle.kpoints import thin_out_along_vacuum
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
 
+logger = logging.getLogger(__name__)
 
+#: Module of the mix-in that makes calculators of force fields by name.
+_FORCE_FIELDS = "atomate2.forcefields.utils"
 _CP2K = ("atomate2.cp2k.jobs.base", "BaseCp2kMaker")
 
 
@@ -81,8 +87,9 @@ def _check_calculator_of(maker: Any) -> None:
     from atomate2.ase.jobs import AseMaker
 
     cls = type(maker)
-    own = cls.calculator is not AseMaker.calculator or cls._get_calculator is not AseMaker._get_calculator
-    if not own or str(getattr(maker, "calculator_meta", None)) == "MLFF.Forcefield":  # what atomate2 has for no name
+    method = cls._get_calculator if cls.calculator is AseMaker.calculator else None
+    unnamed = str(getattr(maker, "calculator_meta", "")) == "MLFF.Forcefield"  # what atomate2 has for no name
+    if method is AseMaker._get_calculator or (unnamed and method is not None and method.__module__ == _FORCE_FIELDS):
         raise InvalidInputError(
             f"{cls.__name__} names no calculator; give the force_field_name of a force field maker, or name a maker of "
             "one calculator"
@@ -92,8 +99,14 @@ def _check_calculator_of(maker: Any) -> None:
             f"{cls.__name__} keeps no forces, which a label needs; derive it from "
             "mlip_autopipec.jobs.static.AseStaticMaker, or from AseRelaxMaker with steps=1"
         )
-    if (package := _package_of(maker)) is not None and find_spec(package) is None:
-        logger.warning("%s: the package %s of this force field is not installed here", cls.__name__, package)
+    if method is not None and method.__module__ == _FORCE_FIELDS:
+        from atomate2.forcefields.utils import MLFF, _get_pkg_name
+
+        package = _get_pkg_name(maker.calculator_meta) if isinstance(maker.calculator_meta, MLFF) else None
+        if package is not None and not list(distributions(name=package)):
+            logger.warning(
+                "the package %s of the force field %s is not installed here", package, maker.force_field_name
+            )
 
 
 def check_settings(maker: Maker, elements: Sequence[str]) -> None:
