@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 from ase.build import bulk
+from ase.calculators.calculator import Calculator
 from ase.calculators.emt import EMT
 from atomate2.ase.jobs import (
     EmtRelaxMaker,
@@ -21,6 +23,7 @@ from mlip_autopipec import OracleMaker, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
+from mlip_autopipec.oracle.ase_calculators import check_energy_kind
 from mlip_autopipec.oracle.suitability import check_arguments
 
 ARGON = {"sigma": 3.4, "epsilon": 0.01}
@@ -109,6 +112,38 @@ def test_a_calculator_without_forces_is_refused(monkeypatch):
     maker = CalculatorStaticMaker(calculator_class="my_calculators.Forceless")
     with pytest.raises(InvalidInputError, match="Forceless gives no forces, only energy, free_energy"):
         OracleMaker(static_maker=maker).check(["Cu"])
+
+
+class EnergyAlone(Calculator):
+    implemented_properties = ("energy", "forces", "stress")
+
+
+class FreeEnergyUnsaid(Calculator):
+    implemented_properties = ("energy", "forces", "stress")
+
+    def calculate(self, *args, **kwargs):
+        super().calculate(*args, **kwargs)
+        self.results = {"energy": 0.0, "free_energy": 0.0}
+
+
+def test_an_energy_of_unknown_kind_is_refused_before_it_is_computed(monkeypatch):
+    mine = ModuleType("my_calculators")
+    mine.EnergyAlone, mine.FreeEnergyUnsaid = EnergyAlone, FreeEnergyUnsaid
+    monkeypatch.setitem(sys.modules, "my_calculators", mine)
+    maker = CalculatorStaticMaker(calculator_class="my_calculators.EnergyAlone")
+    with pytest.raises(InvalidInputError, match=r"EnergyAlone gives 'energy' but no 'free_energy'.*energy_kind"):
+        OracleMaker(static_maker=maker).check(["Cu"])
+    OracleMaker(static_maker=replace(maker, energy_kind="potential_energy")).check(["Cu"])
+    # what is said of its properties is not all it gives
+    OracleMaker(static_maker=CalculatorStaticMaker(calculator_class="my_calculators.FreeEnergyUnsaid")).check(["Cu"])
+
+
+@pytest.mark.parametrize(
+    "name", ["espresso.Espresso", "abinit.Abinit", "vasp.Vasp", "cp2k.CP2K", "aims.Aims", "lj.LennardJones", "eam.EAM"]
+)
+def test_codes_that_state_a_free_energy_are_taken_without_their_programs(name):
+    check_energy_kind(CalculatorStaticMaker(calculator_class=f"ase.calculators.{name}"))
+    check_energy_kind(CalculatorStaticMaker(calculator_class="tblite.ase.TBLite"))
 
 
 def test_a_calculator_that_only_the_worker_has_is_not_refused(caplog):

@@ -24,6 +24,7 @@ from mlip_autopipec.jobs.calculation import NO_ORACLE, Calculation
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import check_atoms_alike, check_makes_labels, check_settings, doubtful_settings
+from mlip_autopipec.oracle.ase_calculators import check_energy_kind
 from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
@@ -103,6 +104,7 @@ class OracleMaker(Calculation, Maker):
             if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
                 check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
             check_elements(maker, elements)
+            check_energy_kind(maker)
             check_makes_labels(maker)
             check_settings(maker, elements)
         if self.atom_maker is not None:

@@ -7,12 +7,16 @@ potential can be trained on together with the forces. atomate2's ``AseStructureT
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
-from mlip_autopipec.errors import LabelError
+from ase.calculators.abc import GetPropertiesMixin
+from ase.calculators.calculator import BaseCalculator, Calculator
+
+from mlip_autopipec.errors import InvalidInputError, LabelError
 from mlip_autopipec.oracle.extracted import EnergyKind, ExtractedLabel, labelled
-from mlip_autopipec.oracle.suitability import calculator_of
+from mlip_autopipec.oracle.suitability import calculator_of, imported
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,6 +85,49 @@ def force_consistent_energy(
             "from that energy (with smeared occupations they may not). If they do, say so: energy_kind of the maker"
         )
     return float(results["energy"]), kind
+
+
+def check_energy_kind(maker: Any) -> None:
+    """
+    Refuse a maker of a calculator whose energy would be refused of each label, as :func:`force_consistent_energy`.
+
+    Parameters
+    ----------
+    maker
+        A static maker; those without ``energy_kind`` are not looked at.
+
+    Raises
+    ------
+    InvalidInputError
+        Neither the properties of its class nor its source know a free energy, and nothing is stated.
+    """
+    path = calculator_of(maker)
+    found = imported(path) if path is not None and getattr(maker, "energy_kind", "") is None else None
+    if not isinstance(found, type) or _may_give_free_energy(found):
+        return
+    given = getattr(found, "name", None)
+    name = (given if isinstance(given, str) else found.__name__).lower()
+    if name not in FORCE_CONSISTENT:
+        raise InvalidInputError(
+            f"the calculator {path} gives 'energy' but no 'free_energy'; it is not known whether its forces derive "
+            "from that energy (with smeared occupations they may not). If they do, say so: energy_kind of the maker"
+        )
+
+
+def _may_give_free_energy(calculator: type) -> bool:
+    """Return whether a class of calculators names a free energy; not all that give one state it as a property."""
+    properties = getattr(calculator, "implemented_properties", None)
+    if not isinstance(properties, (list, tuple, set, frozenset)) or not properties or "free_energy" in properties:
+        return True  # codes state theirs when they are made, which needs their programs
+    for cls in calculator.__mro__:
+        if not issubclass(cls, GetPropertiesMixin) or cls in (GetPropertiesMixin, BaseCalculator, Calculator):
+            continue
+        try:
+            if "free_energy" in inspect.getsource(cls):
+                return True
+        except (OSError, TypeError):  # without source nothing is known
+            return True
+    return False
 
 
 def find_failure(name: str, directory: Path) -> str | None:

@@ -84,6 +84,14 @@ def takes_any_pbc(maker: Any) -> bool:
     return bool(own) if own is not None else calculator_of(maker) in POTENTIALS
 
 
+def imported(name: str) -> Any:
+    """Return what an import path of a calculator names, None where it cannot be imported: the worker may have it."""
+    try:
+        return TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError:
+        return None
+
+
 def check_elements(maker: Any, elements: Sequence[str]) -> None:
     """
     Refuse elements that the calculator of a maker gives numbers for that mean nothing, or has no file for.
@@ -116,7 +124,7 @@ def check_elements(maker: Any, elements: Sequence[str]) -> None:
             f"pseudopotentials of {type(maker).__name__} has no file for {', '.join(missing)}, only for "
             f"{', '.join(sorted(files)) or 'no element'}"
         )
-    found: Any = _imported(name) if name else None
+    found: Any = imported(name) if name else None
     given = getattr(found, "implemented_properties", None)
     if isinstance(given, (list, tuple, set, frozenset)) and given and "forces" not in given:
         raise InvalidInputError(f"{name} gives no forces, only {', '.join(sorted(given))}; a label needs them")
@@ -182,13 +190,6 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     if unknown:
         known -= {"self", "args", "kwargs", "restart", "ignore_bad_restart_file", "label", "atoms", "directory"}
         raise InvalidInputError(f"{name} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
-
-
-def _imported(name: str) -> Any:
-    try:
-        return TypeAdapter(ImportString[Any]).validate_python(name)
-    except ValidationError:  # it may be on the worker alone
-        return None
 
 
 def _is_read(calculator: type[Calculator], key: str) -> bool:
