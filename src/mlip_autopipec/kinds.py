@@ -80,6 +80,8 @@ class TrainerKind:
         ``functions`` (per element), indented by two spaces.
     default_cutoff_A
         Cutoff in A where ``basis.cutoff`` is None.
+    largest_cutoff_A
+        Makes the largest cutoff in A that it may choose then for structures like these; None where it chooses none.
     basis_model, basis_fields
         Name in the JSON schema, and defaults as for pydantic's ``create_model``, where the basis has others than its
         class.
@@ -103,6 +105,7 @@ class TrainerKind:
     about: str
     template: str
     default_cutoff_A: float
+    largest_cutoff_A: Callable[[Sequence[Any]], float] | None = None
     basis_model: str | None = None
     basis_fields: Mapping[str, Any] = field(default_factory=dict)
     gamma_hi: float = 10.0

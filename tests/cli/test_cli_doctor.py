@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from ase.build import bulk
 from ase.calculators.emt import EMT
 from jobflow import JobStore
 from maggma.stores import MemoryStore
@@ -41,7 +42,21 @@ def test_cells_with_too_many_neighbours_for_a_gpu_are_told():
     many = science.check_neighbours([copper, science.copper(0.0, seed=0, stretch=0.9)], 10.0)
     assert many.light is Light.YELLOW
     assert "380" in many.found
+    assert "pace/kk and pace/extrapolation/kk" in many.found
     assert "trainer.basis.cutoff" in many.remedy
+    assert "assumed" not in many.found
+
+
+def test_neighbours_are_counted_within_the_largest_cutoff_that_may_be_chosen():
+    linear = TRAINERS["linear"]
+    assert linear.largest_cutoff_A is not None
+    assert linear.largest_cutoff_A([science.copper(0.0, seed=0)]) == 7.0
+    assert linear.largest_cutoff_A([bulk("Cs", cubic=True)]) > 11.0  # scaled with the distance of its neighbours
+    diamond = bulk("C", cubic=True, a=3.5)
+    assert science.check_neighbours([diamond], linear.default_cutoff_A).light is Light.GREEN
+    assumed = science.check_neighbours([diamond], linear.largest_cutoff_A([diamond]), is_assumed=True)
+    assert assumed.light is Light.YELLOW
+    assert "assumed" in assumed.found
 
 
 def is_red(result: Result, *words: str) -> None:

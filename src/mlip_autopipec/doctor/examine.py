@@ -75,8 +75,11 @@ def _science(campaign: RunFile | None, *, with_executable: bool, missing: set[st
         atoms.rattle(0.03, seed=2)
     yield looked_at(f"oracle, {kind}", science.check_oracle, oracle, atoms, kind)
     if campaign is not None:
-        cutoff_A = TRAINERS[campaign.trainer.kind].cutoff_A(campaign.maker().train_maker.trainer.basis)
-        yield looked_at("neighbours", science.check_neighbours, campaign.load_structures(), cutoff_A)
+        trainer_kind, basis = TRAINERS[campaign.trainer.kind], campaign.maker().train_maker.trainer.basis
+        given, largest = getattr(basis, "cutoff", None), trainer_kind.largest_cutoff_A
+        structures = [boxed(atoms) for atoms in campaign.load_structures()]
+        cutoff_A = trainer_kind.cutoff_A(basis) if given or largest is None else largest(structures)
+        yield looked_at("neighbours", science.check_neighbours, structures, cutoff_A, is_assumed=not given)
     yield looked_at("forces of the potential", science.check_forces, potential)
     yield looked_at("gamma, library", science.check_gamma, potential, "library")
     if with_executable:

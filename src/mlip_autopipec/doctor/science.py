@@ -37,7 +37,7 @@ STEP_A, FORCE_TOLERANCE = 1e-3, 1e-3
 GAMMA_TOLERANCE = 1e-6
 #: Largest gamma of what was trained on: MaxVol stops a little above 1.
 LARGEST_KNOWN_GAMMA = 1.05
-#: About so many neighbours an atom may have in pace/extrapolation/kk on CUDA (LAMMPS issue 5063); above, it ends.
+#: About so many neighbours an atom may have in pace/kk and pace/extrapolation/kk on CUDA (LAMMPS issue 5063).
 MOST_NEIGHBOURS_GPU = 380
 #: Above this an oracle is too slow for five more labels.
 _QUICK_S = 3.0
@@ -134,7 +134,7 @@ def _gamma(potential: ACEPotential, frames: Sequence[Atoms]) -> NDArray[np.float
     return np.concatenate(found)
 
 
-def check_neighbours(structures: Sequence[Atoms], cutoff_A: float) -> Result:
+def check_neighbours(structures: Sequence[Atoms], cutoff_A: float, *, is_assumed: bool = False) -> Result:
     """
     Compare the neighbours of an atom with what ACE on a GPU can take.
 
@@ -144,20 +144,23 @@ def check_neighbours(structures: Sequence[Atoms], cutoff_A: float) -> Result:
         Cells of MD.
     cutoff_A
         Of the potential, in Angstrom. LAMMPS' skin is added.
+    is_assumed
+        Whether it is the largest that the trainer may choose, as none is given.
     """
     reach = cutoff_A + SKIN_A["executable"]
     counts = [max(np.bincount(neighbours("ij", atoms, reach)[0], minlength=1)) for atoms in structures]
     worst = int(np.argmax(counts))
     found = (
-        f"at most {counts[worst]} neighbours of an atom within {reach:g} A (cutoff and skin), in "
+        f"at most {counts[worst]} neighbours of an atom within {reach:g} A (cutoff"
+        f"{', assumed: the largest that may be chosen,' if is_assumed else ''} and skin), in "
         f"{structures[worst].get_chemical_formula()}"
     )
     if counts[worst] <= MOST_NEIGHBOURS_GPU:
         return green("neighbours", found)
     return yellow(
         "neighbours",
-        f"{found}; pace/extrapolation/kk of LAMMPS ends above about {MOST_NEIGHBOURS_GPU} on CUDA",
-        "for MD on a GPU lower trainer.basis.cutoff; on CPUs there is no such limit",
+        f"{found}; pace/kk and pace/extrapolation/kk of LAMMPS end above about {MOST_NEIGHBOURS_GPU} on CUDA",
+        "for MD on a GPU give a smaller trainer.basis.cutoff; on CPUs there is no such limit",
     )
 
 

@@ -15,6 +15,7 @@ from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
 from mlip_autopipec.processes import in_one_thread
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.training.cutoff import cutoffs_for
 from mlip_autopipec.training.results import Fit
 from mlip_autopipec.training.training import BASIS_TEMPLATE, ACETrainer, FitTask
 from mlip_autopipec.training.weights import FitWeights, at_least_one, positive
@@ -224,6 +225,7 @@ KIND = TrainerKind(
     about="a linear ACE in closed form, in seconds; the optimum is global.",
     template=BASIS_TEMPLATE,
     default_cutoff_A=LADDER_CUTOFF,
+    largest_cutoff_A=lambda structures: max(cutoffs_for(structures)),
     gamma_hi=5.0,
     leaves_out=True,
     keeps_basis=True,
