@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.geometry import find_mic
 from ase.io import write
 from pymatgen.core import Lattice, Structure
 
@@ -17,7 +18,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.frames import unpack_frames
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.structures.frozen import freeze, frozen_atoms
-from mlip_autopipec.structures.provenance import Provenance
+from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.validation.barriers import BarrierCriterion, find_path
 from mlip_autopipec.validation.criteria import Criteria
 
@@ -110,6 +111,49 @@ def test_a_path_that_did_not_converge_never_passes(copper_potential: ACEPotentia
     found = criterion.compare([], labelled(cells), EMT())[0]
     assert found.state == "failed"
     assert "did not converge" in str(found.reason)
+
+
+def path_by_emt(initial: Atoms, final: Atoms, **settings: Any) -> tuple[BarrierCriterion, list[Atoms]]:
+    """Label the ends and the middle or highest image of EMT's own path."""
+    criterion = BarrierCriterion(initial, final, n_images=3, fmax=0.05, **settings)  # type: ignore[arg-type]
+    path = find_path(initial, final, EMT(), n_images=3, fmax=0.05)
+    assert path.converged
+    middle = path.highest if 0 < path.highest < 4 else 2
+    cells = [path.images[i].copy() for i in (0, middle, 4)]
+    for cell, name in zip(cells, ("initial state", "highest image", "final state"), strict=True):
+        Provenance(Origin.PROPERTY, purpose=f"barrier: {name}").mark(cell)
+    return criterion, cells
+
+
+def test_two_states_that_relax_to_one_are_no_barrier() -> None:
+    initial, final = vacancy()
+    hop = find_mic(final.positions - initial.positions, initial.cell)[0]
+    shoulder = initial.copy()
+    shoulder.positions += 0.25 * hop
+    criterion, cells = path_by_emt(initial, shoulder)
+    found = criterion.compare([], labelled(cells), EMT())[0]
+    assert found.error == pytest.approx(0.0, abs=1e-6)
+    assert found.state == "failed"
+    assert "both states relax to the same one" in str(found.reason)
+
+
+def test_a_path_that_is_highest_at_an_end_does_not_pass() -> None:
+    initial, final = vacancy()
+    criterion, cells = path_by_emt(initial, final)
+    assert criterion.compare([], labelled(cells), EMT())[0].state == "passed"
+    top, end = cells[1].positions.copy(), cells[2].positions.copy()
+    cells[1].positions, cells[2].positions = end, top  # a path up to the saddle point alone
+    found = criterion.compare([], labelled(cells), EMT())[0]
+    assert found.state == "failed"
+    assert "the final state is the highest of the path" in str(found.reason)
+
+
+def test_a_state_that_is_shifted_as_a_whole_is_the_same() -> None:
+    initial, _ = vacancy()
+    shifted = initial.copy()
+    shifted.positions += [0.4, 0.0, 0.0]
+    with pytest.raises(InvalidInputError, match="are the same state"):
+        BarrierCriterion(initial, shifted)  # type: ignore[arg-type]
 
 
 @pytest.mark.long

@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 #: A path further than this from a line would not be one between these states any more.
 _FARTHEST_A = 4.0
+#: States whose atoms are nearer to each other than this are one.
+_SAME_A = 0.1
 _ENDS = ("initial state", "final state")
 _HIGHEST, _UNCONVERGED = "highest image", " (not converged)"
 
@@ -187,8 +189,8 @@ class BarrierCriterion(Criterion):
             )
         if not np.allclose(a.cell.array, b.cell.array, atol=1e-4):
             raise InvalidInputError("BarrierCriterion: initial and final have other cells; give both the same one")
-        if np.abs(find_mic(b.positions - a.positions, a.cell, a.pbc)[0]).max() < 0.1:
-            raise InvalidInputError("BarrierCriterion: initial and final are the same state, to 0.1 A; give two")
+        if _are_same(a, b):
+            raise InvalidInputError(f"BarrierCriterion: initial and final are the same state, to {_SAME_A} A; give two")
         if not frozen_atoms(a).tolist() == frozen_atoms(b).tolist():
             raise InvalidInputError("BarrierCriterion: initial and final fix other atoms; fix the same ones")
         if (charge_of(a), multiplicity_of(a)) != (charge_of(b), multiplicity_of(b)):
@@ -274,13 +276,20 @@ class BarrierCriterion(Criterion):
             reason += f": {next(iter(own.values()))}" if own else ""
             return [PropertyComparison(of, kind, self.name, "eV", "not_measured", reason=reason)]
         calculator = potential.calculator() if isinstance(potential, ACEPotential) else potential
-        highest, start = found[_HIGHEST], found[_ENDS[0]]
+        highest, start, end = found[_HIGHEST], *(found[name] for name in _ENDS)
         oracle = highest.get_potential_energy() - start.get_potential_energy()
-        learnt = evaluate([highest, start], calculator)
-        mine = learnt[0].energy - learnt[1].energy
+        learnt = [result.energy for result in evaluate([highest, start, end], calculator)]
+        mine = learnt[0] - learnt[1]
         off = abs(mine - oracle)
-        state: State = "passed" if off <= self.tolerance_eV and not unconverged else "failed"
-        why = "the path by the potential did not converge; raise steps, or let it learn" if unconverged else None
+        why = None
+        if unconverged:
+            why = "the path by the potential did not converge; raise steps, or let it learn"
+        elif _are_same(start, end):
+            why = "both states relax to the same one by the potential; give the final state as a minimum of its own"
+        elif learnt[0] <= max(learnt[1:]):
+            top = _ENDS[int(np.argmax(learnt[1:]))]
+            why = f"the {top} is the highest of the path by the potential: no barrier is between; give two minima"
+        state: State = "passed" if off <= self.tolerance_eV and why is None else "failed"
         largest = 0.0
         for name in (*_ENDS, _HIGHEST):
             forces = found[name].get_forces(apply_constraint=False)
@@ -301,6 +310,14 @@ class BarrierCriterion(Criterion):
                 self.force_tolerance_eV_A,
             ),
         ]
+
+
+def _are_same(one: Atoms, other: Atoms) -> bool:
+    """Return whether the atoms of two states are at the same places; where none is frozen, of a shifted one too."""
+    moves = find_mic(other.positions - one.positions, one.cell, one.pbc)[0]
+    if not len(frozen_atoms(one)):
+        moves -= moves.mean(axis=0)
+    return bool(np.abs(moves).max() < _SAME_A)
 
 
 def _packed(given: str | Path | Atoms, which: str) -> str:
