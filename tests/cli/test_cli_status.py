@@ -16,6 +16,7 @@ from run_files import SMALL
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, FAILED, NOT_CONVERGED, ExitCode, app, open_store
+from mlip_autopipec.cli.run import _interrupted
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.schemas.loop import OTFDocument
 from mlip_autopipec.testing import Halt, ScriptedDynamicsMaker, stand_in_loop
@@ -50,6 +51,21 @@ def spent(tmp_path_factory) -> Path:
     return ran(
         tmp_path_factory.mktemp("spent"), "spent", [Halt(step=100, walker=0), Halt(step=200, walker=0)], stop_rule=rule
     )
+
+
+def test_who_interrupts_what_has_ended_is_told_so(finished, spent, tmp_path):
+    file = tmp_path / "run.yaml"
+    told = _interrupted(file, None, finished)
+    assert "after the loop ended as CONVERGED" in told["why"]
+    assert told["go_on"] == f"mlip-autopipec resume {file}"
+    assert "MAX_ITER_REACHED" in _interrupted(file, None, spent)["why"]
+    shutil.copytree(finished, whole := tmp_path / "whole")
+    (whole / "result.json").touch()
+    told = _interrupted(file, None, whole)
+    assert "after all was written; the campaign ended as CONVERGED" in told["why"]
+    assert told["go_on"].startswith("mlip-autopipec report ")
+    (learning := tmp_path / "learning").mkdir()
+    assert "start again" in _interrupted(file, None, learning)["why"]
 
 
 def test_status_of_a_folder_tells_walkers_and_its_exit_code(finished):

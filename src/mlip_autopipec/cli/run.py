@@ -332,15 +332,24 @@ def _interrupted(run_file: Path, folder: Path | None, target: Path | None) -> di
     """Return how to continue after Ctrl-C."""
     where = [] if folder is None else ["--folder", folder]
     go_on = typed("resume", run_file, *where)
+    from mlip_autopipec.flows.resume import ended_as
+
     try:
         if target is None:
             raise MLIPError("not begun")
-        campaign_in(target)
+        store, name = campaign_in(target)
+        status = ended_as(name, store)
     except MLIPError:
         go_on = typed("run", run_file, *where, "--overwrite")
         why = "interrupted before anything was computed; start again with"
     else:
-        why = "interrupted; all labels are kept. Continue with"
+        if status is None:
+            why = "interrupted; all labels are kept. Continue with"
+        elif not is_finished(target):
+            why = f"interrupted after the loop ended as {status}. Results, validation and report are completed by"
+        else:
+            go_on = typed("report", short(target))
+            why = f"interrupted after all was written; the campaign ended as {status}. Its report is written again by"
     console.print(f"[yellow]{why}[/] {escape(go_on)}")
     return {
         "status": "INTERRUPTED",

@@ -108,9 +108,14 @@ def last_document(campaign_id: str, store: JobStore) -> OTFDocument:
 
 def has_ended(campaign_id: str, store: JobStore) -> bool:
     """Tell whether the loop of a campaign has ended by its stop rule, so that there is nothing to resume of it."""
+    return ended_as(campaign_id, store) is not None
+
+
+def ended_as(campaign_id: str, store: JobStore) -> LoopStatus | None:
+    """Return how the loop of a campaign has ended; None while it has not."""
     store.connect()
     _, status = _last_state(campaign_id, store)
-    return status is not None and status not in (LoopStatus.LEARNING, LoopStatus.PAUSED)
+    return None if status in (LoopStatus.LEARNING, LoopStatus.PAUSED) else status
 
 
 def extend(
