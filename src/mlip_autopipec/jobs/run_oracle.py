@@ -99,14 +99,6 @@ def _check_calculator_of(maker: Any) -> None:
             f"{cls.__name__} keeps no forces, which a label needs; derive it from "
             "mlip_autopipec.jobs.static.AseStaticMaker, or from AseRelaxMaker with steps=1"
         )
-    if method is not None and method.__module__ == _FORCE_FIELDS:
-        from atomate2.forcefields.utils import MLFF, _get_pkg_name
-
-        package = _get_pkg_name(maker.calculator_meta) if isinstance(maker.calculator_meta, MLFF) else None
-        if package is not None and not list(distributions(name=package)):
-            logger.warning(
-                "the package %s of the force field %s is not installed here", package, maker.force_field_name
-            )
 
 
 def check_settings(maker: Maker, elements: Sequence[str]) -> None:
@@ -165,15 +157,28 @@ def doubtful_settings(maker: Maker, elements: Sequence[str]) -> list[str]:
     Parameters
     ----------
     maker
-        A static maker; of VASP's the INCAR is looked at.
+        A static maker; of VASP's the INCAR is looked at, of force fields the package.
     elements
         Of the campaign.
     """
     if not is_of_vasp(maker):
-        return []
+        return _missing_package(maker)
     from mlip_autopipec.oracle.vasp_campaign import doubts_of_vasp
 
     return doubts_of_vasp(maker, elements)
+
+
+def _missing_package(maker: Any) -> list[str]:
+    """Say which package a force field by name needs that is not here: it may be where labels are computed."""
+    if _FORCE_FIELDS not in sys.modules:
+        return []
+    from atomate2.forcefields.utils import MLFF, _get_pkg_name
+
+    model = getattr(maker, "calculator_meta", None)
+    package = _get_pkg_name(model) if isinstance(model, MLFF) else None
+    if package is None or list(distributions(name=package)):
+        return []
+    return [f"the package {package} of {maker.force_field_name} is not installed here; labels need it"]
 
 
 def given_to_oracle(maker: Maker, atoms: Atoms) -> Atoms:
