@@ -106,7 +106,7 @@ class OracleMaker(Calculation, Maker):
             check_elements(maker, elements)
             check_energy_kind(maker)
             if type(self).compute is OracleMaker.compute:  # a stand-in has no use for the job of its maker
-                check_makes_labels(maker)
+                check_makes_labels(maker, elements)
             check_settings(maker, elements)
         if self.atom_maker is not None:
             check_atoms_alike(self.static_maker, self.atom_maker, elements)

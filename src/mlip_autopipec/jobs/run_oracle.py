@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ase.build import bulk
+from ase import Atoms
 from jobflow import Job, Response
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -23,7 +23,6 @@ from mlip_autopipec.structures.periodicity import boxed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ase import Atoms
     from ase.calculators.calculator import Calculator
     from atomate2.vasp.jobs.base import BaseVaspMaker
     from jobflow import Maker
@@ -46,14 +45,16 @@ def _is_of(maker: Maker, module: str, base: str) -> bool:
     return imported is not None and isinstance(maker, getattr(imported, base))
 
 
-def check_makes_labels(maker: Maker) -> None:
+def check_makes_labels(maker: Maker, elements: Sequence[str] = ()) -> None:
     """
     Refuse a maker that could never label: of MD, of several jobs, or of a calculator that it does not name.
 
     Parameters
     ----------
     maker
-        Its job for a small cell is made, and not run.
+        Its job for a row of one atom of each element is made, and not run.
+    elements
+        Of the campaign.
 
     Raises
     ------
@@ -67,14 +68,16 @@ def check_makes_labels(maker: Maker) -> None:
         )
     if _is_of(maker, "atomate2.ase.jobs", "AseMaker"):
         _check_calculator_of(maker)
+    symbols = list(elements) or ["Cu"]
+    row = Atoms(symbols, [[4.0 * i, 0, 0] for i in range(len(symbols))], cell=[4.0 * len(symbols), 4, 4], pbc=True)
     try:
-        made = maker.make(AseAtomsAdaptor.get_structure(bulk("Cu")))
+        made = maker.make(AseAtomsAdaptor.get_structure(row))
     except ImportError as error:  # the worker has it perhaps, and says so if not
         logger.warning("%s cannot make its job here: %s; it is not checked", name, error)
         return
     except Exception as error:
         raise InvalidInputError(
-            f"{name}.make fails at once, of a cell of copper: {type(error).__name__}: {error}; name a static maker"
+            f"{name}.make fails at once: {type(error).__name__}: {error}; name a static maker"
         ) from error
     if not isinstance(made, Job):
         raise InvalidInputError(
