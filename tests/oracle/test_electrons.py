@@ -163,6 +163,35 @@ def test_one_composition_in_two_states_is_refused() -> None:
         check_one_state([ammonium(1), ammonium(0)], "structures")
 
 
+def with_spin(name: str, multiplicity: int) -> Atoms:
+    atoms = Atoms(name) if len(name) == 1 else molecule(name)
+    atoms.info["multiplicity"] = multiplicity
+    return as_frames(atoms)[0]
+
+
+def test_radicals_and_lone_atoms_are_other_structures_than_closed_shells() -> None:
+    lone = [with_spin("H", 2), with_spin("O", 3)]
+    check_one_state([molecule("H2"), with_spin("O2", 3), molecule("O3"), *lone], "labels")
+    check_one_state([molecule("H2O2"), with_spin("OH", 2), molecule("C2H6"), with_spin("CH3", 2)], "labels")
+    with pytest.raises(InvalidInputError, match="hold O2 with no multiplicity, and with a spin multiplicity of 3"):
+        check_one_state([molecule("O2"), with_spin("O2", 3)], "labels")
+    crystal = bulk("Fe")
+    twice = crystal * (2, 1, 1)
+    crystal.info["multiplicity"], twice.info["multiplicity"] = 3, 5
+    check_one_state([crystal, twice], "labels")
+    twice.info["multiplicity"] = 3
+    with pytest.raises(InvalidInputError, match="hold Fe with"):
+        check_one_state([crystal, twice], "labels")
+
+
+def test_an_oracle_without_spin_takes_references_that_have_it() -> None:
+    atom = with_spin("H", 2)
+    oracle = OracleMaker(static_maker=EMTStaticMaker())
+    with pytest.raises(InvalidInputError, match="spin multiplicity of 2, and the oracle"):
+        oracle.check_structures([atom])
+    oracle.check_structures([Provenance(split=Split.REFERENCE).mark(atom)])
+
+
 def test_a_charge_in_the_settings_of_a_calculator_is_refused() -> None:
     (charge,) = refused_settings("tblite.ase.TBLite", {"charge": 1, "multiplicity": 1})
     assert "give it to the structure that has it" in charge

@@ -154,6 +154,8 @@ class OracleMaker(Calculation, Maker):
         check_one_state(structures, "structures and labels")
         dropped = 0
         for atoms in structures:
+            if Provenance.of(atoms).split is Split.REFERENCE:
+                continue  # a lone atom that is given has its own electrons, and is not computed
             given = self.given(atoms)
             dropped += moments_of(given) is None and moments_of(atoms) is not None
             if has_total(atoms) and largest is not None and len(atoms) > largest:

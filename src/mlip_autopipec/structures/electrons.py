@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.structures.periodicity import Shape, shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,12 +89,12 @@ def repeated(source: Atoms, target: Atoms) -> Atoms:
     return target
 
 
-def told(atoms: Atoms) -> str:
-    """Return charge and multiplicity as messages name them."""
+def told(atoms: Atoms, none: str = "charge") -> str:
+    """Return charge and multiplicity as messages name them; ``none`` is what a structure without both has none of."""
     multiplicity = multiplicity_of(atoms)
     parts = [f"a total charge of {charge_of(atoms):+d} e"] if charge_of(atoms) else []
     parts += [] if multiplicity is None else [f"a spin multiplicity of {multiplicity}"]
-    return " and ".join(parts) or "no charge"
+    return " and ".join(parts) or f"no {none}"
 
 
 def check_parity(atoms: Atoms, what: str) -> None:
@@ -121,6 +121,9 @@ def check_one_state(frames: Iterable[Atoms], what: str) -> None:
     """
     Refuse structures of one composition in several states: a potential of positions alone cannot tell them apart.
 
+    Crystals, slabs and wires are compared by formula unit, molecules by their whole formula: a radical is no part of
+    the closed shell of twice as many atoms. Lone atoms are not compared: they are references.
+
     Parameters
     ----------
     frames
@@ -133,19 +136,24 @@ def check_one_state(frames: Iterable[Atoms], what: str) -> None:
     InvalidInputError
         Names the composition and the states.
     """
-    states: dict[str, dict[tuple[float, float | None], str]] = {}
+    frames = list(frames)
+    if not any(map(has_total, frames)):
+        return
+    states: dict[tuple[bool, str], dict[tuple[float, float], Atoms]] = {}
     for atoms in frames:
-        counts = np.unique(atoms.numbers, return_counts=True)[1].tolist()
-        cells = math.gcd(*map(int, counts)) if counts else 1
-        multiplicity = multiplicity_of(atoms)
-        state = (charge_of(atoms) / cells, None if multiplicity is None else (multiplicity - 1) / cells)
-        formula = atoms.symbols.formula.reduce()[0].format("hill")
-        states.setdefault(formula, {}).setdefault(state, told(atoms))
-    for formula, found in states.items():
+        molecule = shape_of(atoms) is Shape.CLUSTER
+        if molecule and len(atoms) == 1:
+            continue
+        formula, cells = (atoms.symbols.formula, 1) if molecule else atoms.symbols.formula.reduce()
+        state = charge_of(atoms) / cells, ((multiplicity_of(atoms) or 1) - 1) / cells
+        states.setdefault((molecule, formula.format("hill")), {}).setdefault(state, atoms)
+    for (_, formula), found in states.items():
         if len(found) > 1:
+            none = "charge" if any(map(charge_of, found.values())) else "multiplicity"
+            listed = ", and with ".join(told(atoms, none) for atoms in found.values())
             raise InvalidInputError(
-                f"{what} hold {formula} with {', and with '.join(found.values())}; ACE knows positions alone, so one "
-                "composition can be learnt in one state only. Leave one out"
+                f"{what} hold {formula} with {listed}; ACE knows positions alone, so one composition can be learnt in "
+                "one state only. Leave one out"
             )
 
 

@@ -194,8 +194,10 @@ class BarrierCriterion(Criterion):
         if not frozen_atoms(a).tolist() == frozen_atoms(b).tolist():
             raise InvalidInputError("BarrierCriterion: initial and final fix other atoms; fix the same ones")
         if (charge_of(a), multiplicity_of(a)) != (charge_of(b), multiplicity_of(b)):
+            none = "multiplicity" if charge_of(a) == charge_of(b) else "charge"
             raise InvalidInputError(
-                f"BarrierCriterion: initial has {told(a)} and final {told(b)}; give both the same charge and spin"
+                f"BarrierCriterion: initial has {told(a, none)} and final {told(b, none)}; give both the same charge "
+                "and spin"
             )
         if not a.pbc.all():  # as the structures of a campaign: potentials know periodic cells only
             box = boxed(a)
