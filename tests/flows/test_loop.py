@@ -489,6 +489,12 @@ def labelled_copper(**results: Any) -> Atoms:
     return atoms
 
 
+def lone_gold() -> Atoms:
+    atom = Atoms("Au", cell=[15] * 3, pbc=True)
+    atom.calc = SinglePointCalculator(atom, energy=-0.3, forces=np.zeros((1, 3)))
+    return atom
+
+
 FORCES = np.zeros((4, 3))
 BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "no structures": ({}, {"structures": []}, ["structures", "empty"]),
@@ -515,6 +521,16 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"labels": [labelled_copper(energy=0.0, forces=FORCES)], "structures": bulk("Ni", cubic=True)}
         | {"initial_potential": tiny_potential("Ni")},
         ["labels[0]", "Cu"],
+    ),
+    "labels without an element of the structures": (
+        {},
+        {"labels": [labelled_copper(energy=0.0, forces=FORCES)], "structures": [bulk("Cu"), bulk("Ni", cubic=True)]},
+        ["no structure with Ni to train on", "first dataset"],
+    ),
+    "labels with an element of a lone atom": (
+        {},
+        {"labels": [labelled_copper(energy=0.0, forces=FORCES), lone_gold()]},
+        ["those with Au are isolated atoms", "leave them out"],
     ),
     "negative temperature": ({}, {"conditions": -300}, ["temperature_K", "-300"]),
     "temperature not a number": ({}, {"conditions": float("nan")}, ["temperature_K", "nan"]),

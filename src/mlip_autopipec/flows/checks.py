@@ -105,7 +105,7 @@ def check_campaign(
         _check_neighbours(atoms, _cutoff_A(maker, initial_potential))
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"the structure {atoms.get_chemical_formula()}")
-    _check_labels(labels, initial_potential)
+    _check_labels(frames, labels, initial_potential)
     if labels and maker.oracle_maker.energy_shift == "fit":
         check_shift(labels)
     if initial_potential is not None and labels and not initial_potential.active_set_inverse:
@@ -229,7 +229,7 @@ def _check_neighbours(atoms: Atoms, cutoff_A: float) -> None:
         )
 
 
-def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
+def _check_labels(frames: Sequence[Atoms], labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
     if labels and all(Provenance.of(atoms).split is not Split.TRAIN for atoms in labels):
         raise InvalidInputError(
             f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
@@ -238,6 +238,25 @@ def _check_labels(labels: Sequence[Atoms], initial_potential: ACEPotential | Non
     for i, atoms in enumerate(labels):
         if initial_potential is not None:
             initial_potential.check_elements(atoms, f"labels[{i}]")
+    if labels and initial_potential is None:
+        _check_elements_of_labels(frames, labels)
+
+
+def _check_elements_of_labels(frames: Sequence[Atoms], labels: Sequence[Atoms]) -> None:
+    """Refuse labels that the first potential cannot learn every element of the campaign from."""
+    learnt = set(elements_of([atoms for atoms in labels if Provenance.of(atoms).split is Split.TRAIN]))
+    if missing := sorted(set(elements_of(frames)) - learnt):
+        raise InvalidInputError(
+            f"the labels to start from hold no structure with {', '.join(missing)} to train on, and the structures "
+            f"have {', '.join(elements_of(frames))}: the first potential would not know all of them. Add labels with "
+            f"{', '.join(missing)}, or leave the labels out (start_from.labels): the campaign then makes its first "
+            "dataset itself"
+        )
+    if alone := sorted(set(elements_of(labels)) - learnt):
+        raise InvalidInputError(
+            f"of the labels to start from, those with {', '.join(alone)} are isolated atoms or held out alone (split), "
+            f"so nothing is learnt of {', '.join(alone)}; leave them out, or add labels with these elements to train on"
+        )
 
 
 def elements_of(frames: Sequence[Atoms]) -> list[str]:
