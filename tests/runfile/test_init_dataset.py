@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ase.io
+import numpy as np
+import pytest
 import yaml
-from ase.build import bulk
+from ase import Atoms
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from typer.testing import CliRunner
@@ -50,3 +53,58 @@ def test_structures_without_labels_are_told(tmp_path, monkeypatch):
     assert result.exit_code == CONVERGED, result.output
     assert "many.xyz holds 3 structures, and the last is taken" in result.output
     assert "start_from" not in (tmp_path / "Cu.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["data.xyz.gz", "data.extxyz.xz", "data.traj"])
+def test_a_dataset_is_found_in_whatever_labels_are_read_from(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write(name, frames(6))
+    result = CliRunner().invoke(app, ["init", name])
+    assert result.exit_code == CONVERGED, result.output
+    assert yaml.safe_load((tmp_path / "Cu.yaml").read_text())["start_from"] == {"labels": name}
+
+
+def test_a_dataset_of_molecules_has_no_cell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for k in range(6):
+        atoms = molecule("H2O")
+        atoms.rattle(0.05, seed=k)
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        made.append(atoms)
+    ase.io.write("water.xyz", made)
+    assert "Lattice" not in (tmp_path / "water.xyz").read_text()
+    result = CliRunner().invoke(app, ["init", "water.xyz", "--oracle", "gfn-xtb"])
+    assert "water.xyz holds 6 labels" in result.output
+
+
+def lone(**info):
+    atom = Atoms("Cu", cell=[15.0] * 3, pbc=True, info=info)
+    atom.calc = SinglePointCalculator(atom, energy=3.5, forces=np.zeros((1, 3)))
+    return atom
+
+
+def test_md_begins_in_no_isolated_atom_and_in_nothing_held_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    made[5].info["split"] = "test"
+    ase.io.write("data.xyz", [*made, lone(config_type="IsolatedAtom"), lone()])
+    result = CliRunner().invoke(app, ["init", "data.xyz"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "frame 4 (from 0), behind which are isolated atoms" in " ".join(result.output.split())
+    (structure,) = RunFile.load("Cu.yaml").load_structures()
+    assert np.allclose(structure.positions[:4], made[4].positions)
+    ase.io.write("atoms.xyz", [lone(), lone()])
+    refused = CliRunner().invoke(app, ["init", "atoms.xyz", "-o", "other.yaml"])
+    assert "holds 2 isolated atoms and no other structure" in " ".join(refused.output.split())
+
+
+def test_what_is_said_of_structures_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (one,) = frames(1, labelled=False)
+    one.set_velocities(np.full((4, 3), 0.01))
+    ase.io.write("one.traj", one)
+    result = CliRunner().invoke(app, ["init", "one.traj"])
+    assert "velocities (" in result.output

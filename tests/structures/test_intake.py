@@ -227,6 +227,16 @@ REFUSED = {
 }
 
 
+def test_a_charge_that_is_the_sum_of_oxidation_states_says_nothing():
+    salt = Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    salt.add_oxidation_state_by_element({"Mg": 2, "O": -1})
+    for given in (salt, Structure.from_dict(salt.as_dict())):
+        assert "charge" not in take_in(given, "MgO.json").atoms.info
+    (told,) = [one for one in take_in(given, "MgO.json").remarks if "charge" in one]
+    assert "its charge of +1 e is the sum of its oxidation states" in told
+    assert take_in(salt.copy().set_charge(2), "MgO.json").atoms.info["charge"] == 2
+
+
 @pytest.mark.parametrize("field", REFUSED)
 def test_what_is_refused(field):
     given, told = REFUSED[field]

@@ -105,11 +105,13 @@ def init(
         for shown, n_labels in datasets.items():
             used = shown == choices.labels
             told_use = (
-                "the campaign starts from them (start_from); MD begins in the last structure"
+                "the campaign starts from them (start_from); MD begins in one structure of them"
                 if used
                 else ("only one file of labels is used: put them into one to start from all")
             )
             console.print(f"[yellow]note:[/] {escape(shown)} holds {n_labels} labels: {told_use}")
+        for said in campaign.remarks():
+            console.print(f"[yellow]note:[/] {escape(said)}")
         atoms = campaign.load_structures()
         kelvin = [condition.temperature_K for condition in campaign.load_conditions()]
         at = " and ".join(f"{t:g} K" for t in kelvin)

@@ -23,7 +23,7 @@ from mlip_autopipec.oracle.zero_forces import complete_single_atoms
 from mlip_autopipec.structures.atom_types import no_element
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.limits import shown_formula
-from mlip_autopipec.structures.provenance import Origin, Split, mark
+from mlip_autopipec.structures.provenance import ISOLATED, Origin, Split, mark
 from mlip_autopipec.structures.texts import readable
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What data sets call the frame of a single atom in a box (``config_type``).
-_ISOLATED = ("isolatedatom", "isolated_atom")
 #: Entries of these names are no total energy, or not what was computed.
 _NOT_TOTAL = re.compile(
     r"per_?atom|atomi[sz]|formation|cohesive|hull|kinetic|disp|vdw|d3|zpe|pred|error|interaction|binding|corr|shift|e0|"
@@ -390,7 +388,7 @@ def _labelled(atoms: Atoms, values: Mapping[str, Any], name: str, keys: _Keys) -
     for array in ("initial_charges", "initial_magmoms"):
         if array in atoms.arrays:
             labelled.set_array(array, atoms.arrays[array])
-    if len(atoms) == 1 and str(atoms.info.get("config_type", "")).lower() in _ISOLATED:
+    if len(atoms) == 1 and str(atoms.info.get("config_type", "")).lower() in ISOLATED:
         mark(labelled, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
     labelled.calc = SinglePointCalculator(labelled, **results)
     return labelled

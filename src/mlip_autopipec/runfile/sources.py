@@ -11,14 +11,17 @@ import numpy as np
 from ase.build import bulk as build_bulk
 from ase.data import atomic_numbers, reference_states
 from ase.formula import Formula
+from ase.io.trajectory import Trajectory
 from pymatgen.core import Composition
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.oracle.files import read_labels_file
+from mlip_autopipec.oracle.outputs import is_output
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
+from mlip_autopipec.structures.texts import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,10 +139,7 @@ def labels_in(path: Path) -> tuple[int, str]:
         How many labels it holds, 0 for a file of one structure or of another kind; and what is to be said of a file of
         several structures that cannot be used as a dataset.
     """
-    if path.suffix not in (".xyz", ".extxyz"):
-        return 0, ""
-    with path.open("rb") as stream:
-        n_frames = sum(b"=" in line and b"attice" in line for line in stream)
+    n_frames = _n_frames(path)
     if n_frames < 2:
         return 0, ""
     try:
@@ -149,6 +149,21 @@ def labels_in(path: Path) -> tuple[int, str]:
             0,
             f"{path} holds {n_frames} structures, and the last is taken; they are no dataset to start from: {error}",
         )
+
+
+def _n_frames(path: Path) -> int:
+    """Count the structures of a file that may be a dataset, an xyz file or a trajectory of ASE; 0 for others."""
+    if not is_output(path):
+        lines = text_of(path).split("\n")
+        n_frames = at = 0
+        while at < len(lines) and lines[at].strip().isdigit():
+            n_frames += 1
+            at += int(lines[at]) + 2
+        return n_frames
+    if path.suffix.lower() != ".traj":
+        return 0
+    with Trajectory(path) as frames:
+        return len(frames)
 
 
 def nearest_neighbour(atoms: Atoms) -> float:

@@ -245,6 +245,13 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
     for attribute in ("_charge", "charge"):  # of pymatgen's classes, and what its adaptor leaves on an Atoms
         if found is None and isinstance(charge := given.__dict__.get(attribute), (int, float)):
             found = ("charge", float(charge))
+    remarks = []
+    if found is not None and told is None and _is_sum_of_oxidation(found[1], given):
+        remarks.append(
+            f"its charge of {found[1]:+g} e is the sum of its oxidation states, which pymatgen writes for it, and is "
+            "not used: labels are computed for a neutral cell"
+        )
+        found = None
     if (found is None or abs(found[1]) < _NO_CHARGE) and atoms.has("initial_charges"):
         total = float(np.sum(atoms.get_initial_charges()))
         if not np.isfinite(total):
@@ -259,7 +266,6 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
                     "take out the one that is wrong"
                 )
             found = ("sum of initial_charges", total)
-    remarks = []
     if found is not None and abs(found[1]) >= _NO_CHARGE:
         if abs(found[1] - round(found[1])) >= _NO_CHARGE:
             raise InvalidInputError(
@@ -281,6 +287,12 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
         check_parity(bare, f"{what} ({spin[0]})")
         remarks.append(f"labels are computed with a spin multiplicity of {spin[1]:g} ({spin[0]})")
     return remarks
+
+
+def _is_sum_of_oxidation(charge: float, given: Any) -> bool:
+    """Return whether a charge is the sum of the oxidation states of a structure of pymatgen, and not zero."""
+    states = [getattr(site.specie, "oxi_state", None) or 0.0 for site in given] if isinstance(given, IStructure) else []
+    return abs(charge) >= _NO_CHARGE and abs(sum(states) - charge) < 1e-6
 
 
 def _take_moments(atoms: Atoms, bare: Atoms, what: str) -> list[str]:

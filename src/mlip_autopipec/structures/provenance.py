@@ -51,6 +51,8 @@ class Origin(StrEnum):
     GIVEN = "given"
 
 
+#: What data sets call the frame of a single atom in a box (``config_type``).
+ISOLATED = ("isolatedatom", "isolated_atom")
 #: Names in ``atoms.info`` of the fields below, where they differ.
 _NAMES = {"purpose": "property"}
 

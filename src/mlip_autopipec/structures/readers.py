@@ -19,6 +19,8 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.atom_types import NAMED, lammps_format, named_xyz, no_element
 from mlip_autopipec.structures.cifs import has_moments, in_a_known_setting, magnetic_structure
 from mlip_autopipec.structures.file_doubts import about_file
+from mlip_autopipec.structures.periodicity import Shape, shape_of
+from mlip_autopipec.structures.provenance import ISOLATED
 from mlip_autopipec.structures.texts import OPENERS, readable, text_of
 
 if TYPE_CHECKING:
@@ -170,8 +172,14 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
         structures = structures[:-1]
     if not structures or not isinstance(structures[-1], Atoms):
         raise InvalidInputError(f"structures.file: '{path}' holds no structure; {_REMEDY}")
+    chosen = -1
+    if len(structures) > 1 and _is_set_aside(structures[-1]):
+        if not isinstance(source, str):
+            source.seek(0)
+        structures = list(ase.io.read(source, ":", do_not_split_by_at_sign=True, **arguments))
+        chosen = _last_ordinary(structures, path)
     # a calculator that a reader attaches holds numbers; nothing is asked of it
-    atoms = structures[-1]
+    atoms = structures[chosen]
     try:
         remarks = about_file(path, arguments["format"], atoms)
     except InvalidInputError as error:
@@ -179,8 +187,33 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
     if "specorder" in arguments or "Z_of_type" in arguments:  # named by the user, or by the file itself
         atoms.info[NAMED] = sorted(set(atoms.symbols))
     if len(structures) > 1:
-        remarks.insert(0, f"it holds several structures; the last is used ({atoms.get_chemical_formula()})")
+        formula, which = atoms.get_chemical_formula(), "the last"
+        if chosen >= 0:
+            which = f"frame {chosen} (from 0), behind which are isolated atoms or structures that are held out alone,"
+        remarks.insert(0, f"it holds several structures; {which} is used ({formula})")
     return Read(atoms, tuple(remarks))
+
+
+def _is_set_aside(atoms: Atoms) -> bool:
+    """Return whether a frame of a dataset is an isolated atom, or held out."""
+    return _is_lone(atoms) or str(atoms.info.get("split", "train")) != "train"
+
+
+def _is_lone(atoms: Atoms) -> bool:
+    named = str(atoms.info.get("config_type", "")).lower() in ISOLATED
+    return len(atoms) == 1 and (named or shape_of(atoms) is Shape.CLUSTER)
+
+
+def _last_ordinary(structures: Sequence[Any], path: Path) -> int:
+    """Return the index of the last structure that is to be trained on, else of the last that is no isolated atom."""
+    for wrong in (_is_set_aside, _is_lone):
+        for index in reversed(range(len(structures))):
+            if not wrong(structures[index]):
+                return index
+    raise InvalidInputError(
+        f"structures.file: '{path}' holds {len(structures)} isolated atoms and no other structure; name a file with a "
+        "structure"
+    )
 
 
 def _of_xyz(text: str, elements: Sequence[str]) -> Read:
