@@ -172,6 +172,43 @@ def test_a_cif_that_lacks_atoms_of_its_formula_says_so(tmp_path, formula, told):
     assert read_structure(tmp_path / "a.cif").remarks == (() if told is None else (told,))
 
 
+LABELS_ALONE = CIF.replace("_atom_site_type_symbol\n", "").replace("_chemical_formula_sum '{formula}'\n", "{formula}")
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        (CIF.format(name="x", formula="NA CL", atoms="NA1 NA 0 0 0\nCL1 CL .5 .5 .5"), "ClNa"),
+        (CIF.format(name="x", formula="Si O2", atoms="SI1 SI+4 0 0 0\nO1 O-2 .5 .5 .5\nO2 O-2 .5 .5 0"), "O2Si"),
+        (CIF.format(name="x", formula="Co O", atoms="M1 CO 0 0 0\nO1 O .5 .5 .5"), "CoO"),
+        (
+            LABELS_ALONE.format(name="x", formula="_chemical_formula_sum 'Na Cl'\n", atoms="NA1 0 0 0\nCL1 .5 0 0"),
+            "ClNa",
+        ),
+        (LABELS_ALONE.format(name="x", formula="_chemical_formula_sum 'C O'\n", atoms="CA1 0 0 0\nO1 .3 0 0"), "CO"),
+    ],
+)
+def test_elements_of_a_cif_in_capitals(tmp_path, text, formula):
+    (tmp_path / "a.cif").write_text(text)
+    assert read_structure(tmp_path / "a.cif").structure.get_chemical_formula() == formula
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            CIF.format(name="x", formula="Na Cl", atoms="A N 0 0 0\nB C .5 .5 .5"),
+            "formula is Na Cl, and its sites are re",
+        ),
+        (LABELS_ALONE.format(name="x", formula="", atoms="NA1 0 0 0\nCL1 .5 .5 .5"), "its site NA1 may be N or Na"),
+    ],
+)
+def test_other_elements_than_those_of_the_formula_are_refused(tmp_path, text, told):
+    (tmp_path / "a.cif").write_text(text)
+    with pytest.raises(InvalidInputError, match=f"a.cif': .*{told}"):
+        read_structure(tmp_path / "a.cif")
+
+
 def test_of_several_structures_the_last_is_said(tmp_path):
     first, last = bulk("Cu", cubic=True), bulk("Cu", cubic=True) * (1, 1, 2)
     for name in ("a.xyz", "a.traj", "XDATCAR"):

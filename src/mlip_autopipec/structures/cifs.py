@@ -9,6 +9,7 @@ from io import StringIO
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.data import atomic_numbers
 from ase.formula import Formula
 from ase.spacegroup import Spacegroup
 from ase.spacegroup.spacegroup import SpacegroupError
@@ -18,6 +19,8 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.electrons import along_one_axis
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from ase import Atoms
     from pymatgen.core import Structure
 
@@ -30,6 +33,8 @@ _NAMED = re.compile(rf"{_NAME}(?:'([^'\n]*)'|\"([^\"\n]*)\"|(\S+))", _I)
 _NUMBER = re.compile(r"^_(?:symmetry_Int_Tables_number|space_group_IT_number)\s+['\"]?(\d+)", _I)
 _OPERATIONS = re.compile(r"^_(?:symmetry_equiv_pos_as_xyz|space_group_symop[._]operation_xyz)", _I)
 _MOMENTS = re.compile(r"^_atom_site_moment", _I)
+#: A symbol of two letters, both capitals.
+_CAPITALS = re.compile(r"[A-Z]{2}(?![A-Za-z])")
 #: Components of moments (Bohr magnetons) across the axis of all are none if they are smaller.
 _ACROSS = 0.1
 _REMEDY = "write the operations of the group into it (_space_group_symop_operation_xyz), or all atoms with P 1"
@@ -52,6 +57,82 @@ def in_a_known_setting(text: str) -> str:
         return f"{found[1]}{found[2]}{found[3]}{found[2]}\n_symmetry_space_group_setting {setting}"
 
     return text if "_symmetry_space_group_setting" in text else _SYMBOL.sub(plain, text)
+
+
+def with_elements(text: str) -> str:
+    """
+    Write elements in capitals (``NA1``, ``SI+4``) as ASE reads them, which takes the first letter of them alone.
+
+    Symbols (``_atom_site_type_symbol``) are elements. Labels may be names of atoms (``CA`` is carbon in a protein), so
+    that the formula of the file decides.
+
+    Parameters
+    ----------
+    text
+        Of a CIF file.
+
+    Raises
+    ------
+    InvalidInputError
+        There are no symbols and no formula, and labels that may be either of two elements.
+    """
+    lines = text.split("\n")
+    for column in ("_atom_site_type_symbol", "_atom_site_label"):
+        places = _words_of(lines, column)
+        if not places:
+            continue
+        changed = {place: _capitalised(word) for place, word in places.items() if _capitalised(word) != word}
+        if changed and column == "_atom_site_label" and not _formula_wants(text, places, changed):
+            return text
+        for (at, start), word in changed.items():
+            lines[at] = lines[at][:start] + word + lines[at][start + len(word) :]
+        return "\n".join(lines)
+    return text
+
+
+def _words_of(lines: Sequence[str], column: str) -> dict[tuple[int, int], str]:
+    """Return the words of a column of a loop, by line and place in it."""
+    names: list[str] | None = None  # of the columns of the loop that is read
+    found: dict[tuple[int, int], str] = {}
+    for at, line in enumerate(lines):
+        stripped = line.strip()
+        if stripped.lower() == "loop_":
+            names = []
+        elif names is not None and stripped.startswith("_"):
+            names.append(stripped.split()[0].lower())
+        elif not stripped or stripped.startswith(("#", "data_")):
+            continue
+        elif names is not None and column in names:
+            words = list(re.finditer(r"\S+", line))
+            if len(words) == len(names):
+                word = words[names.index(column)]
+                found[at, word.start()] = word[0]
+        if names and stripped.startswith("_") and len(stripped.split()) > 1:
+            names = None  # an entry behind the loop
+    return found
+
+
+def _capitalised(word: str) -> str:
+    """Return a symbol of two capitals as that of the element, if there is one."""
+    symbol = word[:2].capitalize()
+    return symbol + word[2:] if _CAPITALS.match(word) and symbol in atomic_numbers else word
+
+
+def _formula_wants(text: str, places: Mapping[tuple[int, int], str], changed: Mapping[tuple[int, int], str]) -> bool:
+    """Tell whether labels in capitals are elements of two letters, by the formula."""
+    if (told := _formula(text)) is None:
+        word = next(places[place] for place in changed)
+        raise InvalidInputError(
+            f"its site {word} may be {word[0]} or {word[:2].capitalize()}, and the file has no symbols and no formula; "
+            "write _atom_site_type_symbol, or labels like Na1"
+        )
+    elements = {_element(word) for word in {**places, **changed}.values()}
+    return elements == set(told[1])
+
+
+def _element(word: str) -> str:
+    found = re.match(r"[A-Z][a-z]?", word)
+    return "" if found is None else "H" if found[0] == "D" else found[0]
 
 
 def has_moments(text: str) -> bool:
@@ -96,7 +177,7 @@ def about_cif(text: str, atoms: Atoms) -> list[str]:
     Raises
     ------
     InvalidInputError
-        The cell holds another number of formula units than the file says.
+        The cell holds another number of formula units than the file says, or elements of which its formula has none.
     """
     if len(re.findall(r"^data_", text, re.MULTILINE)) > 1:
         return []
@@ -111,6 +192,8 @@ def _formula(text: str) -> tuple[str, dict[str, float]] | None:
     parts = re.findall(r"([A-Z][a-z]?)(\d+\.?\d*)?", words)
     if re.sub(r"\s", "", words) != "".join(map("".join, parts)):
         return None
+    if not {element for element, _ in parts} <= {*atomic_numbers, "D"}:  # in capitals
+        parts = re.findall(r"([A-Z][a-z]?)(\d+\.?\d*)?", " ".join(map(_capitalised, words.split())))
     said: dict[str, float] = {}
     for element, count in parts:
         name = "H" if element == "D" else element
@@ -127,7 +210,10 @@ def _about_formula(text: str, atoms: Atoms) -> list[str]:
     there = Counter(atoms.symbols)
     common = set(said) & set(there)
     if not common:
-        return []
+        raise InvalidInputError(
+            f"its formula is {words}, and its sites are read as {atoms.get_chemical_formula()}, without one element of "
+            "it; write the elements in _atom_site_type_symbol, as Na and Cl"
+        )
     most = min(there[element] / said[element] for element in common)
     ratio = max(there[element] / said[element] for element in common)
     missing = sorted(set(said) - set(there))

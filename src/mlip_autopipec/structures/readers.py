@@ -7,6 +7,7 @@ import io
 import json
 import re
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
@@ -17,14 +18,14 @@ from pymatgen.core import Molecule, Structure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.atom_types import NAMED, lammps_format, named_xyz, no_element
-from mlip_autopipec.structures.cifs import has_moments, in_a_known_setting, magnetic_structure
+from mlip_autopipec.structures.cifs import has_moments, in_a_known_setting, magnetic_structure, with_elements
 from mlip_autopipec.structures.file_doubts import about_file
 from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.provenance import ISOLATED
 from mlip_autopipec.structures.texts import OPENERS, readable, text_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 #: Formats of ASE whose readers take numbers and words out of a file and do nothing else. Left out are those that open a
@@ -162,7 +163,8 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
     else:
         source: Any = readable(path, binary=of_format.isbinary) if of_format.acceptsfd else str(path)
         if arguments["format"] == "cif":
-            text = text_of(path)
+            with _named(path):
+                text = with_elements(text_of(path))
             if has_moments(text):
                 return Read(magnetic_structure(text))
             source = io.BytesIO(in_a_known_setting(text).encode())
@@ -180,10 +182,8 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
         chosen = _last_ordinary(structures, path)
     # a calculator that a reader attaches holds numbers; nothing is asked of it
     atoms = structures[chosen]
-    try:
+    with _named(path):
         remarks = about_file(path, arguments["format"], atoms)
-    except InvalidInputError as error:
-        raise InvalidInputError(f"structures.file: '{path}': {error}") from error
     if "specorder" in arguments or "Z_of_type" in arguments:  # named by the user, or by the file itself
         atoms.info[NAMED] = sorted(set(atoms.symbols))
     if len(structures) > 1:
@@ -192,6 +192,15 @@ def _by_ase(path: Path, **arguments: Any) -> Read:
             which = f"frame {chosen} (from 0), behind which are isolated atoms or structures that are held out alone,"
         remarks.insert(0, f"it holds several structures; {which} is used ({formula})")
     return Read(atoms, tuple(remarks))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what is wrong with a file named with it."""
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"structures.file: '{path}': {error}") from error
 
 
 def _is_set_aside(atoms: Atoms) -> bool:
