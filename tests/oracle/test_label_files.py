@@ -162,6 +162,19 @@ def test_two_energies_of_different_origin_are_asked_about(copper, tmp_path):
         read_labels_file(path)
 
 
+@pytest.mark.parametrize("other", ["fermi_energy", "homo_energy", "band_energy", "smearing_energy", "energy_per_atom"])
+def test_what_is_no_total_energy_is_never_taken(copper, tmp_path, other):
+    for energy in ("REF_energy", "Energy"):
+        path = rewritten(copper, tmp_path / "a.extxyz", energy=None, **{energy: -3.0, other: 2.0})
+        (label,) = read_labels_file(path)
+        assert label.get_potential_energy() == -3.0
+    with pytest.raises(InvalidInputError, match=f"energy_key is {other}, which is no total energy by its name"):
+        read_labels_file(path, energy_key=other)
+    alone = rewritten(copper, tmp_path / "b.extxyz", energy=None, **{other: 2.0})
+    with pytest.raises(InvalidInputError, match=rf"has no energy; it has .*\({other}: no total energy"):
+        read_labels_file(alone)
+
+
 @pytest.mark.parametrize("name", ["stress", "REF_stress", "dft_stress", "virial", "REF_virial", "dft_virials"])
 @pytest.mark.parametrize("six", [True, False])
 def test_stress_under_any_name_and_of_six_numbers(copper, tmp_path, name, six):
