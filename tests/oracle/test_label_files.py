@@ -412,6 +412,45 @@ def test_lone_atoms_are_recognised():
         take_in_labels([lone(3.5), lone(3.0, 14.0)])
 
 
+def test_an_atom_that_is_called_isolated_is_far_from_its_images(tmp_path):
+    near, far = lone(0.1, 5.0), lone(3.5)
+    for atoms in (near, far):
+        atoms.info["config_type"] = "IsolatedAtom"
+    ase.io.write(tmp_path / "near.xyz", [*emt(), near])
+    with pytest.raises(InvalidInputError, match=r"frame 6 \(Cu\) is called .* images are 5\.00 A apart"):
+        read_labels_file(tmp_path / "near.xyz")
+    ase.io.write(tmp_path / "far.xyz", [*emt(), far])
+    (told,) = [one for one in read_labels_file(tmp_path / "far.xyz").remarks if "reference" in one]
+    assert told == "labels: frames that are called isolated atoms give the elements' reference energies: Cu 3.5000 eV"
+
+
+def test_copies_of_trained_labels_leave_the_test_set():
+    copies = emt(3)
+    for atoms in copies:
+        atoms.info["split"] = "test"
+    other = emt(7)[6]
+    other.info["split"] = "test"
+    taken = take_in_labels([*copies[:1], *emt(), *copies[1:], other])
+    assert [atoms.info.get("split") for atoms in taken] == [None] * 6 + ["test"]
+    assert taken.remarks[0].startswith("labels: 3 of 4 held out for tests are trained on as well, like labels[0] (Cu8)")
+    twice = take_in_labels([*emt(), *emt(3)])
+    hold_out(twice, 0.3, seed=0)
+    assert not any(atoms.info.get("split") for atoms in (*twice[:3], *twice[6:]))
+    assert [atoms.info.get("split") for atoms in twice[3:6]] == ["test"] * 3
+
+
+def test_lengths_in_bohr_are_said():
+    frames = emt()
+    for atoms in frames:
+        forces = 0.529177 * atoms.calc.results["forces"]
+        energy = atoms.get_potential_energy()
+        atoms.set_cell(atoms.cell.array / 0.529177, scale_atoms=True)
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    (told,) = [one for one in take_in_labels(frames).remarks if "bohr" in one]
+    assert "labels[0] (Cu8) and all of the first 6: nearest atoms" in told
+    assert "lengths are in bohr" in told
+
+
 def test_one_composition_is_said():
     assert "do not tell the energies of Ag, Cu apart" in take_in_labels(emt(symbols="Cu4Ag4")).remarks[0]
     assert take_in_labels([*emt(symbols="Cu4Ag4"), *emt()]).remarks == ()

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
+from mlip_autopipec.oracle.given import GivenLabels, alone_in, take_in_labels
 from mlip_autopipec.oracle.label_keys import NAMES, Keys, find_keys, six
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.output_levels import compare_levels
@@ -206,6 +206,8 @@ def hold_out(frames: Sequence[Atoms], fraction: float, seed: int) -> None:
     n_test = max(1, round(fraction * len(free)))
     if n_test >= len(free):
         raise InvalidInputError(f"test_fraction {fraction} of {len(free)} structures leaves none to train on")
+    once = alone_in(free)  # a copy that is trained on tests nothing
+    free = once if len(once) >= n_test else free
     for i in np.random.default_rng(seed).choice(len(free), n_test, replace=False):
         mark(free[i], split=Split.TEST)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from mlip_autopipec.oracle.zero_forces import forces_set_to_zero
 from mlip_autopipec.structures.atom_types import types_for_elements
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
-from mlip_autopipec.structures.doubts import bonds_across
+from mlip_autopipec.structures.doubts import bonds_across, in_bohr
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
 from mlip_autopipec.structures.intake import take_electrons
 from mlip_autopipec.structures.limits import refuse_numbers, shown_formula
-from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
+from mlip_autopipec.structures.provenance import Origin, Provenance, Split, about_compositions, mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,6 +47,8 @@ _SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
 _ALONE_A = 6.0
 #: A stress (eV/A^3) of nine numbers may be asymmetric by rounding and by what is left of the self-consistency.
 _SYMMETRIC, _SYMMETRIC_SHARE = 1e-3, 0.02
+#: How many structures tell the unit of lengths.
+_FIRST = 10
 #: How many frames of one fault a message names.
 _NAMED = 3
 
@@ -113,7 +116,11 @@ def take_in_labels(
     said += [*about_balance(frames), *about_uneven(frames)]
     said += _bonds_across(frames, where)
     said += _lone_atoms(frames, where)
-    said += _duplicates(frames, where)
+    groups = _same_structures(frames)
+    said += _duplicates(frames, where, groups)
+    frames, where, about = _without_copies_in_test(frames, where, groups)
+    said += about
+    said += _lengths_in_bohr(frames, where)
     about_units = refuse_units(frames, where)
     said += about_units
     said += contradictions(frames, where)
@@ -284,11 +291,22 @@ def _energy(atoms: Atoms) -> float:
 def _lone_atoms(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     """Recognise isolated atoms, and say so; refuse two of one element that differ."""
     alone: dict[str, tuple[float, str]] = {}
+    named: dict[str, str] = {}
     said = []
     for atoms, name in zip(frames, names, strict=True):
-        if len(atoms) != 1 or charge_of(atoms) or len(neighbours("ij", atoms, _ALONE_A)[0]):
+        if len(atoms) != 1 or charge_of(atoms):
             continue
-        if "split" not in atoms.info:
+        is_reference = atoms.info.get("split") == Split.REFERENCE  # by its config_type
+        if len(apart := neighbours("d", atoms, _ALONE_A)):
+            if is_reference:
+                raise InvalidInputError(
+                    f"{name} is called an isolated atom, and its periodic images are {min(apart):.2f} A apart; give "
+                    f"the energy of an atom in a box of {2 * _ALONE_A:g} A, or take out what it is called"
+                )
+            continue
+        if is_reference:
+            named[atoms.symbols[0]] = f"{atoms.symbols[0]} {_energy(atoms):.4f} eV"
+        elif "split" not in atoms.info:
             mark(atoms, origin=Origin.ISOLATED_ATOM, split=Split.REFERENCE)
             said.append(f"{name} is a lone atom: {_energy(atoms):.4f} eV becomes the element's reference energy")
         element = atoms.symbols[0]
@@ -298,29 +316,76 @@ def _lone_atoms(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
                 f"{name} and {other[1]} are both a lone {element} atom, with {_energy(atoms):.4f} and {other[0]:.4f} "
                 "eV; keep the one of the ground state"
             )
+    if named:
+        listed = ", ".join(named[element] for element in sorted(named))
+        said.append(f"labels: frames that are called isolated atoms give the elements' reference energies: {listed}")
     return said
 
 
-def _duplicates(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
-    """Refuse two labels of one structure that differ; say how many are given twice."""
-    first: dict[str, int] = {}
-    faults, twice = [], 0
+def _same_structures(frames: Sequence[Atoms]) -> list[list[int]]:
+    """Return the indices of labels of one structure, for each structure that has several."""
+    found: dict[str, list[int]] = {}
     for i, atoms in enumerate(frames):
         # ACE knows no moments: labels of several magnetic states of one structure cannot both be learnt
-        j = first.setdefault(json.dumps({**canonical_form(atoms), "moments": None}), i)
-        if i == j:
-            continue
-        twice += 1
-        one, two = frames[j], atoms
-        energies = _energy(one) / len(one), _energy(two) / len(two)
-        if abs(energies[0] - energies[1]) > _SAME_ENERGY:
-            faults.append(
-                f"{names[j]} and {names[i]} are one structure with {energies[0]:.4f} and {energies[1]:.4f} eV/atom"
-            )
-        elif np.allclose(one.positions, two.positions, atol=1e-4):  # the atoms are in one order
-            forces = [atoms.calc.results["forces"] for atoms in (one, two)]
-            apart = float(np.abs(forces[0] - forces[1]).max())
-            if apart > _SAME_FORCE + _SAME_FORCE_SHARE * float(np.abs(forces[0]).max()):
-                faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
+        found.setdefault(json.dumps({**canonical_form(atoms), "moments": None}), []).append(i)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _splits(frames: Sequence[Atoms], group: Sequence[int]) -> list[Split]:
+    return [Provenance.of(frames[i]).split for i in group]
+
+
+def _duplicates(frames: Sequence[Atoms], names: Sequence[str], groups: Sequence[Sequence[int]]) -> list[str]:
+    """Refuse two labels of one structure that differ; say how many are given twice."""
+    faults = []
+    for group in groups:
+        for i in group[1:]:
+            j = group[0]
+            one, two = frames[j], frames[i]
+            energies = _energy(one) / len(one), _energy(two) / len(two)
+            if abs(energies[0] - energies[1]) > _SAME_ENERGY:
+                faults.append(
+                    f"{names[j]} and {names[i]} are one structure with {energies[0]:.4f} and {energies[1]:.4f} eV/atom"
+                )
+            elif np.allclose(one.positions, two.positions, atol=1e-4):  # the atoms are in one order
+                forces = [atoms.calc.results["forces"] for atoms in (one, two)]
+                apart = float(np.abs(forces[0] - forces[1]).max())
+                if apart > _SAME_FORCE + _SAME_FORCE_SHARE * float(np.abs(forces[0]).max()):
+                    faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
     _refuse(iter(faults))
+    # those of one set: copies of what is trained on leave the test set
+    twice = sum(n - 1 for group in groups for n in Counter(_splits(frames, group)).values())
     return [f"labels: {twice} of {len(frames)} are given twice, and count twice"] if twice else []
+
+
+def _without_copies_in_test(
+    frames: list[Atoms], names: list[str], groups: Sequence[Sequence[int]]
+) -> tuple[list[Atoms], list[str], list[str]]:
+    """Take labels out of the test set whose structures are trained on: their error would be none of held-out ones."""
+    copies = set()
+    for group in groups:
+        splits = _splits(frames, group)
+        if Split.TRAIN in splits:
+            copies |= {i for i, split in zip(group, splits, strict=True) if split is Split.TEST}
+    if not copies:
+        return frames, names, []
+    n_test = sum(Provenance.of(atoms).split is Split.TEST for atoms in frames)
+    told = (
+        f"labels: {len(copies)} of {n_test} held out for tests are trained on as well, like {names[min(copies)]}: they "
+        "are taken out of the test set"
+    )
+    kept = [i for i in range(len(frames)) if i not in copies]
+    return [frames[i] for i in kept], [names[i] for i in kept], [told]
+
+
+def alone_in(frames: Sequence[Atoms]) -> list[Atoms]:
+    """Return the labels whose structures are given once."""
+    several = {i for group in _same_structures(frames) for i in group}
+    return [atoms for i, atoms in enumerate(frames) if i not in several]
+
+
+def _lengths_in_bohr(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
+    """Say that the first structures all have bonds as long as they are in bohr."""
+    first = [(atoms, name) for atoms, name in zip(frames, names, strict=True) if len(atoms) > 1][:_FIRST]
+    told = [in_bohr(atoms) for atoms, _ in first]
+    return [f"labels: {first[0][1]} and all of the first {len(first)}: {told[0][0]}"] if first and all(told) else []

@@ -74,7 +74,7 @@ def doubts(atoms: Atoms) -> list[str]:
     atoms
         A structure in Angstrom.
     """
-    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms)]
+    return [*_thin_gaps(atoms), *bonds_across(atoms), *in_bohr(atoms)]
 
 
 def _thin_gaps(atoms: Atoms) -> list[str]:
@@ -131,7 +131,8 @@ def _widest_gap(scaled: NDArray[np.float64]) -> float:
     return float(np.diff(np.append(ordered, ordered[0] + 1.0)).max())
 
 
-def _in_bohr(atoms: Atoms) -> list[str]:
+def in_bohr(atoms: Atoms) -> list[str]:
+    """Say that nearest atoms are as far apart as bonds are in bohr."""
     if len(atoms) < 2 or np.isin(atoms.numbers, _NOBLE).any():
         return []
     radii = covalent_radii[atoms.numbers]
