@@ -227,6 +227,23 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("name", ["frozen", "fixed"])
+def test_a_column_of_words_says_which_atoms(tmp_path, name):
+    line = f'2\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3:{name}:S:1\nFe 0 0 0 %s\nFe 1.5 1.5 1.5 %s\n'
+    for no, yes in (("no", "yes"), ("False", "True"), ("F", "t"), ("0", "1")):
+        (tmp_path / "a.xyz").write_text(line % (no, yes))
+        taken = load_structure(tmp_path, tmp_path / "a.xyz", None, None)
+        assert taken.atoms.arrays[name].tolist() == [False, True]
+    if name == "frozen":
+        assert "1 of 2 atoms do not move in MD (its 'frozen')" in taken.remarks[-1]
+        (tmp_path / "a.xyz").write_text(line % ("yes", "yes"))
+        with pytest.raises(InvalidInputError, match="'frozen' holds all 2 atoms; leave some to move"):
+            load_structure(tmp_path, tmp_path / "a.xyz", None, None)
+    (tmp_path / "a.xyz").write_text(line % ("no", "maybe"))
+    with pytest.raises(InvalidInputError, match=f"'{name}' of an atom is 'maybe'; give T or F"):
+        load_structure(tmp_path, tmp_path / "a.xyz", None, None)
+
+
 def test_a_charge_that_is_the_sum_of_oxidation_states_says_nothing():
     salt = Structure(Lattice.cubic(4.2), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     salt.add_oxidation_state_by_element({"Mg": 2, "O": -1})

@@ -17,11 +17,46 @@ if TYPE_CHECKING:
 
 #: Array of a structure that holds whether each atom is frozen.
 FROZEN = "frozen"
+#: Words and numbers for yes and no.
+_SAID = {
+    **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
+    **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
+}
 
 
 def frozen_atoms(atoms: Atoms) -> NDArray[np.intp]:
     """Return the indices of the atoms that are marked as frozen."""
     return np.flatnonzero(atoms.arrays[FROZEN]) if FROZEN in atoms.arrays else np.empty(0, dtype=np.intp)
+
+
+def marked(atoms: Atoms, name: str, what: str) -> NDArray[np.bool_]:
+    """
+    Return which atoms a column of yes and no marks, (n_atoms,); of three values of an atom all have to.
+
+    Parameters
+    ----------
+    atoms
+        With the array.
+    name
+        Of the array. Words of a file are read by what they say: as such they would all be true.
+    what
+        How the message names the structure.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is neither yes nor no.
+    """
+    found = []
+    for value in np.asarray(atoms.arrays[name]).ravel().tolist():
+        said = _SAID.get(str(value).lower())
+        if said is None:
+            raise InvalidInputError(
+                f"{what}: '{name}' of an atom is {value!r}; give T or F (or 1 and 0), or take the column out"
+            )
+        found.append(said)
+    columns = len(found) // max(len(atoms), 1)
+    return np.asarray(np.array(found, dtype=bool).reshape(len(atoms), columns).all(axis=1))
 
 
 def freeze(atoms: Atoms, indices: Sequence[int] | NDArray[np.intp]) -> Atoms:

@@ -17,7 +17,7 @@ from mlip_autopipec.structures.atom_types import NAMED, types_for_elements
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.doubts import doubts, rejoined
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
-from mlip_autopipec.structures.frozen import FROZEN
+from mlip_autopipec.structures.frozen import FROZEN, marked
 from mlip_autopipec.structures.limits import refuse_numbers
 from mlip_autopipec.structures.masses import masses_of, told_masses
 
@@ -109,8 +109,13 @@ def take_in(given: Any, what: str) -> TakenIn:
         bare.set_masses(masses)
         remarks.append(f"masses of its own are used: {told_masses(bare)}")
     if FROZEN in atoms.arrays:  # a run file or a user's own script has said so
-        bare.set_array(FROZEN, np.asarray(atoms.arrays[FROZEN], dtype=bool))
-    fixed, about = _fixed(atoms)
+        frozen = marked(atoms, FROZEN, what)
+        bare.set_array(FROZEN, frozen)
+        if frozen.any():
+            remarks.append(f"{frozen.sum()} of {len(atoms)} atoms do not move in MD (its '{FROZEN}')")
+        if frozen.all() and len(atoms):
+            raise InvalidInputError(f"{what}: its '{FROZEN}' holds all {len(atoms)} atoms; leave some to move")
+    fixed, about = _fixed(atoms, what)
     remarks += about
     if fixed is not None:
         bare.set_array(FIXED, fixed)
@@ -336,11 +341,11 @@ def _about_velocities(atoms: Atoms) -> list[str]:
     return [f"velocities ({kinetic:.0f} K) are not used: MD draws its own at each temperature, by the seed"]
 
 
-def _fixed(atoms: Atoms) -> tuple[NDArray[np.bool_] | None, list[str]]:
+def _fixed(atoms: Atoms, what: str) -> tuple[NDArray[np.bool_] | None, list[str]]:
     """Return which atoms are fixed wholly, and what to say of the constraints."""
     fixed = np.zeros(len(atoms), dtype=bool)
     if FIXED in atoms.arrays:
-        fixed |= np.asarray(atoms.arrays[FIXED]).astype(bool).reshape(len(atoms), -1).all(axis=1)
+        fixed |= marked(atoms, FIXED, what)
     others: dict[str, int] = {}
     before = int(fixed.sum())
     for constraint in atoms.constraints:
