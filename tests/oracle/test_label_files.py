@@ -6,7 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms, units
-from ase.build import bulk, fcc111
+from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
@@ -16,6 +16,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.files import hold_out, read_labels_file
 from mlip_autopipec.oracle.given import take_in_labels
 from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.structures.readers import read_structure
 
 SILICON = SHARED_DATA / "dft" / "Si_gap_17frames.extxyz"
 
@@ -315,6 +316,28 @@ def test_forces_that_a_constraint_took_off_are_refused():
         take_in_labels(frames)
 
 
+@pytest.mark.parametrize(("axis", "name"), enumerate("xyz"))
+def test_forces_without_a_component_are_refused(axis, name):
+    frames = emt()
+    for atoms in frames:
+        atoms.calc.results["forces"][:, axis] = 0.0
+    with pytest.raises(InvalidInputError, match=rf"labels\[0\].* and all others .* exactly zero along {name}"):
+        take_in_labels(frames)
+
+
+def test_planar_molecules_have_no_forces_across_their_plane():
+    frames = []
+    for seed in range(3):
+        atoms = molecule("C6H6")
+        atoms.positions[:, :2] += np.random.default_rng(seed).normal(0, 0.03, (12, 2))
+        atoms.calc = EMT()
+        results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        results["forces"][:, 2] = 0.0
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    assert len(take_in_labels(frames)) == 3
+
+
 def test_forces_that_symmetry_makes_zero_are_right():
     crystal = bulk("Cu", cubic=True) * (2, 1, 1)
     slab = fcc111("Cu", (2, 2, 3), vacuum=8)  # its middle layer has no force
@@ -449,6 +472,57 @@ def test_lengths_in_bohr_are_said():
     (told,) = [one for one in take_in_labels(frames).remarks if "bohr" in one]
     assert "labels[0] (Cu8) and all of the first 6: nearest atoms" in told
     assert "lengths are in bohr" in told
+
+
+@pytest.mark.parametrize("name", ["REF_stress", "REF_virial"])
+def test_nine_numbers_of_a_file_are_symmetric(copper, tmp_path, name):
+    factor = 1.0 if name == "REF_stress" else -copper.get_volume()
+    tensor = factor * (copper.get_stress(voigt=False) + np.diag([0.01, 0.02], 1))
+    path = rewritten(copper, tmp_path / "a.extxyz", **{name: tensor.ravel()})
+    with pytest.raises(InvalidInputError, match=f"frame 0 .*'{name}' is not symmetric .by .* eV"):
+        read_labels_file(path)
+
+
+def test_of_the_entry_stress_all_nine_numbers_are_looked_at(tmp_path):
+    ase.io.write(tmp_path / "a.xyz", [bulk("Cu", cubic=True)] * 2)
+    text = (tmp_path / "a.xyz").read_text().replace(" pbc=", ' stress="0 0.1 0 0 0 0 0 0 0" energy=1.0 pbc=')
+    text = text.replace("pos:R:3", "pos:R:3:forces:R:3").replace("00000\n", "00000 0 0 0\n")
+    (tmp_path / "a.xyz").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"frame 0 .*'stress' is not symmetric"):
+        read_labels_file(tmp_path / "a.xyz")
+
+
+def test_a_stress_needs_a_cell(tmp_path):
+    atoms = molecule("H2O")
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0, forces=np.eye(3) - 1 / 3, stress=np.full(6, 0.1))
+    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
+    with pytest.raises(InvalidInputError, match=r"has a stress and no volume \(no cell\)"):
+        read_labels_file(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("Lattice=", "lattice="), ("Lattice=", "cell="), ("pbc=", "PBC=")])
+def test_entries_that_the_reader_passes_over_are_refused(tmp_path, right, wrong):
+    ase.io.write(tmp_path / "a.xyz", emt(2), format="extxyz")
+    (tmp_path / "a.xyz").write_text((tmp_path / "a.xyz").read_text().replace(right, wrong))
+    with pytest.raises(InvalidInputError, match=f"frame 0 .*its entry {wrong} is not read; write it as {right}"):
+        read_labels_file(tmp_path / "a.xyz")
+    with pytest.raises(InvalidInputError, match=f"its entry {wrong} is not read"):
+        read_structure(tmp_path / "a.xyz")
+
+
+def test_where_a_file_is_damaged(tmp_path):
+    path = tmp_path / "a.xyz"
+    ase.io.write(path, emt(3), format="extxyz")
+    lines = path.read_text().splitlines()
+    for damaged, told in (
+        ([*lines[:14], lines[14][:20], *lines[15:]], "in frame 1, lines 11 to 20"),
+        ([*lines[:14], *lines[15:]], "in frame 1, lines 11 to 20"),
+        ([*lines[:15], lines[14], *lines[15:]], r"near line 21 \(frame 1, which begins at line 11, has more lines"),
+        (lines[:-3], "in frame 2, lines 21 to 28"),
+    ):
+        path.write_text("\n".join(damaged) + "\n")
+        with pytest.raises(InvalidInputError, match=f"a.xyz' cannot be read {told}"):
+            read_labels_file(path)
 
 
 def test_one_composition_is_said():

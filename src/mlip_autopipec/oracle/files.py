@@ -23,7 +23,8 @@ from mlip_autopipec.structures.atom_types import no_element
 from mlip_autopipec.structures.intake import CHARGES, MULTIPLICITIES
 from mlip_autopipec.structures.limits import shown_formula
 from mlip_autopipec.structures.provenance import ISOLATED, Origin, Split, mark
-from mlip_autopipec.structures.texts import readable
+from mlip_autopipec.structures.texts import readable, text_of
+from mlip_autopipec.structures.xyz_text import frames_of, refuse_unread, where_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -128,10 +129,15 @@ def _read_xyz(
             why += "; write nine numbers, or call it REF_virial (xx yy zz yz xz xy)"
         elif (found := no_element(error)) is not None:
             why = "; ".join(found)
-        raise InvalidInputError(f"the file of labels '{path}' cannot be read: {why}") from error
+        where = where_damaged(text_of(path))
+        raise InvalidInputError(f"the file of labels '{path}' cannot be read{where}: {why}") from error
     if not frames:
         raise InvalidInputError(f"the file of labels '{path}' holds no structure")
     names = [f"'{path}', frame {i} ({shown_formula(atoms)})" for i, atoms in enumerate(frames)]
+    for atoms, name in zip(frames, names, strict=True):
+        refuse_unread(atoms, name)
+    if any(atoms.calc is not None and "stress" in atoms.calc.results for atoms in frames):
+        _refuse_asymmetric_stress(path, names)
     values = [_values(atoms) for atoms in frames]
     complete_single_atoms(frames, values)
     keys = find_keys(frames, values, names, energy_key, forces_key, virial_key)
@@ -155,6 +161,15 @@ def _read_xyz(
                 "the forces derive from (energy_key takes the other)"
             )
     return labels, names, remarks
+
+
+def _refuse_asymmetric_stress(path: Path, names: Sequence[str]) -> None:
+    """Look at the entry ``stress`` itself, of which ASE's reader keeps one triangle."""
+    for (_, lines), name in zip(frames_of(text_of(path)), names, strict=False):
+        entry = re.search(r"(?:^|\s)stress=[\"{]([-+.,eE\d\s]*)[\"}]", lines[1])
+        numbers = [] if entry is None else entry[1].replace(",", " ").split()
+        if len(numbers) == 9:
+            six(np.array(numbers, dtype=float), name, "stress")
 
 
 def _about_free_energies(values: Sequence[Mapping[str, Any]], energy_key: str) -> list[str]:
@@ -228,11 +243,15 @@ def _labelled(atoms: Atoms, values: Mapping[str, Any], name: str, keys: Keys) ->
         ) from error
     results: dict[str, Any] = {"energy": energy, "forces": forces}
     if keys.stress is not None and values.get(keys.stress) is not None:
-        stress = six(values[keys.stress], name, keys.stress)
+        volume = float(atoms.get_volume()) if keys.is_virial and atoms.cell.rank == 3 else 1.0
+        stress = six(values[keys.stress], name, keys.stress, volume)
+        if atoms.cell.rank < 3 and (keys.is_virial or stress.any()):
+            kind = "virial" if keys.is_virial else "stress"
+            raise InvalidInputError(
+                f"{name} has a {kind} and no volume (no cell); leave the {kind} out, or give Lattice"
+            )
         if keys.is_virial:
-            if atoms.cell.rank < 3:
-                raise InvalidInputError(f"{name} has a virial and no volume (no cell); leave the virial out")
-            stress = -stress / atoms.get_volume()
+            stress = -stress / volume
         if np.abs(stress).max() > 0 or np.abs(forces).max() == 0:  # all zero: it was not computed
             results["stress"] = stress
     labelled = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)

@@ -14,12 +14,13 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.balance import about_balance, unbalanced
 from mlip_autopipec.oracle.identity import canonical_form
+from mlip_autopipec.oracle.label_keys import refuse_asymmetric
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.stale import refuse_stale
 from mlip_autopipec.oracle.uneven import about_uneven
 from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
-from mlip_autopipec.oracle.zero_forces import forces_set_to_zero
+from mlip_autopipec.oracle.zero_forces import forces_set_to_zero, forces_without_a_component
 from mlip_autopipec.structures.atom_types import types_for_elements
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
@@ -45,8 +46,6 @@ _ALIKE, _BOUND = 0.1, 0.5
 _SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
 #: An atom whose nearest periodic image is further away (A) is alone.
 _ALONE_A = 6.0
-#: A stress (eV/A^3) of nine numbers may be asymmetric by rounding and by what is left of the self-consistency.
-_SYMMETRIC, _SYMMETRIC_SHARE = 1e-3, 0.02
 #: How many structures tell the unit of lengths.
 _FIRST = 10
 #: How many frames of one fault a message names.
@@ -111,7 +110,9 @@ def take_in_labels(
     if charged := [atoms for atoms in frames if has_total(atoms)]:
         said.append(f"labels: {len(charged)} of {len(frames)} have {told(charged[0])}; ACE itself knows no charges")
     check_one_state(frames, "the labels")
-    for look in (_types, _forces_and_stress, _contacts, _energies, _same_of_all_sizes, forces_set_to_zero, unbalanced):
+    for look in (_types, _forces_and_stress, _contacts, _energies, _same_of_all_sizes):
+        _refuse(look(frames, where))
+    for look in (forces_set_to_zero, forces_without_a_component, unbalanced):
         _refuse(look(frames, where))
     said += [*about_balance(frames), *about_uneven(frames)]
     said += _bonds_across(frames, where)
@@ -199,13 +200,8 @@ def _as_voigt(stress: NDArray[np.float64], name: str) -> NDArray[np.float64]:
         return stress
     if stress.size != 9:
         raise InvalidInputError(f"{name} has a stress of shape {stress.shape}; give six numbers, or nine")
-    matrix = stress.reshape(3, 3)
-    if (apart := float(np.abs(matrix - matrix.T).max())) > _SYMMETRIC_SHARE * np.abs(matrix).max() + _SYMMETRIC:
-        raise InvalidInputError(
-            f"{name} has a stress that is not symmetric (by {apart:.3g} eV/A^3): {matrix.tolist()}; give the order "
-            "xx xy xz yx yy yz zx zy zz, or six numbers xx yy zz yz xz xy"
-        )
-    return np.asarray(full_3x3_to_voigt_6_stress(matrix))
+    refuse_asymmetric(stress.reshape(3, 3), f"{name} has a stress that")
+    return np.asarray(full_3x3_to_voigt_6_stress(stress.reshape(3, 3)))
 
 
 def _refuse(faults: Iterator[str]) -> None:

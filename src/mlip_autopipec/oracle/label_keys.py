@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase import Atoms
+    from numpy.typing import NDArray
 
 #: Entries of these names are never the total energy of a cell, even where a user names them.
 _NO_TOTAL = (
@@ -27,6 +28,8 @@ _NOT_TOTAL = re.compile(
     rf"{_NO_TOTAL}|atomi[sz]|formation|cohesive|disp|vdw|d3|pred|interaction|binding|corr|shift|e0|gap|sigma|std",
     re.IGNORECASE,
 )
+#: A stress (eV/A^3) of nine numbers may be asymmetric by rounding and by what is left of the self-consistency.
+_SYMMETRIC, _SYMMETRIC_SHARE = 1e-3, 0.02
 NAMES = ("energy_key", "forces_key", "virial_key")
 
 
@@ -165,7 +168,7 @@ def _refuse_other_virial(
 ) -> None:
     for atoms, one, name in zip(frames, values, names, strict=True):
         if stress in one and virial in one and atoms.cell.rank == 3:
-            by_virial = -six(one[virial], name, virial) / atoms.get_volume()
+            by_virial = -six(one[virial], name, virial, atoms.get_volume()) / atoms.get_volume()
             if not np.allclose(by_virial, six(one[stress], name, stress), rtol=1e-3, atol=1e-4):
                 raise InvalidInputError(
                     f"{name}: '{stress}' is not -'{virial}' / volume, so one of them has another sign or unit; say "
@@ -173,11 +176,40 @@ def _refuse_other_virial(
                 )
 
 
-def six(value: Any, name: str, key: str) -> Any:
-    """Return a tensor as xx yy zz yz xz xy, (6,)."""
+def six(value: Any, name: str, key: str, volume_A3: float = 1.0) -> Any:
+    """Return a tensor as xx yy zz yz xz xy, (6,); of a virial the volume tells how exact it is."""
     tensor = np.asarray(value, dtype=float)
     if tensor.size not in (6, 9):
         raise InvalidInputError(f"{name}: '{key}' has {tensor.size} numbers; a stress or virial has 6 or 9")
     if not np.isfinite(tensor).all():
         raise InvalidInputError(f"{name}: '{key}' is {tensor.tolist()}; give finite numbers, or leave it out")
-    return tensor.ravel() if tensor.size == 6 else full_3x3_to_voigt_6_stress(tensor.reshape(3, 3))
+    if tensor.size == 6:
+        return tensor.ravel()
+    refuse_asymmetric(tensor.reshape(3, 3), f"{name}: '{key}'", volume_A3)
+    return full_3x3_to_voigt_6_stress(tensor.reshape(3, 3))
+
+
+def refuse_asymmetric(matrix: NDArray[np.float64], what: str, volume_A3: float = 1.0) -> None:
+    """
+    Refuse a stress that is not symmetric: its numbers are in another order than rows.
+
+    Parameters
+    ----------
+    matrix
+        In eV/A^3, (3, 3); a virial in eV.
+    what
+        How the message names it.
+    volume_A3
+        Of the cell of a virial; 1 for a stress.
+
+    Raises
+    ------
+    InvalidInputError
+        Shows the numbers.
+    """
+    apart = float(np.abs(matrix - matrix.T).max())
+    if apart > _SYMMETRIC_SHARE * np.abs(matrix).max() + _SYMMETRIC * volume_A3:
+        raise InvalidInputError(
+            f"{what} is not symmetric (by {apart:.3g} {'eV/A^3' if volume_A3 == 1.0 else 'eV'}): {matrix.tolist()}; "
+            "give the order xx xy xz yx yy yz zx zy zz, or six numbers xx yy zz yz xz xy"
+        )

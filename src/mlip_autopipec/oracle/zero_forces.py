@@ -46,6 +46,30 @@ def forces_set_to_zero(frames: Sequence[Atoms], names: Sequence[str]) -> Iterato
         )
 
 
+def forces_without_a_component(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
+    """
+    Name a Cartesian component of the forces that is exactly zero in all labels although no symmetry makes it so.
+
+    Parameters
+    ----------
+    frames
+        Labels with forces (eV/A).
+    names
+        How messages name each.
+    """
+    several = [(atoms, name) for atoms, name in zip(frames, names, strict=True) if len(atoms) > 1]
+    for axis in range(3):
+        if any(atoms.calc.results["forces"][:, axis].any() for atoms, _ in several):
+            continue
+        for atoms, name in several:
+            if (np.abs(_pushes(atoms)[:, axis]) > _ONE_SIDED).any():
+                yield (
+                    f"{name} and all others have forces of exactly zero along {'xyz'[axis]}, which no symmetry "
+                    "explains: a constraint has taken them off, or the column was lost. Write all three components"
+                )
+                break
+
+
 def complete_single_atoms(frames: Sequence[Atoms], values: Sequence[MutableMapping[str, Any]]) -> None:
     """
     Give frames of one atom without forces those that they have by symmetry: zero, under the names of the other frames.
@@ -72,9 +96,14 @@ def _are_forces(key: str, value: Any) -> bool:
 
 def _is_pushed(atoms: Atoms) -> NDArray[np.bool_]:
     """Return which atoms have neighbours that do not lie around them symmetrically, (n_atoms,)."""
+    return np.asarray(np.linalg.norm(_pushes(atoms), axis=1) > _ONE_SIDED)
+
+
+def _pushes(atoms: Atoms) -> NDArray[np.float64]:
+    """Return the sum of directions to the neighbours of each atom, near ones counting more, (n_atoms, 3)."""
     radii = covalent_radii[atoms.numbers]
     i, j, distance, vector = neighbours("ijdD", atoms, _BONDED * 2 * float(radii.max()))
     nearness = np.clip(1 - distance / (_BONDED * (radii[i] + radii[j])), 0, None)
     pushes = np.zeros((len(atoms), 3))
     np.add.at(pushes, i, (nearness / np.maximum(distance, 1e-6))[:, None] * vector)
-    return np.asarray(np.linalg.norm(pushes, axis=1) > _ONE_SIDED)
+    return pushes

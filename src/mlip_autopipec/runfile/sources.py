@@ -22,6 +22,7 @@ from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
 from mlip_autopipec.structures.texts import text_of
+from mlip_autopipec.structures.xyz_text import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -154,12 +155,7 @@ def labels_in(path: Path) -> tuple[int, str]:
 def _n_frames(path: Path) -> int:
     """Count the structures of a file that may be a dataset, an xyz file or a trajectory of ASE; 0 for others."""
     if not is_output(path):
-        lines = text_of(path).split("\n")
-        n_frames = at = 0
-        while at < len(lines) and lines[at].strip().isdigit():
-            n_frames += 1
-            at += int(lines[at]) + 2
-        return n_frames
+        return sum(frame[0].strip().isdecimal() for _, frame in frames_of(text_of(path)))
     if path.suffix.lower() != ".traj":
         return 0
     with Trajectory(path) as frames:

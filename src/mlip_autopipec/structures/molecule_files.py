@@ -10,6 +10,7 @@ from ase.data import atomic_numbers
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY
 from mlip_autopipec.structures.intake import CHARGES
+from mlip_autopipec.structures.xyz_text import refuse_unread
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -90,6 +91,7 @@ def _set_charge(atoms: Atoms, total: float) -> None:
 
 def about_xyz(text: str, atoms: Atoms) -> list[str]:
     """Refuse a comment that is a charge and a multiplicity, as quantum chemistry programs write it."""
+    refuse_unread(atoms, "its last frame")
     lines = text.splitlines()
     found = re.fullmatch(r"\s*([+-]?\d)\s+(\d)\s*", lines[1]) if len(lines) > 1 else None
     if found is None or found.groups() == ("0", "1") or int(found[2]) == 0:
