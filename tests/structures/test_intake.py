@@ -214,6 +214,13 @@ REFUSED = {
     "two spins": (with_info(spin=1, multiplicity=3), r"spin is 1 and multiplicity is 3; take out"),
     "no charge, and charges that add up": (no_charge_and(1.0), r"charge is 0 and the charges of its atoms .* \+1 e"),
     "a multiplicity that cannot be": (with_info(spin=2), r"\(spin\) has 116 electrons, which have no spin multipl"),
+    "a singlet of an odd number of electrons": (
+        with_info(multiplicity=1, charge=1),
+        r"115 electrons, which have no spin",
+    ),
+    "no multiplicity": (with_info(multiplicity=0), r"spin multiplicity of 0 \(multiplicity\); it is 2S \+ 1"),
+    "a negative multiplicity": (with_info(spin=-3), r"spin multiplicity of -3 \(spin\); it is 2S"),
+    "a spin of a half": (with_info(spin=0.5), r"spin multiplicity of 0\.5 \(spin\); it is 2S"),
     "more unpaired electrons than there are": (with_info(multiplicity=201), r"116 electrons, which have no spin mul"),
     "moments that are no numbers": (with_set("initial_magnetic_moments", [np.nan] * 4), r"not finite"),
     "moments that are not collinear": (with_set("initial_magnetic_moments", np.eye(4, 3)), r"non-collinear"),

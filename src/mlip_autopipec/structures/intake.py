@@ -285,12 +285,18 @@ def _take_total(atoms: Atoms, given: Any, bare: Atoms, what: str) -> list[str]:
     spin = _number(atoms.info, MULTIPLICITIES, what)
     if spin is None and (multiplicity := getattr(given, "_spin_multiplicity", None)) is not None:
         spin = ("spin_multiplicity", float(multiplicity))
-    if spin is not None and spin[1] > 1:
+    if spin is not None and not (spin[0].lower() == "spin" and spin[1] == 0):  # some programs mean "not known" by it
+        if spin[1] < 1 or abs(spin[1] - round(spin[1])) > 1e-6:
+            raise InvalidInputError(
+                f"{what} has a spin multiplicity of {spin[1]:g} ({spin[0]}); it is 2S + 1: give a whole number, 1 or "
+                "more, or take the entry out"
+            )
         bare.info[MULTIPLICITY] = round(spin[1])
-        if abs(spin[1] - round(spin[1])) > 1e-6:
-            raise InvalidInputError(f"{what} has a spin multiplicity of {spin[1]:g} ({spin[0]}); give a whole number")
         check_parity(bare, f"{what} ({spin[0]})")
-        remarks.append(f"labels are computed with a spin multiplicity of {spin[1]:g} ({spin[0]})")
+        if spin[1] == 1:
+            del bare.info[MULTIPLICITY]
+        else:
+            remarks.append(f"labels are computed with a spin multiplicity of {spin[1]:g} ({spin[0]})")
     return remarks
 
 
