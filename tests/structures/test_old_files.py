@@ -269,6 +269,15 @@ def test_electrons_of_an_input_of_espresso_are_taken_over(
     assert (info.get("charge"), info.get("multiplicity")) == (charge, multiplicity)
 
 
+def test_fractional_moments_of_an_input_of_espresso_are_left_out(tmp_path: Path) -> None:
+    text = ESPRESSO.format(more=", nspin = 2, starting_magnetization(1) = 0.5, starting_magnetization(2) = -0.5")
+    text = text.replace("ntyp = 1", "ntyp = 2").replace("Cu 63.5 Cu.upf", "Fe1 55.8 Fe.upf\nFe2 55.8 Fe.upf")
+    (tmp_path / "pw.in").write_text(text.replace("Cu 0", "Fe1 0").replace("Cu .5", "Fe2 .5"))
+    structure, said = read_structure(tmp_path / "pw.in")
+    assert "initial_magmoms" not in take_in(structure, "pw.in").atoms.arrays
+    assert any("starting_magnetization is not used" in one for one in said)
+
+
 @pytest.mark.parametrize(
     ("end", "charge", "multiplicity"),
     [("$eht charge=1 unpaired=0\n", 1, None), ("$chrg -1\n$uhf 2\n", -1, 3), ("", None, None)],

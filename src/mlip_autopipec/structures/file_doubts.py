@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.structures.cifs import about_cif
-from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY
+from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY
 from mlip_autopipec.structures.molecule_files import (
     about_dlpoly,
     about_gromacs,
@@ -90,13 +90,20 @@ def _lammps(text: str, _: Atoms) -> list[str]:
 
 
 def _espresso_in(text: str, atoms: Atoms) -> list[str]:
-    """Take over charge and magnetization of an input of Quantum ESPRESSO."""
+    """Take over charge and total magnetization of an input of Quantum ESPRESSO."""
     text = re.sub(r"!.*", "", text)
     if (charge := re.search(r"\btot_charge\s*=\s*([-+.\dDdEe]+)", text)) and _real(charge[1]):
         atoms.info[CHARGE] = _real(charge[1])
     if (unpaired := re.search(r"\btot_magnetization\s*=\s*([-+.\dDdEe]+)", text)) and _real(unpaired[1]) > 0:
         atoms.info[MULTIPLICITY] = _real(unpaired[1]) + 1
-    return []
+    if MOMENTS not in atoms.arrays or not atoms.arrays.pop(MOMENTS).any():
+        return []
+    told = (
+        "its starting_magnetization is not used: it is a share of the valence electrons of a species, and its reader "
+        "keeps one for an element, so that an antiferromagnet would become a ferromagnet. Give the moments in Bohr "
+        "magnetons (initial_magmoms of extxyz)"
+    )
+    return [told]
 
 
 def _abinit_in(text: str, atoms: Atoms) -> list[str]:
