@@ -24,7 +24,7 @@ from mlip_autopipec.oracle.zero_forces import forces_set_to_zero, forces_without
 from mlip_autopipec.structures.atom_types import types_for_elements
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact
 from mlip_autopipec.structures.distort import right_handed
-from mlip_autopipec.structures.doubts import bonds_across, in_bohr
+from mlip_autopipec.structures.doubts import bonds_across, median_in_bohr
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
 from mlip_autopipec.structures.intake import take_electrons
 from mlip_autopipec.structures.limits import refuse_numbers, shown_formula
@@ -121,7 +121,7 @@ def take_in_labels(
     said += _duplicates(frames, where, groups)
     frames, where, about = _without_copies_in_test(frames, where, groups)
     said += about
-    said += _lengths_in_bohr(frames, where)
+    said += [f"labels: {told}" for told in median_in_bohr([atoms for atoms in frames if len(atoms) > 1][:_FIRST])]
     about_units = refuse_units(frames, where)
     said += about_units
     said += contradictions(frames, where)
@@ -378,10 +378,3 @@ def alone_in(frames: Sequence[Atoms]) -> list[Atoms]:
     """Return the labels whose structures are given once."""
     several = {i for group in _same_structures(frames) for i in group}
     return [atoms for i, atoms in enumerate(frames) if i not in several]
-
-
-def _lengths_in_bohr(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
-    """Say that the first structures all have bonds as long as they are in bohr."""
-    first = [(atoms, name) for atoms, name in zip(frames, names, strict=True) if len(atoms) > 1][:_FIRST]
-    told = [in_bohr(atoms) for atoms, _ in first]
-    return [f"labels: {first[0][1]} and all of the first {len(first)}: {told[0][0]}"] if first and all(told) else []

@@ -12,6 +12,8 @@ from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.periodicity import VACUUM_A, heights_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
     from numpy.typing import NDArray
 
@@ -74,7 +76,7 @@ def doubts(atoms: Atoms) -> list[str]:
     atoms
         A structure in Angstrom.
     """
-    return [*_thin_gaps(atoms), *bonds_across(atoms), *in_bohr(atoms)]
+    return [*_thin_gaps(atoms), *bonds_across(atoms), *_in_bohr(atoms)]
 
 
 def _thin_gaps(atoms: Atoms) -> list[str]:
@@ -131,19 +133,43 @@ def _widest_gap(scaled: NDArray[np.float64]) -> float:
     return float(np.diff(np.append(ordered, ordered[0] + 1.0)).max())
 
 
-def in_bohr(atoms: Atoms) -> list[str]:
-    """Say that nearest atoms are as far apart as bonds are in bohr."""
-    if len(atoms) < 2 or np.isin(atoms.numbers, _NOBLE).any():
+def _in_bohr(atoms: Atoms) -> list[str]:
+    nearest, found = _nearest_in_radii(atoms)
+    if not len(nearest) or not (nearest.min() > _BOHR[0] and nearest.max() < _BOHR[1]):
         return []
+    said = (
+        f"nearest atoms are {found:.2f} A apart, {nearest.min():.1f} times the sum of their covalent radii; if lengths "
+        f"are in bohr, multiply positions and cell by {units.Bohr:.5f}"
+    )
+    return [said]
+
+
+def _nearest_in_radii(atoms: Atoms) -> tuple[NDArray[np.float64], float]:
+    """Return how far the nearest atom of each is, in sums of covalent radii, and the shortest distance in A."""
+    if len(atoms) < 2 or np.isin(atoms.numbers, _NOBLE).any():
+        return np.empty(0), np.inf
     radii = covalent_radii[atoms.numbers]
     i, j, distance = neighbours("ijd", atoms, _BOHR[1] * 2 * float(radii.max()))
     nearest = np.full(len(atoms), np.inf)
     np.minimum.at(nearest, i, distance / (radii[i] + radii[j]))
-    if not (nearest.min() > _BOHR[0] and nearest.max() < _BOHR[1]):
+    return nearest, float(distance.min(initial=np.inf))
+
+
+def median_in_bohr(frames: Sequence[Atoms]) -> list[str]:
+    """
+    Say that the atoms of several structures, also distorted ones, are mostly as far apart as they are in bohr.
+
+    Parameters
+    ----------
+    frames
+        Structures in Angstrom.
+    """
+    nearest = np.concatenate([_nearest_in_radii(atoms)[0] for atoms in frames] or [np.empty(0)])
+    usual = float(np.median(nearest)) if len(nearest) else 0.0
+    if not _BOHR[0] < usual < _BOHR[1]:
         return []
-    found = float(distance.min())
     said = (
-        f"nearest atoms are {found:.2f} A apart, {nearest.min():.1f} times the sum of their covalent radii; if lengths "
-        f"are in bohr, multiply positions and cell by {units.Bohr:.5f}"
+        f"nearest atoms are {usual:.1f} times the sum of their covalent radii apart (median of {len(frames)} "
+        f"structures); if lengths are in bohr, multiply positions and cell by {units.Bohr:.5f}"
     )
     return [said]
