@@ -129,7 +129,7 @@ def _read_xyz(
             why += "; write nine numbers, or call it REF_virial (xx yy zz yz xz xy)"
         elif (found := no_element(error)) is not None:
             why = "; ".join(found)
-        where = where_damaged(text_of(path))
+        where = "" if no_element(error) is not None else where_damaged(text_of(path))
         raise InvalidInputError(f"the file of labels '{path}' cannot be read{where}: {why}") from error
     if not frames:
         raise InvalidInputError(f"the file of labels '{path}' holds no structure")
