@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Neighbours within so many sums of covalent radii push an atom; a sum of their directions above this is no symmetry.
 _BONDED, _ONE_SIDED = 1.5, 0.02
+#: Fewer labels may have forces without a component by the way their atoms were moved.
+_ENOUGH = 5
 
 
 def forces_set_to_zero(frames: Sequence[Atoms], names: Sequence[str]) -> Iterator[str]:
@@ -58,6 +60,8 @@ def forces_without_a_component(frames: Sequence[Atoms], names: Sequence[str]) ->
         How messages name each.
     """
     several = [(atoms, name) for atoms, name in zip(frames, names, strict=True) if len(atoms) > 1]
+    if len(several) < _ENOUGH:
+        return
     for axis in range(3):
         if any(atoms.calc.results["forces"][:, axis].any() for atoms, _ in several):
             continue
