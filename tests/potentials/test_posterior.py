@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.emt import EMT
@@ -154,3 +155,13 @@ def test_labels_without_stress_give_no_error_bars_of_the_stress(labels):
 
 def test_no_bytes_no_posterior():
     assert Posterior.unpack(b"") is None
+
+
+def test_of_an_atom_without_neighbours_no_energy_is_certain(potential):
+    crystal = bulk("Cu", cubic=True)
+    assert np.isfinite(bars(potential, crystal)[0])
+    for alone in (Atoms("Cu", cell=[15, 15, 15], pbc=True), crystal * (2, 1, 1) + Atoms("Cu", [(3.6, 1.8, 30.0)])):
+        alone.cell[2, 2] = max(alone.cell[2, 2], 60.0)
+        energy, forces, _ = bars(potential, alone)
+        assert np.isnan(energy)
+        assert np.isfinite(forces).all()

@@ -435,6 +435,20 @@ def test_a_limit_on_the_cost_of_md_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
         LinearACETrainer(basis=basis, max_us_per_atom_step=1e-3).train(labels)
 
 
+def test_a_busy_moment_neither_ends_a_campaign_nor_makes_its_basis_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [labelled(a) for a in cells(15)]
+    busy = [1.0]
+    monkeypatch.setattr(linear_fit, "md_cost", lambda potential, _: busy[0] * sum(potential.n_functions.values()))
+    capped = LinearACETrainer(basis=BasisSettings(cutoff=4.0), max_us_per_atom_step=50.0)
+    first = capped.train(labels[:12])
+    busy[0] = 1.9
+    again = capped.train(labels[:12], first.potential, fine_tune=True, new_labels=labels[12:])
+    assert again.potential.n_functions == first.potential.n_functions
+    busy[0] = 19.0
+    with pytest.raises(InvalidInputError, match="max_us_per_atom_step"):
+        capped.train(labels[:12], first.potential, fine_tune=True, new_labels=labels[12:])
+
+
 def test_the_number_of_functions_to_choose_from_is_bounded() -> None:
     labels = [labelled(a) for a in cells(15)]
     basis = BasisSettings(cutoff=4.0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ase.calculators.calculator import all_changes
 from pyace.asecalc import PyACECalculator, PyGRACEFSCalculator
+
+from mlip_autopipec.structures.periodicity import lone_atoms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +28,10 @@ class Evaluated(Protocol):
     @property
     def basis(self) -> Any:
         """The basis set as pyace evaluates it."""
+
+    @property
+    def cutoff(self) -> float:
+        """Largest cutoff in Angstrom."""
 
     @property
     def active_set_inverse(self) -> Mapping[str, NDArray[Any]]:
@@ -70,7 +77,8 @@ class ACECalculator(_TotalEnergies, PyACECalculator):
     """
     pyace's ASE calculator plus the reference energies of the potential (eV, eV/A, eV/A^3).
 
-    Error bars are computed when they are asked for (:data:`STANDARD_DEVIATIONS`).
+    Error bars are computed when they are asked for (:data:`STANDARD_DEVIATIONS`). That of the energy is NaN where an
+    atom has no neighbour within the cutoff: its energy is the reference energy, of which the fit says nothing.
     """
 
     implemented_properties: ClassVar[list[str]] = [*PyACECalculator.implemented_properties, *STANDARD_DEVIATIONS]
@@ -91,7 +99,9 @@ class ACECalculator(_TotalEnergies, PyACECalculator):
         super().calculate(atoms, list(properties), list(system_changes))
         if set(properties) & set(STANDARD_DEVIATIONS):
             found = self.potential.error_bars.of(atoms)
-            self.results.update(energy_std=found.energy, forces_std=found.forces, stress_std=found.stress)
+            alone = len(lone_atoms(atoms, self.potential.cutoff)) > 0
+            energy = math.nan if alone else found.energy
+            self.results.update(energy_std=energy, forces_std=found.forces, stress_std=found.stress)
 
 
 class GRACEFSCalculator(_TotalEnergies, PyGRACEFSCalculator):

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
-from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.cutoff import form_for, form_of, same_radial, with_form
 from mlip_autopipec.training.design import basis_functions
-from mlip_autopipec.training.ladder import atoms_of, md_cost, rungs_within
+from mlip_autopipec.training.ladder import atoms_of, rungs_within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,21 +75,3 @@ def with_shape(trainer: LinearSettings, task: FitTask) -> LinearSettings:
 def size_of(basis: ACEBBasisSet) -> int:
     """Return the largest number of functions that an element has."""
     return max(len(a) + len(b) for a, b in zip(basis.basis_rank1, basis.basis, strict=True))
-
-
-def within_cost(
-    trainer: LinearSettings, task: FitTask, configurations: dict[int, BBasisConfiguration]
-) -> dict[int, BBasisConfiguration]:
-    """Leave out the bases whose MD costs more than the user allows, as measured here."""
-    limit = trainer.max_us_per_atom_step
-    if limit is None:
-        return configurations
-    costs = {n: md_cost(ACEPotential.from_basis(c), task.labels) for n, c in configurations.items()}
-    within = {n: c for n, c in configurations.items() if costs[n] <= limit}
-    if not within:
-        smallest = min(costs)
-        raise InvalidInputError(
-            f"max_us_per_atom_step is {limit:g}, but the smallest basis costs {costs[smallest]:.3g} us per atom and "
-            "step on this machine; raise it, or lower the cutoff"
-        )
-    return within

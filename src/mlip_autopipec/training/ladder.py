@@ -199,7 +199,7 @@ def climb(
     return fitted[0], climbed
 
 
-def md_cost(potential: ACEPotential, frames: Sequence[Atoms], repeats: int = 3) -> float:
+def md_cost(potential: ACEPotential, frames: Sequence[Atoms], repeats: int = 5) -> float:
     """
     Measure the cost of energy and forces by pyace on this machine, in microseconds per atom and step.
 
