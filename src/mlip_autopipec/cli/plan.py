@@ -208,7 +208,8 @@ def show(campaign: RunFile, found: Plan) -> None:
     at = ", ".join(f"{condition.temperature_K:g} K" for condition in campaign.load_conditions())
     table.add_row("MD at most", f"{found.n_walkers} walker(s) of {found.n_steps} steps, at {at}: {found.md_ns:.3g} ns")
     if (teacher := campaign.teacher) is not None:
-        free = f"{teacher.n_labels} labels of {teacher.kind}'s own MD, free" if teacher.kind else teacher.potential
+        model = str(teacher.maker.get("calculator_class") or teacher.kind).rpartition(".")[2]
+        free = f"{teacher.n_labels} labels of MD by {model}, free" if teacher.kind else teacher.potential
         table.add_row("teacher", escape(str(free)))
     table.add_row("first dataset", f"{found.first_labels} labels, of up to {found.label_atoms} atoms")
     table.add_row("then per cycle", f"up to {found.labels_per_cycle} labels, {campaign.stop.max_cycles} cycles at most")
