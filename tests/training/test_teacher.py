@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.lj import LennardJones
@@ -14,14 +16,18 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.accuracy import compute_errors
-from mlip_autopipec.training.design import basis_functions
+from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+from mlip_autopipec.training.teacher import learn
+from mlip_autopipec.training.training import FitTask
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from ase.calculators.calculator import Calculator
+
+    from mlip_autopipec.potentials.potential import ACEPotential
 
 #: Radial functions and cutoff are given, so that only the size of the basis is chosen.
 TRAINER = LinearACETrainer(basis=BasisSettings(cutoff=4.5, radial_basis="SBessel"))
@@ -44,6 +50,14 @@ def labelled(atoms: Atoms, calculator: Calculator, factor: float = 1.0, per_atom
     results["stress"] = factor * calculator.get_stress(atoms)
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def learn_factor(frames: list[Atoms], teacher: ACEPotential) -> float:
+    """What :func:`learn` finds, whether or not the fit with it is kept."""
+    weights = [TRAINER.dimer_weight if is_dimer(atoms) else 1.0 for atoms in frames]
+    task = FitTask(frames, None, ["Au", "Cu"], {}, False, [False] * len(frames), weights, [], Path(), 0, teacher)
+    design = build_design(teacher.own_basis(), frames, {}, 1)
+    return learn(design, task, teacher).factor
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +92,16 @@ def test_four_labels_with_a_teacher_are_worth_more_than_four(labels, test_set, t
 def test_factor_and_zero_of_the_teacher_are_found(taught):
     assert taught.linear.teacher_factor == pytest.approx(1 / 0.8, rel=0.02)
     assert "what the teacher says, times 1.2" in taught.log
+
+
+def test_dimers_and_a_torn_structure_do_not_change_the_factor(labels, soft_teacher):
+    dimers = [Atoms("CuAu", [(0, 0, 0), (d, 0, 0)], cell=[14, 14, 14], pbc=True) for d in np.arange(2.2, 3.4, 0.2)]
+    torn = alloy(30)
+    torn.positions[0] += (torn.positions[1] - torn.positions[0]) / 3
+    odd = [*(labelled(one, EMT(), 3.0) for one in dimers), labelled(torn, EMT(), 0.3)]
+    found = TRAINER.train([*labels, *odd], teacher=soft_teacher)
+    assert found.linear.teacher_factor in (None, pytest.approx(1 / 0.8, rel=0.05))
+    assert learn_factor([*labels, *odd], soft_teacher) == pytest.approx(1 / 0.8, rel=0.05)
 
 
 def test_it_is_one_potential_in_the_basis_of_the_teacher(taught, soft_teacher):

@@ -118,7 +118,7 @@ def learn(design: Design, task: FitTask, teacher: ACEPotential) -> Lesson:
     coefficients = np.zeros(len(design.functions))
     coefficients[design.columns(basis_functions(basis))] = basis.basis_coeffs
     said = _said(design, coefficients)
-    factor = _factor(design, said)
+    factor = _factor(design, said, np.asarray(task.weights))
     symbols = sorted(task.elements)
     rows = np.flatnonzero(design.kind == Kind.ENERGY)
     weights = np.sqrt(np.asarray(task.weights)[design.structure[rows]])
@@ -128,17 +128,18 @@ def learn(design: Design, task: FitTask, teacher: ACEPotential) -> Lesson:
     return Lesson(factor * coefficients, factor, dict(zip(symbols, map(float, energies), strict=True)))
 
 
-def _factor(design: Design, said: NDArray[np.float64]) -> float:
+def _factor(design: Design, said: NDArray[np.float64], of_label: NDArray[np.float64]) -> float:
     """
     Return the factor between forces of labels and teacher: of most labels, by least squares in each.
 
-    One structure that MD has torn, whose forces are off by tens of eV/A, is not to change what is said of all others.
+    One structure that MD has torn, whose forces are off by tens of eV/A, is not to change what is said of all others,
+    nor are dimers, which weigh less.
     """
     factors = []
-    for rows in design.blocks:
+    for rows, weight in zip(design.blocks, of_label, strict=True):
         forces = design.kind[rows] == Kind.FORCES
         theirs, label = said[rows][forces], design.target[rows][forces]
-        if (square := float(theirs @ theirs)) > 0.0:
+        if weight == of_label.max() and (square := float(theirs @ theirs)) > 0.0:
             factors.append(float(theirs @ label) / square)
     return max(0.0, float(np.median(factors))) if factors else 0.0
 
