@@ -152,6 +152,19 @@ def test_pairs_in_ionic_and_dilute_cells():
     assert pair_coverage(made, 5.0)["Au", "Au"] >= 2
 
 
+def test_pairs_that_no_molecule_can_have_are_not_made():
+    def pairs(*given):
+        made = StructureGenerator(n_structures=2, max_atoms=64).generate(given)
+        return {a.get_chemical_formula() for a in made if a.info["origin"] == "seed_pair"}
+
+    water, peroxide = molecule("H2O"), molecule("H2O2")
+    assert pairs(water) == pairs(water, peroxide) == set()
+    # two molecules that never meet
+    assert pairs(water, molecule("NH3")) == set()
+    # beside a crystal they may
+    assert pairs(water, bulk("Pd", cubic=True))
+
+
 def test_far_apart_in_one_cell_is_swapped_so_the_composition_stays():
     atoms = fcc111("Cu", (1, 1, 10), vacuum=6.0, periodic=True)
     atoms.symbols[0] = "Au"

@@ -82,7 +82,8 @@ class StructureGenerator(MSONable):
     minimum_distance_ratio
         No pair closer than this times the sum of the covalent radii.
     cover_pairs
-        Add structures in which each missing pair of elements is neighbours.
+        Add structures in which each missing pair of elements is neighbours, but for pairs that no molecule has both
+        atoms of, where there are molecules alone.
     n_pair_structures
         Number of structures for each missing pair.
     isolated_atoms
@@ -324,10 +325,19 @@ def isolated_atom(element: str) -> Atoms:
 
 
 def _can_hold(cells: list[Atoms], pair: tuple[str, str]) -> bool:
-    """Whether a missing pair can be planted anywhere: not where the charge or the spin of the cell is given."""
+    """
+    Whether a missing pair can be planted anywhere, and MD may meet it.
+
+    Not where the charge or the spin of the cell is given, nor where there are molecules alone of which none has both
+    atoms: two oxygen atoms never meet in one water molecule.
+    """
     hosts = [cell for cell in cells if set(pair) & set(cell.get_chemical_symbols())]
     if hosts and all(has_total(cell) for cell in hosts):
         logger.info("no structures hold the pair %s-%s: elements of charged cells are not exchanged", *pair)
+        return False
+    needed, molecules = Counter(pair), [cell for cell in hosts if not _isolated(cell)]
+    if molecules and all(shape_of(cell) is Shape.CLUSTER and not needed <= Counter(cell.symbols) for cell in molecules):
+        logger.info("no structures hold the pair %s-%s: none of the molecules has both atoms", *pair)
         return False
     return True
 
