@@ -100,8 +100,7 @@ def tersoff(element):
 
 
 def stillinger_weber(element):
-    file = "Si.sw" if element == "Si" else "SiGeH.sw.quip"
-    return lammps_model("sw", [f"pair_coeff * * {{}}/{file} {element}"], [element])
+    return lammps_model("sw", [f"pair_coeff * * {{}}/{element}.sw {element}"], [element])
 
 
 SYSTEMS = {
@@ -111,7 +110,7 @@ SYSTEMS = {
     "silicon, Stillinger-Weber by Tersoff": soft_silicon,
 }
 #: Models that teach the DFT sets.
-OF_DFT = {"Stillinger-Weber": stillinger_weber, "Tersoff": tersoff}
+OF_DFT = {"Si": {"Stillinger-Weber": stillinger_weber, "Tersoff": tersoff}, "Ge": {"Tersoff": tersoff}}
 
 
 def errors(potential, test):
@@ -147,9 +146,9 @@ def taught_by(case, name, folder):
 
 def of_dft(options):
     """Yield names, labels, test sets and teachers of the DFT sets."""
-    for element in ("Si", "Ge"):
+    for element, models in OF_DFT.items():
         train, test = (read(options.data / f"{element}_{part}.extxyz.gz", ":") for part in ("train", "test"))
-        for model, make in OF_DFT.items():
+        for model, make in models.items():
             calculator = make(element)._get_calculator()
             free = LinearACETrainer().train([labelled(atoms, calculator) for atoms in train]).potential
             yield f"{element}, DFT by {model}", train, test, free
