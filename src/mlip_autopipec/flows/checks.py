@@ -59,11 +59,7 @@ def check_campaign(
         raise InvalidInputError("structures is empty; give at least one structure")
     if maker.teach_maker is not None:
         maker.teach_maker.check()
-        if not maker.train_maker.trainer.learns_from_teacher:
-            raise InvalidInputError(
-                f"{type(maker.train_maker.trainer).__name__} takes no teacher; use LinearACETrainer (kind: linear) "
-                "without the weights of version 0.1"
-            )
+        maker.train_maker.trainer.check_takes_teacher()
         if initial_potential is not None:
             raise InvalidInputError(
                 "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at "

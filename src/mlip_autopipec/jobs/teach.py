@@ -22,12 +22,12 @@ from mlip_autopipec.oracle.electrons import with_initial_moments
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
-from mlip_autopipec.schemas.linear import LeftOutErrors
+from mlip_autopipec.schemas.linear import LinearRecord
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Provenance, Split
-from mlip_autopipec.validation.oracle_md import ValidationSettings, oracle_md_states, with_label
+from mlip_autopipec.validation.oracle_md import ValidationSettings, has_stress, oracle_md_states, with_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,8 +165,8 @@ class TeachMaker(Maker):
         result = replace(trainer, reference_energies=None).train(
             labels, elements=campaign.elements, seed=derive_seed(seed, SeedPurpose.TEACHER)
         )
-        assert result.linear is not None  # of the trainers that take a teacher
-        errors = result.linear.left_out
+        record = LinearRecord.of(result.linear)
+        assert record is not None  # of the trainers that take a teacher
         logger.info("teacher: %d labels, %d failed; %s", len(labels), failed, result.log.splitlines()[-2])
         return TeacherDocument(
             **fields,
@@ -174,12 +174,7 @@ class TeachMaker(Maker):
             n_labels=len(labels),
             n_failed=failed,
             n_functions=dict(result.potential.n_functions),
-            left_out=LeftOutErrors(
-                n_structures=result.linear.n_counted,
-                energy_rmse_meV_atom=errors.energy_meV_atom,
-                forces_rmse_meV_A=errors.forces_meV_A,
-                stress_rmse_GPa=errors.stress_GPa,
-            ),
+            left_out=record.errors(len(labels)),
             seconds=time.perf_counter() - started,
             payload={"yaml": result.potential.yaml, "labels": pack([_plain(atoms) for atoms in labels])},
         )
@@ -205,15 +200,14 @@ class TeachMaker(Maker):
                 math.ceil((self.n_labels - n_displaced) / len(runs)), self.interval_steps, dynamics.timestep_fs
             )
             calculator = calculator_for(self.static_maker, atoms)
-            has_stress = "stress" in calculator.implemented_properties
-            barostat = dynamics.barostat if dynamics.ensemble == "npt" and has_stress else None
+            is_held = dynamics.ensemble == "npt" and has_stress(boxed(atoms), calculator)
             states = oracle_md_states(
                 with_initial_moments(self.static_maker, atoms),
                 calculator,
                 condition,
                 settings,
                 derive_seed(seed, SeedPurpose.TEACHER, number),
-                barostat=barostat,
+                barostat=dynamics.barostat if is_held else None,
             )
             yield settings.n_frames, (state.frame for state in states)
         each = math.ceil(n_displaced / max(1, len(campaign.structures())))

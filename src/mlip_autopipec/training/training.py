@@ -188,11 +188,16 @@ class ACETrainer(MSONable, ABC):
             return 0
         return int(self.basis.section(elements).get("functions", {}).get("number_of_functions_per_element", 0))
 
-    def _check_teacher(self, teacher: ACEPotential, symbols: Sequence[str]) -> None:
+    def check_takes_teacher(self) -> None:
+        """Refuse a teacher where fits cannot begin at one."""
         if not self.learns_from_teacher:
             raise InvalidInputError(
-                f"{type(self).__name__} takes no teacher; use LinearACETrainer without the weights of version 0.1"
+                f"{type(self).__name__} takes no teacher; use LinearACETrainer (kind: linear) without the weights of "
+                "version 0.1"
             )
+
+    def _check_teacher(self, teacher: ACEPotential, symbols: Sequence[str]) -> None:
+        self.check_takes_teacher()
         if list(teacher.elements) != list(symbols):
             raise InvalidInputError(f"the teacher knows {teacher.elements}, the labels {symbols}; they have to agree")
 

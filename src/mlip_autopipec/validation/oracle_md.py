@@ -144,7 +144,7 @@ def oracle_md_states(
         rng.bit_generator.state = json.loads(start.random)
     step, friction = settings.timestep_fs * units.fs, 0.01 / units.fs
     dynamics = Langevin(moving, step, temperature_K=condition.temperature_K, friction=friction, rng=rng, fixcm=False)
-    if barostat is not None and not _has_stress(moving, calculator):
+    if barostat is not None and not has_stress(moving, calculator):
         raise InvalidInputError(
             f"validation: MD under a pressure needs stresses, and {type(calculator).__name__} gives none; remove the "
             "section validation, or take ensemble: nvt"
@@ -177,7 +177,7 @@ def with_label(atoms: Atoms, calculator: Calculator) -> Atoms:
     forces, energy = raw_forces(atoms), atoms.get_potential_energy()
     free = calculator.results.get("free_energy")
     results = {"energy": energy if free is None else free, "forces": forces}
-    if _has_stress(atoms, calculator) and not charge_of(atoms):  # it holds the background that makes the cell neutral
+    if has_stress(atoms, calculator) and not charge_of(atoms):  # it holds the background that makes the cell neutral
         results["stress"] = atoms.get_stress(apply_constraint=False)
     frame = atoms.copy()
     frame.set_constraint()
@@ -185,7 +185,8 @@ def with_label(atoms: Atoms, calculator: Calculator) -> Atoms:
     return frame
 
 
-def _has_stress(atoms: Atoms, calculator: Calculator) -> bool:
+def has_stress(atoms: Atoms, calculator: Calculator) -> bool:
+    """Whether a calculator gives a stress, and the structure has a cell that one belongs to."""
     return "stress" in calculator.implemented_properties and atoms.cell.rank == 3
 
 
