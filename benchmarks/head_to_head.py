@@ -1,8 +1,14 @@
 """This package beside peers with the same labels: errors on MD of the oracle, elastic constants and phonons.
 
-One oracle, one test set from its own MD, and labels of two kinds: those of the loop as it converges by itself, and
-random frames of oracle MD, as many as the loop bought and 20, 40 and 80, with the same first dataset. Each set of
-labels is learnt by this package with default settings and, where a Python with `quippy` is named, by `gap_fit` (GAP:
+One oracle, one test set from its own MD, and labels of three kinds, all with the same first dataset:
+
+- those of the loop as it converges by itself;
+- the first 20, 40 and 80 of loops that go on until 80 are bought (`--loops`): the default, with a teacher (a cheap
+  model, `TEACHERS`), with biased MD first, with the whole halted cells, with all candidates around them;
+- random frames of oracle MD, as many as the loop bought and 20, 40 and 80.
+
+Each set is learnt by this package with default settings, those of the loop with a teacher and random frames with the
+teacher as well; sets of the first and last kind, where a Python with `quippy` is named, also by `gap_fit` (GAP:
 distance_2b and SOAP, settings in `_peers.py`, the same for all systems), and where one with `flare` is named, by its
 sparse Gaussian process. FLARE's own loop then buys labels, too, where the oracle is EMT (`_peer_flare.py`); this
 package learns these as well. Errors in energy, force and stress are root mean squares on the test frames; those of the
@@ -10,7 +16,8 @@ elastic constants (ions at rest) and of the phonons at Gamma of the cell are roo
 modes, at the geometry that the oracle relaxes to.
 
     python benchmarks/head_to_head.py [--system NAME ...] [--seeds 0 ...] [--budgets 20 40 80] [--picoseconds 20]
-        [--gap /path/of/a/python/with/quippy] [--flare /path/of/a/python/with/flare] [--folder head_to_head]
+        [--loops default teacher biased halted every] [--gap /path/of/a/python/with/quippy]
+        [--flare /path/of/a/python/with/flare] [--folder head_to_head]
 
 The frames of MD are those of `label_efficiency.py`, if its folder is given. Finished lines are in `results.jsonl`.
 """
@@ -32,14 +39,30 @@ from _peers import flare, flare_loop, gap, has_flare_loop
 from ase import units
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
+from biased_md import bias_of
 from label_efficiency import RESULTS, SYSTEMS, kept, labelled, pool_and_test, read_results, run
 from rich.console import Console
 from rich.table import Table
+from teacher import Case, eam, rigid_ions, taught_by, tersoff
 
+from mlip_autopipec.jobs.teach import TeachMaker
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
+from mlip_autopipec.validation.targets import AccuracyTargets
 
 #: Displacements (A) and strains of the central differences.
 STEP_A, STRAIN = 0.01, 0.005
+#: Cheap models that teach.
+TEACHERS = {
+    "copper-gold": lambda: eam(["Cu", "Au"]),
+    "copper-gold-solid": lambda: eam(["Cu", "Au"]),
+    "silicon": lambda: tersoff("Si"),
+    "MgO": rigid_ions,
+}
+#: What a loop that spends its budget labels at a halt.
+LOOPS = {"default": "default", "teacher": "default", "biased": "default", "halted": "halted", "every": "every"}
+#: Errors that no potential has: a loop goes on until its labels are spent.
+NEVER = AccuracyTargets(energy_meV_atom=1e-6, forces_meV_A=1e-6)
 COLUMNS = ("meV/atom", "meV/A", "GPa", "C_ij, GPa", "phonons, THz")
 
 
@@ -108,9 +131,9 @@ def errors_of(predicted, truth, n_test):
     }
 
 
-def ours(system, labels, frames):
+def ours(system, labels, frames, teacher=None):
     """Frames with what this package's potential says, trained with default settings."""
-    calculator = system.trainer().train(labels).potential.calculator()
+    calculator = system.trainer().train(labels, teacher=teacher).potential.calculator()
     return [labelled(frame, calculator) for frame in frames]
 
 
@@ -120,6 +143,28 @@ def loop_labels(system, seed, picoseconds):
     document, bought, _, _ = run(system, "default", seed, picoseconds, (2.0, 5.0), first, check=True)
     if str(document.status) != "CONVERGED":
         raise RuntimeError(f"the loop ended as {document.status}: {document.why}")
+    return bare(bought)
+
+
+def spent_labels(system, kind, seed, picoseconds, n_labels, teacher):
+    """Labels of a loop, as they were bought, that goes on until so many are."""
+    others = {
+        "stop_rule": StopRule(
+            max_cycles=300, max_labels=n_labels, max_repeats=100, max_not_learnt=100, accuracy=NEVER, prove=False
+        )
+    }
+    if kind == "teacher":
+        others["teach_maker"] = TeachMaker(potential=teacher.yaml)
+    bias = bias_of(system, 0.5 if kind == "biased" else 0, 0.25, picoseconds)
+    first = system.first_labels(seed)
+    told = (system, LOOPS[kind], seed, picoseconds, (2.0, 5.0), first)
+    document, bought, _, md_ps = run(*told, check=True, bias=bias, **others)
+    print(f"loop {kind}: {len(bought)} labels, {md_ps:.0f} ps of MD, {document.status}: {document.why}", flush=True)
+    return bare(sorted(bought, key=lambda label: label.cycle))
+
+
+def bare(bought):
+    """Labels without what the loop knows of them."""
     frames = []
     for label in bought:
         frames.append(label.to_atoms())
@@ -139,8 +184,23 @@ def compare(system, name, seed, pool, truth, learners, options):
     """Source of labels, learner, the labels, and what predicts the frames, for one seed."""
     first = system.first_labels(seed)
     bought = kept(options.folder, f"{name}-loop-{seed}", partial(loop_labels, system, seed, options.picoseconds))
+    teacher = None
+    if "teacher" in options.loops and name in TEACHERS:
+        teacher = taught_by(Case(system, TEACHERS[name]()), name, options.folder)
     for source, labels in label_sets(first, seed, pool, bought, options.budgets):
         yield source, "this package", labels, partial(ours, system, labels, truth)
+        if teacher is not None and source != "the loop":
+            yield source, "this package, taught", labels, partial(ours, system, labels, truth, teacher)
+    for kind in options.loops if options.budgets else []:
+        if kind == "teacher" and teacher is None:
+            continue
+        buy = partial(spent_labels, system, kind, seed, options.picoseconds, max(options.budgets), teacher)
+        spent = kept(options.folder, f"{name}-{kind}-{seed}", buy)
+        for n in (n for n in options.budgets if n <= len(spent)):
+            learner = "this package, taught" if kind == "teacher" else "this package"
+            labels = [*first, *spent[:n]]
+            given = teacher if kind == "teacher" else None
+            yield f"{kind} loop, {n}", learner, labels, partial(ours, system, labels, truth, given)
     if options.flare is not None and has_flare_loop(system):
         budgets = sorted({len(bought), *options.budgets})
         told = (seed, first, truth, budgets, options.picoseconds, options.folder / name)
@@ -175,6 +235,7 @@ def main(arguments=None):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--budgets", nargs="*", type=int, default=[20, 40, 80])
     parser.add_argument("--picoseconds", type=float, default=20.0)
+    parser.add_argument("--loops", nargs="*", default=list(LOOPS), choices=list(LOOPS))
     parser.add_argument("--gap", type=Path, help="a Python with quippy; gap_fit lies beside it")
     parser.add_argument("--flare", type=Path, help="a Python with mir-flare; runs its loop, too")
     parser.add_argument("--folder", type=Path, default=Path("head_to_head"))

@@ -331,8 +331,8 @@ def test_errors(system, potential, test):
     }
 
 
-def run(system, strategy, seed, picoseconds, gamma, first, *, check, bias=None):
-    """Run the loop; return its last document, the labels bought and the picoseconds of MD."""
+def run(system, strategy, seed, picoseconds, gamma, first, *, check, bias=None, **others):
+    """Run the loop; return its last document, the labels bought and the picoseconds of MD. Others are of OTFMaker."""
     propose, select = STRATEGIES[strategy]()
     settings = MDSettings(
         n_steps=round(1000 * picoseconds / system.timestep_fs),
@@ -343,15 +343,17 @@ def run(system, strategy, seed, picoseconds, gamma, first, *, check, bias=None):
         gamma_every=round(MDSettings.gamma_every * MDSettings.timestep_fs / system.timestep_fs),
         bias=bias,
     )
-    maker = OTFMaker(
-        dynamics_maker=ForkedDynamicsMaker(settings=settings, whole_run=not check),
-        propose_maker=propose,
-        select_maker=select,
-        oracle_maker=OracleMaker(static_maker=system.oracle),
-        train_maker=TrainMaker(trainer=system.trainer()),
-        stop_rule=StopRule(max_cycles=100) if check else StopRule(max_cycles=100, n_check_labels=0, prove=False),
-        seed=seed,
-    )
+    rule = StopRule(max_cycles=100) if check else StopRule(max_cycles=100, n_check_labels=0, prove=False)
+    settings_of_loop = {
+        "dynamics_maker": ForkedDynamicsMaker(settings=settings, whole_run=not check),
+        "propose_maker": propose,
+        "select_maker": select,
+        "oracle_maker": OracleMaker(static_maker=system.oracle),
+        "train_maker": TrainMaker(trainer=system.trainer()),
+        "stop_rule": rule,
+        "seed": seed,
+    }
+    maker = OTFMaker(**(settings_of_loop | others))
     flow = maker.make(system.atoms, system.walkers_K, labels=first)
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     store.connect()

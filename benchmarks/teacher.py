@@ -86,13 +86,35 @@ def molecular(name):
 
 def alloy():
     system, _ = five_elements()
-    files = [f"pair_coeff {i + 1} {i + 1} {{}}/{e}_u3.eam" for i, e in enumerate(["Ag", "Au", "Cu", "Ni", "Pd"])]
-    return Case(replace(system, n_pool=40), lammps_model("eam", files, ["Ag", "Au", "Cu", "Ni", "Pd"]))
+    return Case(replace(system, n_pool=40), eam(["Ag", "Au", "Cu", "Ni", "Pd"]))
 
 
 def soft_silicon():
     system = replace(silicon(), temperatures_K=[300, 1500], timestep_fs=2.0, ensemble="nvt", n_test=10)
     return Case(system, tersoff("Si"))
+
+
+def rigid_ions():
+    """MgO of ions of full charge (Catlow's parameters), Coulomb forces damped and shifted to end at 8 A."""
+    ions = lammps_model(
+        "hybrid/overlay buck 8.0 coul/dsf 0.2 8.0",
+        [
+            "pair_coeff * * coul/dsf",
+            "pair_coeff 1 1 buck 0.0 1.0 0.0",
+            "pair_coeff 1 2 buck 821.6 0.3242 0.0",
+            "pair_coeff 2 2 buck 22764.0 0.149 27.88",
+        ],
+        ["Mg", "O"],
+    )
+    header = ["units metal", "atom_style charge", "atom_modify map array sort 0 0"]
+    charges = ["set type 1 charge 2.0", "set type 2 charge -2.0"]
+    ions.calculator_kwargs |= {"lammps_header": header, "amendments": charges}
+    return ions
+
+
+def eam(elements):
+    files = [f"pair_coeff {i + 1} {i + 1} {{}}/{e}_u3.eam" for i, e in enumerate(elements)]
+    return lammps_model("eam", files, elements)
 
 
 def tersoff(element):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import re
+
 import ase.io
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from paths import SHARED_DATA
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, app
@@ -108,3 +112,30 @@ def test_what_is_said_of_structures_is_said(tmp_path, monkeypatch):
     ase.io.write("one.traj", one)
     result = CliRunner().invoke(app, ["init", "one.traj"])
     assert "velocities (" in result.output
+
+
+def test_a_run_of_a_code_is_a_dataset_of_its_steps(tmp_path, monkeypatch):
+    file = SHARED_DATA / "vasp_runs" / "Si8_displaced" / "outputs" / "vasprun.xml.gz"
+    if not file.is_file():
+        pytest.skip(f"{file} is not there")
+    monkeypatch.chdir(tmp_path)
+    text = gzip.decompress(file.read_bytes()).decode()
+    end = text.index("</calculation>") + len("</calculation>\n")
+    step = text[text.index("<calculation>") : end]
+    head, positions = step.split('<varray name="positions" >', 1)
+    x, rest = positions.split("<v>", 1)[1].split(maxsplit=1)
+    moved = f'{head}<varray name="positions" ><v> {float(x) + 0.01:.8f} {rest}'
+    (tmp_path / "vasprun.xml").write_text(text[:end] + moved + text[end:])
+    result = CliRunner().invoke(app, ["init", "vasprun.xml"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "vasprun.xml holds 2 labels: the campaign starts from them (start_from)" in result.output
+    assert len(RunFile.load("Si.yaml").load_labels()) == 2
+    # a run of one step is the structure that it is of
+    (tmp_path / "vasprun.static.xml").write_text(text)
+    assert CliRunner().invoke(app, ["init", "vasprun.static.xml", "-o", "one.yaml"]).exit_code == CONVERGED
+    assert "start_from" not in (tmp_path / "one.yaml").read_text()
+    # a run whose numbers are not those of its structure is none either, which is said
+    (tmp_path / "vasprun.bands.xml").write_text(re.sub(r'(name="ICHARG">)\s*\d+', r"\g<1> 11", text))
+    result = CliRunner().invoke(app, ["init", "vasprun.bands.xml", "-o", "bands.yaml"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "the last structure of vasprun.bands.xml is taken; the run is no dataset to start from" in result.output

@@ -56,8 +56,8 @@ def init(
     Write a run file with a comment for every setting.
 
     Supercell, temperatures, time step, cutoff and size of the first dataset follow from the structure; change them
-    where needed. A file of several labelled structures (extxyz) becomes the dataset to start from. An existing file is
-    never overwritten.
+    where needed. A file of several labelled structures (extxyz, vasprun.xml of MD) becomes the dataset to start from.
+    An existing file is never overwritten.
 
     For instance:
 

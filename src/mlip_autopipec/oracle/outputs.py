@@ -127,10 +127,15 @@ def read_output(path: Path) -> Output:
     return Output(*_kept(path, found, frames, run), run.doubts, run.level)
 
 
+def code_of(path: Path) -> str | None:
+    """Return ASE's name of the format of a code's output, by how the file begins; None for other files."""
+    head = text_of(path, _HEAD)
+    return next((name for sign, name in _SIGNS if sign.search(head)), None)
+
+
 def charge_of_run(path: Path) -> float:
     """Return the total charge (e) of a run, by its output; 0 for files of other kinds. ASE's structures lack it."""
-    head = text_of(path, _HEAD)
-    found = next((name for sign, name in _SIGNS if sign.search(head)), None)
+    found = code_of(path)
     charge = LOOKS[found](path).charge if found in LOOKS else 0.0
     return charge if abs(charge) >= _NO_CHARGE else 0.0
 
@@ -222,7 +227,7 @@ def _steps(numbers: list[int]) -> str:
 def _format_of(path: Path) -> str:
     try:
         head = text_of(path, _HEAD)
-        found = next((name for sign, name in _SIGNS if sign.search(head)), None) or filetype(str(path))
+        found = code_of(path) or filetype(str(path))
     except UnknownFileTypeError:
         found = None
     except (OSError, EOFError, lzma.LZMAError) as error:

@@ -17,7 +17,7 @@ from pymatgen.core import Composition
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.oracle.files import read_labels_file
-from mlip_autopipec.oracle.outputs import is_output
+from mlip_autopipec.oracle.outputs import READ, code_of, is_output
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
@@ -138,18 +138,21 @@ def labels_in(path: Path) -> tuple[int, str]:
     -------
     tuple
         How many labels it holds, 0 for a file of one structure or of another kind; and what is to be said of a file of
-        several structures that cannot be used as a dataset.
+        several structures, or of an output of a code, that cannot be used as a dataset.
     """
-    n_frames = _n_frames(path)
-    if n_frames < 2:
+    of_code, n_frames = code_of(path) in READ, _n_frames(path)
+    if n_frames < 2 and not of_code:
         return 0, ""
     try:
-        return len(read_labels_file(path)), ""
+        n_labels = len(read_labels_file(path))
     except InvalidInputError as error:
+        if of_code:
+            return 0, f"the last structure of {path} is taken; the run is no dataset to start from: {error}"
         return (
             0,
             f"{path} holds {n_frames} structures, and the last is taken; they are no dataset to start from: {error}",
         )
+    return (n_labels if n_labels > 1 else 0), ""
 
 
 def _n_frames(path: Path) -> int:

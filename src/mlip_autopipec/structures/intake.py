@@ -101,7 +101,9 @@ def take_in(given: Any, what: str) -> TakenIn:
     remarks += [*about_geometry, *_about_charges(atoms), *_about_velocities(atoms)]
     if atoms.calc is not None and getattr(atoms.calc, "results", None):
         names = ", ".join(sorted(atoms.calc.results))
-        remarks.append(f"what was computed for it ({names}) is not used; a dataset goes to start_from (labels=)")
+        remarks.append(
+            f"what was computed for it ({names}) is not used of a structure; labels are those of start_from (labels=)"
+        )
     if atoms.has("tags"):
         bare.set_tags(atoms.get_tags())
     masses = masses_of(atoms, heavy, what)
