@@ -220,6 +220,16 @@ def test_stresses_of_another_sign_or_unit_are_refused(
         LinearACETrainer(basis=SMALL).train(frames)
 
 
+@pytest.mark.parametrize(
+    ("sign", "said"), [(1.0, "volume of the cell: that"), (-1.0, "volume of the cell and the opp")]
+)
+def test_virials_under_the_name_of_stresses_are_refused_in_cells_of_two_sizes(sign: float, said: str) -> None:
+    sizes = [a if i % 2 else a * (2, 1, 1) for i, a in enumerate(cells(12))]
+    frames = [labelled(a, lambda s, a=a: sign * a.get_volume() * s) for a in sizes]
+    with pytest.raises(InvalidInputError, match=said):
+        LinearACETrainer(basis=SMALL).train(frames)
+
+
 def test_shear_stresses_in_another_order_are_left_out_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     frames = cells(30)
     labels = [labelled(a, (lambda s: s[[0, 1, 2, 5, 3, 4]]) if i % 3 == 0 else None) for i, a in enumerate(frames)]

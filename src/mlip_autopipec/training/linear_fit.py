@@ -299,7 +299,8 @@ def _trusted(
     without = design.rows(~stress)
     some = _largest_within(functions, min(TELLING, len(without.target) // 10))
     fitted = fit_rung(without, some, 0, units_of(without, weights, task.weights))
-    doubts = doubt_stresses(design, fitted.coefficients, design.columns(some))
+    volumes = np.array([atoms.cell.volume for atoms in task.labels])
+    doubts = doubt_stresses(design, fitted.coefficients, design.columns(some), volumes)
     if (wrong := doubts.whole_set or doubts.part) is not None:
         which = f"{len(doubts.of_part)} of {len(task.labels)} labels ({', '.join(map(str, doubts.of_part[:8]))} ...)"
         raise InvalidInputError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import permutations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlip_autopipec.training.weights import EV_A3_IN_GPA, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from mlip_autopipec.training.design import Design
@@ -26,15 +28,8 @@ _AGREES = 0.25
 _FEWEST, _LEAST_SHARE = 3, 0.05
 #: What stresses in other units are multiplied by, and their name.
 _UNITS = {1.0: "eV/A^3", EV_A3_IN_GPA: "GPa", 10 * EV_A3_IN_GPA: "kB"}
-
-
+_VIRIAL = "eV, a stress times the volume of the cell"
 _OPPOSITE = "the opposite sign (ASE: positive when stretched)"
-#: By what stresses of each convention are multiplied to be ASE's.
-_CONVENTIONS = {
-    " and ".join([name] * (unit != 1.0) + [_OPPOSITE] * (sign < 0)): sign / unit
-    for unit, name in _UNITS.items()
-    for sign in (1.0, -1.0)
-}
 
 
 class StressDoubts(NamedTuple):
@@ -68,7 +63,9 @@ class StressDoubts(NamedTuple):
     of_part: tuple[int, ...] = ()
 
 
-def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp]) -> StressDoubts:
+def doubt_stresses(
+    design: Design, coefficients: NDArray[np.float64], columns: NDArray[np.intp], volumes_A3: NDArray[np.float64]
+) -> StressDoubts:
     """
     Compare the stress labels with the stress of a fit to energies and forces only.
 
@@ -78,6 +75,8 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
         With stress rows.
     coefficients, columns
         The fit: coefficients of some of the columns.
+    volumes_A3
+        Volume of the cell of each label in A^3, (n_labels,).
     """
     of = whole_stresses(design)
     if not of.any():
@@ -86,12 +85,13 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     found = design.target[of].reshape(-1, 6)
     structures = design.structure[of][::6]
     best, wrong = np.inf, None
-    for name, factor in _CONVENTIONS.items():
-        if (misfit := _relative(expected, factor * found)) < best:
+    as_others = _as_others_are(found, volumes_A3[structures])
+    for name, converted in as_others.items():
+        if (misfit := _relative(expected, converted)) < best:
             best, wrong = misfit, name or None
     if wrong is not None and best > min(_AGREES, _MUCH_BETTER * _relative(expected, found)):
         wrong = None
-    if wrong is None and (turned := _in_part(expected, found)) is not None:
+    if wrong is None and (turned := _in_part(expected, as_others)) is not None:
         return StressDoubts(None, (), None, part=turned[0], of_part=tuple(map(int, structures[turned[1]])))
     orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
     # the shear components alone: they have smaller errors than the pressure
@@ -115,20 +115,33 @@ def doubt_stresses(design: Design, coefficients: NDArray[np.float64], columns: N
     return StressDoubts(wrong, in_doubt, name, moved, unclear)
 
 
-def _in_part(expected: NDArray[np.float64], found: NDArray[np.float64]) -> tuple[str, NDArray[np.bool_]] | None:
+def _as_others_are(found: NDArray[np.float64], volumes_A3: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Return the stresses (n_labels, 6) as ASE's if they are of each convention, by its name; "" for ASE's own."""
+    units: dict[str, Any] = {name: 1.0 / unit for unit, name in _UNITS.items()}
+    units[_VIRIAL] = 1.0 / volumes_A3[:, None]
+    return {
+        " and ".join([name] * (name != _UNITS[1.0]) + [_OPPOSITE] * (sign < 0)): sign * factor * found
+        for name, factor in units.items()
+        for sign in (1.0, -1.0)
+    }
+
+
+def _in_part(
+    expected: NDArray[np.float64], as_others: Mapping[str, NDArray[np.float64]]
+) -> tuple[str, NDArray[np.bool_]] | None:
     """
     Return a convention that some labels have and others have not, and which labels, (n_labels,).
 
     A fit without stresses may be wrong about the pressure of all labels alike, so some have to agree as they are.
     """
     misfits = {
-        name: np.array([_relative(e, factor * f) for e, f in zip(expected, found, strict=True)])
-        for name, factor in _CONVENTIONS.items()
+        name: np.array([_relative(e, f) for e, f in zip(expected, converted, strict=True)])
+        for name, converted in as_others.items()
     }
     as_is = misfits[""]
-    least = np.min([np.linalg.norm(expected - factor * found, axis=1) for factor in _CONVENTIONS.values()], axis=0)
-    large = np.linalg.norm(expected - found, axis=1) > _LARGE * np.median(least)
-    enough = max(_FEWEST, _LEAST_SHARE * len(found))
+    errors = {name: np.linalg.norm(expected - converted, axis=1) for name, converted in as_others.items()}
+    large = errors[""] > _LARGE * np.median(np.min(list(errors.values()), axis=0))
+    enough = max(_FEWEST, _LEAST_SHARE * len(expected))
     if (as_is < _AGREES).sum() < enough:
         return None
     for name, misfit in misfits.items():
