@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -112,6 +113,14 @@ def rigid_ions():
     return ions
 
 
+def universal(calculator, **settings):
+    def model(_element):
+        return CalculatorStaticMaker(calculator_class=calculator, calculator_kwargs=settings)
+
+    model.missing = "" if find_spec(calculator.partition(".")[0]) else "the extra 'foundation' is not installed"
+    return model
+
+
 def eam(elements):
     files = [f"pair_coeff {i + 1} {i + 1} {{}}/{e}_u3.eam" for i, e in enumerate(elements)]
     return lammps_model("eam", files, elements)
@@ -131,8 +140,11 @@ SYSTEMS = {
     "CuAgAuNiPd, EMT by EAM": alloy,
     "silicon, Stillinger-Weber by Tersoff": soft_silicon,
 }
-#: Models that teach the DFT sets.
+#: Models that teach the DFT sets; universal ones are of the extra `foundation`.
+UNIVERSAL = {"SevenNet-0": universal("sevenn.calculator.SevenNetCalculator", model="7net-0", device="cpu")}
+UNIVERSAL["CHGNet"] = universal("chgnet.model.dynamics.CHGNetCalculator", use_device="cpu")
 OF_DFT = {"Si": {"Stillinger-Weber": stillinger_weber, "Tersoff": tersoff}, "Ge": {"Tersoff": tersoff}}
+OF_DFT = {element: models | UNIVERSAL for element, models in OF_DFT.items()}
 
 
 def errors(potential, test):
@@ -171,9 +183,13 @@ def of_dft(options):
     for element, models in OF_DFT.items():
         train, test = (read(options.data / f"{element}_{part}.extxyz.gz", ":") for part in ("train", "test"))
         for model, make in models.items():
+            name = f"{element}, DFT by {model}"
+            if reason := getattr(make, "missing", ""):
+                print(f"{name}: skipped, {reason}")
+                continue
             calculator = make(element)._get_calculator()
-            free = LinearACETrainer().train([labelled(atoms, calculator) for atoms in train]).potential
-            yield f"{element}, DFT by {model}", train, test, free
+            free = kept(options.folder, f"{name}-free", lambda c=calculator, t=train: [labelled(a, c) for a in t])
+            yield name, train, test, LinearACETrainer().train(free).potential
 
 
 def of_systems(options):
@@ -215,6 +231,7 @@ def main():
     parser.add_argument("--data", type=Path, help="folder of the DFT sets of Si and Ge, as for dft_tables.py")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    warnings.simplefilter("ignore")  # of torch
     console = Console(width=130)
     sources = [of_systems(options), *([of_dft(options)] if options.data is not None else [])]
     for source in sources:

@@ -19,11 +19,13 @@ from mlip_autopipec.export.bundle import write_export
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resume import recorded_maker
 from mlip_autopipec.jobs.dataset import read_labels
-from mlip_autopipec.jobs.static import EMTStaticMaker
+from mlip_autopipec.jobs.label import OracleMaker
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -88,7 +90,7 @@ def test_the_same_is_taught_once(taught):
 
 def test_a_teacher_that_fails_says_so(memory_jobstore, tmp_cwd):
     silicon = CampaignDocument.of([bulk("Si", cubic=True)], [Condition(300)], "x", elements=["Si"])
-    job = TeachMaker(static_maker=EMTStaticMaker(), n_labels=4).make(
+    job = TeachMaker(static_maker=EMTStaticMaker(), n_labels=5).make(
         silicon, TRAINER, MDSettings(), StructureGenerator(n_structures=2), 0
     )
     with pytest.raises(Exception, match=r"EMTStaticMaker could not compute 5 of 5 structures.*Si"):
@@ -191,3 +193,95 @@ def test_a_teacher_is_one_of_two(tmp_path, section, told):
     with pytest.raises(InvalidInputError) as error:
         run_file(tmp_path, teacher=section).flow()
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("nan", "of Cu32 is not finite"), ("near", "Cu-Cu come as near as")],
+)
+def test_what_no_fit_may_see_counts_as_not_computed(what, told, taught, monkeypatch, caplog):
+    calls = []
+
+    class Wrong(EMT):
+        def calculate(self, atoms=None, *arguments):
+            super().calculate(atoms, *arguments)
+            calls.append(atoms)
+            if 10 < len(calls) < 14:
+                self.results["forces"] = self.results["forces"] * np.nan
+
+    if what == "nan":
+        monkeypatch.setattr(EMTStaticMaker, "_get_calculator", lambda _: Wrong())
+    else:
+        monkeypatch.setattr("mlip_autopipec.jobs.teach.LABEL_RATIO", 0.8)
+    (document,) = taught(TeachMaker(static_maker=EMTStaticMaker(), n_labels=16, interval_steps=2))
+    assert 0 < document.n_failed < document.n_labels
+    assert told in caplog.text
+    assert all(np.isfinite(label["forces"]).all() for label in document.labels())
+
+
+def test_the_first_failure_is_told_and_the_next_structure_gets_a_new_calculator(taught, monkeypatch, caplog):
+    made = []
+
+    class Fragile(EMT):
+        def calculate(self, atoms=None, *arguments):
+            if getattr(self, "broken", False):
+                raise RuntimeError("broken before")
+            if not made:
+                self.broken = True
+                made.append(True)
+                raise RuntimeError("no such file")
+            super().calculate(atoms, *arguments)
+
+    monkeypatch.setattr(EMTStaticMaker, "_get_calculator", lambda _: Fragile())
+    (document,) = taught(TeachMaker(static_maker=EMTStaticMaker(), n_labels=30, interval_steps=2))
+    assert "no such file" in caplog.text
+    assert "broken before" not in caplog.text
+    assert document.n_labels > document.n_failed > 0
+
+
+@pytest.mark.parametrize("n_labels", [1, 5, 23])
+def test_labels_of_md_are_as_many_as_are_asked_for(n_labels, taught):
+    (document,) = taught(TeachMaker(static_maker=EMTStaticMaker(), n_labels=n_labels, interval_steps=2))
+    assert document.n_labels == n_labels
+
+
+@pytest.mark.parametrize("text", ["", "x", "elements: [Cu]\npotential: 3\n", "name: run\nstructures: []\n"])
+def test_a_potential_that_is_none_is_refused(text, tmp_path):
+    (tmp_path / "no.yaml").write_text(text)
+    with pytest.raises(InvalidInputError, match=r"line \d+, teacher.potential.*B-basis|teacher.potential.*empty"):
+        run_file(tmp_path, teacher={"potential": "no.yaml"}).flow()
+    with pytest.raises(InvalidInputError, match=r"TeachMaker.potential is no linear ACE|give one of them"):
+        TeachMaker(potential=text).check()
+
+
+@pytest.mark.parametrize("elements", [["Cu"], ["Au", "Cu", "Ni"]])
+def test_a_teacher_of_other_elements_is_refused_before_anything_is_computed(elements, tmp_path):
+    other = ACEPotential.from_basis(BasisSettings(number_of_functions_per_element=5).configuration(elements))
+    (tmp_path / "other.yaml").write_text(other.yaml)
+    structure = {"bulk": {"name": "AuCu", "crystal": "rocksalt", "a": 5.4, "cubic": True}}
+    with pytest.raises(InvalidInputError, match=r"line \d+, teacher.potential.*the campaign has Au, Cu"):
+        run_file(tmp_path, structures=[structure], teacher={"potential": "other.yaml"}).flow()
+
+
+def test_a_teacher_in_python_has_to_know_the_elements():
+    argon = CalculatorStaticMaker(
+        calculator_class="ase.calculators.lj.LennardJones",
+        calculator_kwargs={"sigma": 3.4, "epsilon": 0.01},
+        energy_kind="potential_energy",
+    )
+    maker = OTFMaker(
+        oracle_maker=OracleMaker(static_maker=argon), teach_maker=TeachMaker(static_maker=EMTStaticMaker())
+    )
+    with pytest.raises(InvalidInputError, match="Ar"):
+        maker.make(bulk("Ar", cubic=True), 30)
+
+
+@pytest.mark.parametrize("value", [2.5, "40", True])
+def test_numbers_are_whole(value):
+    with pytest.raises(InvalidInputError, match=r"TeachMaker.n_labels is .*whole number"):
+        TeachMaker(static_maker=EMTStaticMaker(), n_labels=value).check()
+
+
+def test_an_unknown_kind_of_energy_is_refused_at_once():
+    with pytest.raises(InvalidInputError, match=r"energy_kind is 'free'; allowed are free_energy and potential_energy"):
+        EMTStaticMaker(energy_kind="free")

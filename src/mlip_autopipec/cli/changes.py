@@ -196,6 +196,12 @@ def maker_if_changed(
             "Change it back, or begin a campaign of another name with these labels: `mlip-autopipec export` writes "
             "them, start_from: {labels: .../dataset/train.extxyz} reads them"
         )
+    if before.get("teach_maker") != now["teach_maker"]:
+        told = "a campaign keeps the teacher, or none, that it began with: this has no effect"
+        console.print(
+            f"[yellow]note:[/] teacher is another one; {told if is_fitted else 'the first fit will learn it'}"
+        )
+        now["teach_maker"] = before.get("teach_maker")
     for key, was, is_now in _differences(before, now, ""):
         console.print(f"[yellow]note:[/] {escape(f'{key} is {is_now} from now on, before it was {was}')}")
     return maker

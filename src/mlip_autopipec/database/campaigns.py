@@ -199,6 +199,12 @@ class Campaigns:
         found = self._documents.read(TeacherDocument, "teacher", {"output.campaign_id": campaign_id})
         return found[-1] if found else None
 
+    def told_teacher(self, final: PotentialDocument) -> str:
+        """Say who taught what a potential holds; empty where it holds nothing of a teacher."""
+        factor = None if final.linear is None else final.linear.teacher_factor
+        teacher = None if factor is None else self.teacher(final.campaign_id)
+        return "" if teacher is None or factor is None else teacher.describe(factor)
+
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:
         """
         Return the calibration of gamma: its correlation with the force error of labels before they were trained on.

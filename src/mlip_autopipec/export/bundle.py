@@ -139,7 +139,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "n_train": final.n_train,
         "n_test": final.n_test,
         "oracle": oracle or "not known",
-        "teacher": _teacher(campaigns, final),
+        "teacher": campaigns.told_teacher(final),
         "errors": [(name, e) for name, e in errors.items() if e is not None],
         "sha256": final.sha256,
         "reference_energies": references,
@@ -163,15 +163,6 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "potential": final.model_dump(mode="json", exclude={"payload", "graded", "fit"}),
     }
     (folder / "campaign.json").write_text(json.dumps(recorded, indent=2, default=str) + "\n")
-
-
-def _teacher(campaigns: Campaigns, final: PotentialDocument) -> str:
-    """Tell of the teacher that a potential holds; empty where it holds none."""
-    factor = None if final.linear is None else final.linear.teacher_factor
-    if factor is None or (teacher := campaigns.teacher(final.campaign_id)) is None:
-        return ""
-    free = f", {teacher.n_labels} labels of its own, none of them among those above" if teacher.n_labels else ""
-    return f"{teacher.model}{free}; what it says is in the potential, times {factor:.3f}"
 
 
 def explored_at(task: CampaignDocument, ensemble: str) -> str:

@@ -57,14 +57,7 @@ def check_campaign(
     """
     if not frames:
         raise InvalidInputError("structures is empty; give at least one structure")
-    if maker.teach_maker is not None:
-        maker.teach_maker.check()
-        maker.train_maker.trainer.check_takes_teacher()
-        if initial_potential is not None:
-            raise InvalidInputError(
-                "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at "
-                "one of them; leave the other out"
-            )
+    _check_teacher(maker, elements_of([*frames, *labels]), initial_potential)
     if not conditions:
         raise InvalidInputError("conditions is empty; give at least one temperature in K")
     for condition in conditions:
@@ -143,6 +136,23 @@ def first_dataset(maker: LoopParts, frames: Sequence[Atoms]) -> list[Atoms]:
     largest = maker.propose_maker.cutouts.max_atoms
     generator = maker.first_dataset_maker(elements_of(frames)).generator
     return generator.generate(frames, seed=seed, largest=largest)
+
+
+def _check_teacher(maker: LoopParts, elements: Sequence[str], initial_potential: ACEPotential | None) -> None:
+    """Refuse a teacher that cannot teach, or whom nothing would learn from."""
+    if maker.teach_maker is None:
+        return
+    try:
+        maker.teach_maker.check(elements)
+        maker.train_maker.trainer.check_takes_teacher()
+        if initial_potential is not None:
+            raise InvalidInputError(
+                "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at "
+                "one of them; leave the other out"
+            )
+    except InvalidInputError as error:
+        error.field = error.field or "TeachMaker"
+        raise
 
 
 def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:

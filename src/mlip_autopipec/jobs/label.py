@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Maker, Response
+from pydantic import ValidationError
 from pymongo.errors import ConnectionFailure
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError, lacks_space
@@ -301,14 +302,17 @@ class OracleMaker(Calculation, Maker):
         except Exception as error:
             if lacks_space(error):
                 raise
-            first = (str(error).strip().splitlines() or [""])[0][:300]
+            said = str(error)
+            if isinstance(error, ValidationError):  # whose first line says nothing
+                said = " ".join(said.split())
+            first = (said.strip().splitlines() or [""])[0][:300]
             logger.exception("label c%03d %03d failed: %s: %s", cycle, index, type(error).__name__, first)
             return LabelDocument(
                 **fields,
                 oracle=type(self.maker_of(candidate)).__name__,
                 directory=str(Path.cwd()),
                 state="failed",
-                reason=f"{type(error).__name__}: {error}"[:2000],
+                reason=f"{type(error).__name__}: {said}"[:2000],
                 formula=candidate.get_chemical_formula(),
                 n_atoms=len(candidate),
                 seconds=time.perf_counter() - started,

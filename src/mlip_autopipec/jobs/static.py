@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from ase.calculators.abc import GetPropertiesMixin
@@ -80,6 +80,15 @@ class AseStaticMaker(AseMaker):
     name: str = "ASE static"
     energy_kind: EnergyKind | None = None
     initial_moments_muB: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown kind of energy: no label could be made of what is computed."""
+        super().__post_init__()
+        if self.energy_kind is not None and self.energy_kind not in get_args(EnergyKind):
+            raise InvalidInputError.of(
+                f"{type(self).__name__}.energy_kind",
+                f"is {self.energy_kind!r}; allowed are {' and '.join(get_args(EnergyKind))}, or None",
+            )
 
     @job
     def make(self, mol_or_struct: Structure, prev_dir: str | Path | None = None) -> StaticTaskDoc:  # noqa: ARG002
@@ -224,23 +233,24 @@ def _check_calculator(maker: Mapping[str, Any]) -> None:
     name = maker.get("calculator_class")
     if not name:
         raise InvalidInputError(
-            "oracle.maker.calculator_class is missing: name the class of the ASE calculator that labels, for "
+            "maker.calculator_class is missing: name the class of the ASE calculator, for "
             "instance ase.calculators.abinit.Abinit; there is no default"
         )
     refused = (
-        f"oracle.maker.calculator_class: '{name}' is of no package of calculators that a run file may name "
+        f"maker.calculator_class: '{name}' is of no package of calculators that a run file may name "
         f"({', '.join(sorted(CALCULATORS))}); nothing was imported. Set MLIP_AUTOPIPEC_CODE_FROM to its package if you "
         "trust it, add it as a kind of oracle (docs/extending.md), or use a maker of your own in Python"
     )
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
-        raise InvalidInputError(f"oracle.maker.calculator_class: {name!r} is no import path of a class")
+        raise InvalidInputError(f"maker.calculator_class: {name!r} is no import path of a class")
     packages = CALCULATORS | added_packages()
     if not any(name.startswith(f"{package}.") for package in packages):
         raise InvalidInputError(refused)
     try:
         found = TypeAdapter(ImportString[Any]).validate_python(name)
     except ValidationError as error:
-        raise InvalidInputError(f"oracle.maker.calculator_class: '{name}' cannot be imported: {error}") from error
+        why = error.errors()[0]["msg"]
+        raise InvalidInputError(f"maker.calculator_class: '{name}' cannot be imported: {why}") from error
     _refuse_no_calculator(found, name)
 
 
@@ -248,7 +258,7 @@ def _refuse_no_calculator(found: Any, name: str) -> None:
     """Refuse what is no class of calculators, before it is called."""
     if not (isinstance(found, type) and issubclass(found, GetPropertiesMixin)):
         raise InvalidInputError(
-            f"oracle.maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "
+            f"maker.calculator_class: '{name}' is not a class of ASE calculators; give one, for instance "
             "ase.calculators.abinit.Abinit"
         )
 

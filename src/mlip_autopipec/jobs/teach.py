@@ -10,27 +10,30 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jobflow import Maker
 from monty.json import jsanitize
 
-from mlip_autopipec.errors import InvalidInputError, TrainingError
+from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
+from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.linear import LinearRecord
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.validation.oracle_md import ValidationSettings, has_stress, oracle_md_states, with_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from ase import Atoms
 
@@ -64,7 +67,8 @@ class TeachMaker(Maker):
     static_maker
         Static maker whose ASE calculator is the teacher: GFN-xTB, a universal model, an empirical potential.
     n_labels
-        Labels of the teacher, over all structures and conditions together.
+        Labels of the teacher, over all structures and conditions together: three quarters of its MD, and at least one
+        of each structure with another volume; structures for pairs of elements that never meet come on top.
     interval_steps
         Steps of its MD between two labels.
     potential
@@ -84,22 +88,36 @@ class TeachMaker(Maker):
     interval_steps: int = 50
     potential: str | None = None
 
-    def check(self) -> None:
-        """Refuse settings that cannot work, naming the field and the value."""
-        if not self.n_labels >= 1:
-            raise InvalidInputError.of("TeachMaker.n_labels", f"is {self.n_labels}; give at least 1, better hundreds")
-        if not self.interval_steps >= 1:
-            raise InvalidInputError.of("TeachMaker.interval_steps", f"is {self.interval_steps}; give at least 1")
+    def check(self, elements: Sequence[str] = ()) -> None:
+        """
+        Refuse settings that cannot work, naming the field and the value.
+
+        Parameters
+        ----------
+        elements
+            Of the campaign, where they are known: the teacher has to know them.
+        """
+        for name, about in (("n_labels", ", better hundreds"), ("interval_steps", "")):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidInputError.of(f"TeachMaker.{name}", f"is {value!r}; give a whole number, 1 or more{about}")
         if (self.potential is None) is (self.static_maker is None):
             raise InvalidInputError("a teacher is either a static maker or a potential: give one of them")
         if self.potential is not None:
-            _linear(self.potential)
+            known = _linear(self.potential).elements
+            if elements and set(known) != set(elements):
+                raise InvalidInputError.of(
+                    "TeachMaker.potential",
+                    f"knows {', '.join(known)}, and the campaign has {', '.join(elements)}; give one of these elements",
+                )
         elif not hasattr(type(self.static_maker), "calculator"):
             raise InvalidInputError.of(
                 "TeachMaker.static_maker",
                 f"is {type(self.static_maker).__name__}; a teacher runs MD, for which it has to be a static maker with "
                 "an ASE calculator",
             )
+        elif elements:
+            check_elements(self.static_maker, elements)
 
     @loop_job()
     def make(
@@ -141,38 +159,48 @@ class TeachMaker(Maker):
             return known.model_copy(update={"uuid": current_uuid(), "made_at": None})
         fields = {"uuid": current_uuid(), "campaign_id": campaign.campaign_id, "asked": asked, "seed": seed}
         if self.potential is not None:
+            self.check(campaign.elements)
             given = _linear(self.potential)
-            given.check_elements(campaign.elements, "the campaign")
             return TeacherDocument(
                 **fields, model="ACE", n_functions=dict(given.n_functions), payload={"yaml": given.yaml}
             )
         started = time.perf_counter()
+        told = _told(self.static_maker)
         labels: list[Atoms] = []
-        failed, last_error = 0, ""
-        for asked_for, frames in self._labels(campaign, dynamics, generator, seed, largest):
+        n_failed, reasons = 0, list[str]()
+        makers: list[Any] = [self.static_maker]
+        for asked_for, frames in self._labels(campaign, dynamics, generator, seed, largest, makers):
             before = len(labels)
             try:
-                labels.extend(frames)  # those before an error stay
+                labels.extend(map(_sound, frames))  # those before an error stay
             except Exception as error:  # of any calculator, in any step
-                last_error = f"{type(error).__name__}: {str(error)[:300]}"
-                logger.warning("the teacher could not compute a structure: %s", last_error)
-            failed += asked_for - (len(labels) - before)
-        if len(labels) < _LEAST * (len(labels) + failed):
+                reasons.append(f"{type(error).__name__}: {str(error)[:300]}")
+                logger.warning("the teacher could not compute a structure: %s", reasons[-1])
+                makers.append(replace(makers[-1]))  # makes a new calculator: the old one may be broken
+            n_failed += asked_for - (len(labels) - before)
+        if len(labels) < _LEAST * (len(labels) + n_failed):
             raise TrainingError(
-                f"the teacher {type(self.static_maker).__name__} could not compute {failed} of {len(labels) + failed} "
-                f"structures; the last time: {last_error}. Take another one, or leave it out"
+                f"the teacher {told} could not compute {n_failed} of {len(labels) + n_failed} structures; the first "
+                f"time: {reasons[0]}. Mend it, take another one, or leave it out"
             )
-        result = replace(trainer, reference_energies=None).train(
-            labels, elements=campaign.elements, seed=derive_seed(seed, SeedPurpose.TEACHER)
-        )
+        try:
+            result = replace(trainer, reference_energies=None).train(
+                labels, elements=campaign.elements, seed=derive_seed(seed, SeedPurpose.TEACHER)
+            )
+        except MLIPError as error:
+            raise TrainingError(
+                f"the {len(labels)} labels of the teacher {told} could not be learnt: {error}. Take another teacher, "
+                "or leave it out"
+            ) from error
         record = LinearRecord.of(result.linear)
         assert record is not None  # of the trainers that take a teacher
-        logger.info("teacher: %d labels, %d failed; %s", len(labels), failed, result.log.splitlines()[-2])
+        logger.info("teacher: %d labels, %d failed; %s", len(labels), n_failed, result.log.splitlines()[-2])
         return TeacherDocument(
             **fields,
             model=type(self.static_maker).__name__,
+            calculator=told,
             n_labels=len(labels),
-            n_failed=failed,
+            n_failed=n_failed,
             n_functions=dict(result.potential.n_functions),
             left_out=record.errors(len(labels)),
             seconds=time.perf_counter() - started,
@@ -186,23 +214,25 @@ class TeachMaker(Maker):
         generator: StructureGenerator,
         seed: int,
         largest: int | None,
+        makers: Sequence[Maker],
     ) -> Iterator[tuple[int, Iterator[Atoms]]]:
-        """Yield runs of labels with the number that is asked of each."""
-        assert self.static_maker is not None
+        """Yield runs of labels with the number that is asked of each; the last maker is taken."""
         whole = [atoms for atoms in campaign.structures() if largest is None or len(atoms) <= largest]
         hottest = max(campaign.conditions, key=lambda one: max(one.temperature_at(0.0), one.temperature_at(1.0)))
         kelvin = _HOTTER * max(hottest.temperature_at(0.0), hottest.temperature_at(1.0))
         hotter = Condition(kelvin, hottest.pressure_GPa)
         runs = [(atoms, condition) for atoms in whole for condition in (*campaign.conditions, hotter)]
         n_displaced = math.ceil(self.n_labels * (_DISPLACED if runs else 1.0))
+        n_of_md = self.n_labels - n_displaced
         for number, (atoms, condition) in enumerate(runs):
-            settings = ValidationSettings(
-                math.ceil((self.n_labels - n_displaced) / len(runs)), self.interval_steps, dynamics.timestep_fs
-            )
-            calculator = calculator_for(self.static_maker, atoms)
+            n_frames = n_of_md * (number + 1) // len(runs) - n_of_md * number // len(runs)
+            if n_frames == 0:
+                continue
+            settings = ValidationSettings(n_frames, self.interval_steps, dynamics.timestep_fs)
+            calculator = calculator_for(makers[-1], atoms)
             is_held = dynamics.ensemble == "npt" and has_stress(boxed(atoms), calculator)
             states = oracle_md_states(
-                with_initial_moments(self.static_maker, atoms),
+                with_initial_moments(makers[-1], atoms),
                 calculator,
                 condition,
                 settings,
@@ -214,7 +244,7 @@ class TeachMaker(Maker):
         more = replace(generator, n_structures=each, n_test=0, isolated_atoms=False, dimers=None)
         for atoms in more.generate(campaign.structures(), seed=derive_seed(seed, SeedPurpose.TEACHER), largest=largest):
             if Provenance.of(atoms).split == Split.TRAIN:
-                yield 1, (with_label(one, calculator_for(self.static_maker, one)) for one in [boxed(atoms)])
+                yield 1, (with_label(one, calculator_for(makers[-1], one)) for one in [boxed(atoms)])
 
     def _key(self, campaign: CampaignDocument, *parts: Any) -> str:
         """Return what tells one teaching from another."""
@@ -231,10 +261,40 @@ def read_teacher(campaign_id: str, asked: str | None = None) -> TeacherDocument 
     return TeacherDocument.model_validate(found[-1]["output"]) if found else None
 
 
+def _told(maker: Maker | None) -> str:
+    """Name a teacher by its calculator and what that is made with."""
+    name = str(getattr(maker, "calculator_class", "") or type(maker).__name__).rpartition(".")[2]
+    made_with = getattr(maker, "calculator_kwargs", None) or {}
+    return name + (f" {json.dumps(jsanitize(made_with))[:300]}" if made_with else "")
+
+
+def _sound(label: Atoms) -> Atoms:
+    """Return a label that a fit may see: with finite numbers, of atoms that are not on top of each other."""
+    for name, value in (("positions", label.positions), *label.calc.results.items()):
+        if not np.isfinite(value).all():
+            raise LabelError(f"{name} of {label.get_chemical_formula()} is not finite")
+    if (contact := shortest_contact(label, LABEL_RATIO)) is not None:
+        raise LabelError(
+            f"{contact[0]}-{contact[1]} come as near as {contact[2]:.2f} A in {label.get_chemical_formula()}; labels "
+            f"begin at {contact[3]:.2f} A"
+        )
+    return label
+
+
 def _linear(text: str) -> ACEPotential:
     """Read a potential that can be added to a linear fit."""
     potential = ACEPotential(text)
-    potential.refuse_grace("a teacher")
+    try:
+        potential.refuse_grace("a teacher")
+        potential.configuration()
+    except InvalidInputError:
+        raise
+    except Exception as error:  # of a reader in C++
+        raise InvalidInputError.of(
+            "TeachMaker.potential",
+            f"is no linear ACE potential in its B-basis ({str(error)[:100]}); give the text of pacemaker's .yaml, "
+            "which lies beside a .yace",
+        ) from error
     if any(block.ndensityi > 1 for block in potential.configuration().funcspecs_blocks if block.number_of_species == 1):
         raise InvalidInputError("the teacher's potential has several densities; a teacher has to be a linear ACE")
     return potential

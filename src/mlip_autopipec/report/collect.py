@@ -99,6 +99,8 @@ class CampaignData:
         What could not be read, in words.
     shift
         What was added to the energies of given labels, in words; empty where nothing was.
+    teacher
+        Who taught the final potential, in words; empty where nobody did.
     running
         Whether a process runs the campaign; None where that is not known.
     """
@@ -120,6 +122,7 @@ class CampaignData:
     n_unread: int = 0
     unreadable: list[str] = field(default_factory=list)
     shift: str = ""
+    teacher: str = ""
     running: bool | None = None
 
     @property
@@ -202,6 +205,7 @@ def collect(campaigns: Campaigns, campaign_id: str, limits: Limits) -> CampaignD
     )
     if data.potentials:
         data.final = campaigns.potential(campaign_id)
+        data.teacher = campaigns.told_teacher(data.final)
     _read_traces(data, campaigns, limits)
     return data
 

@@ -225,6 +225,8 @@ def _facts(data: CampaignData) -> list[tuple[str, str]]:
             ("reference energies", energies or "none"),
             ("fingerprint of the potential", final.sha256),
         ]
+    if data.teacher:
+        facts.append(("teacher", data.teacher))
     return facts
 
 

@@ -284,10 +284,6 @@ class RunFile(Strict):
         structures, conditions = self.load_structures(), self.load_conditions()
         with self._blamed("oracle"):
             check_elements(self.oracle.static_maker(), elements_of(structures))
-        if self.teacher is not None:
-            with self._blamed("teacher"):
-                if self.teacher.kind is not None:
-                    check_elements(self.teacher.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
         try:
             return maker.make(

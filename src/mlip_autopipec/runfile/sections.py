@@ -267,7 +267,10 @@ class StaticMakerSection(Strict):
         assert self.kind is not None
         check = ORACLES[self.kind].check
         if check is not None:
-            check(self.maker)
+            try:
+                check(self.maker)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{self._where}.{error}") from error
         return make(**self.maker)
 
 

@@ -21,6 +21,7 @@ class TeacherDocument(WithPayload):
 
     kind: Literal["teacher"] = "teacher"
     model: str = Field(description="Class of the maker whose calculator is the teacher; ACE for a potential.")
+    calculator: str = Field("", description="Its calculator and what that is made with; empty of a potential.")
     asked: str = Field(description="SHA-256 of all it was asked for; taught once for each.")
     seed: int = Field(description="Of everything random.")
     n_labels: int = Field(0, description="Free labels; 0 of a potential that was given.")
@@ -30,6 +31,12 @@ class TeacherDocument(WithPayload):
         None, description="Errors of its own labels, each left out of the fit; None of a potential that was given."
     )
     seconds: float = Field(0.0, description="Wall time of labels and fit in s.")
+
+    def describe(self, factor: float) -> str:
+        """Say who taught a potential that holds what was taught, times a factor."""
+        made_of = f" ({self.calculator})" if self.calculator not in ("", self.model) else ""
+        free = f", {self.n_labels} labels of its own, which count nowhere" if self.n_labels else ""
+        return f"{self.model}{made_of}{free}; what it says is in the potential, times {factor:.3f}"
 
     def to_potential(self) -> ACEPotential:
         """Return the potential; needs the payload. It has no active set: gamma is that of labels that cost."""
