@@ -36,6 +36,7 @@ from pathlib import Path
 
 import numpy as np
 from _peers import flare, flare_loop, gap, has_flare_loop
+from _teachers import Case, eam, rigid_ions, taught_by, tersoff
 from ase import units
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
@@ -43,7 +44,6 @@ from biased_md import bias_of
 from label_efficiency import RESULTS, SYSTEMS, kept, labelled, pool_and_test, read_results, run
 from rich.console import Console
 from rich.table import Table
-from teacher import Case, eam, rigid_ions, taught_by, tersoff
 
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.loop.stop_rule import StopRule

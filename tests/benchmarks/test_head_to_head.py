@@ -24,7 +24,7 @@ def benchmark() -> Iterator[ModuleType]:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield importlib.import_module("head_to_head")
     sys.path.remove(str(ROOT / "benchmarks"))
-    for name in ("head_to_head", "label_efficiency", "_peers"):
+    for name in ("head_to_head", "label_efficiency", "biased_md", "_peers", "_teachers"):
         sys.modules.pop(name, None)
 
 
