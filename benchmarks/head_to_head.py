@@ -180,13 +180,10 @@ def label_sets(first, seed, pool, bought, budgets):
         yield name, [*first, *(pool[i] for i in order[:n])]
 
 
-def compare(system, name, seed, pool, truth, learners, options):
+def compare(system, name, seed, pool, truth, learners, teacher, options):
     """Source of labels, learner, the labels, and what predicts the frames, for one seed."""
     first = system.first_labels(seed)
     bought = kept(options.folder, f"{name}-loop-{seed}", partial(loop_labels, system, seed, options.picoseconds))
-    teacher = None
-    if "teacher" in options.loops and name in TEACHERS:
-        teacher = taught_by(Case(system, TEACHERS[name]()), name, options.folder)
     for source, labels in label_sets(first, seed, pool, bought, options.budgets):
         yield source, "this package", labels, partial(ours, system, labels, truth)
         if teacher is not None and source != "the loop":
@@ -259,9 +256,14 @@ def main(arguments=None):
         for peer, learn, python in (("GAP", gap, options.gap), ("FLARE", flare, options.flare)):
             if python is not None:
                 learners[peer] = partial(learn, python)
+        teacher = None
+        if "teacher" in options.loops and name in TEACHERS:
+            teacher = taught_by(Case(system, TEACHERS[name]()), name, folder)
         for seed in options.seeds:
             key = {"system": name, "seed": seed, "picoseconds": options.picoseconds}
-            for source, learner, labels, predict in compare(system, name, seed, pool, truth, learners, options):
+            for source, learner, labels, predict in compare(
+                system, name, seed, pool, truth, learners, teacher, options
+            ):
                 line = {**key, "source": source, "learner": learner, "labels": len(labels)}
                 if any(line.items() <= r.items() for r in read_results(folder)):
                     continue

@@ -196,13 +196,17 @@ class Campaigns:
 
     def teacher(self, campaign_id: str) -> TeacherDocument | None:
         """Return the cheap model that a campaign learnt first, with its free labels; None without one."""
-        found = self._documents.read(TeacherDocument, "teacher", {"output.campaign_id": campaign_id})
+        return self._read_teacher(campaign_id, payload=True)
+
+    def _read_teacher(self, campaign_id: str, *, payload: bool) -> TeacherDocument | None:
+        criteria = {"output.campaign_id": campaign_id}
+        found = self._documents.read(TeacherDocument, "teacher", criteria, payload=payload)
         return found[-1] if found else None
 
     def told_teacher(self, final: PotentialDocument) -> str:
         """Say who taught what a potential holds; empty where it holds nothing of a teacher."""
         factor = None if final.linear is None else final.linear.teacher_factor
-        teacher = None if factor is None else self.teacher(final.campaign_id)
+        teacher = None if factor is None else self._read_teacher(final.campaign_id, payload=False)
         return "" if teacher is None or factor is None else teacher.describe(factor)
 
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:

@@ -129,7 +129,10 @@ def read_output(path: Path) -> Output:
 
 def code_of(path: Path) -> str | None:
     """Return ASE's name of the format of a code's output, by how the file begins; None for other files."""
-    head = text_of(path, _HEAD)
+    return _code_in(text_of(path, _HEAD))
+
+
+def _code_in(head: str) -> str | None:
     return next((name for sign, name in _SIGNS if sign.search(head)), None)
 
 
@@ -227,7 +230,7 @@ def _steps(numbers: list[int]) -> str:
 def _format_of(path: Path) -> str:
     try:
         head = text_of(path, _HEAD)
-        found = code_of(path) or filetype(str(path))
+        found = _code_in(head) or filetype(str(path))
     except UnknownFileTypeError:
         found = None
     except (OSError, EOFError, lzma.LZMAError) as error:
