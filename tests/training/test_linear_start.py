@@ -89,7 +89,7 @@ def test_a_basis_of_the_users_own_is_kept() -> None:
     task = task_of(labels(8))
     for given in (basis, section):
         begun = linear_start(given, task, {})
-        potential, log = begun
+        potential, log, *_ = begun
         assert potential.cutoff == 4.0
         assert potential.n_functions == {"Au": 8, "Cu": 8}
         assert "functions: " in log

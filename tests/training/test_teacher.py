@@ -20,6 +20,7 @@ from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.design import basis_functions, build_design
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.linear_start import linear_start
 from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
 from mlip_autopipec.training.teacher import learn
 from mlip_autopipec.training.training import FitTask
@@ -167,9 +168,67 @@ def test_many_labels_outgrow_a_small_teacher(test_set):
 
 def test_who_takes_no_teacher_says_so(labels, soft_teacher):
     with pytest.raises(InvalidInputError, match="takes no teacher"):
-        PacemakerTrainer().train(labels, teacher=soft_teacher)
+        PacemakerTrainer(linear_start=False).train(labels, teacher=soft_teacher)
     with pytest.raises(InvalidInputError, match="takes no teacher"):
         LinearACETrainer(ridge=1e-6).train(labels, teacher=soft_teacher)
     copper = [labelled(bulk("Cu", cubic=True) * 2, EMT())]
     with pytest.raises(InvalidInputError, match="the teacher knows"):
         TRAINER.train(copper, teacher=soft_teacher)
+
+
+#: Few functions and iterations: TensorFlow takes most of the time.
+GRADIENT = PacemakerTrainer(
+    basis=BasisSettings(cutoff=4.0, radial_basis="SBessel", number_of_functions_per_element=150, ndensity=2),
+    maxiter=3,
+    fine_tune_maxiter=3,
+    refit_every=None,
+)
+
+
+@pytest.fixture(scope="module")
+def close_teacher():
+    """What a model taught that is too soft, with labels of shorter distances, as a gradient fit may take it."""
+    close = [alloy(s) for s in range(100, 115)]
+    close[0].set_cell(close[0].cell * 0.93, scale_atoms=True)
+    learner = GRADIENT.learner_of_teacher(["Au", "Cu"])
+    return learner.train([labelled(atoms, EMT(), 0.8, -2.0) for atoms in close]).potential
+
+
+def begin(labels, teacher):
+    references = dict.fromkeys(["Au", "Cu"], float(np.mean([a.get_potential_energy() / len(a) for a in labels])))
+    given = ([False] * len(labels), [1.0] * len(labels), [], Path(), 0, teacher)
+    return linear_start(GRADIENT.basis, FitTask(labels, None, ["Au", "Cu"], references, False, *given), {})
+
+
+def test_a_gradient_fit_begins_at_what_a_teacher_taught(labels, test_set, close_teacher):
+    found, alone = begin(labels, close_teacher), begin(labels, None)
+    assert found.linear.teacher_factor == pytest.approx(1 / 0.8, rel=0.05)
+    assert "what the teacher says, times 1.2" in found.log
+    mine, other = (compute_errors(fit.potential, test_set) for fit in (found, alone))
+    assert mine.forces_rmse_meV_A < 0.7 * other.forces_rmse_meV_A
+    assert all(block.ndensityi == 2 for block in found.potential.configuration().funcspecs_blocks)
+
+
+def test_a_gradient_fit_begins_without_a_wrong_teacher(labels):
+    learner = GRADIENT.learner_of_teacher(["Au", "Cu"])
+    wrong = learner.train([labelled(alloy(s), EMT(), -1.0) for s in range(100, 112)]).potential
+    alone, found = begin(labels, None), begin(labels, wrong)
+    assert found.linear.teacher_factor is None
+    assert found.potential.yaml == alone.potential.yaml
+
+
+@pytest.mark.long
+def test_pacemaker_keeps_what_a_teacher_taught(labels, test_set, close_teacher, tmp_path):
+    pytest.importorskip("tensorpotential", reason="pacemaker is not installed (extra 'ace')")
+    found = GRADIENT.train(labels, teacher=close_teacher, directory=tmp_path)
+    assert found.progress.teacher_factor == pytest.approx(1 / 0.8, rel=0.05)
+    mine, begun = (compute_errors(p, test_set) for p in (found.potential, begin(labels, close_teacher).potential))
+    assert mine.forces_rmse_meV_A < 1.2 * begun.forces_rmse_meV_A
+    # gold came nearer in the labels of the teacher
+    nearest = close_teacher.core_radii["Au", "Au"]
+    assert found.potential.core_radii["Au", "Au"] == pytest.approx(nearest)
+    new = [labelled(alloy(20, amplitude=0.25), EMT())]
+    given = {"fine_tune": True, "new_labels": new, "directory": tmp_path, "teacher": close_teacher}
+    tuned = GRADIENT.train(labels, found.potential, **given)
+    assert tuned.new_after.forces_rmse_meV_A < tuned.new_before.forces_rmse_meV_A
+    assert tuned.potential.core_radii["Au", "Au"] <= nearest + 1e-6

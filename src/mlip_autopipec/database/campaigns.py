@@ -98,9 +98,9 @@ class Campaigns:
     def cycles(self, campaign_id: str) -> List[OTFDocument]:
         """Return all assessments of a campaign, one per cycle; none before the first."""
         found = self._documents.read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
-        if not found and campaign_id not in self.names():
-            raise self._unknown(campaign_id)
-        by_cycle = {document.cycle: document for document in found}  # a rerun assessment replaces the one before
+        by_cycle = {
+            document.cycle: document for document in self._of(campaign_id, found)
+        }  # a rerun assessment replaces the one before
         return [by_cycle[cycle] for cycle in sorted(by_cycle)]
 
     def names(self) -> List[str]:
@@ -124,11 +124,12 @@ class Campaigns:
         list of LabelDocument
             Where a label was there already (``reused_from``), with the structure, energy and forces of that one.
         """
-        return with_originals(self._documents.of_campaign(LabelDocument, "label", campaign_id, criteria), self.store)
+        found = self._documents.of_campaign(LabelDocument, "label", campaign_id, criteria)
+        return with_originals(self._of(campaign_id, found), self.store)
 
     def walks(self, campaign_id: str, **criteria: Any) -> List[WalkDocument]:
         """Return the MD runs, without their frames; ``criteria`` as in :meth:`labels`."""
-        return self._documents.of_campaign(WalkDocument, "walk", campaign_id, criteria)
+        return self._of(campaign_id, self._documents.of_campaign(WalkDocument, "walk", campaign_id, criteria))
 
     def halts(self, campaign_id: str) -> List[WalkDocument]:
         """Return the MD runs that halted."""
@@ -144,7 +145,7 @@ class Campaigns:
     def checks(self, campaign_id: str) -> List[CheckDocument]:
         """Return the comparisons of potentials with labels from halt-free MD, and with properties where asked for."""
         found = self._documents.read(CheckDocument, "check", {"output.campaign_id": campaign_id})
-        return sorted(found, key=attrgetter("cycle"))
+        return sorted(self._of(campaign_id, found), key=attrgetter("cycle"))
 
     def oracle_records(self, campaign_id: str) -> List[OracleRecord]:
         """Return the levels of theory a campaign's labels were computed with; more than one should not be."""
@@ -159,11 +160,11 @@ class Campaigns:
                 found = self.store.query_one({**asked, f"{field}.sha256": digest}, ["output.computed_with"])
                 if found is not None:
                     records[digest] = TypeAdapter(OracleRecord).validate_python(found["output"]["computed_with"])
-        return [records[digest] for digest in sorted(records)]
+        return self._of(campaign_id, [records[digest] for digest in sorted(records)])
 
     def potentials(self, campaign_id: str) -> List[PotentialDocument]:
         """Return the potentials with their errors, without their files."""
-        return self._documents.of_campaign(PotentialDocument, "potential", campaign_id, {})
+        return self._of(campaign_id, self._documents.of_campaign(PotentialDocument, "potential", campaign_id, {}))
 
     def potential(self, campaign_id: str, cycle: int | None = None) -> PotentialDocument:
         """
@@ -196,7 +197,7 @@ class Campaigns:
 
     def teacher(self, campaign_id: str) -> TeacherDocument | None:
         """Return the cheap model that a campaign learnt first, with its free labels; None without one."""
-        return self._read_teacher(campaign_id, payload=True)
+        return self._of(campaign_id, self._read_teacher(campaign_id, payload=True))
 
     def _read_teacher(self, campaign_id: str, *, payload: bool) -> TeacherDocument | None:
         criteria = {"output.campaign_id": campaign_id}
@@ -205,7 +206,7 @@ class Campaigns:
 
     def told_teacher(self, final: PotentialDocument) -> str:
         """Say who taught what a potential holds; empty where it holds nothing of a teacher."""
-        factor = None if final.linear is None else final.linear.teacher_factor
+        factor = final.teacher_factor
         teacher = None if factor is None else self._read_teacher(final.campaign_id, payload=False)
         return "" if teacher is None or factor is None else teacher.describe(factor)
 
@@ -220,13 +221,13 @@ class Campaigns:
         wished_error_eV_A
             Force error for which the threshold of gamma is sought.
         """
-        pairs = read_graded(campaign_id, self.store)
+        pairs = self._of(campaign_id, read_graded(campaign_id, self.store))
         return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
 
     def outliers(self, campaign_id: str) -> dict[str, List[str]]:
         """Return the flagged outliers, by uuid with the reasons; accepted ones are left out."""
         accepted = read_accepted(campaign_id, self.store)
-        found = read_outliers(campaign_id, self.store)
+        found = self._of(campaign_id, read_outliers(campaign_id, self.store))
         return {label: reasons for label, reasons in found.items() if label not in accepted}
 
     def accept(self, campaign_id: str, label_id: str, why: str = "") -> None:
@@ -279,7 +280,7 @@ class Campaigns:
 
     def comparison(self, campaign_id: str) -> ComparisonDocument | None:
         """Return how given labels compare with the oracle, and what their energies are shifted by; None: no labels."""
-        return read_comparison(campaign_id, self.store)
+        return self._of(campaign_id, read_comparison(campaign_id, self.store))
 
     @renamed_keywords(with_quarantined="with_outliers")
     def dataset(self, campaign_id: str, last_cycle: int | None = None, *, with_outliers: bool = False) -> List[Atoms]:
@@ -299,7 +300,8 @@ class Campaigns:
             Return flagged outliers, too.
         """
         frames = []
-        for label in read_labels(campaign_id, last_cycle, self.store, with_outliers=with_outliers):
+        labels = read_labels(campaign_id, last_cycle, self.store, with_outliers=with_outliers)
+        for label in self._of(campaign_id, labels):
             atoms = label.to_atoms()
             more = label.model_dump(include=_PROVENANCE)
             atoms.info.update({name: value for name, value in more.items() if value is not None})
@@ -350,6 +352,12 @@ class Campaigns:
     def _names(self, criteria: dict[str, Any]) -> List[str]:
         kinds = {"output.kind": {"$in": ["campaign", "loop"]}}
         return sorted(str(name) for name in self.store.distinct("output.campaign_id", {**kinds, **criteria}))
+
+    def _of(self, campaign_id: str, found: T) -> T:
+        """Return what was found of a campaign; nothing of a name that does not exist is an error."""
+        if not found and campaign_id not in self.names():
+            raise self._unknown(campaign_id)
+        return found
 
     def _unknown(self, campaign_id: str) -> MLIPError:
         return MLIPError(f"no campaign '{campaign_id}' is in {title_of(self.store)}; there are {self.names()}")

@@ -184,7 +184,8 @@ class TeachMaker(Maker):
                 f"time: {reasons[0]}. Mend it, take another one, or leave it out"
             )
         try:
-            result = replace(trainer, reference_energies=None).train(
+            learner = trainer.learner_of_teacher(campaign.elements)
+            result = replace(learner, reference_energies=None).train(
                 labels, elements=campaign.elements, seed=derive_seed(seed, SeedPurpose.TEACHER)
             )
         except MLIPError as error:
@@ -193,7 +194,7 @@ class TeachMaker(Maker):
                 "or leave it out"
             ) from error
         record = LinearRecord.of(result.linear)
-        assert record is not None  # of the trainers that take a teacher
+        assert record is not None  # of all learners
         logger.info("teacher: %d labels, %d failed; %s", len(labels), n_failed, result.log.splitlines()[-2])
         return TeacherDocument(
             **fields,

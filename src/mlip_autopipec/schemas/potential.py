@@ -130,6 +130,9 @@ class FitRecord(BaseModel):
     start: Loss = Field(description="Before the first iteration.")
     end: Loss = Field(description="After the last iteration.")
     history: list[Loss] = Field(description="Along the way, thinned.")
+    teacher_factor: float | None = Field(
+        None, description="Factor of the teacher's energies and forces where it began; None where no teacher is in it."
+    )
 
     @classmethod
     def from_progress(cls, progress: FitProgress | None) -> FitRecord | None:
@@ -145,6 +148,7 @@ class FitRecord(BaseModel):
             start=history[0],
             end=history[-1],
             history=history,
+            teacher_factor=progress.teacher_factor,
         )
 
 
@@ -277,6 +281,12 @@ class PotentialDocument(WithPayload):
             fitted=FittedRecord.of(result.fitted),
             **fields,
         )
+
+    @property
+    def teacher_factor(self) -> float | None:
+        """Factor of the energies and forces of the teacher in it; None where no teacher is in it."""
+        record = self.linear or self.fit
+        return None if record is None else record.teacher_factor
 
     def errors(self) -> dict[str, Errors | None]:
         """Return all measured errors by the names of their fields."""

@@ -97,7 +97,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     alone = _fit(trainer, replace(task, teacher=None, start=None if goes_on else task.start), weights)
     gain = sum(1 + 3 * len(label) for label in task.labels) * (taught.log_probability - alone.log_probability)
     logger.info("logarithm of the evidence with the teacher, more than without: %.4g", gain)
-    return taught if gain > MARGIN else alone
+    # of a factor of zero nothing is in it but other energies of the elements
+    return taught if gain > MARGIN and taught.record.teacher_factor else alone
 
 
 def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:

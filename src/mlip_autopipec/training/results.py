@@ -40,6 +40,8 @@ class FitProgress:
         Why the optimiser stopped, in its own words.
     device
         "cpu", or the GPU.
+    teacher_factor
+        What the energies and forces of the teacher are multiplied by in the fit that it began at; None without one.
     """
 
     n_iterations: int
@@ -47,6 +49,7 @@ class FitProgress:
     converged: bool | None
     message: str
     device: str
+    teacher_factor: float | None = None
 
 
 @dataclass(frozen=True)

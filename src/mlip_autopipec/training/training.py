@@ -188,12 +188,16 @@ class ACETrainer(MSONable, ABC):
             return 0
         return int(self.basis.section(elements).get("functions", {}).get("number_of_functions_per_element", 0))
 
+    def learner_of_teacher(self, elements: Sequence[str]) -> ACETrainer:  # noqa: ARG002 of trainers with another one
+        """Return the trainer that learns the labels of a teacher of these elements; its potential is linear."""
+        return self
+
     def check_takes_teacher(self) -> None:
         """Refuse a teacher where fits cannot begin at one."""
         if not self.learns_from_teacher:
             raise InvalidInputError(
                 f"{type(self).__name__} takes no teacher; use LinearACETrainer (kind: linear) without the weights of "
-                "version 0.1"
+                "version 0.1, or PacemakerTrainer (kind: pacemaker) whose first fits begin at a linear one"
             )
 
     def _check_teacher(self, teacher: ACEPotential, symbols: Sequence[str]) -> None:

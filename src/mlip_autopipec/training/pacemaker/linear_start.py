@@ -19,7 +19,7 @@ from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.results import Fit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mlip_autopipec.training.training import FitTask
 
@@ -43,38 +43,50 @@ def has_linear_part(basis: BasisSettings) -> bool:
     )
 
 
-def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any]) -> tuple[ACEPotential, str]:
+def linear_trainer(basis: BasisSettings, elements: Sequence[str], settings: Mapping[str, Any]) -> LinearACETrainer:
     """
-    Return the potential that a gradient fit begins at, and the log of the linear fit.
+    Return the trainer of the linear fit that a gradient fit begins at.
 
     Parameters
     ----------
     basis
         Of the gradient fit; :func:`has_linear_part`. If it gives no number of functions, the labels choose size, cutoff
         and radial functions, up to :data:`MOST_FUNCTIONS`.
-    task
-        The labels.
+    elements
+        Of the potential.
     settings
         Of the linear trainer.
+    """
+    if basis.potential_section is not None or basis.number_of_functions_per_element is not None:
+        fixed = basis.section(elements) | {"embeddings": {"ALL": _LINEAR}}
+        return LinearACETrainer(basis=BasisSettings(potential_section=fixed), **settings)
+    most = MOST_FUNCTIONS[min(len(elements), len(MOST_FUNCTIONS)) - 1]
+    return LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
+
+
+def linear_start(basis: BasisSettings, task: FitTask, settings: Mapping[str, Any]) -> Fit:
+    """
+    Return the linear fit that a gradient fit begins at, its potential with the densities of the gradient fit.
+
+    Parameters
+    ----------
+    basis, settings
+        As in :func:`linear_trainer`.
+    task
+        The labels, and the teacher where there is one.
 
     Raises
     ------
     TrainingError, InvalidInputError
         As :func:`~mlip_autopipec.training.linear_fit.fit_linear`.
     """
-    section = basis.section(task.elements)
-    if basis.potential_section is not None or basis.number_of_functions_per_element is not None:
-        fixed = section | {"embeddings": {"ALL": _LINEAR}}
-        trainer = LinearACETrainer(basis=BasisSettings(potential_section=fixed), **settings)
-    else:
-        most = MOST_FUNCTIONS[min(len(task.elements), len(MOST_FUNCTIONS)) - 1]
-        trainer = LinearACETrainer(basis=replace(basis, ndensity=1), max_functions_per_element=most, **settings)
+    trainer = linear_trainer(basis, task.elements, settings)
     # energies count more in a linear fit, so dimers have to count less
     weighted = task.with_dimers_at_most(trainer.dimer_weight)
     found = Fit(*trainer.fit(replace(weighted, start=None)))
-    given = section["embeddings"]
+    given = basis.section(task.elements)["embeddings"]
     embeddings = {element: given.get(element, given.get("ALL", {})) for element in task.elements}
-    return with_densities(found.potential, embeddings), f"{_BEGINS}\n{found.log}\n\n"
+    return found._replace(potential=with_densities(found.potential, embeddings), log=f"{_BEGINS}\n{found.log}\n\n")
 
 
 def with_densities(potential: ACEPotential, embeddings: Mapping[str, Mapping[str, Any]]) -> ACEPotential:

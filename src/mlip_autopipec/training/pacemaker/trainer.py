@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from mlip_autopipec.errors import INSTALL_ACE, InvalidInputError
 from mlip_autopipec.kinds import TrainerKind
 from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF, BasisSettings
-from mlip_autopipec.potentials.core import CORE_MARGIN, set_core
+from mlip_autopipec.potentials.core import CORE_MARGIN, put_core
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.settings import get_settings
 from mlip_autopipec.training.pacemaker.files import (
@@ -32,11 +31,13 @@ from mlip_autopipec.training.pacemaker.input import (
     read_input_file,
     with_section,
 )
-from mlip_autopipec.training.pacemaker.linear_start import has_linear_part, linear_start
+from mlip_autopipec.training.pacemaker.linear_start import has_linear_part, linear_start, linear_trainer
 from mlip_autopipec.training.pacemaker.log import check_log, fail, read_progress
+from mlip_autopipec.training.pacemaker.refit import better_of
 from mlip_autopipec.training.pacemaker.run import LOG, OUTPUT, look_for_pacemaker, run_pacemaker
 from mlip_autopipec.training.program import find_program
-from mlip_autopipec.training.results import Fit, Refit, TrainingResult
+from mlip_autopipec.training.results import Fit, TrainingResult
+from mlip_autopipec.training.teacher import holds_functions
 from mlip_autopipec.training.training import (
     BASIS_TEMPLATE,
     ACETrainer,
@@ -56,7 +57,6 @@ from mlip_autopipec.training.weights import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlip_autopipec.training.accuracy import ErrorMetrics
 
 #: Of pacemaker's template; and what an error is worth in the linear fit that a fit begins at.
 _KAPPA = 0.3
@@ -218,43 +218,18 @@ class PacemakerTrainer(ACETrainer):
         own = self.share_of_forces(mean_size([*given.labels, *given.new_labels]))
         if not (given.fine_tune and self.refit_is_due(given.cycle)):
             return tuned
+        kappa = self.input_sections.get("fit", {}).get("loss", {}).get("kappa", own)
+        kappa = own if isinstance(kappa, str) else kappa  # "auto" is pacemaker's own business
         try:
             refitted = super().train_on(replace(given, fine_tune=False))
             prove_learning(refitted)
         except Exception as error:  # whatever it was: the fine-tuned potential is good
-            return self._judge(tuned, None, own, f"{type(error).__name__}: {error}")
-        return self._judge(tuned, refitted, own)
+            return better_of(tuned, None, kappa, f"{type(error).__name__}: {error}")
+        return better_of(tuned, refitted, kappa)
 
     def refit_is_due(self, cycle: int) -> bool:
         """Return whether a refit from scratch is due in this cycle of the loop."""
         return self.refit_every is not None and cycle > 0 and cycle % self.refit_every == 0
-
-    def _judge(
-        self, tuned: TrainingResult, refitted: TrainingResult | None, own: float, failure: str | None = None
-    ) -> TrainingResult:
-        """Keep the potential with the lower loss on the test set, or without one on the training set."""
-        kappa = self.input_sections.get("fit", {}).get("loss", {}).get("kappa", own)
-        kappa = own if isinstance(kappa, str) else kappa  # "auto" is pacemaker's own business
-
-        def loss(errors: ErrorMetrics | None) -> float:
-            return math.nan if errors is None else errors.loss(kappa)
-
-        on_test = tuned.test is not None
-        errors = tuned.test or tuned.train
-        others = None if refitted is None else (refitted.test or refitted.train)
-        better = refitted is not None and loss(others) < loss(errors)
-        kept = refitted if refitted is not None and better else tuned
-        refit = Refit(
-            kept="refit" if better else "fine-tune",
-            judged_on="test" if on_test else "train",
-            fine_tune_loss=loss(errors),
-            refit_loss=loss(others),
-            fine_tune=errors,
-            refit=others,
-            failure=failure,
-        )
-        seconds = tuned.seconds + (0.0 if refitted is None else refitted.seconds)
-        return replace(kept, refit=refit, seconds=seconds)
 
     def fit(self, task: FitTask) -> Fit:
         """Fit in a fresh subfolder of the task's directory; see :meth:`ACETrainer.fit`."""
@@ -263,10 +238,12 @@ class PacemakerTrainer(ACETrainer):
         train = label_frame(task.labels, task.reference_energies, weights, "label")
         # pacemaker joins both frames, so the test set needs the weight column as well
         test = label_frame(task.test_labels, task.reference_energies, [1.0] * len(task.test_labels), "test label")
-        fine_tune, start, told = task.fine_tune, task.start, ""
+        fine_tune, start, told, factor = task.fine_tune, task.start, "", None
         from_linear = self.begins_linear and not fine_tune
         if from_linear:
-            start, told = self._linear_fit(task)
+            first = linear_start(self.basis, task, self._linear_settings())
+            start, told = first.potential, first.log
+            factor = None if first.linear is None else first.linear.teacher_factor
         settings = self.input(
             task.elements,
             start is not None,
@@ -301,8 +278,11 @@ class PacemakerTrainer(ACETrainer):
             fail(problem, folder / LOG, log, "remove 'weighting' from the fit section, or raise its DEup and DFup")
         if self.repulsion is not None:
             # after the fit: pacemaker's TensorFlow backend does not know the core
-            set_core(fitted, task.labels, task.elements, self.core_margin)
-        progress = read_progress(log, folder / "metrics.txt", folder / LOG)
+            task = (
+                task if factor is not None or (fine_tune and _may_hold_teacher(task)) else replace(task, teacher=None)
+            )
+            put_core(fitted, task.core_radii(self.core_margin))
+        progress = replace(read_progress(log, folder / "metrics.txt", folder / LOG), teacher_factor=factor)
         return Fit(ACEPotential.from_basis(fitted), told + log, progress)
 
     @property
@@ -311,12 +291,21 @@ class PacemakerTrainer(ACETrainer):
         has_ladder = self.ladder_step is not None or "ladder_step" in self.input_sections.get("fit", {})
         return self.linear_start and not has_ladder and has_linear_part(self.basis)
 
-    def _linear_fit(self, task: FitTask) -> tuple[ACEPotential, str]:
-        """Return the linear fit to begin at, and its log."""
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the linear fit that first fits begin at can begin at a teacher."""
+        return self.begins_linear
+
+    def learner_of_teacher(self, elements: Sequence[str]) -> ACETrainer:
+        """Return the trainer of the linear fits that first fits begin at."""
+        return linear_trainer(self.basis, elements, self._linear_settings())
+
+    def _linear_settings(self) -> dict[str, Any]:
+        """Return the settings of the linear fit to begin at."""
         settings: dict[str, Any] = {"core_repulsion": self.repulsion is not None, "core_margin": self.core_margin}
         if (worth := worth_of(self)) is not None:
             settings |= {"energy_meV_atom": worth.energy_meV_atom, "forces_meV_A": worth.forces_meV_A}
-        return linear_start(self.basis, task, settings)
+        return settings
 
     def input(
         self,
@@ -382,6 +371,11 @@ class PacemakerTrainer(ACETrainer):
             f"install pacemaker with {INSTALL_ACE}, give PacemakerTrainer(command=...), or use LinearACETrainer, which "
             "does not need it",
         )
+
+
+def _may_hold_teacher(task: FitTask) -> bool:
+    """Tell whether what is continued has the functions of a teacher, whose core begins nearer."""
+    return task.start is not None and task.teacher is not None and holds_functions(task.start, task.teacher)
 
 
 KIND = TrainerKind(
