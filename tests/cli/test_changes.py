@@ -84,3 +84,18 @@ def test_labels_that_were_added_later_are_not_passed_over(store, tmp_path):
         check_unchanged(campaign("[old.extxyz, new.extxyz]"), campaign_id, store, more=True)
     with pytest.raises(InvalidInputError, match=r"3 are new and 12 are gone or changed"):
         check_unchanged(campaign("new.extxyz"), campaign_id, store, more=False)
+
+
+def test_a_run_file_of_another_campaign_is_told(store, tmp_path, capsys):
+    text = "structures: [{bulk: {name: Cu}}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+    for name in ("mine", "other"):
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\n{text}")
+    (recording, *_) = (
+        job for job, _ in RunFile.load(tmp_path / "mine.yaml").flow().iterflow() if "record campaign" in job.name
+    )
+    recording.run(store)
+    (campaign_id,) = store.distinct("output.campaign_id", {"output.kind": "campaign"})
+    check_unchanged(RunFile.load(tmp_path / "mine.yaml"), campaign_id, store, more=False)
+    assert "named" not in capsys.readouterr().out
+    check_unchanged(RunFile.load(tmp_path / "other.yaml"), campaign_id, store, more=False)
+    assert "this run file is named 'other'" in " ".join(capsys.readouterr().out.split())

@@ -219,6 +219,13 @@ def test_submitted_run_by_a_worker_and_seen(configured, tmp_path, monkeypatch): 
     assert json.loads(seen.stdout)["n_labels"] == 8
     assert [c["campaign_id"] for c in json.loads(invoke("status", "--json").stdout)["campaigns"]] == ["small"]
     assert "holds a campaign 'small' already" in invoke("submit", "run.yaml", *file).output
+    Path("other.yaml").write_text(yaml.safe_dump({**run, "name": "other", "conditions": [{"temperature_K": 700}]}))
+    told = " ".join(invoke("submit", "other.yaml", *file, "--campaign", "small", "--resume").output.split())
+    assert "this run file is named 'other', and the campaign was begun by one named" in told
+    assert "or use `mlip-autopipec submit --extend` for further ones" in told
+    unknown = invoke("status", "--campaign", "copper-7")
+    assert unknown.exit_code == FAILED
+    assert "appears when a worker has run its first job" in " ".join(unknown.output.split())
     assert "nothing is left to do" in invoke("submit", "run.yaml", *file, "--extend").output
     run["conditions"].append({"temperature_K": 310})
     Path("run.yaml").write_text(yaml.safe_dump(run))

@@ -48,8 +48,7 @@ def test_list_and_status(campaigns):
 
 @pytest.mark.parametrize(
     "asked",
-    ["labels", "walks", "checks", "potentials", "teacher", "outliers", "calibration", "comparison"]
-    + ["dataset", "oracle_records", "cycles", "task", "halts"],
+    "labels walks halts checks potentials teacher outliers calibration comparison dataset cycles task".split(),
 )
 def test_nothing_of_a_campaign_that_is_not_there_is_an_error(campaigns, asked):
     with pytest.raises(MLIPError, match="'silver' is in"):

@@ -23,8 +23,9 @@ from campaign_workers import (
     needs_server,
     start_worker,
 )
-from jobflow import Flow, Job, run_locally
+from jobflow import Flow, Job, JobStore, run_locally
 from jobflow.settings import JobflowSettings
+from maggma.stores import MemoryStore
 from paths import ROOT
 
 from mlip_autopipec.errors import InvalidInputError
@@ -345,6 +346,34 @@ def test_a_failed_campaign_is_not_completed(
 
 
 @needs_server
+@pytest.mark.parametrize("lost", ["everything", "bulk data"])
+def test_a_worker_whose_store_would_lose_the_campaign_computes_nothing(
+    configured: Configured,
+    pad: LaunchPad,
+    work: Callable[..., None],
+    lpad: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lost: str,
+) -> None:
+    """A node without jobflow.yaml ran a campaign to COMPLETED in a store in memory, and all was lost."""
+    flow = small_campaign(tmp_path / "events.log")
+    fw_id = submit(flow, pad).fw_ids[0]
+    documents = MemoryStore() if lost == "everything" else configured.store.docs_store
+    with monkeypatch.context() as worker:
+        worker.setattr(jobflow.SETTINGS, "JOB_STORE", JobStore(documents, additional_stores={"data": MemoryStore()}))
+        work()
+    workflow = pad.get_wf_by_fw_id(fw_id)
+    (fizzled,) = (f for f in workflow.fws if f.state == "FIZZLED")
+    assert fizzled.name == "record campaign"
+    trace = fizzled.launches[-1].action.stored_data["_exception"]["_stacktrace"]
+    assert "Let JOBFLOW_CONFIG_FILE of the worker name" in trace
+    lpad("rerun_fws", "-s", "FIZZLED")
+    work()
+    assert configured.final(flow).status == "CONVERGED"
+
+
+@needs_server
 def test_labels_of_an_oracle_that_failed_are_rerun(
     configured: Configured, pad: LaunchPad, work: Callable[..., None], lpad: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -356,7 +385,10 @@ def test_labels_of_an_oracle_that_failed_are_rerun(
     work()
     assert configured.final(flow).status == "ORACLE_FAILING"
     assert pad.get_wf_by_fw_id(fw_id).state == "FIZZLED"
-    assert [f.name for f in pad.get_wf_by_fw_id(fw_id).fws if f.state == "FIZZLED"] == ["assess c001"]
+    (fizzled,) = (f for f in pad.get_wf_by_fw_id(fw_id).fws if f.state == "FIZZLED")
+    assert fizzled.name == "assess c001"
+    trace = fizzled.launches[-1].action.stored_data["_exception"]["_stacktrace"]
+    assert "rerun its job 'request labels c001', not this one" in trace
     done = read_events(events)
     assert done.count("bad label") == 3
 

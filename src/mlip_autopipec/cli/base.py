@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
+from pymongo.errors import PyMongoError
 from rich.console import Console
 from rich.markup import escape
 
@@ -84,6 +85,25 @@ def main() -> None:
     Every command explains itself: mlip-autopipec COMMAND --help.
     """
     look_for_garbage_rarely()
+    with told():
+        _check_configuration()
+
+
+def _check_configuration() -> None:
+    """Refuse a configuration of jobflow that cannot be read: whatever imports jobflow would fail at it."""
+    file = Path(os.environ.get("JOBFLOW_CONFIG_FILE") or "~/.jobflow.yaml").expanduser()
+    if not file.is_file():
+        return
+    try:
+        import jobflow  # noqa: F401
+    except ImportError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())[:300]
+        raise MLIPError(
+            f"the configuration of jobflow, '{file}', cannot be used ({type(error).__name__}: {what}); mend it, or let "
+            "JOBFLOW_CONFIG_FILE name another one (docs/database.md)"
+        ) from error
 
 
 def put(result: dict[str, Any]) -> None:
@@ -115,6 +135,12 @@ def in_words(error: BaseException) -> str:
         place = getattr(error, "filename", None)
         where = f" while '{place}' was written" if place else ""
         return f"no space is left on the disk{where} ({error}); make room. What was stored is kept, `resume` continues"
+    if isinstance(error, PyMongoError):
+        # what it says may hold a whole topology; the server is named in its first words
+        return (
+            f"the database does not answer, or refuses ({type(error).__name__}: {str(error)[:200]}); what it has is "
+            "kept. Look at its server, name and password, and try again"
+        )
     if isinstance(error, sqlite3.Error):
         return (
             f"the store cannot be read or written ({what}); nothing in it is deleted. Look at disk and permissions, "
@@ -139,7 +165,7 @@ def told(as_json: bool = False) -> Iterator[None]:
     try:
         with _stdout_to_stderr() if as_json else _as_it_is():
             yield
-    except (MLIPError, OSError, sqlite3.Error, MemoryError, RecursionError) as error:
+    except (MLIPError, OSError, sqlite3.Error, PyMongoError, MemoryError, RecursionError) as error:
         message = in_words(error)
         with suppress(OSError):
             console.print(f"[red]error:[/] {escape(message)}", markup=True)
@@ -288,17 +314,9 @@ def asked_for(folder: Path | None, campaign: str | None) -> tuple[Campaigns, str
         return Campaigns(store), name
     if campaign is None:
         raise MLIPError("which campaign? Give the folder of a run, or --campaign with its name in the JobStore")
-    campaigns = Campaigns()
+    campaigns = Campaigns(configured_store())
     campaigns.status(campaign)  # an unknown one is told with those there are
     return campaigns, campaign
-
-
-def keeps(store: JobStore) -> bool:
-    """Tell whether a store keeps its documents when the process ends."""
-    from maggma.stores import MemoryStore
-
-    # SQLiteStore of this package is a MemoryStore by class, and keeps its documents
-    return not isinstance(store.docs_store, MemoryStore) or hasattr(store.docs_store, "path")
 
 
 def configured_store() -> JobStore:
@@ -308,17 +326,21 @@ def configured_store() -> JobStore:
     Raises
     ------
     MLIPError
-        There is none but memory, or its server does not answer.
+        There is none but memory, it has no store for bulk data, or its server does not answer.
     """
     from jobflow.settings import JobflowSettings
 
+    from mlip_autopipec.jobs.stores import is_kept, lacks
+
     settings = JobflowSettings()
     store = settings.JOB_STORE
-    if not keeps(store):
+    if not is_kept(store.docs_store):
         raise MLIPError(
             "jobflow is configured with a store in memory, in which nothing would be kept; name a JobStore in "
             f"{settings.CONFIG_FILE} or in the file of JOBFLOW_CONFIG_FILE (docs/database.md)"
         )
+    if lack := lacks(store):
+        raise MLIPError(f"the JobStore of {settings.CONFIG_FILE} cannot hold a campaign: {lack} (docs/database.md)")
     try:
         store.connect()
         store.query_one({}, ["uuid"])

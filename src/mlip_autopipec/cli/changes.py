@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _NO_KEYS = ("@module", "@class", "@version", "name")
 
 
-def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, more: bool) -> None:
+def check_unchanged(
+    campaign: RunFile, campaign_id: str, store: JobStore, *, more: bool, extend: str = "`mlip-autopipec extend`"
+) -> None:
     """
     Refuse a run file whose structures, conditions or seed are not those the campaign was begun with.
 
@@ -34,6 +36,8 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
         The campaign that goes on.
     more
         Whether there may be further structures and conditions, for `extend`.
+    extend
+        What takes these, as one would type it.
 
     Raises
     ------
@@ -41,11 +45,15 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
         Names what changed and what to do.
     """
     from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.flows.resume import recorded_maker
     from mlip_autopipec.jobs.dataset import recorded_task
     from mlip_autopipec.oracle.identity import canonical_form
 
     task = recorded_task(campaign_id, store)
-    remedy = "put them back as they were" if more else "put them back, or use `mlip-autopipec extend` for further ones"
+    begun_as = recorded_maker(campaign_id, store).name
+    another = f"this run file is named '{campaign.name}', and the campaign was begun by one named '{begun_as}'"
+    another = "" if campaign.maker().name == begun_as else f"{another}: is it the right one?"
+    remedy = "put them back as they were" if more else f"put them back, or use {extend} for further ones"
     old, new = task.structures(), as_frames(campaign.load_structures())  # in the cells of MD, vacuum added
     wrong = [
         f"structures[{k}], {atoms.get_chemical_formula()}, is gone" for k, atoms in enumerate(old) if k >= len(new)
@@ -63,13 +71,18 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
     if not more:
         wrong += [f"the condition {c.temperature_K:g} K is new" for c in asked if c not in task.conditions]
     if wrong:
-        raise InvalidInputError(f"{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}")
+        told = f"{another} Otherwise: " if another else ""
+        raise InvalidInputError(
+            f"{told}{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}"
+        )
     _check_labels(campaign, campaign_id, store)
     if campaign.seed != task.seed:
         raise InvalidInputError(
             f"seed is {campaign.seed}, and the campaign '{campaign_id}' was begun with {task.seed}; put it back: "
             "another seed is another campaign"
         )
+    if another:
+        console.print(f"[yellow]note:[/] {escape(another)}")
 
 
 def _check_labels(campaign: RunFile, campaign_id: str, store: JobStore) -> None:

@@ -11,10 +11,13 @@ import yaml
 from rich.markup import escape
 
 from mlip_autopipec.cli.base import AsJson, app, configured_store, console, put, told, typed
+from mlip_autopipec.cli.run import NewOracle
 from mlip_autopipec.errors import ExecutableError, InvalidInputError
 
 if TYPE_CHECKING:
     from fireworks import LaunchPad
+
+    from mlip_autopipec.runfile.model import RunFile
 
 LaunchPadFile = Annotated[
     Path | None,
@@ -40,6 +43,7 @@ def submit(
         bool, typer.Option("--resume", help="Continue a campaign of this name that was interrupted or failed.")
     ] = False,
     extend: Annotated[bool, typer.Option("--extend", help="Continue a campaign of this name that has ended.")] = False,
+    new_oracle: NewOracle = False,
     as_json: AsJson = False,
 ) -> None:
     """
@@ -57,6 +61,7 @@ def submit(
     Then qlaunch or rlaunch as usual (docs/fireworks.md); status shows its progress.
     """
     with told(as_json):
+        from mlip_autopipec.cli.cautions import cautions
         from mlip_autopipec.cli.changes import check_unchanged, maker_if_changed
         from mlip_autopipec.database.campaigns import Campaigns
         from mlip_autopipec.flows.otf import OTFMaker
@@ -70,14 +75,16 @@ def submit(
         name = campaign or run.name
         entries = {} if workers is None else _read_workers(workers)
         store = configured_store()
-        if resume:
-            check_unchanged(run, name, store, more=False)
-            flow = OTFMaker.resume(name, store, maker_if_changed(run, name, store))
-        elif extend:
-            check_unchanged(run, name, store, more=True)
-            known = len(recorded_task(name, store).formulas)
-            new = run.load_structures()[known:]
-            flow = OTFMaker.extend(name, store, new, run.load_conditions(), maker_if_changed(run, name, store))
+        for told_of in [*cautions(run), *_not_run_here(run)]:
+            console.print(f"[yellow]note:[/] {escape(told_of)}")
+        if resume or extend:
+            check_unchanged(run, name, store, more=extend, extend="`mlip-autopipec submit --extend`")
+            maker = maker_if_changed(run, name, store, new_oracle=new_oracle)
+            if resume:
+                flow = OTFMaker.resume(name, store, maker)
+            else:
+                new = run.load_structures()[len(recorded_task(name, store).formulas) :]
+                flow = OTFMaker.extend(name, store, new, run.load_conditions(), maker)
         else:
             if name in Campaigns(store).names():
                 raise InvalidInputError(
@@ -93,6 +100,19 @@ def submit(
         )
     if as_json:
         put(asdict(submission))
+
+
+def _not_run_here(run: RunFile) -> list[str]:
+    """Return what a run file asks for that a LaunchPad does not do."""
+    told = []
+    if run.validation is not None:
+        told.append(
+            "validation, MD of the oracle itself at the end, is no part of a campaign on a LaunchPad: it is left out "
+            "(docs/fireworks.md)"
+        )
+    if run.resources is not None:
+        told.append("resources are those of `run` on one machine; here --workers says what a step is run with")
+    return told
 
 
 @app.command()
@@ -132,7 +152,14 @@ def _launchpad(file: Path | None) -> LaunchPad:
         raise ExecutableError(f"FireWorks is missing ({error}): pip install 'mlip-autopipec[fireworks]'") from error
     if file is not None and not file.is_file():
         raise InvalidInputError(f"--launchpad '{file}' does not exist; `lpad init` writes one")
-    pad = LaunchPad.auto_load() if file is None else LaunchPad.from_file(str(file))
+    try:
+        pad = LaunchPad.auto_load() if file is None else LaunchPad.from_file(str(file))
+    except Exception as error:  # of its readers of YAML and JSON
+        which = "the file that FireWorks is configured for" if file is None else f"--launchpad '{file}'"
+        raise InvalidInputError(
+            f"{which} is no LaunchPad ({type(error).__name__}: {' '.join(str(error).split())[:200]}); `lpad init` "
+            "writes one (docs/fireworks.md)"
+        ) from error
     try:
         pad.workflows.find_one({}, ["_id"])
     except Exception as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pymongo.errors import PyMongoError
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.live import Live
@@ -21,7 +22,7 @@ from mlip_autopipec.cli.base import (
     configured_store,
     console,
     folder_of,
-    keeps,
+    in_words,
     member_of,
     names_in,
     put,
@@ -92,6 +93,7 @@ def status(
     with told(as_json):
         from mlip_autopipec.database.campaigns import Campaigns
         from mlip_autopipec.database.validation import read_errors
+        from mlip_autopipec.jobs.stores import title_of
         from mlip_autopipec.progress import progress_of
 
         several = _below(folder, campaign)
@@ -110,6 +112,15 @@ def status(
             result = {"campaigns": [_summary(one) for one in everything]}
             console.print(overview([Row(one) for one in everything]) if everything else _NONE)
         else:
+            if folder is None and campaign not in campaigns.names():
+                if watch is None or as_json:
+                    raise MLIPError(
+                        f"no campaign '{campaign}' is in {title_of(campaigns.store)}; there are {campaigns.names()}. "
+                        "One that was submitted appears when a worker has run its first job"
+                    )
+                console.print(f"[yellow]note:[/] {_NONE}; waiting for '{escape(campaign)}'")
+                while campaign not in campaigns.names():
+                    time.sleep(watch)
             document = campaigns.status(campaign)
             if watch is None or as_json:
                 console.print(_detail(campaigns, document, folder))
@@ -139,7 +150,9 @@ def _below(folder: Path | None, campaign: str | None) -> list[Path]:
     if folder is None and found:
         from jobflow.settings import JobflowSettings
 
-        if keeps(JobflowSettings().JOB_STORE):
+        from mlip_autopipec.jobs.stores import is_kept
+
+        if is_kept(JobflowSettings().JOB_STORE.docs_store):
             return []
     return found
 
@@ -170,12 +183,17 @@ def _of_folders(folders: Sequence[Path], elements: Sequence[str] | None) -> tupl
 
 def _watched(campaigns: Campaigns, campaign: str, seconds: float, folder: Path | None) -> OTFDocument:
     document = campaigns.status(campaign)
-    with Live(_detail(campaigns, document, folder), console=console, auto_refresh=False) as live:
+    shown = _detail(campaigns, document, folder)
+    with Live(shown, console=console, auto_refresh=False) as live:
         try:
             while exit_code(document.status) is ExitCode.UNFINISHED:
                 time.sleep(seconds)
-                document = campaigns.status(campaign)
-                live.update(_detail(campaigns, document, folder), refresh=True)
+                try:
+                    document = campaigns.status(campaign)
+                    shown = _detail(campaigns, document, folder)
+                except PyMongoError as error:  # it may come back: watching goes on
+                    shown = Group(f"[yellow]note:[/] {escape(in_words(error))}; trying again", shown)
+                live.update(shown, refresh=True)
         except KeyboardInterrupt:  # ends the watching, not the campaign
             pass
     return document
@@ -262,7 +280,8 @@ def _detail(campaigns: Campaigns, document: OTFDocument, folder: Path | None) ->
             doing = f"interrupted while {progress.doing}" if progress.doing else "interrupted"
             note = "no process runs it; `mlip-autopipec resume` with its run file continues"
             return Shown(replace(progress, doing=doing, forecast=None), note=note)
-        return Shown(progress, note="" if running else "if nothing runs, resume it")
+        idle = "if nothing runs, look at the jobs of its LaunchPad (docs/fireworks.md), or resume it"
+        return Shown(progress, note="" if running else idle if folder is None else "if nothing runs, resume it")
     from mlip_autopipec.database.validation import read_errors
 
     head = Table(title=f"{escape(document.campaign_id)}: {_coloured(document.status)}", show_header=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from datetime import datetime
 from operator import itemgetter
@@ -109,6 +110,10 @@ class CampaignBuilder(Builder):
         self.rebuild = rebuild
         target.key = "campaign_id"
         super().__init__(sources=[source], targets=[target], chunk_size=chunk_size)
+
+    def run(self, log_level: int = logging.WARNING) -> None:
+        """Write the summaries; at maggma's own level each command to a server would be printed."""
+        super().run(log_level)
 
     def prechunk(self, number_splits: int) -> Iterator[dict[str, Any]]:
         """Divide the campaigns that have news among the workers of ``mrun``."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from maggma.stores import MemoryStore, MongoStore
-
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.stores import title_of
 from mlip_autopipec.schemas.base import PAYLOAD, Document, time_of
 
 if TYPE_CHECKING:
@@ -48,7 +47,14 @@ class StoredDocuments:
     ) -> list[DocumentT]:
         """Read documents in the order in which they were made; of a job that ran twice the newest."""
         # bulk data is left where it is: a document that refers to it holds a small reference
-        found = self.store.query({"output.kind": kind, **criteria}, ["uuid", "output", "completed_at"], load=payload)
+        asked = {"output.kind": kind, **criteria}
+        try:
+            found = list(self.store.query(asked, ["uuid", "output", "completed_at"], load=payload))
+        except KeyError as error:  # jobflow's, with the name of the blob
+            raise MLIPError(
+                f"bulk data {error} of a {kind} is not in the additional store of {title_of(self.store)}; is its "
+                "store 'data' that of this campaign (docs/database.md)?"
+            ) from error
         by_job: dict[tuple[str, int], DocumentT] = {}
         for doc in sorted(found, key=time_of):  # a server sorts no more than 100 MB
             output = doc["output"]
@@ -57,14 +63,6 @@ class StoredDocuments:
             document = model.model_validate(output)
             by_job[doc["uuid"], document.cycle] = document
         return list(by_job.values())
-
-
-def title_of(store: JobStore) -> str:
-    """Tell where a store is; the name maggma gives a MongoStore may hold the password."""
-    docs = store.docs_store
-    if isinstance(docs, MongoStore) and not isinstance(docs, MemoryStore):
-        return f"collection {docs.database}.{docs.collection_name}"
-    return str(docs.name)
 
 
 def labels_in_state(campaign_id: str, state: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pymongo.errors import PyMongoError
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.bulk import store_bulk_first
 from mlip_autopipec.jobs.decoding import decoded
+from mlip_autopipec.jobs.stores import title_of
 from mlip_autopipec.schemas.base import PAYLOAD, Document
 
 if TYPE_CHECKING:
@@ -93,9 +94,8 @@ def _resolve(arguments: Any, tolerate_missing: bool) -> Any:
         outputs[doc["uuid"]] = decoded(doc["output"], f"the document {doc['uuid']}")
     missing = references - set(outputs)
     if missing and not tolerate_missing:
-        raise MLIPError(
-            f"the jobs {sorted(missing)} this one depends on left no document in the JobStore {current_store()}"
-        )
+        where = title_of(current_store())
+        raise MLIPError(f"the jobs {sorted(missing)} this one depends on left no document in the JobStore {where}")
 
     def fill(value: Any) -> Any:
         if isinstance(value, OutputReference):
@@ -209,7 +209,7 @@ def _read(model: type[ModelT], uuid: str, payload: bool, index: int | None = Non
     found = current_store().query_one(criteria, ["output"], sort={"index": -1}, load=payload)
     if found is None:
         raise MLIPError(
-            f"document {uuid} ({model.__name__}) is not in the JobStore {current_store()}; "
+            f"document {uuid} ({model.__name__}) is not in the JobStore {title_of(current_store())}; "
             "was the store changed or emptied while the campaign ran?"
         )
     return model.model_validate(found["output"])

@@ -17,6 +17,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.known import read_known
 from mlip_autopipec.jobs.outliers import read_accepted, read_outliers
 from mlip_autopipec.jobs.reuse import with_originals
+from mlip_autopipec.jobs.stores import title_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
 from mlip_autopipec.schemas.potential import PotentialDocument
@@ -139,7 +140,7 @@ def recorded_task(campaign_id: str, store: JobStore) -> CampaignDocument:
     found = list(store.query({"output.kind": "campaign", "output.campaign_id": campaign_id}, ["output"], load=True))
     if not found:
         names = sorted(map(str, store.distinct("output.campaign_id", {"output.kind": "campaign"})))
-        raise InvalidInputError(f"no campaign '{campaign_id}' is in {store}; there are {names}")
+        raise InvalidInputError(f"no campaign '{campaign_id}' is in {title_of(store)}; there are {names}")
     tasks = [CampaignDocument.model_validate(document["output"]) for document in found]
     return max(tasks, key=lambda task: task.generation)
 
@@ -163,7 +164,9 @@ def hours_worked(campaign_id: str, before: float = 0.0, since: str | None = None
     criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id}
     found = [doc["output"]["created_at"] for doc in current_store().query(criteria, ["output.created_at"])]
     if not found:
-        raise MLIPError(f"no campaign '{campaign_id}' is in {current_store()}; was the store changed while it ran?")
+        raise MLIPError(
+            f"no campaign '{campaign_id}' is in {title_of(current_store())}; was the store changed while it ran?"
+        )
     return before + _hours_since(max(found))
 
 

@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.reuse import collection_beside, has_ended
+from mlip_autopipec.jobs.stores import title_of
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -70,8 +71,8 @@ def _refuse_taken(store: JobStore, campaign_id: str, generation: int, job: str) 
     criteria = {"output.kind": "campaign", "output.campaign_id": campaign_id, "uuid": {"$ne": job}}
     if any(other["output"]["generation"] >= generation for other in store.query(criteria, ["output.generation"])):
         raise InvalidInputError(
-            f"campaign_id '{campaign_id}' is taken in {store}; choose another, or continue that campaign with "
-            "OTFMaker.resume or OTFMaker.extend"
+            f"campaign_id '{campaign_id}' is taken in {title_of(store)}; choose another, or continue that campaign "
+            "with OTFMaker.resume or OTFMaker.extend"
         )
 
 

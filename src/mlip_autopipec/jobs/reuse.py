@@ -18,6 +18,7 @@ from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.jobs.base import current_store, current_uuid
 from mlip_autopipec.jobs.bulk import patiently
 from mlip_autopipec.jobs.known import read_known
+from mlip_autopipec.jobs.stores import title_of
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.label import LabelDocument
 
@@ -102,7 +103,7 @@ def with_originals(labels: Sequence[LabelDocument], store: JobStore, *, of: str 
     originals = {label.uuid: label for label in found}
     missing = sorted(set(wanted) - set(originals))
     if missing:
-        raise MLIPError(f"labels refer to the labels {missing}, which are not in {store}; were they deleted?")
+        raise MLIPError(f"labels refer to the labels {missing}, which are not in {title_of(store)}; were they deleted?")
     return [label if label.reused_from is None else label.filled_from(originals[label.reused_from]) for label in labels]
 
 

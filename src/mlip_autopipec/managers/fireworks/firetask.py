@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fireworks import FWAction, Workflow, explicit_serialize
 from jobflow import SETTINGS
 from jobflow.managers.fireworks import JobFiretask
+from pymongo import MongoClient
 
 from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.jobs.stores import lacks
 from mlip_autopipec.managers.fireworks.private import rerun_running
 from mlip_autopipec.schemas.loop import LoopStatus
 
@@ -63,6 +65,7 @@ class CampaignFiretask(JobFiretask):
         """Run the job, unless the loop has already built upon its document."""
         job: Job = self["job"]
         store: JobStore = self.get("store") or SETTINGS.JOB_STORE
+        self._check_is_kept(store)
         store.connect()
         this_job = {"uuid": job.uuid, "index": job.index}
         if self._is_built_upon() and store.query_one(this_job, ["uuid"]) is not None:
@@ -79,12 +82,25 @@ class CampaignFiretask(JobFiretask):
         if end.get("kind") != "loop":
             return action
         if end["status"] in _NEEDS_ATTENTION:
+            failed = "the job that failed"
+            if end["status"] == LoopStatus.ORACLE_FAILING:  # whose jobs completed, with what failed in their documents
+                failed = f"its job 'request labels c{end['cycle']:03d}', not this one"
             raise MLIPError(
                 f"campaign {end['campaign_id']} ended {end['status']}: {end['why']}. What it has is in the store; "
-                "correct the cause, then rerun the job that failed (lpad rerun_fws), or resume the campaign"
+                f"correct the cause, then rerun {failed} (lpad rerun_fws), or resume the campaign"
             )
         action.stored_data[ENDED] = end["status"]
         return action
+
+    def _check_is_kept(self, store: JobStore) -> None:
+        """Refuse to run a campaign of a LaunchPad on a server into a store that ends with this process."""
+        pad = getattr(self, "launchpad", None)
+        on_server = isinstance(getattr(pad, "connection", None), MongoClient)
+        if self.get("store") is None and on_server and (lack := lacks(store)):
+            raise MLIPError(
+                f"the JobStore of this worker cannot hold a campaign: {lack}. Let JOBFLOW_CONFIG_FILE of the worker "
+                "name the file with the JobStore of the campaign (docs/fireworks.md), then lpad rerun_fws"
+            )
 
     def _inputs_are_final(self) -> bool:
         """
