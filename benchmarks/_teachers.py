@@ -84,11 +84,12 @@ def stillinger_weber(element):
     return lammps_model("sw", [f"pair_coeff * * {{}}/{element}.sw {element}"], [element])
 
 
-def taught_by(case, name, folder):
-    """What the teacher's own MD and structures of other volumes teach."""
+def taught_by(case, name, folder, trainer=None):
+    """What the teacher's own MD and structures of other volumes teach; by default the linear trainer."""
     own = replace(case.system, oracle=case.teacher, n_pool=N_FRAMES // len(case.system.temperatures_K))
     frames = kept(folder, f"{name}-free", partial(oracle_frames, own, own.n_pool, 11, PICOSECONDS))
     calculator = case.teacher._get_calculator()
     displaced = StructureGenerator(n_structures=N_DISPLACED, cover_pairs=False).generate([case.system.atoms], seed=3)
-    made = LinearACETrainer().train([*frames, *(labelled(atoms, calculator) for atoms in displaced)])
+    learner = (trainer or LinearACETrainer()).learner_of_teacher(sorted(set(case.system.atoms.symbols)))
+    made = learner.train([*frames, *(labelled(atoms, calculator) for atoms in displaced)])
     return made.potential

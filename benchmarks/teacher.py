@@ -6,6 +6,7 @@ on frames of another such MD, root mean squares, energies without their mean; me
 (`--data`, as for dft_tables.py) the teacher labels the structures of the training set.
 
     python benchmarks/teacher.py [--system NAME ...] [--sizes 10 20 40] [--draws 3] [--folder teacher] [--data DATA]
+        [--trainer linear]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from _teachers import PICOSECONDS, Case, eam, gfn, stillinger_weber, taught_by, tersoff, universal
@@ -39,6 +41,9 @@ from rich.table import Table
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.pacemaker.trainer import PacemakerTrainer
+
+TRAINERS = {"linear": LinearACETrainer, "pacemaker": PacemakerTrainer}
 
 
 def molecular(name):
@@ -85,14 +90,16 @@ def errors(potential, test):
     return [1e3 * float(np.std(energies)), whole.forces_rmse_meV_A, whole.stress_rmse_GPa]
 
 
-def compare(labels, test, teacher):
+def compare(labels, test, teacher, trainer):
     """Fit the labels with the teacher and without."""
-    try:
-        alone, taught = LinearACETrainer().train(labels), LinearACETrainer().train(labels, teacher=teacher)
-    except MLIPError as error:  # too few atoms of an element
-        return {"refused": str(error)[:200]}
+    with TemporaryDirectory() as folder:
+        try:
+            alone = trainer.train(labels, directory=folder)
+            taught = trainer.train(labels, directory=folder, teacher=teacher)
+        except MLIPError as error:  # too few atoms of an element
+            return {"refused": str(error)[:200]}
     found = {"alone": errors(alone.potential, test), "taught": errors(taught.potential, test)}
-    return found | {"factor": taught.linear.teacher_factor}
+    return found | {"factor": (taught.linear or taught.progress).teacher_factor}
 
 
 def of_dft(options):
@@ -106,7 +113,7 @@ def of_dft(options):
                 continue
             calculator = make(element)._get_calculator()
             free = kept(options.folder, f"{name}-free", lambda c=calculator, t=train: [labelled(a, c) for a in t])
-            yield name, train, test, LinearACETrainer().train(free).potential
+            yield name, train, test, options.trainer.learner_of_teacher([element]).train(free).potential
 
 
 def of_systems(options):
@@ -117,25 +124,29 @@ def of_systems(options):
             print(f"{name}: skipped, {case.system.missing}")
             continue
         pool, test = pool_and_test(case.system, name, options.folder, PICOSECONDS)
-        yield name, pool, test, taught_by(case, name, options.folder)
+        yield name, pool, test, taught_by(case, name, options.folder, options.trainer)
 
 
 def report(results, console):
     """Print medians over the draws."""
     table = Table(title="Errors of fits: alone, with the teacher (medians over draws)")
-    for column in ("system", "labels", "meV/atom", "meV/A", "GPa", "factor"):
+    for column in ("system", "trainer", "labels", "meV/atom", "meV/A", "GPa", "factor"):
         table.add_column(column, justify="right")
-    for key in dict.fromkeys((r["system"], r["n"]) for r in results):
-        rows = [r for r in results if (r["system"], r["n"]) == key and "alone" in r]
+
+    def key_of(result):
+        return result["system"], result.get("trainer", "linear"), str(result["n"])
+
+    for key in dict.fromkeys(map(key_of, results)):
+        rows = [r for r in results if key_of(r) == key and "alone" in r]
         if not rows:
-            table.add_row(key[0], str(key[1]), "refused: too few atoms of an element")
+            table.add_row(*key, "refused: too few atoms of an element")
             continue
         cells = []
         for i in range(3):
             both = [[r[how][i] for r in rows] for how in ("alone", "taught")]
             cells.append("-" if None in both[0] else ", ".join(f"{statistics.median(values):.3g}" for values in both))
         factors = ["none" if r["factor"] is None else f"{r['factor']:.2f}" for r in rows]
-        table.add_row(key[0], str(key[1]), *cells, " ".join(factors))
+        table.add_row(*key, *cells, " ".join(factors))
     console.print(table)
 
 
@@ -146,7 +157,9 @@ def main():
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=Path("teacher"))
     parser.add_argument("--data", type=Path, help="folder of the DFT sets of Si and Ge, as for dft_tables.py")
+    parser.add_argument("--trainer", default="linear", choices=list(TRAINERS))
     options = parser.parse_args()
+    learner, options.trainer = options.trainer, TRAINERS[options.trainer]()
     options.folder.mkdir(parents=True, exist_ok=True)
     warnings.simplefilter("ignore")  # of torch
     console = Console(width=130)
@@ -155,12 +168,15 @@ def main():
         for name, pool, test, teacher in source:
             for n in options.sizes:
                 for draw in range(options.draws):
-                    done = {(r["system"], r["n"], r["draw"]) for r in read_results(options.folder)}
-                    if (name, n, draw) in done:
+                    done = {
+                        (r["system"], r["n"], r["draw"], r.get("trainer", "linear"))
+                        for r in read_results(options.folder)
+                    }
+                    if (name, n, draw, learner) in done:
                         continue
                     chosen = np.random.default_rng(draw).permutation(len(pool))[:n]
-                    found = {"system": name, "n": n, "draw": draw}
-                    found |= compare([pool[i] for i in chosen], test, teacher)
+                    found = {"system": name, "n": n, "draw": draw, "trainer": learner}
+                    found |= compare([pool[i] for i in chosen], test, teacher, options.trainer)
                     with (options.folder / RESULTS).open("a") as stream:
                         stream.write(json.dumps(found) + "\n")
     report(read_results(options.folder), console)
