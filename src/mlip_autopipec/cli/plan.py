@@ -209,8 +209,9 @@ def show(campaign: RunFile, found: Plan) -> None:
     table.add_row("MD at most", f"{found.n_walkers} walker(s) of {found.n_steps} steps, at {at}: {found.md_ns:.3g} ns")
     if (teacher := campaign.teacher) is not None:
         model = str(teacher.maker.get("calculator_class") or teacher.kind).rpartition(".")[2]
-        free = f"{teacher.n_labels} labels of MD by {model}, free" if teacher.kind else teacher.potential
-        table.add_row("teacher", escape(str(free)))
+        free = f"{teacher.n_labels} labels by {model}, of its MD and of displaced structures, free"
+        free = free if teacher.kind else str(teacher.potential)
+        table.add_row("teacher", escape(free))
     table.add_row("first dataset", f"{found.first_labels} labels, of up to {found.label_atoms} atoms")
     table.add_row("then per cycle", f"up to {found.labels_per_cycle} labels, {campaign.stop.max_cycles} cycles at most")
     table.add_row("labels at most", str(found.most_labels))
