@@ -180,8 +180,8 @@ class TrainMaker(Maker):
             trained_on=digest([*old, *trusted]),
             new_left_out=_left_out(result.linear, new_frames),
         )
-        if document.fine_tuned and document.fit is not None and initial_potential is not None:
-            document.fit.teacher_factor = initial_potential.teacher_factor  # what it began at is in it
+        if document.fine_tuned and result.linear is None and initial_potential is not None:
+            document.teacher_factor = initial_potential.teacher_factor  # what a gradient fit goes on from is in it
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))

@@ -130,9 +130,6 @@ class FitRecord(BaseModel):
     start: Loss = Field(description="Before the first iteration.")
     end: Loss = Field(description="After the last iteration.")
     history: list[Loss] = Field(description="Along the way, thinned.")
-    teacher_factor: float | None = Field(
-        None, description="Factor of the teacher's energies and forces where it began; None where no teacher is in it."
-    )
 
     @classmethod
     def from_progress(cls, progress: FitProgress | None) -> FitRecord | None:
@@ -148,7 +145,6 @@ class FitRecord(BaseModel):
             start=history[0],
             end=history[-1],
             history=history,
-            teacher_factor=progress.teacher_factor,
         )
 
 
@@ -197,6 +193,9 @@ class PotentialDocument(WithPayload):
     sha256: str = Field(description="Fingerprint of basis and active set.")
     parent_id: str | None = Field(None, description="uuid of the potential this one continues.")
     teacher_id: str | None = Field(None, description="uuid of the teacher its training was given; None without one.")
+    teacher_factor: float | None = Field(
+        None, description="Factor of the teacher's energies and forces in it; None where no teacher is in it."
+    )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Trainer class and parameters.")
     fine_tuned: bool = Field(False, description="Whether training continued from the parent.")
     n_train: int = Field(0, description="Labels trained on.")
@@ -266,6 +265,7 @@ class PotentialDocument(WithPayload):
     @classmethod
     def from_training(cls, result: TrainingResult, **fields: Any) -> PotentialDocument:
         """Make a document of a training result."""
+        how = result.linear or result.progress
         return cls.from_potential(
             result.potential,
             train=Errors.from_metrics(result.train),
@@ -278,15 +278,10 @@ class PotentialDocument(WithPayload):
             fit=FitRecord.from_progress(result.progress),
             refit=RefitRecord.from_refit(result.refit),
             linear=LinearRecord.of(result.linear),
+            teacher_factor=None if how is None else how.teacher_factor,
             fitted=FittedRecord.of(result.fitted),
             **fields,
         )
-
-    @property
-    def teacher_factor(self) -> float | None:
-        """Factor of the energies and forces of the teacher in it; None where no teacher is in it."""
-        record = self.linear or self.fit
-        return None if record is None else record.teacher_factor
 
     def errors(self) -> dict[str, Errors | None]:
         """Return all measured errors by the names of their fields."""
