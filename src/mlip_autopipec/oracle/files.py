@@ -13,7 +13,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.given import GivenLabels, alone_in, take_in_labels
+from mlip_autopipec.oracle.copies import alone_in
+from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.oracle.label_keys import NAMES, Keys, find_keys, six
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.output_levels import compare_levels
