@@ -90,7 +90,8 @@ def test_two_outputs_of_one_run_are_one_label():
     assert any("labels: 'OUTCAR.gz'" in remark for remark in taken.remarks)
 
 
-def test_a_sound_dataset_given_twice_is_not_refused_for_the_sign_of_its_forces():
+@pytest.mark.parametrize("sigma", [0.0, 5e-4])
+def test_a_sound_dataset_given_twice_is_not_refused_for_the_sign_of_its_forces(sigma):
     """Two near pairs of strained cells, whose energies fall as the forces work by chance, are no six of them."""
     rng = np.random.default_rng(0)
     frames = []
@@ -98,10 +99,11 @@ def test_a_sound_dataset_given_twice_is_not_refused_for_the_sign_of_its_forces()
         atoms = bulk("Cu", cubic=True, a=3.61) * ((2, 1, 1) if seed % 2 else (1, 1, 1))
         atoms.set_cell(atoms.cell @ (np.eye(3) + rng.uniform(-0.03, 0.03, (3, 3))), scale_atoms=True)
         atoms.rattle(0.12, seed=seed)
-        probe = atoms.copy()
-        probe.calc = EMT()
-        results = {"energy": probe.get_potential_energy(), "forces": probe.get_forces(), "stress": probe.get_stress()}
-        for _ in range(2):
-            frames.append(atoms.copy())
-            frames[-1].calc = SinglePointCalculator(frames[-1], **results)
-    assert len(take_in_labels(frames)) == 16
+        for again in range(2):
+            frame = atoms.copy()
+            frame.rattle(sigma * again, seed=1)
+            frame.calc = EMT()
+            results = [frame.get_potential_energy(), frame.get_forces(), frame.get_stress()]
+            frame.calc = SinglePointCalculator(frame, **dict(zip(("energy", "forces", "stress"), results, strict=True)))
+            frames.append(frame)
+    assert len(take_in_labels(frames)) == (32 if sigma else 16)
