@@ -260,9 +260,7 @@ def test_energies_in_another_unit_are_not_shifted(run_loop, memory_jobstore, ene
     oracle = OracleMaker(static_maker=EMTStaticMaker(), energy_shift=energy_shift)
     ended = run_loop(stand_in_loop(oracle_maker=oracle).make(COPPER, 300, labels=spread(energy), campaign_id="c"))
     assert ended.status is LoopStatus.FAILED
-    assert re.search(
-        rf"^the dataset is refused: label \d of the dataset.*The forces agree, and.* {told}", ended.why
-    )
+    assert re.search(rf"^the dataset is refused: label \d of the dataset.*The forces agree, and.* {told}", ended.why)
     assert "another zero" not in ended.why
 
 
