@@ -540,6 +540,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"labels": [labelled_copper(energy=0.0, forces=FORCES), lone_gold()]},
         ["those with Au are isolated atoms", "leave them out"],
     ),
+    "isolated atoms alone": ({}, {"labels": [lone_gold()]}, ["isolated atoms alone (Au)", "give labels of structures"]),
     "negative temperature": ({}, {"conditions": -300}, ["temperature_K", "-300"]),
     "temperature not a number": ({}, {"conditions": float("nan")}, ["temperature_K", "nan"]),
     "negative end of ramp": ({}, {"conditions": Condition(300, temperature_end_K=-1)}, ["temperature_end_K", "-1"]),

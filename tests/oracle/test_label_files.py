@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.files import hold_out, label_files, read_labels_file
 from mlip_autopipec.oracle.given import take_in_labels
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.structures.readers import read_structure
@@ -632,3 +634,33 @@ def test_a_split_of_another_program_is_refused_with_its_frame(copper, tmp_path):
     path = rewritten(copper, tmp_path / "split.extxyz", split="valid")
     with pytest.raises(InvalidInputError, match=r"split.extxyz', frame 0 .* has split=valid; train, test, .*'test'"):
         read_labels_file(path)
+
+
+def test_files_of_labels_are_named_by_patterns(tmp_path, monkeypatch):
+    runs = tmp_path / "runs [1]"  # no pattern of its own
+    for name in ("b/vasprun.xml", "a/vasprun.xml", "a/deep/vasprun.xml", "a/INCAR", "odd[1].xyz", "more/x.xyz"):
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text("")
+
+    def named(*patterns, folder=runs):
+        return [str(path.resolve().relative_to(runs)) for path in label_files(folder, [Path(one) for one in patterns])]
+
+    assert named("*/vasprun.xml") == ["a/vasprun.xml", "b/vasprun.xml"]
+    assert named("**/vasprun.xml") == ["a/deep/vasprun.xml", "a/vasprun.xml", "b/vasprun.xml"]
+    assert named("a/*") == ["a/INCAR", "a/vasprun.xml"]  # files alone
+    assert named("b/vasprun.xml", "*/vasprun.xml") == ["b/vasprun.xml", "a/vasprun.xml"]  # none twice
+    assert named("../more/*.xyz", folder=runs / "a") == ["more/x.xyz"]
+    assert named("odd[1].xyz") == ["odd[1].xyz"]
+    assert named(f"{tmp_path}/*/more/x.xyz") == ["more/x.xyz"]
+    with pytest.raises(InvalidInputError, match=r"no file of labels matches '\*/OUTCAR' in '.*runs \[1\]'"):
+        named("*/OUTCAR")
+    monkeypatch.chdir(runs)
+    assert [str(path) for path in label_files(Path(), [Path("*/vasprun.xml")])] == ["a/vasprun.xml", "b/vasprun.xml"]
+
+
+def test_folders_and_missing_files_are_told_apart(tmp_path):
+    (tmp_path / "mix").mkdir()
+    with pytest.raises(InvalidInputError, match=r"mix' is a folder; name the files in it, .* mix/\* for all"):
+        read_labels_file(tmp_path / "mix")
+    with pytest.raises(InvalidInputError, match=r"'.*none.xml' does not exist; .* an output of a code"):
+        read_labels_file(tmp_path / "none.xml")

@@ -18,6 +18,7 @@ from paths import SHARED_DATA
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, app
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.runfile.model import RunFile
 
 
@@ -255,3 +256,21 @@ def test_json_of_ase_is_no_dataset_and_says_how_to_make_one(tmp_path, monkeypatc
     assert "`ase convert data.json data.extxyz` writes extended XYZ" in told
     ase.io.write("data.extxyz", frames(6))
     assert len(uncommented(tmp_path / "Cu.yaml").load_labels()) == 6
+
+
+def test_a_run_file_names_labels_by_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    for k, some in enumerate((made[:2], made[2:])):
+        (tmp_path / f"data/{k}").mkdir(parents=True)
+        ase.io.write(f"data/{k}/labels.xyz", some)
+    text = (
+        "name: c\nstructures: [{bulk: {name: Cu, cubic: true}}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: emt}\nstart_from: {labels: 'data/*/labels.xyz'}\n"
+    )
+    (tmp_path / "run.yaml").write_text(text)
+    energies = [atoms.get_potential_energy() for atoms in RunFile.load("run.yaml").load_labels()]
+    assert energies == pytest.approx([atoms.get_potential_energy() for atoms in made])
+    (tmp_path / "run.yaml").write_text(text.replace("labels.xyz", "none.xyz"))
+    with pytest.raises(InvalidInputError, match=r"line 5, start_from.labels: no file of labels matches 'data/\*/none"):
+        RunFile.load("run.yaml").load_labels()
