@@ -18,7 +18,7 @@ _NEXT = 8
 #: Cell vectors that differ by less (A) are one cell; cells that differ by more than this strain are not near.
 _SAME_CELL_A, _MOST_STRAIN = 1e-3, 0.04
 #: Pairs whose rise and work differ by less than this share of what they are in all pairs are one pair given again.
-_ONE_PAIR = 0.05
+_ONE_PAIR = 0.02
 #: The energy rises by what lies between the works of both frames' forces, within this share of them, and this (eV).
 _BETWEEN, _BETWEEN_eV = 0.02, 2e-3
 
