@@ -99,3 +99,22 @@ def test_a_run_file_of_another_campaign_is_told(store, tmp_path, capsys):
     assert "named" not in capsys.readouterr().out
     check_unchanged(RunFile.load(tmp_path / "other.yaml"), campaign_id, store, more=False)
     assert "this run file is named 'other'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_campaign_that_was_begun_with_copies_goes_on(store, tmp_path, monkeypatch):
+    """Earlier versions took them all in; of the same file one of each is left now."""
+    ase.io.write(tmp_path / "twice.extxyz", [*labelled(12, 0), *labelled(12, 0)])
+    (tmp_path / "run.yaml").write_text(
+        "name: c\nstructures: [{bulk: {name: Cu, cubic: true}}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: emt}\nstart_from: {labels: twice.extxyz}\n"
+    )
+    with monkeypatch.context() as earlier:
+        earlier.setattr("mlip_autopipec.oracle.given.same_structures", lambda _: [])
+        jobs = [job for job, _ in RunFile.load(tmp_path / "run.yaml").flow().iterflow()]
+    for job in jobs:
+        if "record campaign" in job.name or "import labels" in job.name:
+            job.run(store)
+    (campaign_id,) = store.distinct("output.campaign_id", {"output.kind": "campaign"})
+    campaign = RunFile.load(tmp_path / "run.yaml")
+    assert len(campaign.load_labels()) == 12
+    check_unchanged(campaign, campaign_id, store, more=False)

@@ -32,7 +32,10 @@ def campaigns(database, tmp_path_factory, emt_labelled) -> Campaigns:
         oracle_maker=StandInOracleMaker(failing=["label c001 000"], max_failed_fraction=0.9),
     ).make(COPPER, [300, 600], campaign_id="copper")
     silver = stand_in_loop().make(
-        bulk("Ag", cubic=True), 300, labels=emt_labelled([bulk("Ag", cubic=True)] * 2), campaign_id="silver"
+        bulk("Ag", cubic=True),
+        300,
+        labels=emt_labelled([bulk("Ag", cubic=True, a=a) for a in (4.0, 4.1)]),
+        campaign_id="silver",
     )
     for flow in (copper, silver):
         folder = tmp_path_factory.mktemp("jobs")

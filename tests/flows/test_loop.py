@@ -373,14 +373,22 @@ def test_given_labels_are_not_counted_as_computed(
         select_maker=StandInSelectMaker(n_max=1),
         stop_rule=StopRule(max_labels=1, n_check_labels=0),
     )
-    document = run_loop(maker.make(copper, 300, labels=emt_labelled([copper] * 3)))
+    document = run_loop(maker.make(copper, 300, labels=emt_labelled(strained(copper, 3))))
     assert document.status is LoopStatus.BUDGET_SPENT
     assert document.n_labels == 4
     assert document.why.startswith("1 labels computed")
 
 
+def strained(atoms: Atoms, n: int) -> list[Atoms]:
+    """Return cells of several volumes: of copies one is taken in."""
+    found = [atoms.copy() for _ in range(n)]
+    for k, one in enumerate(found):
+        one.set_cell(one.cell.array * (1 + 0.01 * k), scale_atoms=True)
+    return found
+
+
 def test_given_labels_alone_are_trained_on(run_loop: Run, copper: Atoms, events: str, emt_labelled: Labelled) -> None:
-    document = run_loop(stand_in_loop(events).make(copper, 300, labels=emt_labelled([copper] * 2)))
+    document = run_loop(stand_in_loop(events).make(copper, 300, labels=emt_labelled(strained(copper, 2))))
     assert read_events(events) == ["train 2", "start w0 0", "finish w0 10000"]
     assert document.status is LoopStatus.CONVERGED
 
@@ -532,6 +540,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"labels": [labelled_copper(energy=0.0, forces=FORCES), lone_gold()]},
         ["those with Au are isolated atoms", "leave them out"],
     ),
+    "isolated atoms alone": ({}, {"labels": [lone_gold()]}, ["isolated atoms alone (Au)", "give labels of structures"]),
     "negative temperature": ({}, {"conditions": -300}, ["temperature_K", "-300"]),
     "temperature not a number": ({}, {"conditions": float("nan")}, ["temperature_K", "nan"]),
     "negative end of ramp": ({}, {"conditions": Condition(300, temperature_end_K=-1)}, ["temperature_end_K", "-1"]),

@@ -21,10 +21,11 @@ from mlip_autopipec.jobs.dataset import read_labels
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.oracle.comparison import compare_labels, fit_shift, worth_comparing
+from mlip_autopipec.oracle.energy_scale import unit_of_energies
 from mlip_autopipec.report.collect import Limits, collect
 from mlip_autopipec.report.labels import by_origin
 from mlip_autopipec.report.results import write_results
-from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.schemas.label import ComparedLabel, LabelDocument
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.structures.provenance import Split, mark
 from mlip_autopipec.testing import stand_in_loop
@@ -139,7 +140,7 @@ def test_energies_are_shifted_for_each_element_on_request(run_loop, memory_jobst
     documents = [doc["output"] for doc in memory_jobstore.query({"output.kind": "comparison"}, ["output"])]
     (found,) = [document["energy_shift_eV"] for document in documents if document["energy_shift_eV"]]
     assert found == pytest.approx(shift, abs=1e-6)
-    assert re.search(r"are shifted by eV per atom: Au -1000\.0000 \+- \S+, Cu \+0\.3000 \+- \S+; 3 labels", caplog.text)
+    assert re.search(r"are shifted by eV per atom: Au -1000\.0000 \+- \S+, Cu \+0\.3000 \+- \S+; 5 labels", caplog.text)
     for label, given in zip(read_labels("c", store=memory_jobstore), labels, strict=True):
         atoms = label.to_atoms()
         energy = atoms.get_potential_energy()
@@ -157,7 +158,7 @@ def test_a_shift_has_an_uncertainty_and_is_told_wherever_the_labels_are(run_loop
     campaigns = Campaigns(memory_jobstore)
     compared = campaigns.comparison("c")
     assert max(compared.energy_shift_std_eV.values()) < 1e-6
-    told = r"Au -1\.0000 \+- \S+, Cu \+0\.3000 \+- \S+ eV per atom, by 3 labels \(within \S+ meV/atom\)"
+    told = r"Au -1\.0000 \+- \S+, Cu \+0\.3000 \+- \S+ eV per atom, by 5 labels \(within \S+ meV/atom\)"
     assert re.fullmatch(told, compared.describe_shift())
     write_export(tmp_path / "export", campaigns, "c")
     readme = (tmp_path / "export/README.md").read_text()
@@ -202,8 +203,80 @@ def test_compositions_that_do_not_determine_a_shift_are_refused():
 
 def test_enough_labels_are_compared_for_a_shift():
     labels = alloy_dataset({"Cu": 0.3, "Au": 1.0})
-    assert len(worth_comparing(labels, 1, for_shift=True)) == 3
-    assert len(worth_comparing(labels, 4, for_shift=True)) == 4
+    assert len(worth_comparing(labels, 1, for_shift=True)) == 5  # one for each element, three that test it
+    assert len(worth_comparing(labels, 6, for_shift=True)) == 5
+    assert len(worth_comparing(labels[:4], 1, for_shift=True)) == 4
+    many = [one for _ in range(3) for one in dataset()]
+    assert len(worth_comparing(many, 6, for_shift=True)) == 6
+
+
+def test_a_shift_is_tested_by_energies_that_are_far_apart():
+    """Labels of liquid copper with one energy agree with any unit of it."""
+    labels = [one for _ in range(4) for one in dataset()]
+    for i, atoms in enumerate(labels):
+        atoms.calc.results["energy"] = 4 * (1.0 + 0.05 * (i == 5) - 0.04 * (i == 7))
+    large = labels[0].repeat((3, 1, 1))
+    large.calc = SinglePointCalculator(large, energy=99.0, forces=np.ones((12, 3)))
+    chosen = worth_comparing([*labels, large], 2, for_shift=True)
+    assert len(chosen) == 4
+    assert {5, 7} <= set(chosen)
+    assert 12 not in chosen
+
+
+HARTREE = 1 / units.Hartree
+
+
+def spread(energy, n=6):
+    """Labels in cells of several sizes, of which none is near to another."""
+    frames = []
+    for seed in range(n):
+        atoms = COPPER.copy()
+        atoms.set_cell((0.95 + 0.02 * seed) * atoms.cell.array, scale_atoms=True)
+        atoms.rattle(0.05, seed=seed)
+        atoms.calc = EMT()
+        results = {"energy": energy(atoms.get_potential_energy(), 4), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("energy", "told"),
+    [
+        (
+            lambda e, _: e * HARTREE,
+            r"given energies are 0\.03675 times those of the oracle: they are in Hartree; multiply",
+        ),
+        (lambda e, n: e / n, r"given energies are 0\.25 times those .* in eV per atom; multiply them by 4\."),
+        (
+            lambda e, n: (e - 3.5 * n) * HARTREE,
+            r"differences between .* are 0\.0367\d* times .*in Hartree; multiply them",
+        ),
+        (lambda e, n: 1000 * (e - n), r"differences between .* are 1000 times .*they are in meV; divide them by 1000"),
+    ],
+)
+@pytest.mark.parametrize("energy_shift", ["none", "fit"])
+def test_energies_in_another_unit_are_not_shifted(run_loop, memory_jobstore, energy, told, energy_shift):
+    oracle = OracleMaker(static_maker=EMTStaticMaker(), energy_shift=energy_shift)
+    ended = run_loop(stand_in_loop(oracle_maker=oracle).make(COPPER, 300, labels=spread(energy), campaign_id="c"))
+    assert ended.status is LoopStatus.FAILED
+    assert re.search(rf"^the dataset is refused: label \d of the dataset.*The forces agree, and.* {told}", ended.why)
+    assert "another zero" not in ended.why
+
+
+def test_no_shift_is_offered_where_labels_of_one_composition_differ_by_various_amounts(run_loop):
+    labels = spread(lambda e, n: e)
+    labels[-1].calc.results["energy"] += 0.3 * 4  # the second that is compared
+    why = run_loop(flow(labels)).why
+    assert re.search(r"differ by various amounts \(meV/atom: label 0 \(Cu4\) \S+, label 5 \(Cu4\) -300\)", why)
+    assert "another zero (" not in why
+
+
+def test_energies_about_zero_are_no_unit():
+    """At rest EMT's energies are nearly nothing in any unit."""
+    near = [ComparedLabel(index=i, formula="Cu4", energy_meV_atom=0.1, energy_given_eV=1e-5) for i in range(2)]
+    assert unit_of_energies(near) is None
+    assert unit_of_energies([]) is None
 
 
 def test_noise_is_let_in_and_nothing_is_compared_on_request(run_loop, memory_jobstore):

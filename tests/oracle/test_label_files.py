@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ase.io
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.files import hold_out, label_files, read_labels_file
 from mlip_autopipec.oracle.given import take_in_labels
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.structures.readers import read_structure
@@ -416,7 +418,11 @@ def test_a_bad_label_is_named(labels, told):
 
 def test_labels_given_twice_are_said():
     energy = emt()[2].calc.results["energy"]
-    assert take_in_labels(doubled(energy)).remarks == ("labels: 1 of 7 are given twice, and count twice",)
+    taken = take_in_labels(doubled(energy))
+    assert len(taken) == 6
+    (told,) = taken.remarks
+    assert told.startswith("labels: 1 of 7 to train on are left out, since their structures are given already: ")
+    assert "labels[6] (Cu8) is labels[2] (Cu8)" in told
 
 
 def lone(energy, box=15.0, pbc=True):
@@ -456,7 +462,7 @@ def test_copies_of_trained_labels_leave_the_test_set():
     taken = take_in_labels([*copies[:1], *emt(), *copies[1:], other])
     assert [atoms.info.get("split") for atoms in taken] == [None] * 6 + ["test"]
     assert taken.remarks[0].startswith("labels: 3 of 4 held out for tests are trained on as well, like labels[0] (Cu8)")
-    twice = take_in_labels([*emt(), *emt(3)])
+    twice = [*emt(), *emt(3)]
     hold_out(twice, 0.3, seed=0)
     assert not any(atoms.info.get("split") for atoms in (*twice[:3], *twice[6:]))
     assert [atoms.info.get("split") for atoms in twice[3:6]] == ["test"] * 3
@@ -612,7 +618,7 @@ def test_free_energies_of_some_frames_alone_are_said(copper, tmp_path, apart, sa
         frames.append(frame)
     ase.io.write(tmp_path / "some.extxyz", frames)
     found = read_labels_file(tmp_path / "some.extxyz")
-    assert found[1].get_potential_energy() == pytest.approx(copper.get_potential_energy())
+    assert found[0].get_potential_energy() == pytest.approx(copper.get_potential_energy())
     told = [one for one in found.remarks if "is given in 3 of 4 frames alone, where it differs by up to 0.3 eV" in one]
     assert len(told) == said
 
@@ -628,3 +634,33 @@ def test_a_split_of_another_program_is_refused_with_its_frame(copper, tmp_path):
     path = rewritten(copper, tmp_path / "split.extxyz", split="valid")
     with pytest.raises(InvalidInputError, match=r"split.extxyz', frame 0 .* has split=valid; train, test, .*'test'"):
         read_labels_file(path)
+
+
+def test_files_of_labels_are_named_by_patterns(tmp_path, monkeypatch):
+    runs = tmp_path / "runs [1]"  # no pattern of its own
+    for name in ("b/vasprun.xml", "a/vasprun.xml", "a/deep/vasprun.xml", "a/INCAR", "odd[1].xyz", "more/x.xyz"):
+        (runs / name).parent.mkdir(parents=True, exist_ok=True)
+        (runs / name).write_text("")
+
+    def named(*patterns, folder=runs):
+        return [str(path.resolve().relative_to(runs)) for path in label_files(folder, [Path(one) for one in patterns])]
+
+    assert named("*/vasprun.xml") == ["a/vasprun.xml", "b/vasprun.xml"]
+    assert named("**/vasprun.xml") == ["a/deep/vasprun.xml", "a/vasprun.xml", "b/vasprun.xml"]
+    assert named("a/*") == ["a/INCAR", "a/vasprun.xml"]  # files alone
+    assert named("b/vasprun.xml", "*/vasprun.xml") == ["b/vasprun.xml", "a/vasprun.xml"]  # none twice
+    assert named("../more/*.xyz", folder=runs / "a") == ["more/x.xyz"]
+    assert named("odd[1].xyz") == ["odd[1].xyz"]
+    assert named(f"{tmp_path}/*/more/x.xyz") == ["more/x.xyz"]
+    with pytest.raises(InvalidInputError, match=r"no file of labels matches '\*/OUTCAR' in '.*runs \[1\]'"):
+        named("*/OUTCAR")
+    monkeypatch.chdir(runs)
+    assert [str(path) for path in label_files(Path(), [Path("*/vasprun.xml")])] == ["a/vasprun.xml", "b/vasprun.xml"]
+
+
+def test_folders_and_missing_files_are_told_apart(tmp_path):
+    (tmp_path / "mix").mkdir()
+    with pytest.raises(InvalidInputError, match=r"mix' is a folder; name the files in it, .* mix/\* for all"):
+        read_labels_file(tmp_path / "mix")
+    with pytest.raises(InvalidInputError, match=r"'.*none.xml' does not exist; .* an output of a code"):
+        read_labels_file(tmp_path / "none.xml")

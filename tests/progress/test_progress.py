@@ -128,7 +128,9 @@ def test_labels_of_ones_own_are_told_apart_from_those_that_cost_something(emt_la
         stop_rule=StopRule(max_labels=90, n_check_labels=0),
     )
     copper = bulk("Cu", cubic=True)
-    flow = maker.make(copper, 300, labels=emt_labelled([copper] * 3), campaign_id="copper")
+    flow = maker.make(
+        copper, 300, labels=emt_labelled([bulk("Cu", a=a, cubic=True) for a in (3.6, 3.7, 3.8)]), campaign_id="copper"
+    )
     run_locally(flow, store=store, log=False)
     progress = progress_of(Campaigns(store), "copper")
     (last,) = Campaigns(store).cycles("copper")[-1:]

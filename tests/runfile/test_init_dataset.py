@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 
 import ase.io
@@ -17,6 +18,7 @@ from paths import SHARED_DATA
 from typer.testing import CliRunner
 
 from mlip_autopipec.cli import CONVERGED, app
+from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.runfile.model import RunFile
 
 
@@ -139,3 +141,136 @@ def test_a_run_of_a_code_is_a_dataset_of_its_steps(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, ["init", "vasprun.bands.xml", "-o", "bands.yaml"])
     assert result.exit_code == CONVERGED, result.output
     assert "the last structure of vasprun.bands.xml is taken; the run is no dataset to start from" in result.output
+
+
+def uncommented(path):
+    """Remove the # of the lines of start_from, as the file says."""
+    text = path.read_text()
+    (n_lines,) = re.findall(r'remove the "# " of the next (\d) lines', text)
+    lines = text.split("\n")
+    start = lines.index("# start_from:")
+    for at in range(start, start + int(n_lines)):
+        lines[at] = lines[at].removeprefix("# ")
+    assert not lines[start + int(n_lines)].startswith("#   ")
+    path.write_text("\n".join(lines))
+    return RunFile.load(path)
+
+
+def renamed(made, energies, forces):
+    """Return frames whose energies and forces have other names; each factor of an energy is another energy."""
+    found = []
+    for atoms in made:
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+        bare.info.update({name: factor * atoms.get_potential_energy() for name, factor in energies.items()})
+        bare.set_array(forces, atoms.get_forces())
+        found.append(bare)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("energies", "forces", "section"),
+    [
+        ({"E": 1.0}, "F", {"energy_key": "E", "forces_key": "F"}),
+        ({"pbe_energy": 1.0, "r2scan_energy": 1.1}, "pbe_forces", {"energy_key": "pbe_energy"}),
+    ],
+)
+def test_names_that_are_not_known_are_proposed(tmp_path, monkeypatch, energies, forces, section):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("data.xyz", renamed(frames(6), energies, forces), format="extxyz")
+    result = CliRunner().invoke(app, ["init", "data.xyz"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "nothing of the labels of data.xyz is used until that is mended" in " ".join(result.output.split())
+    text = (tmp_path / "Cu.yaml").read_text()
+    assert "start_from" not in yaml.safe_load(text)
+    assert ("# or r2scan_energy" in text) == ("r2scan_energy" in energies)
+    campaign = uncommented(tmp_path / "Cu.yaml")
+    assert len(campaign.load_labels()) == 6
+    assert yaml.safe_load((tmp_path / "Cu.yaml").read_text())["start_from"] == {"labels": "data.xyz", **section}
+
+
+def test_a_dataset_with_one_bad_frame_is_told_and_waits_for_its_repair(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    made[3].calc.results["energy"] = np.nan
+    ase.io.write("data.xyz", made)
+    result = CliRunner().invoke(app, ["init", "data.xyz"])
+    assert result.exit_code == CONVERGED, result.output
+    text = " ".join((tmp_path / "Cu.yaml").read_text().split())
+    assert "# Nothing of these labels is used" in text
+    put = json.loads(CliRunner().invoke(app, ["init", "data.xyz", "-o", "b.yaml", "--json"]).stdout)
+    assert put["labels"] == []
+    assert "energy nan eV" in put["labels_not_used"]["data.xyz"]
+    assert "frame 3 (Cu4) has energy nan eV" in text
+    ase.io.write("data.xyz", made[:3])
+    assert len(uncommented(tmp_path / "Cu.yaml").load_labels()) == 3
+
+
+def test_several_datasets_are_all_started_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    ase.io.write("a.xyz", made[:4])
+    ase.io.write("b.traj", made[4:])
+    result = CliRunner().invoke(app, ["init", "a.xyz", "b.traj"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "a.xyz holds 4 labels: the campaign starts from them" in result.output
+    assert "b.traj holds 2 labels: the campaign starts from them" in result.output
+    assert yaml.safe_load((tmp_path / "Cu.yaml").read_text())["start_from"] == {"labels": ["a.xyz", "b.traj"]}
+    assert len(RunFile.load("Cu.yaml").load_labels()) == 6
+
+
+def test_datasets_that_do_not_belong_together_are_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    ase.io.write("a.xyz", made)
+    for atoms in made:
+        atoms.calc.results["energy"] += 4.0
+    ase.io.write("b.xyz", made)
+    result = CliRunner().invoke(app, ["init", "a.xyz", "b.xyz"])
+    assert result.exit_code == CONVERGED, result.output
+    assert "the datasets do not belong together" in result.output
+    assert "start_from" not in yaml.safe_load((tmp_path / "Cu.yaml").read_text())
+    assert "are one structure with" in (tmp_path / "Cu.yaml").read_text()
+
+
+def test_a_dataset_whose_names_others_lack_waits_beside_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    ase.io.write("a.xyz", made[:4])
+    ase.io.write("b.xyz", renamed(made[4:], {"E": 1.0}, "F"), format="extxyz")
+    result = CliRunner().invoke(app, ["init", "a.xyz", "b.xyz"])
+    assert result.exit_code == CONVERGED, result.output
+    text = (tmp_path / "Cu.yaml").read_text()
+    assert yaml.safe_load(text)["start_from"] == {"labels": "a.xyz"}
+    assert "#   labels: [a.xyz, b.xyz]" in text
+    assert "With E, F the other files cannot be read" in " ".join(text.replace("#", "").split())
+    assert "energy_key:" not in text
+
+
+def test_json_of_ase_is_no_dataset_and_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("data.json", frames(6))
+    result = CliRunner().invoke(app, ["init", "data.json"])
+    assert result.exit_code == CONVERGED, result.output
+    told = " ".join(result.output.split())
+    assert "data.json holds 6 structures, and the last is taken; they are no dataset to start from" in told
+    assert "`ase convert data.json data.extxyz` writes extended XYZ" in told
+    ase.io.write("data.extxyz", frames(6))
+    assert len(uncommented(tmp_path / "Cu.yaml").load_labels()) == 6
+
+
+def test_a_run_file_names_labels_by_a_pattern(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = frames(6)
+    for k, some in enumerate((made[:2], made[2:])):
+        (tmp_path / f"data/{k}").mkdir(parents=True)
+        ase.io.write(f"data/{k}/labels.xyz", some)
+    text = (
+        "name: c\nstructures: [{bulk: {name: Cu, cubic: true}}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: emt}\nstart_from: {labels: 'data/*/labels.xyz'}\n"
+    )
+    (tmp_path / "run.yaml").write_text(text)
+    energies = [atoms.get_potential_energy() for atoms in RunFile.load("run.yaml").load_labels()]
+    assert energies == pytest.approx([atoms.get_potential_energy() for atoms in made])
+    (tmp_path / "run.yaml").write_text(text.replace("labels.xyz", "none.xyz"))
+    with pytest.raises(InvalidInputError, match=r"line 5, start_from.labels: no file of labels matches 'data/\*/none"):
+        RunFile.load("run.yaml").load_labels()

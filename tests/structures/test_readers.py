@@ -356,3 +356,20 @@ def test_a_column_occ_is_an_occupancy():
     atoms.set_array("occ", np.array([0.5, 1, 1, 1]))
     with pytest.raises(InvalidInputError, match=r"atom 0 \(Cu 0.5\) is partly occupied"):
         take_in(atoms, "s")
+
+
+def test_a_file_that_is_cut_off_is_told_by_frame_and_lines(tmp_path):
+    ase.io.write(tmp_path / "s.extxyz", [bulk("Cu", cubic=True)] * 3)
+    text = (tmp_path / "s.extxyz").read_text()
+    (tmp_path / "s.extxyz").write_text(text[:-40])
+    with pytest.raises(InvalidInputError, match=r"cannot be read in frame 2, lines 13 to 18 .*take that frame out"):
+        read_structure(tmp_path / "s.extxyz")
+
+
+def test_formats_that_are_not_read_say_what_to_write_instead(tmp_path):
+    ase.io.write(tmp_path / "s.db", bulk("Cu", cubic=True))
+    with pytest.raises(InvalidInputError, match=r"write it as extxyz, as `ase convert s.db s.extxyz` does"):
+        read_structure(tmp_path / "s.db")
+    SALT.to(filename=str(tmp_path / "salt.yaml"))
+    with pytest.raises(InvalidInputError, match=r"is YAML, which is not read here; of pymatgen write JSON .*salt.json"):
+        read_structure(tmp_path / "salt.yaml")

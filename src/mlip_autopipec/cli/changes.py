@@ -88,13 +88,17 @@ def check_unchanged(
 def _check_labels(campaign: RunFile, campaign_id: str, store: JobStore) -> None:
     """Refuse labels of the run file that the campaign was not begun with: nothing takes them in later."""
     from mlip_autopipec.jobs.dataset import read_given
+    from mlip_autopipec.oracle.copies import without_copies
 
-    stored = Counter(_told_of(label.formula, label.energy_eV or 0.0) for label in read_given(campaign_id, store))
-    if not stored and store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}) is None:
+    given = read_given(campaign_id, store)
+    if not given and store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}) is None:
         return  # it was interrupted before they were stored, and takes them in now
-    now = Counter(
-        _told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in campaign.load_labels()
-    )
+    labels = campaign.load_labels()
+    now = Counter(_told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in labels)
+    stored = Counter(_told_of(label.formula, label.energy_eV or 0.0) for label in given)
+    if stored != now and len(given) > len(labels):  # earlier versions took in copies
+        once, _, _ = without_copies([label.to_atoms() for label in given], [label.uuid for label in given])
+        stored = Counter(_told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in once)
     new, gone = now - stored, stored - now
     if not new and not gone:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -67,11 +68,12 @@ def init(
         mlip-autopipec init bulk.cif surface.cif --oracle vasp --trainer pacemaker -o alloy.yaml
     """
     with told(as_json):
+        from mlip_autopipec.runfile.datasets import Dataset, dataset_in, refused_together, with_names_for_all
         from mlip_autopipec.runfile.init import Choices, write_run_file
-        from mlip_autopipec.runfile.sources import Source, crystal_source, formula_of, labels_in, named_source
+        from mlip_autopipec.runfile.sources import Source, crystal_source, formula_of, named_source
 
         sources: list[Source] = []
-        datasets: dict[str, int] = {}
+        datasets: list[Dataset] = []
         if element:
             sources.append(crystal_source(element, crystal, a))
         elif crystal is not None or a is not None:
@@ -83,9 +85,9 @@ def init(
             # the run file names it relative to itself
             shown = str(path) if path.is_absolute() else os.path.relpath(path, folder)
             sources.append(named_source("file", shown, folder, re.split(r"[,\s]+", types.strip()) if types else ()))
-            n_labels, remark = labels_in(path)
-            if n_labels:
-                datasets[shown] = n_labels
+            dataset, remark = dataset_in(path, shown)
+            if dataset is not None:
+                datasets.append(dataset)
             if remark:
                 console.print(f"[yellow]note:[/] {escape(remark)}")
         sources += [named_source("materials_project", one, folder) for one in materials_project or []]
@@ -98,18 +100,28 @@ def init(
             formulas = [formula_of(source.atoms) for source in sources]
             name = "-".join(dict.fromkeys(formulas))
         path = output or Path(f"{name}.yaml")
+        usable = [dataset for dataset in datasets if not dataset.fault]
+        if why := refused_together(usable):
+            console.print(f"[yellow]note:[/] the datasets do not belong together: {escape(why)}")
+            datasets = [replace(dataset, fault=dataset.fault or why) for dataset in datasets]
+            usable = []
+        unusable = with_names_for_all(usable, [dataset for dataset in datasets if dataset.fault])
         choices = Choices(
-            name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator, next(iter(datasets), None)
+            name, oracle, trainer, tuple(temperature or ()), max_atoms, calculator, tuple(usable), tuple(unusable)
         )
         campaign = write_run_file(path, sources, choices)
-        for shown, n_labels in datasets.items():
-            used = shown == choices.labels
-            told_use = (
-                "the campaign starts from them (start_from); MD begins in one structure of them"
-                if used
-                else ("only one file of labels is used: put them into one to start from all")
+        for dataset in usable:
+            console.print(
+                f"[yellow]note:[/] {escape(dataset.shown)} holds {dataset.n_labels} labels: the campaign starts from "
+                "them (start_from); MD begins in one structure of them"
             )
-            console.print(f"[yellow]note:[/] {escape(shown)} holds {n_labels} labels: {told_use}")
+        if unusable:
+            shown = ", ".join(dataset.shown for dataset in unusable)
+            console.print(
+                f"[yellow]note:[/] nothing of the labels of {escape(shown)} is used until that is mended: labels would "
+                f"be computed that are there already. {escape(str(path))} has the lines of start_from for them as "
+                "comments"
+            )
         for said in campaign.remarks():
             console.print(f"[yellow]note:[/] {escape(said)}")
         atoms = campaign.load_structures()
@@ -130,5 +142,7 @@ def init(
                 "temperatures_K": kelvin,
                 "oracle": campaign.oracle.kind,
                 "trainer": campaign.trainer.kind,
+                "labels": [dataset.shown for dataset in usable],
+                "labels_not_used": {dataset.shown: dataset.fault for dataset in unusable},
             }
         )

@@ -236,10 +236,17 @@ def _check_neighbours(atoms: Atoms, cutoff_A: float) -> None:
 
 
 def _check_labels(frames: Sequence[Atoms], labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:
-    if labels and all(Provenance.of(atoms).split is not Split.TRAIN for atoms in labels):
+    splits = {Provenance.of(atoms).split for atoms in labels}
+    if splits == {Split.REFERENCE}:
+        elements = ", ".join(sorted({atoms.get_chemical_formula() for atoms in labels}))
+        raise InvalidInputError(
+            f"the labels are isolated atoms alone ({elements}), which give reference energies and are not trained on; "
+            "give labels of structures beside them, or leave them out and let the first dataset be computed"
+        )
+    if labels and Split.TRAIN not in splits:
         raise InvalidInputError(
             f"none of the {len(labels)} labels is to be trained on: their info['split'] is "
-            f"{sorted({str(Provenance.of(a).split) for a in labels})}; use 'train' for labels to train on"
+            f"{sorted(map(str, splits))}; use 'train' for labels to train on"
         )
     for i, atoms in enumerate(labels):
         if initial_potential is not None:

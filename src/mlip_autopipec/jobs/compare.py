@@ -14,7 +14,8 @@ from mlip_autopipec.frames import unpack
 from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.bulk import patiently
 from mlip_autopipec.jobs.reuse import claimed, release
-from mlip_autopipec.oracle.comparison import compare_labels, fit_shift, is_noise
+from mlip_autopipec.oracle.comparison import Comparison, compare_labels, fit_shift, is_noise
+from mlip_autopipec.oracle.energy_scale import unit_of_energies, why_energies_differ
 from mlip_autopipec.schemas.label import ComparedLabel, ComparisonDocument, LabelDocument, told_shift
 
 if TYPE_CHECKING:
@@ -73,16 +74,33 @@ def compare_given(
         found = compare_labels(own, computed.to_atoms())
         document.compared.append(ComparedLabel(index=given.index, formula=given.formula, **found.as_dict()))
         logger.info("label %d of the dataset, computed again: %s", given.index, found)
-        wrong = found.differs_beyond_energy if maker.energy_shift == "fit" else found.differs
-        if wrong:
-            document.refused = (
-                f"label {given.index} of the dataset ({given.formula}), computed again by {type(maker).__name__}'s "
-                f"{type(maker.static_maker).__name__}: {found}. {found.remedy} {_TRUST}"
-            )
+        if found.differs_beyond_energy:  # no other label mends that
+            document.refused = f"{_told(maker, document.compared[-1])}: {found}. {found.remedy} {_TRUST}"
             return document
-    if last and maker.energy_shift == "fit":
-        _fit(document)
+    if last:
+        _judge_energies(maker, document)
     return document
+
+
+def _told(maker: OracleMaker, label: ComparedLabel) -> str:
+    by = f"{type(maker).__name__}'s {type(maker.static_maker).__name__}"
+    return f"label {label.index} of the dataset ({label.formula}), computed again by {by}"
+
+
+def _judge_energies(maker: OracleMaker, document: ComparisonDocument) -> None:
+    """Refuse energies in another unit or of another zero, or fit a shift to them, once all labels are compared."""
+    known = [one for one in document.compared if one.energy_meV_atom is not None]
+    if maker.energy_shift == "fit" and unit_of_energies(known) is None:
+        _fit(document)
+        return
+    if (why := why_energies_differ(known)) is not None:
+        worst = max(known, key=lambda one: abs(one.energy_meV_atom or 0.0))
+        document.refused = f"{_told(maker, worst)}: {_differences(worst)}. {why} {_TRUST}"
+
+
+def _differences(label: ComparedLabel) -> str:
+    fields = {field: value for field, value in label.model_dump().items() if field in Comparison.__dataclass_fields__}
+    return str(Comparison(**fields))
 
 
 def _fit(document: ComparisonDocument) -> None:

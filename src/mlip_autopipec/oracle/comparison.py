@@ -28,6 +28,8 @@ _UNITS = {
     **{f"they are in {unit}; {remedy(size)}, and see to the energies": 1 / size for unit, size in FORCES.items()},
 }
 _SAME = 0.05
+#: So many labels more than it takes test an energy shift, in cells of up to so many times the atoms of the smallest.
+_TESTS, _SMALL = 3, 2
 #: One factor explains the given forces if what it leaves is at most this share of them.
 _EXPLAINED = 0.1
 
@@ -47,6 +49,8 @@ class Comparison:
         Largest difference of a component, and largest given component, in eV/A^3; None where one has no stress.
     forces_times
         By what the given forces are those of the oracle, where one factor explains them; else None.
+    energy_given_eV
+        The given energy in eV.
     """
 
     energy_meV_atom: float
@@ -55,6 +59,7 @@ class Comparison:
     stress_eV_A3: float | None = None
     stress_given_eV_A3: float | None = None
     forces_times: float | None = None
+    energy_given_eV: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as a plain dictionary."""
@@ -84,7 +89,7 @@ class Comparison:
 
     @property
     def remedy(self) -> str:
-        """What a user can do about it."""
+        """What a user can do about forces or a stress that differ; of energies several labels tell more."""
         if self.forces_differ and (unit := self._unit):
             return f"The given forces are {self.forces_times:.4g} times those of the oracle: {unit}."
         if self.forces_differ:
@@ -92,13 +97,7 @@ class Comparison:
                 "Label the dataset with the settings of the oracle, or give the oracle those of the dataset; forces in "
                 "another unit than eV/A would show like this, too."
             )
-        if abs(self.energy_meV_atom) > _ENERGY_meV:
-            return (
-                "The forces agree, so the energies have another zero (other pseudopotentials, isolated atoms "
-                "subtracted): shift them by a constant for each element to the scale of the oracle, which "
-                "OracleMaker.energy_shift (run file: oracle.energy_shift) = fit does, or take them from the same code."
-            )
-        return "Forces and energy agree, so the stress has another sign, order or unit (eV/A^3, ASE sign): mend it."
+        return "The forces agree, so the stress has another sign, order or unit (eV/A^3, ASE sign): mend it."
 
     @property
     def _unit(self) -> str | None:
@@ -145,6 +144,7 @@ def compare_labels(given: Atoms, computed: Atoms) -> Comparison:
         stress_eV_A3=stress,
         stress_given_eV_A3=stress_given,
         forces_times=times,
+        energy_given_eV=float(one["energy"]),
     )
 
 
@@ -178,8 +178,8 @@ def worth_comparing(labels: Sequence[Atoms], n: int, for_shift: bool = False) ->
     n
         How many at most.
     for_shift
-        Whether an energy shift is fitted to them: then there are at least as many as it takes to tell the elements
-        apart, and one more to test it.
+        Whether an energy shift is fitted to them: then there are as many as it takes to tell the elements apart, and at
+        least three more to test it, whose energies are far apart.
 
     Returns
     -------
@@ -205,9 +205,24 @@ def worth_comparing(labels: Sequence[Atoms], n: int, for_shift: bool = False) ->
     for row in range(len(chosen)):
         if np.linalg.matrix_rank(counts[[*needed, row]]) > len(needed):
             needed.append(row)
-    others = [row for row in range(len(chosen)) if row not in needed]
-    rows = [*needed, *others[: max(1, n - len(needed))]]
+    energies = np.array([float(labels[i].calc.results["energy"]) for i in chosen]) / [len(labels[i]) for i in chosen]
+    shares = counts / counts.sum(axis=1)[:, None]
+    unlike = energies - shares @ (np.linalg.pinv(shares) @ energies)
+    rows = _far_apart(needed, unlike, [len(labels[i]) for i in chosen], max(_TESTS, n - len(needed)))
     return [chosen[row] for row in rows]
+
+
+def _far_apart(rows: Sequence[int], energies: Any, sizes: Sequence[int], n: int) -> list[int]:
+    """Add n rows whose energies (eV/atom) are far from each other, of small cells rather than of large ones."""
+    taken = list(rows)
+    others = [row for row in range(len(sizes)) if row not in taken]
+    small = _SMALL * min((sizes[row] for row in others if sizes[row] > 1), default=0)
+    for _ in range(min(n, len(others))):
+        cheap = [row for row in others if 1 < sizes[row] <= small] or others[:1]
+        best = max(cheap, key=lambda row: min(abs(energies[row] - energies[one]) for one in taken) if taken else 0.0)
+        taken.append(best)
+        others.remove(best)
+    return taken
 
 
 def check_shift(labels: Sequence[Atoms]) -> None:

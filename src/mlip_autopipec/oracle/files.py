@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import ase.io
@@ -13,7 +14,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.given import GivenLabels, alone_in, take_in_labels
+from mlip_autopipec.oracle.copies import alone_in
+from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.oracle.label_keys import NAMES, Keys, find_keys, six
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.output_levels import compare_levels
@@ -28,7 +30,6 @@ from mlip_autopipec.structures.xyz_text import frames_of, refuse_unread, where_d
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,7 @@ def read_labels_file(
             f"{', '.join(NAMES)} name columns of extended XYZ, and '{paths[0]}' is no such file; leave them out"
         )
     for one in paths:
-        if not one.is_file():
-            raise InvalidInputError(f"the file of labels '{one}' does not exist, or is a folder; give an extxyz file")
+        _refuse_missing(one)
         if is_output(one):
             outputs[str(one)] = output = read_output(one)
             of_file, named, said = output.frames, output.names, output.remarks
@@ -96,6 +96,56 @@ def read_labels_file(
         names += named
         remarks += said
     return take_in_labels(frames, names, [*remarks, *_about_settings(outputs)])
+
+
+def label_files(folder: Path, named: Sequence[Path]) -> list[Path]:
+    """
+    Return the files of labels that a run file names.
+
+    Parameters
+    ----------
+    folder
+        Where the run file is.
+    named
+        Files relative to it, or patterns like ``runs/*/vasprun.xml``, whose ``**`` is any number of folders. A file of
+        that name comes before a pattern.
+
+    Returns
+    -------
+    list of Path
+        The files of a pattern are in the order of their names. None comes twice.
+
+    Raises
+    ------
+    InvalidInputError
+        A pattern matches no file.
+    """
+    found: list[Path] = []
+    for one in named:
+        path = folder / one
+        if path.exists() or not glob.has_magic(str(one)):
+            found.append(path)
+            continue
+        below, pattern = (Path(one.anchor), one.relative_to(one.anchor)) if one.is_absolute() else (folder, one)
+        files = sorted(file for file in below.glob(str(pattern)) if file.is_file())
+        if not files:
+            raise InvalidInputError(f"no file of labels matches '{one}' in '{folder}'; see where they are")
+        found += files
+    return list(dict.fromkeys(found))
+
+
+def _refuse_missing(path: Path) -> None:
+    """Refuse what is no file."""
+    if path.is_dir():
+        raise InvalidInputError(
+            f"'{path}' is a folder; name the files in it, extended XYZ or outputs of a code, one by one or by a "
+            f"pattern, {path.name}/* for all"
+        )
+    if not path.is_file():
+        raise InvalidInputError(
+            f"the file of labels '{path}' does not exist; name an extended XYZ file or an output of a code "
+            "(vasprun.xml, OUTCAR, ...), or several of them"
+        )
 
 
 def _about_settings(outputs: Mapping[str, Output]) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.balance import about_balance, unbalanced
-from mlip_autopipec.oracle.identity import canonical_form
+from mlip_autopipec.oracle.copies import contradicting_copies, without_copies
 from mlip_autopipec.oracle.label_keys import refuse_asymmetric
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
@@ -28,7 +26,8 @@ from mlip_autopipec.structures.doubts import bonds_across, median_in_bohr
 from mlip_autopipec.structures.electrons import CHARGE, MULTIPLICITY, charge_of, check_one_state, has_total, told
 from mlip_autopipec.structures.intake import take_electrons
 from mlip_autopipec.structures.limits import refuse_numbers, shown_formula
-from mlip_autopipec.structures.provenance import Origin, Provenance, Split, about_compositions, mark
+from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
+from mlip_autopipec.structures.same import same_structures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,8 +41,6 @@ _WIDEST_ENERGY = 100.0
 #: Energies of cells of several sizes are one number if they differ by less than this share, and that says something of
 #: energies above this (eV/atom).
 _ALIKE, _BOUND = 0.1, 0.5
-#: Two labels of one structure agree if energies (eV/atom) and forces (eV/A, share of the largest) differ by less.
-_SAME_ENERGY, _SAME_FORCE, _SAME_FORCE_SHARE = 2e-3, 0.05, 0.02
 #: An atom whose nearest periodic image is further away (A) is alone.
 _ALONE_A = 6.0
 #: How many structures tell the unit of lengths.
@@ -117,9 +114,9 @@ def take_in_labels(
     said += [*about_balance(frames), *about_uneven(frames)]
     said += _bonds_across(frames, where)
     said += _lone_atoms(frames, where)
-    groups = _same_structures(frames)
-    said += _duplicates(frames, where, groups)
-    frames, where, about = _without_copies_in_test(frames, where, groups)
+    groups = same_structures(frames)
+    _refuse(contradicting_copies(frames, where, groups))
+    frames, where, about = without_copies(frames, where, groups)
     said += about
     said += [f"labels: {told}" for told in median_in_bohr([atoms for atoms in frames if len(atoms) > 1][:_FIRST])]
     about_units = refuse_units(frames, where)
@@ -316,65 +313,3 @@ def _lone_atoms(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
         listed = ", ".join(named[element] for element in sorted(named))
         said.append(f"labels: frames that are called isolated atoms give the elements' reference energies: {listed}")
     return said
-
-
-def _same_structures(frames: Sequence[Atoms]) -> list[list[int]]:
-    """Return the indices of labels of one structure, for each structure that has several."""
-    found: dict[str, list[int]] = {}
-    for i, atoms in enumerate(frames):
-        # ACE knows no moments: labels of several magnetic states of one structure cannot both be learnt
-        found.setdefault(json.dumps({**canonical_form(atoms), "moments": None}), []).append(i)
-    return [group for group in found.values() if len(group) > 1]
-
-
-def _splits(frames: Sequence[Atoms], group: Sequence[int]) -> list[Split]:
-    return [Provenance.of(frames[i]).split for i in group]
-
-
-def _duplicates(frames: Sequence[Atoms], names: Sequence[str], groups: Sequence[Sequence[int]]) -> list[str]:
-    """Refuse two labels of one structure that differ; say how many are given twice."""
-    faults = []
-    for group in groups:
-        for i in group[1:]:
-            j = group[0]
-            one, two = frames[j], frames[i]
-            energies = _energy(one) / len(one), _energy(two) / len(two)
-            if abs(energies[0] - energies[1]) > _SAME_ENERGY:
-                faults.append(
-                    f"{names[j]} and {names[i]} are one structure with {energies[0]:.4f} and {energies[1]:.4f} eV/atom"
-                )
-            elif np.allclose(one.positions, two.positions, atol=1e-4):  # the atoms are in one order
-                forces = [atoms.calc.results["forces"] for atoms in (one, two)]
-                apart = float(np.abs(forces[0] - forces[1]).max())
-                if apart > _SAME_FORCE + _SAME_FORCE_SHARE * float(np.abs(forces[0]).max()):
-                    faults.append(f"{names[j]} and {names[i]} are one structure, and forces differ by {apart:.3g} eV/A")
-    _refuse(iter(faults))
-    # those of one set: copies of what is trained on leave the test set
-    twice = sum(n - 1 for group in groups for n in Counter(_splits(frames, group)).values())
-    return [f"labels: {twice} of {len(frames)} are given twice, and count twice"] if twice else []
-
-
-def _without_copies_in_test(
-    frames: list[Atoms], names: list[str], groups: Sequence[Sequence[int]]
-) -> tuple[list[Atoms], list[str], list[str]]:
-    """Take labels out of the test set whose structures are trained on: their error would be none of held-out ones."""
-    copies = set()
-    for group in groups:
-        splits = _splits(frames, group)
-        if Split.TRAIN in splits:
-            copies |= {i for i, split in zip(group, splits, strict=True) if split is Split.TEST}
-    if not copies:
-        return frames, names, []
-    n_test = sum(Provenance.of(atoms).split is Split.TEST for atoms in frames)
-    told = (
-        f"labels: {len(copies)} of {n_test} held out for tests are trained on as well, like {names[min(copies)]}: they "
-        "are taken out of the test set"
-    )
-    kept = [i for i in range(len(frames)) if i not in copies]
-    return [frames[i] for i in kept], [names[i] for i in kept], [told]
-
-
-def alone_in(frames: Sequence[Atoms]) -> list[Atoms]:
-    """Return the labels whose structures are given once."""
-    several = {i for group in _same_structures(frames) for i in group}
-    return [atoms for i, atoms in enumerate(frames) if i not in several]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _NEXT = 8
 #: Cell vectors that differ by less (A) are one cell; cells that differ by more than this strain are not near.
 _SAME_CELL_A, _MOST_STRAIN = 1e-3, 0.04
+#: Pairs whose rise and work differ by less than this share of what they are in all pairs are one pair given again.
+_ONE_PAIR = 0.02
 #: The energy rises by what lies between the works of both frames' forces, within this share of them, and this (eV).
 _BETWEEN, _BETWEEN_eV = 0.02, 2e-3
 
@@ -49,6 +51,23 @@ class Pair(NamedTuple):
         """Whether the rise is outside of what the forces of frames of one cell say: near a minimum they grow."""
         most = _BETWEEN * max(abs(self.work_one_eV), abs(self.work_two_eV)) + _BETWEEN_eV
         return not self.work_one_eV - most <= self.rise_eV <= self.work_two_eV + most
+
+
+def has_distinct(pairs: Sequence[Pair], fewest: int) -> bool:
+    """Return whether so many pairs say something of their own: frames that are nearly the same make pairs that are."""
+    values = np.array([(pair.rise_eV, pair.work_one_eV + pair.work_two_eV, pair.stress_eV or 0.0) for pair in pairs])
+    if len(values) < fewest or not values.any():
+        return len(values) >= fewest
+    step = _ONE_PAIR * np.sqrt((values**2).sum(axis=1).mean())
+    distinct = values[:1]
+    for value in values[1:]:
+        # the way back is no other pair
+        apart = np.minimum(np.abs(distinct - value).max(axis=1), np.abs(distinct + value).max(axis=1))
+        if apart.min() > step:
+            distinct = np.vstack([distinct, value])
+            if len(distinct) >= fewest:
+                return True
+    return False
 
 
 def near_pairs(frames: Sequence[Atoms], away_A: float) -> Iterator[tuple[int, int, NDArray[np.float64]]]:

@@ -21,6 +21,10 @@ _BY_TEXT = (
     (re.compile(r"^ITEM: TIMESTEP"), f"is a dump of LAMMPS, whose forces are those of its potential; {_OF_LABELS}"),
     (re.compile(r"^(conditions|structures|oracle):", re.MULTILINE), f"is a run file; {_OF_LABELS}"),
     (
+        re.compile(r'^\{"\d+": \{'),
+        "is JSON of ASE; `ase convert data.json data.extxyz` writes extended XYZ, with energies and forces",
+    ),
+    (
         re.compile(r"^(elements|embeddings|functions|global|bonds):", re.MULTILINE),
         "is a potential; it goes to potential",
     ),

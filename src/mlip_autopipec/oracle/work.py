@@ -9,7 +9,7 @@ import numpy as np
 from ase import units
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.oracle.near import Pair, pairs_of
+from mlip_autopipec.oracle.near import Pair, has_distinct, pairs_of
 from mlip_autopipec.oracle.units import ENERGIES, FORCES, STRESSES, remedy
 from mlip_autopipec.structures.periodicity import goes_on_along
 
@@ -29,7 +29,7 @@ class _Range(NamedTuple):
     away_A
         Largest distance of an atom from where it is in the other frame, in Angstrom.
     fewest
-        Pairs of frames that make a finding.
+        Distinct pairs of frames that make a finding.
     correlation
         That these have to have.
     least, most
@@ -196,7 +196,7 @@ def refuse_units(frames: Sequence[Atoms], names: Sequence[str], ranges: Sequence
     """
     for near in ranges:
         pairs = list(pairs_of(frames, near.away_A))
-        if len(pairs) < near.fewest:
+        if not has_distinct(pairs, near.fewest):
             continue
         if (found := _finding(pairs, near)) is None:
             return []
@@ -294,11 +294,11 @@ def contradictions(frames: Sequence[Atoms], names: Sequence[str]) -> list[str]:
     pairs: list[Pair] = []
     for near in RANGES:
         pairs = [pair for pair in pairs_of(frames, near.away_A) if pair.stress_eV is None]
-        if len(pairs) >= near.fewest:
+        if has_distinct(pairs, near.fewest):
             break
     compared = {i for pair in pairs for i in (pair.one, pair.two)}
     wrong = _contradicting(pairs)
-    if not wrong or len(pairs) < RANGES[0].fewest:
+    if not wrong or not has_distinct(pairs, RANGES[0].fewest):
         return []
     shown = "; ".join(names[i] for i in wrong[:3]) + (f"; and {len(wrong) - 3} more" if len(wrong) > 3 else "")
     small = all(len(frames[i]) < _SMALL and not goes_on_along(frames[i]).any() for i in compared)

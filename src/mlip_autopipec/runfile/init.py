@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ase import Atoms
+
+    from mlip_autopipec.runfile.datasets import Dataset
 
 #: What is told of a structure with vacuum.
 _ABOUT_SHAPE = {
@@ -69,7 +72,9 @@ class Choices:
     calculator
         Import path of an ASE calculator, for the oracle ``ase``.
     labels
-        A file of labels to start from, relative to the run file.
+        Files of labels to start from.
+    unusable
+        Files of labels that have to be mended first.
     """
 
     name: str | None = None
@@ -78,7 +83,8 @@ class Choices:
     temperatures_K: tuple[float, ...] = ()
     max_atoms: int = 64
     calculator: str = "ase.calculators.abinit.Abinit"
-    labels: str | None = None
+    labels: tuple[Dataset, ...] = ()
+    unusable: tuple[Dataset, ...] = ()
 
 
 def write_run_file(path: Path, sources: Sequence[Source], choices: Choices) -> RunFile:
@@ -191,7 +197,8 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
         rattle="[0.02, 0.04, 0.06]" if molecular else "[0.05, 0.1, 0.15]",
         about_rattle="bonds of a molecule move by 0.05" if molecular else "hot atoms move by 0.1 and more",
         isolated_atoms=oracle.isolated_atoms,
-        labels=None if choices.labels is None else _flow(choices.labels),
+        labels=_files(choices.labels),
+        unusable=_unusable(choices),
         max_labels=100 * math.ceil((n_structures * len(sources) + n_test + 100) / 100),
         validation=_validation(oracle, sources, structures),
     )
@@ -325,8 +332,40 @@ def _most_functions(sources: Sequence[Source], described: Sequence[dict[str, Any
     return max(15, 40 * _rarest(sources, described, elements) // 2)
 
 
+def _files(datasets: Sequence[Dataset]) -> str:
+    """Write the names of files of labels, the one or a list."""
+    names = [dataset.shown for dataset in datasets]
+    return _flow(names[0] if len(names) == 1 else names) if names else ""
+
+
+def _unusable(choices: Choices) -> list[str]:
+    """Return comments about labels that have to be mended first: removing the # of some is all that is left then."""
+    if not choices.unusable:
+        return []
+    every = [*choices.labels, *choices.unusable]
+    lines = ["Nothing of these labels is used, since they cannot be read as they are:"]
+    for dataset in choices.unusable:
+        named = "" if dataset.path.name in dataset.fault else f"{dataset.shown}: "
+        told = " ".join(f"{named}{dataset.fault}".split())
+        lines += textwrap.wrap(told, 110, break_long_words=False, break_on_hyphens=False)
+    keys = [(dataset.keys, dataset.others) for dataset in choices.unusable if dataset.keys]
+    n_keys = len(keys[0][0]) if keys else 0
+    instead = " instead of the above" if choices.labels else ""
+    what = "See whether the names below are right" if keys else "Mend that"
+    lines.append(f'{what}, and remove the "# " of the next {2 + n_keys} lines{instead}.')
+    lines += ["start_from:", f"  labels: {_files(every)}"]
+    if keys:
+        (names, others), *_ = keys
+        for key, value in names:
+            or_else = f"    # or {', '.join(others)}" if others and key == "energy_key" else ""
+            lines.append(f"  {key}: {_flow(value)}{or_else}")
+    return [f"# {line}" for line in lines]
+
+
 def _flow(value: Any) -> str:
     """Write a value in one line of YAML."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(one)}" for key, one in value.items()) + "}"
     plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z./][\w./-]*", value) and value.lower() not in _WORDS

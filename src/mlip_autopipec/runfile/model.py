@@ -28,7 +28,7 @@ from mlip_autopipec.kinds import CRITERIA, TRAINERS
 from mlip_autopipec.lammps.colvars import is_file_name
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.oracle.files import hold_out, read_labels_file
+from mlip_autopipec.oracle.files import hold_out, label_files, read_labels_file
 from mlip_autopipec.oracle.given import GivenLabels
 from mlip_autopipec.oracle.suitability import check_elements
 from mlip_autopipec.potentials.potential import ACEPotential
@@ -352,9 +352,8 @@ class RunFile(Strict):
         if self._labels is None:
             given = start.labels if isinstance(start.labels, list) else [start.labels]
             with self._blamed("start_from", "labels"):
-                frames = read_labels_file(
-                    [self._folder / path for path in given], start.energy_key, start.forces_key, start.virial_key
-                )
+                files = label_files(self._folder, given)
+                frames = read_labels_file(files, start.energy_key, start.forces_key, start.virial_key)
             hold_out(frames, start.test_fraction, self.seed)
             self._labels = frames
         return self._labels

@@ -329,7 +329,7 @@ class StartFrom(Strict):
     labels: Path | list[Path] | None = Field(
         None,
         description="extxyz file with energies (eV) and forces (eV/A), or an output of VASP, pw.x, FHI-aims or CASTEP; "
-        "or a list of such files.",
+        "or a list of such files; * stands for any part of a name, ** for any folders (runs/*/vasprun.xml).",
     )
     energy_key: str | None = Field(
         None, description="What that file calls total energies, e.g. REF_energy; found by its name if not given."

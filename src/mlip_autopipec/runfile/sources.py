@@ -11,18 +11,13 @@ import numpy as np
 from ase.build import bulk as build_bulk
 from ase.data import atomic_numbers, reference_states
 from ase.formula import Formula
-from ase.io.trajectory import Trajectory
 from pymatgen.core import Composition
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.exploration import check_structure
-from mlip_autopipec.oracle.files import read_labels_file
-from mlip_autopipec.oracle.outputs import READ, code_of, is_output
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.distances import minimum_distances
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along, heights_of
-from mlip_autopipec.structures.texts import text_of
-from mlip_autopipec.structures.xyz_text import frames_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,46 +118,6 @@ def named_source(key: str, value: str, folder: Path, elements: Sequence[str] = (
     check_structure(atoms)
     atoms = boxed(atoms)
     return Source(key, value, atoms, tuple(elements))
-
-
-def labels_in(path: Path) -> tuple[int, str]:
-    """
-    Look for a dataset in a file that is given as a structure.
-
-    Parameters
-    ----------
-    path
-        The file.
-
-    Returns
-    -------
-    tuple
-        How many labels it holds, 0 for a file of one structure or of another kind; and what is to be said of a file of
-        several structures, or of an output of a code, that cannot be used as a dataset.
-    """
-    of_code, n_frames = code_of(path) in READ, _n_frames(path)
-    if n_frames < 2 and not of_code:
-        return 0, ""
-    try:
-        n_labels = len(read_labels_file(path))
-    except InvalidInputError as error:
-        if of_code:
-            return 0, f"the last structure of {path} is taken; the run is no dataset to start from: {error}"
-        return (
-            0,
-            f"{path} holds {n_frames} structures, and the last is taken; they are no dataset to start from: {error}",
-        )
-    return (n_labels if n_labels > 1 else 0), ""
-
-
-def _n_frames(path: Path) -> int:
-    """Count the structures of a file that may be a dataset, an xyz file or a trajectory of ASE; 0 for others."""
-    if not is_output(path):
-        return sum(frame[0].strip().isdecimal() for _, frame in frames_of(text_of(path)))
-    if path.suffix.lower() != ".traj":
-        return 0
-    with Trajectory(path) as frames:
-        return len(frames)
 
 
 def nearest_neighbour(atoms: Atoms) -> float:

@@ -243,6 +243,7 @@ class ComparedLabel(BaseModel):
     index: int = Field(description="Number of the label in the dataset.")
     formula: str = Field(description="Chemical formula.")
     energy_meV_atom: float | None = Field(None, description="Difference of the energies in meV/atom.")
+    energy_given_eV: float | None = Field(None, description="The given energy in eV.")
     forces_rms_meV_A: float | None = Field(None, description="Root mean square of force differences in meV/A.")
     forces_given_rms_meV_A: float | None = Field(None, description="Root mean square of the given forces in meV/A.")
     stress_eV_A3: float | None = Field(None, description="Largest difference of a stress component in eV/A^3.")

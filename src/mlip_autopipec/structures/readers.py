@@ -23,6 +23,7 @@ from mlip_autopipec.structures.file_doubts import about_file
 from mlip_autopipec.structures.periodicity import Shape, shape_of
 from mlip_autopipec.structures.provenance import ISOLATED
 from mlip_autopipec.structures.texts import OPENERS, readable, text_of
+from mlip_autopipec.structures.xyz_text import where_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,7 +100,11 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
         elif "Could not determine chemical symbols" in why:
             why = "it has no line of elements"
             remedy = "write one above the numbers of atoms, as VASP 5 has it"
-        raise InvalidInputError(f"structures.file: '{path}' cannot be read ({why}); {remedy}") from error
+        where = ""
+        if no_element(error) is None and {".xyz", ".extxyz"} & set(path.suffixes[-2:]):
+            where = where_damaged(text_of(path))
+            remedy = "mend the file, or take that frame out" if where else remedy
+        raise InvalidInputError(f"structures.file: '{path}' cannot be read{where} ({why}); {remedy}") from error
 
 
 def _refuse_large(path: Path) -> None:
@@ -140,6 +145,11 @@ def _read(path: Path, elements: Sequence[str]) -> Read:
         found = filetype(str(path))
     except UnknownFileTypeError as error:
         raise InvalidInputError(f"structures.file: the format of '{path}' is not known; {_REMEDY}") from error
+    if found == "db":
+        raise InvalidInputError(
+            f"structures.file: '{path}' has the format 'db', which is not read here; write it as extxyz, as `ase "
+            f"convert {path.name} {path.stem}.extxyz` does with energies and forces"
+        )
     if found not in FORMATS:
         raise InvalidInputError(
             f"structures.file: '{path}' has the format '{found}', which is not read here; {_REMEDY}"
@@ -238,7 +248,15 @@ def _of_json(path: Path) -> Read:
     text = text_of(path)
     if re.search(r"^(conditions|structures|oracle):", text, re.MULTILINE):
         raise InvalidInputError(f"structures.file: '{path}' is a run file; name a file with a structure")
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        if {".yaml", ".yml"} & {suffix.lower() for suffix in path.suffixes[-2:]}:
+            raise InvalidInputError(
+                f"structures.file: '{path}' is YAML, which is not read here; of pymatgen write JSON "
+                f'(structure.to(filename="{path.stem}.json")), or {_REMEDY}'
+            ) from error
+        raise
     if isinstance(content, dict) and "structure" in content and "sites" not in content:
         content = content["structure"]
     if isinstance(content, dict) and "sites" in content:
