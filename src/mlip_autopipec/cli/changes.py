@@ -40,7 +40,7 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
     InvalidInputError
         Names what changed and what to do.
     """
-    from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.flows.given import as_frames
     from mlip_autopipec.jobs.dataset import recorded_task
     from mlip_autopipec.oracle.identity import canonical_form
 

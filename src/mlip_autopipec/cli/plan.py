@@ -17,6 +17,7 @@ from mlip_autopipec.cli.cautions import cautions
 from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.runfile.starts import started_by, started_by_environment
+from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
@@ -40,7 +41,7 @@ class Plan:
     Parameters
     ----------
     structures
-        Formula of each structure with its number of atoms.
+        Formula of each structure with its number of atoms, and of those that are frozen.
     elements
         Of all structures and given labels.
     n_walkers, n_steps, md_ns
@@ -122,7 +123,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     seconds, pressure = _measured_label(campaign, largest) if measure else (None, None)
     computed = most - len(labels) + n_validation
     return Plan(
-        structures=[f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)" for atoms in structures],
+        structures=[_told(atoms) for atoms in structures],
         elements=sorted({symbol for atoms in [*structures, *labels] for symbol in atoms.get_chemical_symbols()}),
         n_walkers=n_walkers,
         n_steps=n_steps,
@@ -140,6 +141,11 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         programs=started_by_environment(campaign),
         notes=[*cautions(campaign), *_strained(campaign, pressure), *_notes(campaign, first)],
     )
+
+
+def _told(atoms: Atoms) -> str:
+    n = len(frozen_atoms(atoms))
+    return f"{atoms.get_chemical_formula()} ({len(atoms)} atoms{f', {n} of them frozen' if n else ''})"
 
 
 def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:

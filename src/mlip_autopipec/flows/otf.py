@@ -11,15 +11,9 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.flows.checks import (
-    TakenStructures,
-    as_conditions,
-    as_frames,
-    as_labels,
-    check_campaign,
-    elements_of,
-)
+from mlip_autopipec.flows.checks import check_campaign, elements_of
 from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
+from mlip_autopipec.flows.given import TakenStructures, as_conditions, as_frames, as_labels
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import after_last_training, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
@@ -132,6 +126,7 @@ class OTFMaker(LoopParts):
         freeze
             Whether atoms that the structures' constraints (``FixAtoms``) hold are frozen in MD. Otherwise all atoms
             move but those that an array ``frozen`` of the structure marks. Labels hold the forces of all atoms.
+            Refused where no structure has such atoms.
 
         Returns
         -------

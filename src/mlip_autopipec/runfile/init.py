@@ -25,6 +25,7 @@ from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import told_trainers
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
 from mlip_autopipec.sampling.seeds import enough_structures
+from mlip_autopipec.structures.frozen import FROZEN, held_by
 from mlip_autopipec.structures.periodicity import Shape, gathered, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
@@ -305,6 +306,7 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),
         "width": cell_width(atoms.repeat(repeat).cell.array),
+        "n_fixed": 0 if FROZEN in atoms.arrays else len(held_by(atoms)) * math.prod(repeat),
         "shape": "" if shape is Shape.BULK else _ABOUT_SHAPE[shape],
     }
 

@@ -16,7 +16,8 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import TakenStructures, elements_of, first_dataset
+from mlip_autopipec.flows.checks import elements_of, first_dataset
+from mlip_autopipec.flows.given import TakenStructures
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resources import Resources, Share
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
