@@ -14,6 +14,8 @@ from ase import units
 
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.cli.local import check_engine
+from mlip_autopipec.errors import ExecutableError
 from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.runfile.starts import started_by, started_by_environment
@@ -149,12 +151,16 @@ def _told(atoms: Atoms) -> str:
 
 
 def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
-    """Say what is likely to go wrong: too few atoms for the basis."""
+    """Say what is likely to go wrong: an engine that is not here, too few atoms for the basis."""
+    notes = []
+    try:
+        check_engine(campaign)
+    except ExecutableError as error:
+        notes.append(f"dynamics.engine is executable: {error}; run refuses it on this machine")
     functions = getattr(campaign.trainer.basis, "number_of_functions_per_element", None)
     if functions is None or not first:
-        return []
+        return notes
     train = [atoms for atoms in first if Provenance.of(atoms).split is Split.TRAIN]
-    notes = []
     for element in sorted({symbol for atoms in train for symbol in atoms.get_chemical_symbols()}):
         n = sum(atoms.get_chemical_symbols().count(element) for atoms in train)
         if n < functions:
