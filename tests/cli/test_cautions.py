@@ -5,6 +5,7 @@ from __future__ import annotations
 import ase.io
 import pytest
 import yaml
+from ase import Atoms
 from ase.build import bulk, fcc111, surface
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -122,3 +123,35 @@ def test_the_first_dataset_is_made_once_for_a_dry_run_as_the_campaign_will_make_
     other = campaign.model_copy(update={"seed": 8})
     other.make_first()
     assert seeds[1:] == [derive_seed(8, SeedPurpose.FIRST_DATASET)]
+
+
+@pytest.mark.parametrize(("n_atoms", "n_labels"), [(10, 5), (30, 15), (80, 40), (100, 50)])
+def test_the_atoms_that_are_asked_for_are_made(n_atoms, n_labels, folder):
+    """Fewer than 40 had no effect, and more than 40 structures were not made."""
+    ase.io.write("pair.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
+    text = (
+        "name: cu\nstructures: [{file: pair.xyz}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        f"first_dataset: {{n_atoms: {n_atoms}}}\n"
+    )
+    (folder / "run.yaml").write_text(text)
+    found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+    assert found.first_labels == n_labels
+    assert not any("n_atoms" in note for note in found.notes)
+
+
+def test_a_basis_that_asks_for_more_atoms_is_told(folder):
+    ase.io.write("pair.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
+    text = (
+        "name: cu\nstructures: [{file: pair.xyz}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        "trainer: {kind: linear, basis: {number_of_functions_per_element: 15}}\nfirst_dataset: {n_atoms: 10}\n"
+    )
+    (folder / "run.yaml").write_text(text)
+    found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+    assert found.first_labels == 30
+    (told,) = [note for note in found.notes if note.startswith("first_dataset.n_atoms")]
+    assert "is 10, which 5 labels of each structure hold; the basis asks for 60 atoms of each element" in told
+    for more, said in (("n_atoms: 60", False), ("n_atoms: 10, n_structures: 4", True)):
+        (folder / "run.yaml").write_text(text.replace("n_atoms: 10", more))
+        found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+        assert any("n_atoms has no effect beside n_structures" in note for note in found.notes) == said
+        assert found.first_labels == (4 if said else 30)

@@ -129,7 +129,7 @@ else:
     ConditionSection = section(Condition)
     CandidatesSection = section(CandidateGenerator)
     CutoutsSection = section(CutoutGenerator)
-    FirstDatasetSection = section(StructureGenerator)
+    FirstDatasetSection = section(StructureGenerator, "n_atoms_of_basis")
     StopSection = section(StopRule, "criterion", "accuracy")
     AccuracySection = section(AccuracyTargets)
     PropertiesSection = section(PropertyCriterion)
