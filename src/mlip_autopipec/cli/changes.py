@@ -43,6 +43,7 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
     from mlip_autopipec.flows.given import as_frames
     from mlip_autopipec.jobs.dataset import recorded_task
     from mlip_autopipec.oracle.identity import canonical_form
+    from mlip_autopipec.structures.frozen import frozen_atoms
 
     task = recorded_task(campaign_id, store)
     remedy = "put them back as they were" if more else "put them back, or use `mlip-autopipec extend` for further ones"
@@ -54,6 +55,12 @@ def check_unchanged(campaign: RunFile, campaign_id: str, store: JobStore, *, mor
         f"structures[{k}] is another {mine.get_chemical_formula()} than the {was.get_chemical_formula()} it was"
         for k, (was, mine) in enumerate(zip(old, new, strict=False))
         if canonical_form(mine) != canonical_form(was)
+    ]
+    wrong += [
+        f"structures[{k}], {mine.get_chemical_formula()}, freezes other atoms than it did ({len(frozen_atoms(mine))}, "
+        f"before {len(frozen_atoms(was))})"
+        for k, (was, mine) in enumerate(zip(old, new, strict=False))
+        if canonical_form(mine) == canonical_form(was) and frozen_atoms(mine).tolist() != frozen_atoms(was).tolist()
     ]
     if len(new) > len(old) and not more:
         wrong.append(f"{len(new) - len(old)} structures are new")

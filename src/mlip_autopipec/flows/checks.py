@@ -18,7 +18,7 @@ from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.electrons import has_total, told
-from mlip_autopipec.structures.periodicity import lone_atoms
+from mlip_autopipec.structures.periodicity import goes_on_along, lone_atoms
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def check_campaign(
     if not conditions:
         raise InvalidInputError("conditions is empty; give at least one temperature in K")
     for condition in conditions:
-        _check_held(condition, maker.dynamics_maker.settings)
+        check_held(condition, maker.dynamics_maker.settings, frames)
         condition.check()
     maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
     if isinstance(settings := maker.dynamics_maker.settings, MDSettings):  # an engine of one's own need not know them
@@ -108,7 +108,8 @@ def check_campaign(
             raise InvalidInputError.of(
                 "StopRule.max_labels",
                 f"is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
-                "structures; raise it, or lower StructureGenerator.n_structures and n_test",
+                "structures; raise it, or lower StructureGenerator.n_structures and n_test (first_dataset.n_structures "
+                "of a run file, or n_atoms where that is not given)",
             )
 
 
@@ -166,16 +167,37 @@ def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potenti
         )
 
 
-def _check_held(condition: Condition, settings: MDSettings) -> None:
-    """Refuse what a condition holds and MD of this ensemble does not."""
+def check_held(condition: Condition, settings: MDSettings, frames: Sequence[Atoms]) -> None:
+    """
+    Refuse what a condition holds and MD of this ensemble does not.
+
+    Parameters
+    ----------
+    condition, settings
+        Of MD.
+    frames
+        The structures, which decide what can be done about it.
+
+    Raises
+    ------
+    InvalidInputError
+        For a pressure or a temperature that changes and that nothing holds.
+    """
     if condition.pressure_GPa and settings.ensemble != "npt":
-        raise InvalidInputError(
-            f"pressure_GPa is {condition.pressure_GPa}, but ensemble is '{settings.ensemble}'; a pressure needs 'npt'"
+        remedy = "a pressure needs 'npt'"
+        if without := next((atoms for atoms in frames if not goes_on_along(atoms).all()), None):
+            remedy = (
+                f"{without.get_chemical_formula()} has vacuum on its sides, and no ensemble holds a pressure of it: "
+                "leave pressure_GPa out"
+            )
+        raise InvalidInputError.of(
+            "Condition.pressure_GPa", f"is {condition.pressure_GPa}, but ensemble is '{settings.ensemble}'; {remedy}"
         )
     if settings.ensemble == "nve" and condition.temperature_end_K not in (None, condition.temperature_K):
-        raise InvalidInputError(
-            f"temperature_end_K is {condition.temperature_end_K}, but ensemble is 'nve', which has no thermostat; a "
-            "temperature that changes needs 'nvt' or 'npt'"
+        raise InvalidInputError.of(
+            "Condition.temperature_end_K",
+            f"is {condition.temperature_end_K}, but ensemble is 'nve', which has no thermostat; a temperature that "
+            "changes needs 'nvt' or 'npt'",
         )
 
 

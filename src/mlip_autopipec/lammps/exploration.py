@@ -19,7 +19,7 @@ from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.colvars import STYLE, check_atoms
 from mlip_autopipec.lammps.swaps import can_swap
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
-from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
+from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact, told_contact
 from mlip_autopipec.structures.electrons import MOMENTS, take_over
 from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, gathered, shape_of
@@ -330,5 +330,6 @@ def check_structure(atoms: Atoms) -> None:
     contact = shortest_contact(atoms, MD_RATIO)
     if contact is not None:
         raise InvalidInputError(
-            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; {contact[3]:.2f} A are the least"
+            f"{told_contact(atoms, contact)} in {formula}; {contact[3]:.2f} A are the least: take one of them out, or "
+            "correct positions and cell"
         )

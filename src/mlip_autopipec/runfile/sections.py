@@ -22,6 +22,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, TrainerKind
+from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.runfile.errors import nearest
@@ -188,6 +189,10 @@ class StructureSource(Strict):
                     "structures.repeat",
                     f"is {list(self.repeat)}, which makes {n_atoms} atoms; {MOST_ATOMS} are the most",
                 )
+            try:
+                check_structure(taken.atoms)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{self._named()}: {error}") from error
             whole = repeated(taken.atoms, taken.atoms.repeat(self.repeat))
             self._loaded = self._frozen(whole)
             overruled = [] if self.frozen is None else [f"(its '{FROZEN}')"]
@@ -201,17 +206,23 @@ class StructureSource(Strict):
         self.load(folder)
         return self._remarks
 
+    def _named(self) -> str:
+        """Name the structure as its remarks do."""
+        if self.bulk is not None:
+            return f"structures.bulk: {self.bulk.get('name')}"
+        if self.file is not None:
+            return f"structures.file: '{self.file}'"
+        return f"structures.materials_project: {self.materials_project}"
+
     def _about_frozen(self, atoms: Atoms) -> list[str]:
         """Say how many atoms rest in MD, where the run file asks for it."""
         if self.frozen is None:
             return []
-        key = next(name for name in ("file", "bulk", "materials_project") if getattr(self, name) is not None)
-        named = self.bulk.get("name") if self.bulk is not None else self.materials_project or f"'{self.file}'"
         how: str = self.frozen if isinstance(self.frozen, str) else "a list of indices"
         if isinstance(self.frozen, FrozenBelow):
             how = f"{{below_A: {self.frozen.below_A:g}}}"
         n = len(frozen_atoms(atoms))
-        return [f"structures.{key}: {named}: {n} of {len(atoms)} atoms do not move in MD (frozen: {how})"]
+        return [f"{self._named()}: {n} of {len(atoms)} atoms do not move in MD (frozen: {how})"]
 
     def _frozen(self, atoms: Atoms) -> Atoms:
         """Mark the atoms that rest in MD."""
