@@ -24,6 +24,7 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
+from mlip_autopipec.jobs.failures import read_reason
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
 from mlip_autopipec.jobs.outliers import read_graded
@@ -332,7 +333,14 @@ class OTFMaker(LoopParts):
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
         status, why = judge_cycle(
-            self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away, compared=compared
+            self.stop_rule,
+            state,
+            potential,
+            batch,
+            labelled=labelled,
+            compared=compared,
+            thrown_away=thrown_away,
+            reason=read_reason("train", state.campaign_id, state.cycle) if potential is None else None,
         )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())
