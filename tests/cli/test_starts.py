@@ -64,6 +64,14 @@ def test_the_engine_that_auto_takes_is_told(tmp_path, monkeypatch):
         result = dry(tmp_path, dynamics={**quiet, **dynamics}, trainer={"kind": "linear"})
         assert result.exit_code == CONVERGED, result.output
         assert json.loads(result.stdout)["programs"] == [told]
+    waiting = tmp_path / "srun"
+    waiting.write_text(f"#!/bin/sh\ntouch {tmp_path / 'waited'}\n")
+    waiting.chmod(0o755)
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", f"{waiting} lmp")
+    for engine, told in (("auto", "; as a Python library, forces by pyace, if that lacks ML-PACE"), ("executable", "")):
+        result = dry(tmp_path, dynamics={**quiet, "engine": engine})
+        assert json.loads(result.stdout)["programs"] == [f"LAMMPS: {waiting} lmp{told}"]
+    assert not (tmp_path / "waited").exists(), "a launcher is not started for a dry run"
     monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", str(lacking))
     plan = json.loads(dry(tmp_path, dynamics={**quiet, "engine": "executable"}).stdout)
     assert plan["programs"] == [f"LAMMPS: {lacking}"]

@@ -19,6 +19,7 @@ from mlip_autopipec.errors import ExecutableError
 from mlip_autopipec.flows.parts import atoms_for
 from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.lammps.bias import begins_biased
+from mlip_autopipec.lammps.executable import has_launcher
 from mlip_autopipec.runfile.starts import started_by, started_by_environment
 from mlip_autopipec.sampling.seeds import enough_structures
 from mlip_autopipec.structures.frozen import frozen_atoms
@@ -156,7 +157,8 @@ def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
     """Say what is likely to go wrong: an engine that is not here, too few atoms for the basis."""
     notes = []
     try:
-        check_engine(campaign)
+        if not has_launcher():  # which may wait for a batch job
+            check_engine(campaign)
     except ExecutableError as error:
         notes.append(f"dynamics.engine is executable: {error}; run refuses it on this machine")
     notes += _about_n_atoms(campaign, first)

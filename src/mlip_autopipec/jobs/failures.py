@@ -58,9 +58,9 @@ def read_reason(step: str, campaign_id: str, cycle: int) -> str | None:
 
 def _store(step: str, campaign_id: str, cycle: int, error: Exception) -> None:
     told = str(error).strip() or type(error).__name__
-    # what follows the first line is the log of a program
-    first = told if len(told) <= _LONGEST else f"{told[:_LONGEST]}..."
-    first = first.splitlines()[0]
+    first, *rest = (told if len(told) <= _LONGEST else f"{told[:_LONGEST]}...").splitlines()
+    if first.endswith(":") and rest:  # what follows otherwise is the log of a program
+        first = f"{first} {rest[0].strip()}"
     document = FailureDocument(
         uuid=str(uuid4()),
         campaign_id=campaign_id,

@@ -174,14 +174,10 @@ def engine_taken(
     grace
         Whether the potential is a GRACE-FS potential.
     """
-    if settings.needs_posterior:
-        return "library", f"dynamics.{settings.needs_posterior} needs it"
+    if why := needs_library(engine, condition, settings, atoms, grace=grace):
+        return "library", why
     if engine != "auto":
         return engine, ""
-    if settings.swap is not None and not _executable_can_swap(atoms, condition):
-        return "library", "the executable cannot do these exchanges of atoms"
-    if grace:
-        return "library", "the executable cannot run GRACE-FS"
     try:
         executable.find_command()
     except ExecutableError as error:
@@ -189,6 +185,17 @@ def engine_taken(
     if condition.colvars is not None and not executable.has_fix(STYLE):
         return "library", f"the executable has no fix {STYLE}"
     return "executable", ""
+
+
+def needs_library(
+    engine: Engine, condition: Condition, settings: MDSettings, atoms: Atoms | None, *, grace: bool
+) -> str:
+    """Return why a walk needs the library, whatever executable there is; arguments as for :func:`engine_taken`."""
+    if settings.needs_posterior:
+        return f"dynamics.{settings.needs_posterior} needs it"
+    if engine == "auto" and settings.swap is not None and not _executable_can_swap(atoms, condition):
+        return "the executable cannot do these exchanges of atoms"
+    return "the executable cannot run GRACE-FS" if engine == "auto" and grace else ""
 
 
 def _executable_can_swap(atoms: Atoms | None, condition: Condition) -> bool:

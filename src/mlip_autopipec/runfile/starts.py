@@ -100,17 +100,22 @@ def started_by_environment(campaign: RunFile) -> list[str]:
 
 def _engines(campaign: RunFile) -> list[str]:
     """Tell what MD runs with; nothing where the library was asked for, which this program has in itself."""
-    from mlip_autopipec.lammps.exploration import engine_taken
+    from mlip_autopipec.lammps.executable import has_launcher
+    from mlip_autopipec.lammps.exploration import engine_taken, needs_library
     from mlip_autopipec.structures.periodicity import boxed
 
     asked, grace = campaign.dynamics.engine, campaign.trainer.kind == "grace"
     if asked == "library":
         return []
-    settings = campaign.maker().dynamics_maker.settings
+    settings, command = campaign.maker().dynamics_maker.settings, get_settings().LAMMPS_CMD
     told = []
     for atoms in map(boxed, campaign.load_structures()):
         for condition in campaign.load_conditions():
+            why = needs_library(asked, condition, settings, atoms, grace=grace)
+            if not why and asked == "auto" and has_launcher():  # it may wait for a batch job
+                told.append(f"LAMMPS: {command}; as a Python library, forces by pyace, if that lacks ML-PACE")
+                continue
             engine, why = engine_taken(asked, condition, settings, atoms, grace=grace)
             library = f"LAMMPS as a Python library, forces by pyace ({why})"
-            told.append(library if engine == "library" else f"LAMMPS: {get_settings().LAMMPS_CMD}")
+            told.append(library if engine == "library" else f"LAMMPS: {command}")
     return list(dict.fromkeys(told))
