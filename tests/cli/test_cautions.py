@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import ase.io
 import pytest
 import yaml
+from ase import Atoms
 from ase.build import bulk, fcc111, surface
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -13,6 +16,8 @@ from typer.testing import CliRunner
 from mlip_autopipec.cli import app
 from mlip_autopipec.cli.cautions import cautions
 from mlip_autopipec.cli.plan import plan
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -122,3 +127,95 @@ def test_the_first_dataset_is_made_once_for_a_dry_run_as_the_campaign_will_make_
     other = campaign.model_copy(update={"seed": 8})
     other.make_first()
     assert seeds[1:] == [derive_seed(8, SeedPurpose.FIRST_DATASET)]
+
+
+@pytest.mark.parametrize(("n_atoms", "n_labels"), [(10, 5), (30, 15), (80, 40), (100, 50)])
+def test_the_atoms_that_are_asked_for_are_made(n_atoms, n_labels, folder):
+    """Fewer than 40 had no effect, and more than 40 structures were not made."""
+    ase.io.write("pair.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
+    text = (
+        "name: cu\nstructures: [{file: pair.xyz}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        f"first_dataset: {{n_atoms: {n_atoms}}}\n"
+    )
+    (folder / "run.yaml").write_text(text)
+    found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+    assert found.first_labels == n_labels
+    assert not any("n_atoms" in note for note in found.notes)
+
+
+def test_a_basis_that_asks_for_more_atoms_is_told(folder):
+    ase.io.write("pair.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
+    text = (
+        "name: cu\nstructures: [{file: pair.xyz}]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+        "trainer: {kind: linear, basis: {number_of_functions_per_element: 15}}\nfirst_dataset: {n_atoms: 10}\n"
+    )
+    (folder / "run.yaml").write_text(text)
+    found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+    assert found.first_labels == 30
+    (told,) = [note for note in found.notes if note.startswith("first_dataset.n_atoms")]
+    assert "is 10, which 5 labels of each structure hold; the basis asks for 60 atoms of each element" in told
+    for more, said in (("n_atoms: 60", False), ("n_atoms: 10, n_structures: 4", True)):
+        (folder / "run.yaml").write_text(text.replace("n_atoms: 10", more))
+        found = plan(RunFile.load(folder / "run.yaml"), measure=False)
+        assert any("n_atoms has no effect beside n_structures" in note for note in found.notes) == said
+        assert found.first_labels == (4 if said else 30)
+
+
+def test_a_structure_that_is_listed_twice_is_one_note(folder):
+    """Two walkers of one structure differ by their seeds, and cost double."""
+    entry = "{bulk: {name: Cu, cubic: true}}"
+    frozen = "{bulk: {name: Cu, cubic: true}, frozen: [0]}"
+    text = "name: cu\nstructures: [%s]\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+    for entries, said in (
+        ([entry, entry], "the entries 0 and 1 (from 0) are one structure, Cu4: its first dataset and its walkers are"),
+        ([entry, frozen, entry, entry], "the entries 0, 2 and 3 (from 0) are one structure"),
+        ([entry, frozen], None),
+    ):
+        (folder / "run.yaml").write_text(text % ", ".join(entries))
+        told = cautions(RunFile.load(folder / "run.yaml"))
+        assert [one for one in told if "are one structure" in one] == [one for one in told if said and said in one]
+        assert any("are one structure" in one for one in told) is (said is not None)
+        assert len(set(told)) == len(told)
+        assert sum("A wide" in one for one in told) == 1
+
+
+def test_atoms_in_one_place_are_named_with_their_file(folder):
+    ase.io.write("twice.xyz", Atoms("CuAuAu", [[0, 0, 0], [0, 0, 2.6], [0, 0.1, 2.6]]))
+    told = r"Au \(atom 1\) and Au \(atom 2\) are 0\.10 A apart in Au2Cu; 0\.82 A are the least"
+    result = CliRunner().invoke(app, ["init", "twice.xyz", "--oracle", "emt"])
+    assert result.exit_code == 1
+    assert re.search(rf"file 'twice\.xyz': {told}", " ".join(result.output.split()))
+    text = "name: x\nstructures:\n  - {file: twice.xyz}\nconditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+    (folder / "run.yaml").write_text(text)
+    with pytest.raises(InvalidInputError, match=rf"line 3, structures\.0: structures\.file: 'twice\.xyz': {told}"):
+        plan(RunFile.load(folder / "run.yaml"), measure=False)
+    lone = Atoms("Cu", cell=[0.5, 3, 3], pbc=True)
+    with pytest.raises(InvalidInputError, match=r"Cu \(atom 0\) and its own image are 0\.50 A apart"):
+        check_structure(lone)
+
+
+@pytest.mark.parametrize(
+    ("entry", "remedy"),
+    [
+        ("bulk: {name: Cu, cubic: true}", "a pressure needs 'npt'"),
+        ("file: pair.xyz", "Cu2 has vacuum on its sides, and no ensemble holds a pressure of it: leave pressure_GPa"),
+    ],
+)
+def test_a_pressure_that_nothing_holds_is_refused_with_its_line(entry, remedy, folder):
+    ase.io.write("pair.xyz", Atoms("Cu2", [[0, 0, 0], [0, 0, 2.3]]))
+    (folder / "run.yaml").write_text(
+        f"name: x\nstructures: [{{{entry}}}]\nconditions:\n  - {{temperature_K: 300}}\n"
+        "  - {temperature_K: 300, pressure_GPa: 5}\noracle: {kind: emt}\n"
+    )
+    with pytest.raises(InvalidInputError, match=r"line 5, conditions\.1\.pressure_GPa: .* is 5\.0, but ") as e:
+        RunFile.load(folder / "run.yaml").flow()
+    assert remedy in str(e.value)
+
+
+def test_a_limit_below_the_first_dataset_names_the_settings_of_the_run_file(folder):
+    (folder / "run.yaml").write_text(
+        "name: x\nstructures: [{bulk: {name: Cu, cubic: true}}]\nconditions: [{temperature_K: 300}]\n"
+        "oracle: {kind: emt}\nfirst_dataset: {n_structures: 9}\nstop: {max_labels: 8}\n"
+    )
+    with pytest.raises(InvalidInputError, match=r"line 6, stop\.max_labels: .* has 9 .*first_dataset\.n_struct"):
+        RunFile.load(folder / "run.yaml").flow()

@@ -45,6 +45,25 @@ def test_structures_that_did_not_change_go_on(atoms, store, tmp_path):
         check_unchanged(RunFile.load(tmp_path / "run.yaml"), campaign_id, store, more=False)
 
 
+def test_atoms_that_are_frozen_later_are_not_passed_over(store, tmp_path):
+    """`resume` went on with the structures it had, and said nothing."""
+    text = (
+        "name: c\nstructures: [{bulk: {name: Cu, cubic: true}, repeat: [2, 1, 1], frozen: FROZEN}]\n"
+        "conditions: [{temperature_K: 300}]\noracle: {kind: emt}\n"
+    )
+    for frozen in ("[0, 1]", "[0, 2]", "null"):
+        (tmp_path / "run.yaml").write_text(text.replace("FROZEN", frozen))
+        campaign = RunFile.load(tmp_path / "run.yaml")
+        if frozen == "[0, 1]":
+            (recording, *_) = (job for job, _ in campaign.flow().iterflow() if "record campaign" in job.name)
+            recording.run(store)
+            (campaign_id,) = store.distinct("output.campaign_id", {"output.kind": "campaign"})
+            check_unchanged(campaign, campaign_id, store, more=False)
+        else:
+            with pytest.raises(InvalidInputError, match=r"structures\[0\], Cu8, freezes other atoms than it did"):
+                check_unchanged(campaign, campaign_id, store, more=False)
+
+
 def labelled(n: int, seed: int) -> list[Atoms]:
     frames = []
     for i in range(n):

@@ -47,6 +47,62 @@ def test_what_is_started_is_told_with_its_field(tmp_path):
     assert "srun pacemaker (a program that fits)" in starts[0]
 
 
+def test_the_engine_that_auto_takes_is_told(tmp_path, monkeypatch):
+    """A LAMMPS without ML-PACE is not started; which one auto takes depends on the settings, too."""
+    lacking, able = tmp_path / "lacking", tmp_path / "able"
+    lacking.write_text("#!/bin/sh\necho LAMMPS: pair styles: eam zero\n")
+    able.write_text("#!/bin/sh\necho LAMMPS: pair styles: eam pace/extrapolation\n")
+    quiet = {name: value for name, value in QUIET["dynamics"].items() if name != "engine"}
+    library = "LAMMPS as a Python library, forces by pyace"
+    for command, dynamics, told in (
+        (lacking, {}, f"{library} (the LAMMPS command '{lacking}' ({lacking}) has no pair_style pace/extrapolation)"),
+        (able, {}, f"LAMMPS: {able}"),
+        (able, {"max_force_std_eV_A": 1.0}, f"{library} (dynamics.max_force_std_eV_A needs it)"),
+    ):
+        command.chmod(0o755)
+        monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", str(command))
+        result = dry(tmp_path, dynamics={**quiet, **dynamics}, trainer={"kind": "linear"})
+        assert result.exit_code == CONVERGED, result.output
+        assert json.loads(result.stdout)["programs"] == [told]
+    waiting = tmp_path / "srun"
+    waiting.write_text(f"#!/bin/sh\ntouch {tmp_path / 'waited'}\n")
+    waiting.chmod(0o755)
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", f"{waiting} lmp")
+    for engine, told in (("auto", "; as a Python library, forces by pyace, if that lacks ML-PACE"), ("executable", "")):
+        result = dry(tmp_path, dynamics={**quiet, "engine": engine})
+        assert json.loads(result.stdout)["programs"] == [f"LAMMPS: {waiting} lmp{told}"]
+    assert not (tmp_path / "waited").exists(), "a launcher is not started for a dry run"
+    monkeypatch.setenv("MLIP_AUTOPIPEC_LAMMPS_CMD", str(lacking))
+    plan = json.loads(dry(tmp_path, dynamics={**quiet, "engine": "executable"}).stdout)
+    assert plan["programs"] == [f"LAMMPS: {lacking}"]
+    (told,) = [note for note in plan["notes"] if note.startswith("dynamics.engine is executable")]
+    assert "has no pair_style" in told
+    assert "run refuses it on this machine" in told
+
+
+def test_a_code_that_is_not_here_is_told_with_its_files(tmp_path, monkeypatch):
+    """Else all labels fail, one after the other."""
+    monkeypatch.setenv("MLIP_AUTOPIPEC_ESPRESSO_CMD", str(tmp_path / "pw.x"))
+    monkeypatch.delenv("MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR", raising=False)
+    maker = {"pseudopotentials": {"Cu": "Cu.upf"}, "input_data": {"system": {"ecutwfc": 40}}}
+
+    def told():
+        result = dry(tmp_path, oracle={"kind": "espresso", "maker": maker})
+        assert result.exit_code == CONVERGED, result.output
+        return [note for note in json.loads(result.stdout)["notes"] if note.startswith("oracle")]
+
+    program, files = told()
+    assert "pw.x' is not on PATH here, and labels need it: set MLIP_AUTOPIPEC_ESPRESSO_CMD" in program
+    assert "Cu.upf is not here: no folder is named, and labels need pseudopotentials" in files
+    maker["pseudo_dir"] = str(tmp_path)
+    (tmp_path / "pw.x").write_text("")
+    (tmp_path / "pw.x").chmod(0o755)
+    (files,) = told()
+    assert f"Cu.upf is not in {tmp_path}" in files
+    (tmp_path / "Cu.upf").write_text("")
+    assert told() == []
+
+
 def test_the_page_has_the_same_list():
     page = (ROOT / "docs/command-line.md").read_text()
     for start in STARTS:

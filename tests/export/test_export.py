@@ -14,7 +14,8 @@ import ase.io
 import numpy as np
 import pandas as pd
 import pytest
-from ase.build import bulk
+from ase.build import bulk, fcc111
+from ase.constraints import FixAtoms
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from typer.testing import CliRunner
@@ -191,6 +192,51 @@ def test_an_npt_campaign_gives_an_npt_input_at_its_pressure(tmp_path: Path, baro
     log = (tmp_path / "export" / "lammps" / "log.lammps").read_text()
     volumes = [float(line.split()[-1]) for line in re.findall(r"^ +(?:0|60) .*$", log, re.MULTILINE)]
     assert volumes[-1] < volumes[0]
+
+
+@pytest.fixture(scope="module")
+def slab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Export of a campaign of a slab whose lowest layer is frozen."""
+    atoms = fcc111("Cu", (2, 2, 3), a=3.61, vacuum=6.0, periodic=True)
+    atoms.set_constraint(FixAtoms(mask=atoms.get_tags() == 3))
+    maker = stand_in_loop(
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
+        dynamics_maker=ScriptedDynamicsMaker(),
+        generate_maker=GenerateMaker(generator=StructureGenerator(n_structures=6, n_test=1, max_atoms=32)),
+        train_maker=TrainMaker(
+            trainer=LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=12, cutoff=4.5))
+        ),
+    )
+    where = tmp_path_factory.mktemp("slab")
+    campaigns = run(maker, atoms, "slab", where / "run", conditions=300, freeze=True)
+    write_export(where / "export", campaigns, "slab")
+    return where / "export"
+
+
+def test_frozen_atoms_rest_in_the_examples_too(slab: Path):
+    """They rested in the campaign, whose potential knows nothing of a lowest layer that moves."""
+    still = ase.io.read(slab / "structure.extxyz").arrays["frozen"]
+    assert still.sum() == 4
+    python("run_without_mlpace.py", "n_steps=60", "every=20", cwd=slab / "lammps")
+    frames = ase.io.read(slab / "lammps" / "trajectory.dump", index=":", format="lammps-dump-text")
+    moved = np.linalg.norm(frames[-1].positions - frames[0].positions, axis=1)
+    assert moved[still].max() == 0
+    assert moved[~still].min() > 1e-3
+    log = (slab / "lammps" / "log.lammps").read_text()
+    temperatures = [float(line.split()[1]) for line in re.findall(r"^ +(?:0|20|40|60) .*$", log, re.MULTILINE)]
+    assert temperatures[0] == pytest.approx(300, abs=0.1), "of the atoms that move"
+    checked = "assert (atoms.positions[STILL] == ase.io.read(here / 'structure.extxyz').positions[STILL]).all()"
+    checked += "; assert abs(atoms.positions - ase.io.read(here / 'structure.extxyz').positions)[~STILL].min() > 0"
+    script = slab / "checked.py"
+    text = (slab / "example.py").read_text()
+    script.write_text(f"{text}\n{checked}\n".replace("STILL", "atoms.arrays['frozen']"))
+    assert python("checked.py", cwd=slab).count("step ") == 5
+    assert "| frozen | 4 of 12 atoms of Cu12: they rested" in (slab / "README.md").read_text()
+
+
+def test_without_frozen_atoms_the_examples_speak_of_none(folder: Path):
+    for name in ("lammps/in.lammps", "example.py", "README.md"):
+        assert not re.search("frozen|FixAtoms", (folder / name).read_text()), name
 
 
 @pytest.mark.parametrize("forces", ["pace", "gamma"])

@@ -272,6 +272,9 @@ def test_training_that_dies_keeps_the_last_good_potential(
     document = run_loop(maker.make(copper, 300))
     assert document.status is LoopStatus.FAILED
     assert "'train' of cycle 2" in document.why
+    assert document.why.endswith("failed: the stand-in trainer was told to die here")
+    (failure,) = documents(memory_jobstore, "failure")
+    assert (failure["step"], failure["cycle"]) == ("train", 2)
     good = documents(memory_jobstore, "potential")[-1]
     assert (good["cycle"], document.potential_id) == (1, good["uuid"])
     assert document.potential is not None

@@ -10,10 +10,10 @@ import pytest
 from ase.build import add_adsorbate, fcc111
 from ase.calculators.emt import EMT
 from ase.cluster import Icosahedron
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixCartesian
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import as_frames
+from mlip_autopipec.flows.given import as_frames
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
 from mlip_autopipec.jobs.generate import GenerateMaker
@@ -69,9 +69,9 @@ def test_the_loop_converges_to_the_oracles_own_md(
         ),
         seed=3,
     )
-    document: OTFDocument = run_loop(maker.make(atoms, temperature_K, freeze=True))
+    document: OTFDocument = run_loop(maker.make(atoms, temperature_K, freeze=bool(atoms.constraints)))
     assert document.status is LoopStatus.CONVERGED, document.why
-    (started,) = as_frames(atoms, freeze=True)
+    (started,) = as_frames(atoms, freeze=bool(atoms.constraints))
     last = stored_documents(WalkDocument)[-1].final_atoms()
     still = frozen_atoms(started)
     assert frozen_atoms(last).tolist() == still.tolist()
@@ -99,6 +99,18 @@ def test_constraints_that_nobody_asks_for_are_named(caplog: pytest.LogCaptureFix
     (frame,) = as_frames(adatom(), freeze=True)
     assert len(frozen_atoms(frame)) == 4
     assert "freezes nothing" not in caplog.text
+
+
+def test_a_freeze_that_freezes_nothing_is_refused() -> None:
+    """As in a run file; a list in which one structure fixes atoms is none."""
+    along_z = adatom()
+    along_z.set_constraint(FixCartesian([0, 1], mask=(False, False, True)))
+    free = adatom()
+    free.set_constraint()
+    for atoms in (along_z, free):
+        with pytest.raises(InvalidInputError, match="no atom of Cu13 is fixed in all directions, so nothing would be"):
+            stand_in_loop().make(atoms, 300.0, freeze=True)
+    assert [len(frozen_atoms(frame)) for frame in as_frames([adatom(), free], freeze=True)] == [4, 0]
 
 
 def test_a_barostat_for_a_cluster_is_refused_before_anything_is_computed() -> None:

@@ -17,7 +17,7 @@ from ase.io.espresso import write_espresso_in
 from atomate2.ase.jobs import GFNxTBStaticMaker
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import as_frames
+from mlip_autopipec.flows.given import as_frames
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.label import OracleMaker

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.cluster import Icosahedron
 from ase.constraints import FixAtoms
 
+from mlip_autopipec.cli.plan import plan
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.espresso import EspressoStaticMaker
 from mlip_autopipec.jobs.static import AseStaticMaker
@@ -19,9 +21,6 @@ from mlip_autopipec.runfile.sources import named_source
 from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, shape_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 TEXT = """
 name: surface
@@ -59,6 +58,42 @@ def test_frozen_atoms_reach_the_campaign(tmp_path: Path, frozen: str) -> None:
 def test_that_fixed_atoms_move_is_said_unless_they_rest(tmp_path: Path) -> None:
     assert not any("freezes nothing" in remark for remark in run_file(tmp_path, "from_structure").remarks())
     assert any("8 of 24 atoms" in remark or "4 of 12" in remark for remark in run_file(tmp_path, "[0]").remarks())
+
+
+@pytest.mark.parametrize(
+    ("frozen", "number", "how"),
+    [("from_structure", 8, "from_structure"), ("[0, 2]", 2, "a list"), ("{below_A: 9.0}", 8, "{below_A: 9}")],
+)
+def test_how_many_atoms_are_frozen_is_said(tmp_path: Path, frozen: str, number: int, how: str) -> None:
+    campaign = run_file(tmp_path, frozen)
+    (told,) = [remark for remark in campaign.remarks() if "do not move" in remark]
+    assert told.startswith(f"structures.file: 'POSCAR': {number} of 24 atoms do not move in MD (frozen: {how}")
+    assert plan(campaign, measure=False).structures == [f"Cu24 (24 atoms, {number} of them frozen)"]
+
+
+def test_a_column_frozen_is_overruled_by_the_run_file(tmp_path: Path) -> None:
+    atoms = fcc111("Cu", (2, 2, 3), vacuum=8.0)
+    atoms.set_array("frozen", atoms.get_tags() == 3)
+    atoms.write(tmp_path / "marked.xyz", format="extxyz")
+    for frozen, number in (("from_structure", 8), ("[0]", 1)):
+        (told,) = [one for one in run_file(tmp_path, frozen, "marked.xyz").remarks() if "do not move" in one]
+        how = "a list of indices" if number == 1 else frozen
+        assert told == f"structures.file: 'marked.xyz': {number} of 24 atoms do not move in MD (frozen: {how})"
+
+
+def test_init_writes_how_to_freeze_what_is_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_file(tmp_path, "[0]")
+    monkeypatch.chdir(tmp_path)
+    for name, written in (("POSCAR", True), ("free.xyz", False)):
+        write_run_file(Path(f"{name}.yaml"), [named_source("file", name, Path())], Choices())
+        text = Path(f"{name}.yaml").read_text()
+        assert ("# frozen: from_structure " in text) is written
+        if written:
+            opened = text.replace("# frozen: from_structure ", "frozen: from_structure ")
+            Path("opened.yaml").write_text(opened)
+            (atoms,) = RunFile.load("opened.yaml").load_structures()
+            assert len(frozen_atoms(atoms)) == len(atoms) // 3
+            assert f"# {len(atoms) // 3} of {len(atoms)} atoms, which it fixes, then rest in MD" in text
 
 
 @pytest.mark.parametrize(

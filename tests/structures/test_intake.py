@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -15,12 +16,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixScaled
 from ase.io.lammpsdata import write_lammps_data
 from pymatgen.core import Lattice, Molecule, Species, Structure
+from pymatgen.io.cif import CifWriter
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import as_frames
+from mlip_autopipec.flows.given import as_conditions, as_frames
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import EMTStaticMaker
+from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.runfile.structures import load_structure
 from mlip_autopipec.structures.intake import raw_forces, take_in
 from mlip_autopipec.structures.masses import mass_of_elements
@@ -69,6 +72,13 @@ def with_set(what: str, value: object) -> Atoms:
 def computed() -> Atoms:
     atoms = copper()
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((4, 3)))
+    return atoms
+
+
+def with_moments_computed() -> Atoms:
+    """As ASE reads a column ``magmom`` of extxyz."""
+    atoms = copper()
+    atoms.calc = SinglePointCalculator(atoms, magmom=np.array([1.0, -1.0, 0, 0]))
     return atoms
 
 
@@ -158,6 +168,33 @@ TAKEN = {
         with_array("charges", [1.0, 0, 0, 0]),
         r"'charges' of its atoms is not used; ASE's",
         "",
+    ),
+    "moments of a comment": (
+        with_info(MAGMOM=[1.0, -1.0, 0, 0]),
+        r"'MAGMOM' of its comment \(info\) is not used; ASE's name is initial_magmoms, a column",
+        "",
+    ),
+    "moments of a comment as VASP writes them": (
+        with_info(MAGMOM="2*1 2*0"),
+        r"'MAGMOM' of its comment \(info\) is not used",
+        "",
+    ),
+    "moments of a comment that are zero": (with_info(magmoms=[0.0] * 4), None, ""),
+    "moments that look computed": (with_moments_computed(), r"'magmom' of its atoms is not used; ASE's name is", ""),
+    "a charge by a letter": (with_info(q=1.0), r"'q' of its comment \(info\), 1\.0, is not used; the name is ch", ""),
+    "a charge by a letter that is none": (with_info(q=0.0), None, ""),
+    "a column fix": (
+        with_array("fix", [True, False, False, False]),
+        r"'fix' of its atoms is not used and freezes nothing; the column 'frozen' \(T for .*\) does",
+        "",
+    ),
+    "a column Frozen": (with_array("Frozen", [True, False, False, False]), r"'Frozen' of its atoms is not used", ""),
+    "frozen atoms of a comment": (with_info(frozen=[0, 1]), r"'frozen' of its atoms is not used", ""),
+    "a bare word of a comment": (with_info(fix=True), None, ""),
+    "a column fixed": (
+        with_array("fixed", [True, False, False, True]),
+        r"2 of 4 atoms are fixed in it; that alone freezes nothing in MD, `frozen: from_structure` does",
+        "fixed",
     ),
     "moments by another name": (with_array("magmoms", [1.0] * 4), r"'magmoms' .* ASE's name is initial_magmoms", ""),
     "velocities that are no numbers": (
@@ -362,6 +399,27 @@ def test_the_python_interface_goes_through_the_door(caplog):
     assert len(as_frames(crystal(["Cu"] * 4))) == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("co2.cif", r"structures\[0\] is 'co2.cif', a str, and no file is read here; give ase.io.read\('co2.cif'\)"),
+        ([copper(), Path("co2.cif")], r"structures\[1\] is 'co2.cif', a PosixPath, .*Structure.from_file\('co2.cif'\)"),
+    ],
+)
+def test_names_of_files_in_python_are_told_how_to_read_them(given, told):
+    with pytest.raises(InvalidInputError, match=told):
+        as_frames(given)
+
+
+def test_conditions_in_python_are_temperatures_or_conditions():
+    found = as_conditions([300, np.int64(500), "700", Condition(300, pressure_GPa=1.0)])
+    assert [one.temperature_K for one in found] == [300, 500, 700, 300]
+    assert as_conditions(np.int64(300)) == as_conditions("300") == [Condition(300.0)]
+    for wrong in ((300, 1), "hot", None, {"temperature_K": 300}):
+        with pytest.raises(InvalidInputError, match=r"conditions\[0\] is .*give a temperature in K, or Condition\("):
+            as_conditions([wrong])
+
+
 def test_files_go_through_the_door(tmp_path):
     (tmp_path / "alloy.cif").write_text(CIF)
     with pytest.raises(InvalidInputError, match=r"structures.file: 'alloy.cif': a site \(Cu 0.55\) is partly occupied"):
@@ -375,6 +433,28 @@ def test_files_go_through_the_door(tmp_path):
     taken = load_structure(tmp_path, "CONTCAR", None, None)
     assert taken.atoms.arrays["fixed"].sum() == 1
     assert not taken.atoms.has("momenta")
+
+
+def test_moments_behind_the_coordinates_of_a_poscar_are_said(tmp_path):
+    atoms = copper()
+    for constraint in ([], [FixAtoms([1])]):
+        atoms.set_constraint(constraint)
+        ase.io.write(tmp_path / "POSCAR", atoms, format="vasp")
+        lines = (tmp_path / "POSCAR").read_text().splitlines()
+        assert not [one for one in load_structure(tmp_path, "POSCAR", None, None).remarks if "behind" in one]
+        (tmp_path / "POSCAR").write_text("\n".join([*lines[:-1], f"{lines[-1]} Cu -4.0"]) + "\n")
+        (told,) = [one for one in load_structure(tmp_path, "POSCAR", None, None).remarks if "behind" in one]
+        assert "behind its coordinates is not used ('Cu -4.0', atom 3); if it is magnetic moments, ASE's name" in told
+
+
+def test_moments_of_a_cif_by_a_name_of_pymatgens_are_said(tmp_path):
+    iron = Structure(Lattice.cubic(2.87), ["Fe", "Fe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    for moments, n_told in (([2.2, -2.2], 1), ([0.0, 0.0], 0)):
+        iron.add_site_property("magmom", moments)
+        CifWriter(iron, write_site_properties=True).write_file(tmp_path / "Fe.cif")
+        remarks = load_structure(tmp_path, "Fe.cif", None, None).remarks
+        told = "'_atom_site_magmom' of its atoms is not used; ASE's name is initial_magmoms"
+        assert sum(told in one for one in remarks) == n_told
 
 
 def test_types_of_lammps_are_no_atomic_numbers(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlip_autopipec.structures.frozen import frozen_atoms
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,6 +45,7 @@ def cautions(campaign: RunFile) -> list[str]:
     elements = sorted({symbol for atoms in structures for symbol in atoms.get_chemical_symbols()})
     told = [
         *campaign.remarks(),
+        *_listed_twice(structures),
         *_unseen(campaign),
         *_without_forces(structures),
         *_wider_than_md(campaign),
@@ -64,7 +67,7 @@ def cautions(campaign: RunFile) -> list[str]:
     told += _missing_trainer(campaign)
     basis = campaign.trainer.basis
     if getattr(basis, "potential_section", None) is not None:  # it has cutoffs of its own
-        return told
+        return list(dict.fromkeys(told))
     cutoff = TRAINERS[campaign.trainer.kind].cutoff_A(basis)
     closest = min(map(nearest_neighbour, structures))
     if cutoff < closest:
@@ -76,7 +79,23 @@ def cautions(campaign: RunFile) -> list[str]:
                 f"structures: {atoms.get_chemical_formula()} is {width:.1f} A wide, less than the cutoff of {cutoff:g} "
                 "A: atoms interact with their own images; use a larger repeat"
             )
-    return told
+    return list(dict.fromkeys(told))
+
+
+def _listed_twice(structures: Sequence[Atoms]) -> list[str]:
+    """Say which entries are one structure: their walkers differ by their seeds alone."""
+    from mlip_autopipec.oracle.identity import canonical_form
+
+    entries: dict[str, list[int]] = {}
+    for number, atoms in enumerate(structures):
+        entries.setdefault(str((canonical_form(atoms), frozen_atoms(atoms).tolist())), []).append(number)
+    return [
+        f"structures: the entries {', '.join(map(str, same[:-1]))} and {same[-1]} (from 0) are one structure, "
+        f"{structures[same[0]].get_chemical_formula()}: its first dataset and its walkers are there {len(same)} times, "
+        "with other seeds, and cost as much each time; leave one entry if that is not meant"
+        for same in entries.values()
+        if len(same) > 1
+    ]
 
 
 def _without_forces(structures: Sequence[Atoms]) -> list[str]:

@@ -44,10 +44,11 @@ def check_unchanged(
     InvalidInputError
         Names what changed and what to do.
     """
-    from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.flows.given import as_frames
     from mlip_autopipec.flows.resume import recorded_maker
     from mlip_autopipec.jobs.dataset import recorded_task
     from mlip_autopipec.oracle.identity import canonical_form
+    from mlip_autopipec.structures.frozen import frozen_atoms
 
     task = recorded_task(campaign_id, store)
     begun_as = recorded_maker(campaign_id, store).name
@@ -62,6 +63,12 @@ def check_unchanged(
         f"structures[{k}] is another {mine.get_chemical_formula()} than the {was.get_chemical_formula()} it was"
         for k, (was, mine) in enumerate(zip(old, new, strict=False))
         if canonical_form(mine) != canonical_form(was)
+    ]
+    wrong += [
+        f"structures[{k}], {mine.get_chemical_formula()}, freezes other atoms than it did ({len(frozen_atoms(mine))}, "
+        f"before {len(frozen_atoms(was))})"
+        for k, (was, mine) in enumerate(zip(old, new, strict=False))
+        if canonical_form(mine) == canonical_form(was) and frozen_atoms(mine).tolist() != frozen_atoms(was).tolist()
     ]
     if len(new) > len(old) and not more:
         wrong.append(f"{len(new) - len(old)} structures are new")

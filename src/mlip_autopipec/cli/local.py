@@ -296,7 +296,7 @@ def _oracle_walks(
     """Return the runs of the oracle's own MD to validate on: at every walker's condition."""
     from mlip_autopipec.database.campaigns import Campaigns
     from mlip_autopipec.database.validation import AskedWalk
-    from mlip_autopipec.flows.checks import as_frames
+    from mlip_autopipec.flows.given import as_frames
     from mlip_autopipec.lammps.types import Condition
 
     maker, starts, conditions = campaign.maker(), as_frames(campaign.load_structures()), campaign.load_conditions()

@@ -14,9 +14,15 @@ from ase import units
 
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
+from mlip_autopipec.cli.local import check_engine
+from mlip_autopipec.errors import ExecutableError
+from mlip_autopipec.flows.parts import atoms_for
 from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.lammps.bias import begins_biased
+from mlip_autopipec.lammps.executable import has_launcher
 from mlip_autopipec.runfile.starts import started_by, started_by_environment
+from mlip_autopipec.sampling.seeds import enough_structures
+from mlip_autopipec.structures.frozen import frozen_atoms
 from mlip_autopipec.structures.periodicity import boxed, goes_on_along
 from mlip_autopipec.structures.provenance import Origin, Provenance, Split
 
@@ -40,7 +46,7 @@ class Plan:
     Parameters
     ----------
     structures
-        Formula of each structure with its number of atoms.
+        Formula of each structure with its number of atoms, and of those that are frozen.
     elements
         Of all structures and given labels.
     n_walkers, n_steps, md_ns
@@ -122,7 +128,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     seconds, pressure = _measured_label(campaign, largest) if measure else (None, None)
     computed = most - len(labels) + n_validation
     return Plan(
-        structures=[f"{atoms.get_chemical_formula()} ({len(atoms)} atoms)" for atoms in structures],
+        structures=[_told(atoms) for atoms in structures],
         elements=sorted({symbol for atoms in [*structures, *labels] for symbol in atoms.get_chemical_symbols()}),
         n_walkers=n_walkers,
         n_steps=n_steps,
@@ -142,13 +148,24 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     )
 
 
+def _told(atoms: Atoms) -> str:
+    n = len(frozen_atoms(atoms))
+    return f"{atoms.get_chemical_formula()} ({len(atoms)} atoms{f', {n} of them frozen' if n else ''})"
+
+
 def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
-    """Say what is likely to go wrong: too few atoms for the basis."""
+    """Say what is likely to go wrong: an engine that is not here, too few atoms for the basis."""
+    notes = []
+    try:
+        if not has_launcher():  # which may wait for a batch job
+            check_engine(campaign)
+    except ExecutableError as error:
+        notes.append(f"dynamics.engine is executable: {error}; run refuses it on this machine")
+    notes += _about_n_atoms(campaign, first)
     functions = getattr(campaign.trainer.basis, "number_of_functions_per_element", None)
     if functions is None or not first:
-        return []
+        return notes
     train = [atoms for atoms in first if Provenance.of(atoms).split is Split.TRAIN]
-    notes = []
     for element in sorted({symbol for atoms in train for symbol in atoms.get_chemical_symbols()}):
         n = sum(atoms.get_chemical_symbols().count(element) for atoms in train)
         if n < functions:
@@ -157,6 +174,27 @@ def _notes(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
                 "as many atoms as functions, better four times as many: raise first_dataset.n_structures"
             )
     return notes
+
+
+def _about_n_atoms(campaign: RunFile, first: Sequence[Atoms]) -> list[str]:
+    """Say where ``first_dataset.n_atoms``, given by the user, does not decide how many structures there are."""
+    given = campaign.first_dataset
+    if "n_atoms" not in given.model_fields_set or not first:
+        return []
+    if given.n_structures is not None:
+        return ["first_dataset.n_atoms has no effect beside n_structures; leave one of them out"]
+    cells = [atoms for atoms in first if Provenance.of(atoms).origin == Origin.SEED_IDEAL]
+    elements = sorted({symbol for atoms in cells for symbol in atoms.get_chemical_symbols()})
+    of_basis = atoms_for(campaign.maker().train_maker.trainer, elements) if cells else 0
+    asked, made = enough_structures(cells, given.n_atoms), enough_structures(cells, given.n_atoms, of_basis)
+    if made == asked:
+        return []
+    told = (
+        f"first_dataset.n_atoms is {given.n_atoms}, which {asked} labels of each structure hold; the basis asks for "
+        f"{of_basis} atoms of each element, four for each function, so {made} are made of each (n_structures sets "
+        "their number)"
+    )
+    return [told]
 
 
 def _strained(campaign: RunFile, pressure_GPa: float | None) -> list[str]:

@@ -22,8 +22,11 @@ from mlip_autopipec.export.dataset import write_dataset
 from mlip_autopipec.lammps import structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
+from mlip_autopipec.structures.frozen import frozen_atoms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ase import Atoms
 
     from mlip_autopipec.database.campaigns import Campaigns
@@ -101,7 +104,8 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
     trained_on = {label.uuid for label in campaigns.trained_on(final.uuid)}
     labels = campaigns.dataset(status.campaign_id, with_outliers=True)
     parts = write_dataset(folder / "dataset", labels, trained_on, campaigns.outliers(status.campaign_id))
-    atoms = task.structures()[0]
+    structures_of_md = task.structures()
+    atoms = structures_of_md[0]
     ase.io.write(folder / "structure.extxyz", atoms, format="extxyz")
     (folder / "lammps").mkdir()
     structures.write_structure(folder / "lammps/structure.data", atoms, potential.elements)
@@ -132,6 +136,7 @@ def _write(folder: Path, campaigns: Campaigns, status: OTFDocument, final: Poten
         "thrown_away": status.walks_thrown_away(),
         "conditions": explored_at(task, _dynamics(task)["ensemble"]),
         **_ensemble(task, atoms, potential.cutoff),
+        **_frozen(structures_of_md),
         "seed": task.seed,
         "example_seed": derive_seed(task.seed, SeedPurpose.EXAMPLE),
         "cutoff_A": potential.cutoff,
@@ -192,6 +197,23 @@ def _ensemble(task: CampaignDocument, atoms: Atoms, cutoff_A: float) -> dict[str
         "triclinic": found["ensemble"] == "npt" and kind == "triclinic",
         # LAMMPS' units are bar
         "barostat_words": MDCell.of(atoms, cutoff_A).barostat(kind, pressure * units.GPa / units.bar, damping_ps),
+    }
+
+
+def _frozen(structures_of_md: Sequence[Atoms]) -> dict[str, Any]:
+    """Return what the examples need to let those atoms rest that did so in MD of the campaign."""
+    still = [index + 1 for index in frozen_atoms(structures_of_md[0]).tolist()]
+    told = [
+        f"{n} of {len(atoms)} atoms of {atoms.get_chemical_formula()}"
+        for atoms in structures_of_md
+        if (n := len(frozen_atoms(atoms)))
+    ]
+    return {
+        "frozen_ids": " ".join(map(str, still)),
+        "frozen": ", ".join(dict.fromkeys(told)),
+        "movers": "mobile" if still else "all",
+        # thermo_style forgets it
+        "thermometer": " temp mobile_temp" if still else "",
     }
 
 

@@ -1,13 +1,11 @@
-"""What a user gives, in one form, and what a campaign is refused for before anything is computed."""
+"""What a campaign is refused for before anything is computed."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 from ase import Atoms
-from pymatgen.core import IMolecule, IStructure
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.cell import check_ensemble
@@ -16,22 +14,15 @@ from mlip_autopipec.lammps.exploration import check_structure, check_swaps
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
 from mlip_autopipec.oracle.comparison import check_shift
-from mlip_autopipec.oracle.given import GivenLabels, take_in_labels
 from mlip_autopipec.potentials.basis import GRADIENT_CUTOFF
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import shortest_contact
 from mlip_autopipec.structures.electrons import has_total, told
-from mlip_autopipec.structures.frozen import FROZEN
-from mlip_autopipec.structures.frozen import freeze as freeze_atoms
-from mlip_autopipec.structures.intake import FIXED, FREEZES_NOTHING, take_in
-from mlip_autopipec.structures.limits import shown_formula
-from mlip_autopipec.structures.periodicity import BOX_VACUUM_A, boxed, lone_atoms, shape_of
+from mlip_autopipec.structures.periodicity import goes_on_along, lone_atoms
 from mlip_autopipec.structures.provenance import Provenance, Split
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from pymatgen.core import Structure
 
     from mlip_autopipec.flows.parts import LoopParts
     from mlip_autopipec.potentials.potential import ACEPotential
@@ -61,7 +52,7 @@ def check_campaign(
     if not conditions:
         raise InvalidInputError("conditions is empty; give at least one temperature in K")
     for condition in conditions:
-        _check_held(condition, maker.dynamics_maker.settings)
+        check_held(condition, maker.dynamics_maker.settings, frames)
         condition.check()
     maker.dynamics_maker.check(elements_of([*frames, *labels]), conditions)
     if isinstance(settings := maker.dynamics_maker.settings, MDSettings):  # an engine of one's own need not know them
@@ -117,7 +108,8 @@ def check_campaign(
             raise InvalidInputError.of(
                 "StopRule.max_labels",
                 f"is {maker.stop_rule.max_labels}, but the first dataset alone has {n_first} "
-                "structures; raise it, or lower StructureGenerator.n_structures and n_test",
+                "structures; raise it, or lower StructureGenerator.n_structures and n_test (first_dataset.n_structures "
+                "of a run file, or n_atoms where that is not given)",
             )
 
 
@@ -175,16 +167,37 @@ def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potenti
         )
 
 
-def _check_held(condition: Condition, settings: MDSettings) -> None:
-    """Refuse what a condition holds and MD of this ensemble does not."""
+def check_held(condition: Condition, settings: MDSettings, frames: Sequence[Atoms]) -> None:
+    """
+    Refuse what a condition holds and MD of this ensemble does not.
+
+    Parameters
+    ----------
+    condition, settings
+        Of MD.
+    frames
+        The structures, which decide what can be done about it.
+
+    Raises
+    ------
+    InvalidInputError
+        For a pressure or a temperature that changes and that nothing holds.
+    """
     if condition.pressure_GPa and settings.ensemble != "npt":
-        raise InvalidInputError(
-            f"pressure_GPa is {condition.pressure_GPa}, but ensemble is '{settings.ensemble}'; a pressure needs 'npt'"
+        remedy = "a pressure needs 'npt'"
+        if without := next((atoms for atoms in frames if not goes_on_along(atoms).all()), None):
+            remedy = (
+                f"{without.get_chemical_formula()} has vacuum on its sides, and no ensemble holds a pressure of it: "
+                "leave pressure_GPa out"
+            )
+        raise InvalidInputError.of(
+            "Condition.pressure_GPa", f"is {condition.pressure_GPa}, but ensemble is '{settings.ensemble}'; {remedy}"
         )
     if settings.ensemble == "nve" and condition.temperature_end_K not in (None, condition.temperature_K):
-        raise InvalidInputError(
-            f"temperature_end_K is {condition.temperature_end_K}, but ensemble is 'nve', which has no thermostat; a "
-            "temperature that changes needs 'nvt' or 'npt'"
+        raise InvalidInputError.of(
+            "Condition.temperature_end_K",
+            f"is {condition.temperature_end_K}, but ensemble is 'nve', which has no thermostat; a temperature that "
+            "changes needs 'nvt' or 'npt'",
         )
 
 
@@ -275,83 +288,3 @@ def _check_elements_of_labels(frames: Sequence[Atoms], labels: Sequence[Atoms]) 
 def elements_of(frames: Sequence[Atoms]) -> list[str]:
     """Return the elements of all frames, alphabetical."""
     return sorted({s for a in frames for s in a.get_chemical_symbols()})
-
-
-class TakenStructures(list[Atoms]):
-    """Structures that were taken in before, whose remarks have been said (those of a run file)."""
-
-
-def as_frames(structures: Structure | Atoms | Sequence[Structure | Atoms], freeze: bool = False) -> list[Atoms]:
-    """
-    Turn what a user gives as structures into ASE structures that MD and ACE take, by :func:`.intake.take_in`.
-
-    Cells are right-handed and periodic in all directions, with vacuum where the structure is not periodic.
-
-    Parameters
-    ----------
-    structures
-        Any of ASE and pymatgen, of any periodicity.
-    freeze
-        Whether atoms that the structure fixes are frozen in MD.
-
-    Raises
-    ------
-    InvalidInputError
-        Names the structure by its place in the list, and what is wrong with it.
-    """
-    items = [structures] if isinstance(structures, (Atoms, IStructure, IMolecule)) else list(structures)
-    taken = [take_in(given, f"structures[{i}] ({_formula(given)})") for i, given in enumerate(items)]
-    said = isinstance(structures, TakenStructures)
-    for remark in (remark for one in taken if not said for remark in one.remarks):
-        if not (freeze and FREEZES_NOTHING in remark):
-            logger.warning("%s", remark)
-    return [_boxed(_held(one.atoms, freeze)) for one in taken]
-
-
-def as_labels(labels: Sequence[Atoms]) -> GivenLabels:
-    """
-    Bring the labels that a user gives into one form, by :func:`.given.take_in_labels`.
-
-    Raises
-    ------
-    InvalidInputError
-        Names the label, its value and what is wrong with it.
-    """
-    taken = take_in_labels(labels)
-    if taken is not labels:  # those of a run file were taken in, and talked of, when it was read
-        for remark in taken.remarks:
-            logger.warning("%s", remark)
-    boxes = [boxed(atoms) for atoms in taken]
-    return taken if all(a is b for a, b in zip(boxes, taken, strict=True)) else GivenLabels(boxes, taken.remarks)
-
-
-def _formula(given: Structure | Atoms) -> str:
-    return shown_formula(given) if isinstance(given, Atoms) else str(getattr(given, "formula", given))[:80]
-
-
-def _held(atoms: Atoms, freeze: bool) -> Atoms:
-    """Freeze the atoms that the structure fixes, if that is asked for."""
-    if not freeze or FIXED not in atoms.arrays or FROZEN in atoms.arrays:
-        return atoms
-    return freeze_atoms(atoms, np.flatnonzero(atoms.arrays[FIXED]))
-
-
-def _boxed(atoms: Atoms) -> Atoms:
-    """Give a structure a cell with vacuum where it is not periodic, and say so."""
-    made = boxed(atoms)
-    if made is not atoms:
-        open_along = [axis + 1 for axis in range(3) if not atoms.pbc[axis]]
-        logger.info(
-            "%s (%s) is not periodic along cell vector %s: its MD cell has %g A of vacuum or more there",
-            atoms.get_chemical_formula(),
-            shape_of(atoms),
-            " and ".join(map(str, open_along)),
-            BOX_VACUUM_A,
-        )
-    return made
-
-
-def as_conditions(conditions: float | Condition | Sequence[float | Condition]) -> list[Condition]:
-    """Turn what a user gives as conditions into a list of them."""
-    items = [conditions] if isinstance(conditions, (int, float, Condition)) else list(conditions)
-    return [c if isinstance(c, Condition) else Condition(float(c)) for c in items]

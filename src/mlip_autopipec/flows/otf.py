@@ -11,15 +11,9 @@ from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Response
 from pymatgen.core import Structure
 
-from mlip_autopipec.flows.checks import (
-    TakenStructures,
-    as_conditions,
-    as_frames,
-    as_labels,
-    check_campaign,
-    elements_of,
-)
+from mlip_autopipec.flows.checks import check_campaign, elements_of
 from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
+from mlip_autopipec.flows.given import TakenStructures, as_conditions, as_frames, as_labels
 from mlip_autopipec.flows.parts import LoopParts
 from mlip_autopipec.jobs.assess import after_last_training, assessment, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
@@ -30,6 +24,7 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
+from mlip_autopipec.jobs.failures import read_reason
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
 from mlip_autopipec.jobs.outliers import read_graded
@@ -132,6 +127,7 @@ class OTFMaker(LoopParts):
         freeze
             Whether atoms that the structures' constraints (``FixAtoms``) hold are frozen in MD. Otherwise all atoms
             move but those that an array ``frozen`` of the structure marks. Labels hold the forces of all atoms.
+            Refused where no structure has such atoms.
 
         Returns
         -------
@@ -337,7 +333,14 @@ class OTFMaker(LoopParts):
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
         status, why = judge_cycle(
-            self.stop_rule, state, potential, batch, labelled=labelled, thrown_away=thrown_away, compared=compared
+            self.stop_rule,
+            state,
+            potential,
+            batch,
+            labelled=labelled,
+            compared=compared,
+            thrown_away=thrown_away,
+            reason=read_reason("train", state.campaign_id, state.cycle) if potential is None else None,
         )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())

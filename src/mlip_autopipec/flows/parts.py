@@ -16,7 +16,6 @@ from mlip_autopipec.jobs.propose import ProposeMaker, SelectMaker
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
-from mlip_autopipec.sampling.seeds import StructureGenerator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +31,12 @@ if TYPE_CHECKING:
 
 def atoms_for(trainer: ACETrainer, elements: Sequence[str]) -> int:
     """
-    Return how many atoms of each element a first dataset should hold at least.
+    Return how many atoms of each element the basis of a trainer asks a first dataset for.
 
-    An active set needs as many as a basis has functions of the element, better four times as many; where the labels
-    choose the functions, what the first dataset of a generator has by default.
+    An active set needs as many as a basis has functions of the element, better four times as many; 0 where the labels
+    choose the functions.
     """
-    return 4 * trainer.functions_given(elements) or StructureGenerator.n_atoms
+    return 4 * trainer.functions_given(elements)
 
 
 @dataclass
@@ -67,8 +66,8 @@ class LoopParts(Maker):
         generator = getattr(self.generate_maker, "generator", None)
         if generator is None:  # a user's own
             return self.generate_maker
-        n_atoms = max(generator.n_atoms, atoms_for(self.train_maker.trainer, elements))
-        return replace(self.generate_maker, generator=replace(generator, n_atoms=n_atoms))
+        wanted = atoms_for(self.train_maker.trainer, elements)
+        return replace(self.generate_maker, generator=replace(generator, n_atoms_of_basis=wanted))
 
     @abstractmethod
     def begin(

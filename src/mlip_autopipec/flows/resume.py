@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobflow import Flow, JobStore
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError, NothingLeftError
-from mlip_autopipec.flows.checks import as_conditions, as_frames, check_campaign, elements_of
+from mlip_autopipec.flows.checks import check_campaign, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
+from mlip_autopipec.flows.given import as_conditions, as_frames
 from mlip_autopipec.jobs.dataset import recorded_task
 from mlip_autopipec.jobs.decoding import decoded
 from mlip_autopipec.jobs.outliers import read_accepted

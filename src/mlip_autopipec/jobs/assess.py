@@ -143,6 +143,7 @@ def judge_cycle(
     labelled: bool,
     compared: ComparisonDocument | None = None,
     thrown_away: Sequence[ThrownAway] = (),
+    reason: str | None = None,
 ) -> tuple[LoopStatus, str]:
     """
     Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
@@ -161,6 +162,8 @@ def judge_cycle(
         Of the user's own labels with the oracle, in the first cycle.
     thrown_away
         Walks that are not resumed: the loop goes on without their labels.
+    reason
+        Why the training failed, where that is known.
     """
     if compared is not None and compared.refused is not None:
         return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
@@ -169,7 +172,10 @@ def judge_cycle(
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
-        return LoopStatus.FAILED, f"step '{died}' of cycle {state.cycle} failed; see the log of its job for the reason"
+        told = f"step '{died}' of cycle {state.cycle} failed"
+        if died == "train" and reason:
+            return LoopStatus.FAILED, f"{told}: {reason}"
+        return LoopStatus.FAILED, f"{told}; see the log of its job for the reason"
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
     if labelled and graded and not thrown_away and {one.label_id for one in aside} >= {one.label_id for one in graded}:

@@ -70,6 +70,22 @@ class EspressoStaticMaker(AseStaticMaker):
         files = {element: Path(folder or "") / file for element, file in self.pseudopotentials.items()}
         return {element: file for element, file in files.items() if folder is not None and file.is_file()}
 
+    def missing(self) -> list[str]:
+        """Say what is not on this machine, which may not be the one that labels, one line each."""
+        settings = get_settings()
+        folder, said = self.pseudo_dir or settings.ESPRESSO_PSEUDO_DIR, []
+        if not on_path(settings.ESPRESSO_CMD):
+            said.append(
+                f"'{settings.ESPRESSO_CMD}' is not on PATH here, and labels need it: set MLIP_AUTOPIPEC_ESPRESSO_CMD"
+            )
+        if lacking := sorted(set(self.pseudopotentials.values()) - {file.name for file in self.files().values()}):
+            where = f"in {folder}" if folder else "here: no folder is named"
+            said.append(
+                f"{', '.join(lacking)} {'is' if len(lacking) == 1 else 'are'} not {where}, and labels need "
+                "pseudopotentials: set pseudo_dir of the maker, or MLIP_AUTOPIPEC_ESPRESSO_PSEUDO_DIR"
+            )
+        return said
+
     def _get_calculator(self) -> Any:  # not a Calculator in ASE's types
         from ase.calculators.espresso import Espresso, EspressoProfile
 

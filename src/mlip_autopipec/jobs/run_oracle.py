@@ -165,7 +165,8 @@ def doubtful_settings(maker: Maker, elements: Sequence[str]) -> list[str]:
         Of the campaign.
     """
     if not is_of_vasp(maker):
-        return _missing_package(maker)
+        missing = getattr(maker, "missing", None)  # of a program and its files
+        return [*_missing_package(maker), *(missing() if callable(missing) else [])]
     from mlip_autopipec.oracle.vasp_campaign import doubts_of_vasp
 
     return doubts_of_vasp(maker, elements)

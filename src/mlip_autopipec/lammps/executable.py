@@ -59,6 +59,14 @@ def has_fix(style: str) -> bool:
         return False
 
 
+def has_launcher() -> bool:
+    """Tell whether the LAMMPS command is more than one word: a launcher may wait for a batch job when it is asked."""
+    try:
+        return len(shlex.split(get_settings().LAMMPS_CMD)) > 1
+    except ValueError:
+        return False
+
+
 def find_command() -> list[str]:
     """Return the words of the LAMMPS command, or say what is missing and what to install."""
     text = get_settings().LAMMPS_CMD

@@ -6,20 +6,20 @@ import logging
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from ase import units
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.errors import ExplorationError, InvalidInputError
+from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInputError
 from mlip_autopipec.lammps import executable, input_script, library
 from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.colvars import STYLE, check_atoms
 from mlip_autopipec.lammps.swaps import can_swap
 from mlip_autopipec.lammps.types import ExplorationResult, HaltReason, HaltStructure, WalkStatus
-from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact
+from mlip_autopipec.structures.distances import MD_RATIO, shortest_contact, told_contact
 from mlip_autopipec.structures.electrons import MOMENTS, take_over
 from mlip_autopipec.structures.frozen import FROZEN, freeze, frozen_atoms
 from mlip_autopipec.structures.periodicity import Shape, boxed, check_cell, gathered, shape_of
@@ -110,12 +110,7 @@ def run_exploration(
                 "is given, but the potential has no error bars; train it with LinearACETrainer, or leave this setting "
                 "out",
             )
-        engine = "library"
-    if engine == "auto" and settings.swap is not None and not _executable_can_swap(atoms, condition):
-        engine = "library"
-    if engine == "auto":
-        able = executable.is_available() and not potential.is_grace
-        engine = "executable" if able and (condition.colvars is None or executable.has_fix(STYLE)) else "library"
+    engine, _ = engine_taken(engine, condition, settings, atoms, grace=potential.is_grace)
     if engine == "executable" and settings.swap is not None and atoms is not None and MOMENTS in atoms.arrays:
         raise InvalidInputError.of(
             "MDSettings.swap",
@@ -160,6 +155,47 @@ def run_exploration(
             f"step {start_step} on; raise MDSettings.wall_time_s, or lower gamma_every = {settings.gamma_every}"
         )
     return result
+
+
+def engine_taken(
+    engine: Engine, condition: Condition, settings: MDSettings, atoms: Atoms | None, *, grace: bool
+) -> tuple[Literal["library", "executable"], str]:
+    """
+    Return the engine that a walk takes, and why it is the library where the executable was not excluded.
+
+    Parameters
+    ----------
+    engine
+        As asked for.
+    condition, settings
+        Of the walk.
+    atoms
+        Where it starts; None for a restart file.
+    grace
+        Whether the potential is a GRACE-FS potential.
+    """
+    if why := needs_library(engine, condition, settings, atoms, grace=grace):
+        return "library", why
+    if engine != "auto":
+        return engine, ""
+    try:
+        executable.find_command()
+    except ExecutableError as error:
+        return "library", str(error).partition("; ")[0]
+    if condition.colvars is not None and not executable.has_fix(STYLE):
+        return "library", f"the executable has no fix {STYLE}"
+    return "executable", ""
+
+
+def needs_library(
+    engine: Engine, condition: Condition, settings: MDSettings, atoms: Atoms | None, *, grace: bool
+) -> str:
+    """Return why a walk needs the library, whatever executable there is; arguments as for :func:`engine_taken`."""
+    if settings.needs_posterior:
+        return f"dynamics.{settings.needs_posterior} needs it"
+    if engine == "auto" and settings.swap is not None and not _executable_can_swap(atoms, condition):
+        return "the executable cannot do these exchanges of atoms"
+    return "the executable cannot run GRACE-FS" if engine == "auto" and grace else ""
 
 
 def _executable_can_swap(atoms: Atoms | None, condition: Condition) -> bool:
@@ -301,5 +337,6 @@ def check_structure(atoms: Atoms) -> None:
     contact = shortest_contact(atoms, MD_RATIO)
     if contact is not None:
         raise InvalidInputError(
-            f"{contact[0]} and {contact[1]} are {contact[2]:.2f} A apart in {formula}; {contact[3]:.2f} A are the least"
+            f"{told_contact(atoms, contact)} in {formula}; {contact[3]:.2f} A are the least: take one of them out, or "
+            "correct positions and cell"
         )

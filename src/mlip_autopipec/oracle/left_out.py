@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.data import atomic_masses
 
-from mlip_autopipec.structures.intake import OTHER_NAMES
+from mlip_autopipec.structures.other_names import OTHER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,8 @@ from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import told_trainers
 from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
-from mlip_autopipec.sampling.seeds import enough_structures
+from mlip_autopipec.sampling.seeds import StructureGenerator, enough_structures
+from mlip_autopipec.structures.frozen import FROZEN, held_by
 from mlip_autopipec.structures.periodicity import Shape, gathered, shape_of
 from mlip_autopipec.structures.supercells import cell_width
 
@@ -143,8 +144,9 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     functions = _FUNCTIONS[min(len(elements), 3) - 1]
     functions = min(functions, _most_functions(sources, structures, elements))
     cells = [source.atoms.repeat(one["repeat"]) for source, one in zip(sources, structures, strict=True)]
-    n_atoms = atoms_for(trainer.trainer(), elements)
-    n_structures = enough_structures(cells, n_atoms)
+    of_basis, n_atoms = atoms_for(trainer.trainer(), elements), StructureGenerator.n_atoms
+    n_structures = enough_structures(cells, n_atoms, of_basis)
+    n_atoms = max(n_atoms, min(of_basis, n_structures * _rarest(sources, structures, elements)))
     distance = min(nearest_neighbour(source.atoms) for source in sources)
     molecular = all(_is_molecule(source.atoms) for source in sources)
     cutoff = min(7.0, max(5.0, round(2 * distance, 1)))
@@ -312,6 +314,7 @@ def _described(source: Source, max_atoms: int) -> dict[str, Any]:
         "formula": formula_of(atoms),
         "n_atoms": len(atoms) * math.prod(repeat),
         "width": cell_width(atoms.repeat(repeat).cell.array),
+        "n_fixed": 0 if FROZEN in atoms.arrays else len(held_by(atoms)) * math.prod(repeat),
         "shape": "" if shape is Shape.BULK else _ABOUT_SHAPE[shape],
     }
 

@@ -16,7 +16,8 @@ from mlip_autopipec.active_learning.calibration import ThresholdAdapter
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.cutouts.cutout import CutoutGenerator
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.flows.checks import TakenStructures, elements_of, first_dataset
+from mlip_autopipec.flows.checks import check_held, elements_of, first_dataset
+from mlip_autopipec.flows.given import TakenStructures
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resources import Resources, Share
 from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
@@ -285,6 +286,9 @@ class RunFile(Strict):
         with self._blamed("oracle"):
             check_elements(self.oracle.static_maker(), elements_of(structures))
         labels, potential, maker = self.load_labels(), self.load_potential(), self.maker()
+        for i, condition in enumerate(conditions):
+            with self._blamed("conditions", i):
+                check_held(condition, maker.dynamics_maker.settings, structures)
         try:
             return maker.make(
                 structures, conditions, labels=labels, initial_potential=potential, campaign_id=campaign_id

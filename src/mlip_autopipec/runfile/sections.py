@@ -22,6 +22,7 @@ from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.propose import SelectMaker
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.kinds import CRITERIA, ORACLES, TRAINERS, TrainerKind
+from mlip_autopipec.lammps.exploration import check_structure
 from mlip_autopipec.lammps.types import Condition, Engine, MDSettings
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.runfile.errors import nearest
@@ -31,8 +32,7 @@ from mlip_autopipec.sampling.candidates import CandidateGenerator
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.structures.electrons import repeated
-from mlip_autopipec.structures.frozen import freeze
-from mlip_autopipec.structures.intake import FIXED, FREEZES_NOTHING
+from mlip_autopipec.structures.frozen import FREEZES_NOTHING, FROZEN, freeze, frozen_atoms, held_by
 from mlip_autopipec.validation.oracle_md import ValidationSettings
 from mlip_autopipec.validation.properties import PropertyCriterion
 from mlip_autopipec.validation.targets import AccuracyTargets
@@ -130,7 +130,7 @@ else:
     ConditionSection = section(Condition)
     CandidatesSection = section(CandidateGenerator)
     CutoutsSection = section(CutoutGenerator)
-    FirstDatasetSection = section(StructureGenerator)
+    FirstDatasetSection = section(StructureGenerator, "n_atoms_of_basis")
     StopSection = section(StopRule, "criterion", "accuracy")
     AccuracySection = section(AccuracyTargets)
     PropertiesSection = section(PropertyCriterion)
@@ -189,10 +189,16 @@ class StructureSource(Strict):
                     "structures.repeat",
                     f"is {list(self.repeat)}, which makes {n_atoms} atoms; {MOST_ATOMS} are the most",
                 )
+            try:
+                check_structure(taken.atoms)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{self._named()}: {error}") from error
             whole = repeated(taken.atoms, taken.atoms.repeat(self.repeat))
             self._loaded = self._frozen(whole)
-            asked = self.frozen == "from_structure"
-            self._remarks = tuple(one for one in taken.remarks if not (asked and FREEZES_NOTHING in one))
+            overruled = [] if self.frozen is None else [f"(its '{FROZEN}')"]
+            overruled += [FREEZES_NOTHING] if self.frozen == "from_structure" else []
+            kept = [one for one in taken.remarks if not any(part in one for part in overruled)]
+            self._remarks = (*kept, *self._about_frozen(self._loaded))
         return self._loaded.copy()
 
     def remarks(self, folder: Path) -> tuple[str, ...]:
@@ -200,12 +206,30 @@ class StructureSource(Strict):
         self.load(folder)
         return self._remarks
 
+    def _named(self) -> str:
+        """Name the structure as its remarks do."""
+        if self.bulk is not None:
+            return f"structures.bulk: {self.bulk.get('name')}"
+        if self.file is not None:
+            return f"structures.file: '{self.file}'"
+        return f"structures.materials_project: {self.materials_project}"
+
+    def _about_frozen(self, atoms: Atoms) -> list[str]:
+        """Say how many atoms rest in MD, where the run file asks for it."""
+        if self.frozen is None:
+            return []
+        how: str = self.frozen if isinstance(self.frozen, str) else "a list of indices"
+        if isinstance(self.frozen, FrozenBelow):
+            how = f"{{below_A: {self.frozen.below_A:g}}}"
+        n = len(frozen_atoms(atoms))
+        return [f"{self._named()}: {n} of {len(atoms)} atoms do not move in MD (frozen: {how})"]
+
     def _frozen(self, atoms: Atoms) -> Atoms:
         """Mark the atoms that rest in MD."""
         if self.frozen is None:
             return atoms
         if self.frozen == "from_structure":
-            held = np.flatnonzero(atoms.arrays.get(FIXED, np.zeros(0)))
+            held = held_by(atoms)
             if not len(held):
                 source = self.file or self.bulk or self.materials_project
                 raise InvalidInputError.of(

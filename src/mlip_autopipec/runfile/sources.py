@@ -115,7 +115,10 @@ def named_source(key: str, value: str, folder: Path, elements: Sequence[str] = (
 
     path = Path(value) if key == "file" else None
     atoms = load_structure(folder, path, None, value if key == "materials_project" else None, elements).atoms
-    check_structure(atoms)
+    try:
+        check_structure(atoms)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{key.replace('_', ' ')} '{value}': {error}") from error
     atoms = boxed(atoms)
     return Source(key, value, atoms, tuple(elements))
 

@@ -86,7 +86,7 @@ def started_by(campaign: RunFile) -> list[str]:
 def started_by_environment(campaign: RunFile) -> list[str]:
     """Tell which programs of this machine the campaign starts, by the settings of the environment."""
     settings = get_settings()
-    told = [f"LAMMPS: {settings.LAMMPS_CMD}"] if campaign.dynamics.engine != "library" else []
+    told = _engines(campaign)
     if campaign.trainer.kind == "pacemaker" and campaign.trainer.command is None:
         told.append(f"pacemaker: {settings.PACEMAKER_CMD or 'pacemaker'}")
     if campaign.oracle.kind == "espresso":
@@ -96,3 +96,26 @@ def started_by_environment(campaign: RunFile) -> list[str]:
     if campaign.oracle.kind == "vasp":
         told.append("VASP: as atomate2 is configured")
     return told
+
+
+def _engines(campaign: RunFile) -> list[str]:
+    """Tell what MD runs with; nothing where the library was asked for, which this program has in itself."""
+    from mlip_autopipec.lammps.executable import has_launcher
+    from mlip_autopipec.lammps.exploration import engine_taken, needs_library
+    from mlip_autopipec.structures.periodicity import boxed
+
+    asked, grace = campaign.dynamics.engine, campaign.trainer.kind == "grace"
+    if asked == "library":
+        return []
+    settings, command = campaign.maker().dynamics_maker.settings, get_settings().LAMMPS_CMD
+    told = []
+    for atoms in map(boxed, campaign.load_structures()):
+        for condition in campaign.load_conditions():
+            why = needs_library(asked, condition, settings, atoms, grace=grace)
+            if not why and asked == "auto" and has_launcher():  # it may wait for a batch job
+                told.append(f"LAMMPS: {command}; as a Python library, forces by pyace, if that lacks ML-PACE")
+                continue
+            engine, why = engine_taken(asked, condition, settings, atoms, grace=grace)
+            library = f"LAMMPS as a Python library, forces by pyace ({why})"
+            told.append(library if engine == "library" else f"LAMMPS: {command}")
+    return list(dict.fromkeys(told))

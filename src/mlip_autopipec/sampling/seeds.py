@@ -37,8 +37,9 @@ _MAX_ATTEMPTS = 30
 _SHRINK = 0.9
 #: Distances above this (Angstrom) are no matter of the core repulsion.
 _NEAR = 4.0
-#: Where the number of structures is not given: the fewest and the most of each kind, and how many atoms all of them
-#: have at most where an element is rare, relative to those asked for of each element (docs/benchmarks.md).
+#: Where the number of structures is not given: the fewest of each kind, the most that are made for the functions of a
+#: basis, and how many atoms all of them have at most where an element is rare, relative to those asked for of each
+#: element (docs/benchmarks.md).
 _FEWEST, _MOST, _MOST_ATOMS = 4, 40, 16
 #: Cell of an isolated atom in Angstrom: wide enough to be alone, and without the symmetry of a
 #: cube, which would force a spherical, hence wrong, density on an open shell.
@@ -60,8 +61,8 @@ class StructureGenerator(MSONable):
         ``n_atoms`` of each element in all or as many as that takes: what they leave unknown, MD meets, and what it
         meets is worth more than displacements at random.
     n_atoms
-        Where ``n_structures`` is None; a loop asks for four times as many as the functions of each element where the
-        trainer's basis gives their number.
+        Where ``n_structures`` is None. Of an element that is rare, fewer: all structures together hold at most 16 times
+        as many atoms.
     n_test
         Further structures of the same kind, over all together: the held-out set. Shorter distances than in the training
         structures are avoided. None are needed where the trainer tells the error of each label left out of the fit.
@@ -93,6 +94,9 @@ class StructureGenerator(MSONable):
         Add dimers of each pair of elements. Where the structures hold no short distances, by small
         ``rattle_amplitudes``, they add data at short range, where there would be the core repulsion only; trainers
         give them little weight. None adds none.
+    n_atoms_of_basis
+        As many atoms of each element as a basis of a given number of functions asks for, but no more than 40 structures
+        of each kind for it; a loop sets it.
     """
 
     n_structures: int | None = None
@@ -109,6 +113,7 @@ class StructureGenerator(MSONable):
     n_pair_structures: int = 6
     isolated_atoms: bool = False
     dimers: DimerGenerator | None = None
+    n_atoms_of_basis: int = 0
 
     #: Distance in Angstrom up to which two atoms are neighbours.
     pair_cutoff: ClassVar[float] = 5.0
@@ -185,7 +190,7 @@ class StructureGenerator(MSONable):
                 )
             parents_of.append(self._parents(atoms, largest, rng))
         cells = [cell for parents in parents_of for cell in parents]
-        enough = enough_structures([parents[0] for parents in parents_of], self.n_atoms)
+        enough = enough_structures([parents[0] for parents in parents_of], self.n_atoms, self.n_atoms_of_basis)
         made: list[Atoms] = []
         for parents in parents_of:
             # pieces are distorted as well, each once
@@ -297,7 +302,7 @@ class StructureGenerator(MSONable):
         return cell
 
 
-def enough_structures(cells: Sequence[Atoms], n_atoms: int) -> int:
+def enough_structures(cells: Sequence[Atoms], n_atoms: int, n_atoms_of_basis: int = 0) -> int:
     """
     Return how many structures of each of ``cells`` a first dataset needs: at least four.
 
@@ -308,12 +313,17 @@ def enough_structures(cells: Sequence[Atoms], n_atoms: int) -> int:
     n_atoms
         Atoms of each element that all structures together should hold. One atom of a dopant does not ask for forty
         large cells, as one of a small molecule does for forty molecules.
+    n_atoms_of_basis
+        The same for the functions of a basis, for which at most forty structures are made.
     """
     counts = Counter(symbol for atoms in cells if not _isolated(atoms) for symbol in atoms.get_chemical_symbols())
     if not counts:
         return _FEWEST
-    needed = min(math.ceil(n_atoms / min(counts.values())), math.ceil(_MOST_ATOMS * n_atoms / counts.total()), _MOST)
-    return max(needed, _FEWEST)
+
+    def needed(n: int) -> int:
+        return min(math.ceil(n / min(counts.values())), math.ceil(_MOST_ATOMS * n / counts.total()))
+
+    return max(needed(n_atoms), min(needed(n_atoms_of_basis), _MOST), _FEWEST)
 
 
 def isolated_atom(element: str) -> Atoms:

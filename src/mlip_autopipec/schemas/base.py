@@ -23,7 +23,7 @@ class Document(BaseModel):
 
     kind: str = Field(
         description="Kind of document: campaign, dataset, comparison, proposal, selection, label, labels, teacher, "
-        "potential, walk, check, admission, validation (a frame), validated (the errors on all) or loop."
+        "potential, failure, walk, check, admission, validation (a frame), validated (the errors on all) or loop."
     )
     uuid: str = Field("", description="Identifier of the job that made this document; other documents refer to it.")
     campaign_id: str = Field("", description="Campaign this document belongs to.")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.moved import renamed_classes
-from mlip_autopipec.schemas.base import WithPayload
+from mlip_autopipec.schemas.base import Document, WithPayload
 from mlip_autopipec.schemas.fitted import FittedRecord
 from mlip_autopipec.schemas.linear import LeftOutErrors, LinearRecord, RootMeanSquares
 
@@ -319,3 +319,11 @@ class PotentialDocument(WithPayload):
 
 
 __getattr__ = renamed_classes(__name__, QuarantinedLabel="FlaggedLabel")
+
+
+class FailureDocument(Document):
+    """A step that failed, and left nothing else."""
+
+    kind: Literal["failure"] = "failure"
+    step: str = Field(description="Which step: train.")
+    reason: str = Field(description="What the error said, in short; the log of the job has all of it.")

@@ -16,7 +16,7 @@ from ase.spacegroup.spacegroup import SpacegroupError
 from pymatgen.io.cif import CifParser
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.electrons import along_one_axis
+from mlip_autopipec.structures.electrons import MOMENTS, along_one_axis
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,9 @@ _SETTINGS = {"1": 1, "S": 1, "H": 1, "2": 2, "Z": 2, "R": 2}
 _NAMED = re.compile(rf"{_NAME}(?:'([^'\n]*)'|\"([^\"\n]*)\"|(\S+))", _I)
 _NUMBER = re.compile(r"^_(?:symmetry_Int_Tables_number|space_group_IT_number)\s+['\"]?(\d+)", _I)
 _OPERATIONS = re.compile(r"^_(?:symmetry_equiv_pos_as_xyz|space_group_symop[._]operation_xyz)", _I)
-_MOMENTS = re.compile(r"^_atom_site_moment", _I)
+_MOMENTS = re.compile(r"^[ \t]*_atom_site_moment", _I)
+#: Columns of moments that no dictionary of CIF has; pymatgen writes the first.
+_OTHER_MOMENTS = re.compile(r"^[ \t]*(_atom_site_(?:magmoms?|magnetic_moments?|spins?|initial_magmoms))\b", _I)
 #: A symbol of two letters, both capitals.
 _CAPITALS = re.compile(r"[A-Z]{2}(?![A-Za-z])")
 #: Components of moments (Bohr magnetons) across the axis of all are none if they are smaller.
@@ -181,7 +183,21 @@ def about_cif(text: str, atoms: Atoms) -> list[str]:
     """
     if len(re.findall(r"^data_", text, re.MULTILINE)) > 1:
         return []
-    return [*_about_formula(text, atoms), *_about_setting(text, atoms)]
+    return [*_about_moments(text), *_about_formula(text, atoms), *_about_setting(text, atoms)]
+
+
+def _about_moments(text: str) -> list[str]:
+    """Say that a column of moments is not used, where one of them is not zero."""
+    lines = text.split("\n")
+    said = []
+    for name in dict.fromkeys(found[1] for found in _OTHER_MOMENTS.finditer(text)):
+        words = [word.split("(")[0] for word in _words_of(lines, name.lower()).values()]
+        if any(not re.fullmatch(r"[-+]?0*\.?0*|[.?]", word) for word in words):
+            said.append(
+                f"'{name}' of its atoms is not used; ASE's name is {MOMENTS} (a column of extxyz), that of a magnetic "
+                "CIF _atom_site_moment"
+            )
+    return said
 
 
 def _formula(text: str) -> tuple[str, dict[str, float]] | None:

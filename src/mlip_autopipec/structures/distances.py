@@ -90,3 +90,23 @@ def shortest_contact(atoms: Atoms, ratio: float = MINIMUM_DISTANCE_RATIO) -> tup
         if distance < allowed and (worst is None or distance / allowed < worst[2] / worst[3]):
             worst = (a, b, distance, float(allowed))
     return worst
+
+
+def told_contact(atoms: Atoms, contact: tuple[str, str, float, float]) -> str:
+    """
+    Tell which atoms a contact is of: ``O (atom 3) and O (atom 7) are 0.12 A apart``.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    contact
+        As :func:`shortest_contact` finds it.
+    """
+    i, j, d = neighbours("ijd", atoms, contact[3])
+    numbers = atoms.numbers
+    pair = (numbers[i] == atomic_numbers[contact[0]]) & (numbers[j] == atomic_numbers[contact[1]])
+    found = int(np.argmin(np.where(pair, d, np.inf)))
+    first, second = int(i[found]), int(j[found])
+    other = "its own image" if first == second else f"{contact[1]} (atom {second})"
+    return f"{contact[0]} (atom {first}) and {other} are {contact[2]:.2f} A apart"

@@ -58,13 +58,28 @@ def _poscar(text: str, atoms: Atoms) -> list[str]:
     lines = text.splitlines()
     if len(lines) < 6 or not lines[5].split() or not all(word.isdigit() for word in lines[5].split()):
         _refuse_other_counts(lines)
-        return []
+        return _behind_coordinates(lines, len(atoms))
     elements = ", ".join(dict.fromkeys(atoms.symbols))
     told = (
         f"it has no line of elements (VASP 4): {elements} are taken from its first line, '{lines[0].strip()[:60]}', or "
         "a POTCAR beside it; if that is wrong, write the elements above the numbers of atoms"
     )
     return [told]
+
+
+def _behind_coordinates(lines: list[str], n_atoms: int) -> list[str]:
+    """Say that numbers behind the coordinates of a POSCAR (VASP 5) are not used: moments stand there in some files."""
+    selective = lines[7:8] and lines[7].strip()[:1] in ("S", "s")
+    begin = 9 if selective else 8
+    for index, line in enumerate(lines[begin : begin + n_atoms]):
+        words = re.split(r"[!#]", line)[0].split()[6 if selective else 3 :]
+        if any(re.fullmatch(r"[-+]?\d*\.?\d+", word) and float(word) for word in words):
+            told = (
+                f"what stands behind its coordinates is not used ('{' '.join(words)[:30]}', atom {index}); if it is "
+                f"magnetic moments, ASE's name is {MOMENTS}, a column of extxyz"
+            )
+            return [told]
+    return []
 
 
 def _refuse_other_counts(lines: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.constraints import FixAtoms, FixCartesian
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
 
 from mlip_autopipec.errors import InvalidInputError
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 #: Array of a structure that holds whether each atom is frozen.
 FROZEN = "frozen"
+#: Array of the atoms that the given structure fixes, by a constraint or a column of that name.
+FIXED = "fixed"
+#: Part of the remark on them; it is dropped where somebody asks to freeze them.
+FREEZES_NOTHING = "that alone freezes nothing in MD"
 #: Words and numbers for yes and no.
 _SAID = {
     **dict.fromkeys(("true", "t", "yes", "y", "1", "1.0"), True),
@@ -101,3 +105,58 @@ def constrained_atoms(atoms: Atoms) -> NDArray[np.intp]:
                 "(FixAtoms): replace it, or do not ask for atoms frozen from the structure"
             )
     return np.unique(np.array(held, dtype=np.intp))
+
+
+def fixed_atoms(atoms: Atoms, what: str) -> tuple[NDArray[np.bool_] | None, list[str]]:
+    """
+    Find the atoms that a structure fixes wholly, by its constraints or a column ``fixed``.
+
+    Parameters
+    ----------
+    atoms
+        The structure.
+    what
+        How messages name it.
+
+    Returns
+    -------
+    tuple
+        Which atoms, (n_atoms,), None where it is none; and what to say of them and of other constraints. Nothing is
+        said of fixed atoms that are frozen already.
+
+    Raises
+    ------
+    InvalidInputError
+        The column holds something else than yes and no.
+    """
+    fixed = np.zeros(len(atoms), dtype=bool)
+    if FIXED in atoms.arrays:
+        fixed |= marked(atoms, FIXED, what)
+    others: dict[str, int] = {}
+    for constraint in atoms.constraints:
+        if isinstance(constraint, FixAtoms) or (
+            isinstance(constraint, (FixCartesian, FixScaled)) and np.all(constraint.mask)
+        ):
+            fixed[constraint.get_indices()] = True
+        else:
+            name = type(constraint).__name__
+            others[name] = others.get(name, 0) + 1
+    remarks = []
+    if fixed.any() and not (FROZEN in atoms.arrays and marked(atoms, FROZEN, what)[fixed].all()):
+        remarks.append(
+            f"{fixed.sum()} of {len(atoms)} atoms are fixed in it; {FREEZES_NOTHING}, `frozen: from_structure` does "
+            "(freeze=True in Python), and labels and errors take the forces of all atoms"
+        )
+    if others:
+        listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
+        remarks.append(
+            f"constraints are not used: {listed}; MD freezes whole atoms: fix them in all directions and give "
+            "`frozen: from_structure` (freeze=True in Python), or name them (`frozen: [0, 1]`, `{below_A: z}`)"
+        )
+    return (fixed if fixed.any() else None), remarks
+
+
+def held_by(atoms: Atoms) -> NDArray[np.intp]:
+    """Return the indices of the atoms that a structure that was taken in says to rest: frozen ones, else fixed ones."""
+    name = FROZEN if FROZEN in atoms.arrays else FIXED
+    return np.flatnonzero(atoms.arrays.get(name, np.zeros(0)))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms, units
-from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from ase.data import atomic_masses
 from pymatgen.core import Element, IMolecule, IStructure, Species
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -17,9 +16,10 @@ from mlip_autopipec.structures.atom_types import NAMED, types_for_elements
 from mlip_autopipec.structures.distort import right_handed
 from mlip_autopipec.structures.doubts import doubts, rejoined
 from mlip_autopipec.structures.electrons import CHARGE, MOMENTS, MULTIPLICITY, check_parity
-from mlip_autopipec.structures.frozen import FROZEN, marked
+from mlip_autopipec.structures.frozen import FIXED, FROZEN, fixed_atoms, marked
 from mlip_autopipec.structures.limits import refuse_numbers
 from mlip_autopipec.structures.masses import masses_of, told_masses
+from mlip_autopipec.structures.other_names import about_other_names, computed_moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,19 +29,10 @@ if TYPE_CHECKING:
 #: Names under which programs keep the total charge (e), and the spin multiplicity, in ``atoms.info``.
 CHARGES = ("charge", "total_charge", "net_charge", "tot_charge")
 MULTIPLICITIES = ("spin", "multiplicity", "spin_multiplicity")
-#: Columns of files that are charges or moments by another name than the one that is taken over.
-OTHER_NAMES = {
-    **dict.fromkeys(("charge", "charges", "formal_charges", "oxidation_states"), "initial_charges"),
-    **dict.fromkeys(("magmom", "magmoms", "spin", "spins", "magnetic_moments"), "initial_magmoms"),
-}
-#: The same, and what readers of files call partial occupancy.
+#: What readers of files call partial occupancy.
 _OCCUPANCIES = ("occupancy", "occupancies", "occ")
 #: Charges below this (e) are rounding; moments below this (Bohr magnetons) are no magnetism.
 _NO_CHARGE, _NO_MOMENT = 0.01, 0.1
-#: Array of the atoms that a constraint of the given structure fixes.
-FIXED = "fixed"
-#: Part of the remark on them; it is dropped where somebody asks to freeze them.
-FREEZES_NOTHING = "that alone freezes nothing in MD"
 
 
 @dataclass(frozen=True)
@@ -98,12 +89,12 @@ def take_in(given: Any, what: str) -> TakenIn:
     if NAMED in atoms.info and types_for_elements(bare) is not None:
         bare.info[NAMED] = atoms.info[NAMED]
     remarks = take_electrons(atoms, given, bare, what)
-    remarks += [*about_geometry, *_about_charges(atoms), *_about_velocities(atoms)]
+    remarks += [*about_geometry, *about_other_names(atoms), *_about_initial_charges(atoms), *_about_velocities(atoms)]
     if atoms.calc is not None and getattr(atoms.calc, "results", None):
-        names = ", ".join(sorted(atoms.calc.results))
-        remarks.append(
-            f"what was computed for it ({names}) is not used of a structure; labels are those of start_from (labels=)"
-        )
+        names = ", ".join(sorted(set(atoms.calc.results) - set(computed_moments(atoms))))
+        if names:
+            told = f"what was computed for it ({names}) is not used of a structure"
+            remarks.append(f"{told}; labels are those of start_from (labels=)")
     if atoms.has("tags"):
         bare.set_tags(atoms.get_tags())
     masses = masses_of(atoms, heavy, what)
@@ -117,7 +108,7 @@ def take_in(given: Any, what: str) -> TakenIn:
             remarks.append(f"{frozen.sum()} of {len(atoms)} atoms do not move in MD (its '{FROZEN}')")
         if frozen.all() and len(atoms):
             raise InvalidInputError(f"{what}: its '{FROZEN}' holds all {len(atoms)} atoms; leave some to move")
-    fixed, about = _fixed(atoms, what)
+    fixed, about = fixed_atoms(atoms, what)
     remarks += about
     if fixed is not None:
         bare.set_array(FIXED, fixed)
@@ -327,12 +318,6 @@ def _take_moments(atoms: Atoms, bare: Atoms, what: str) -> list[str]:
     return [f"labels begin with its magnetic moments ({moments.min():g} to {moments.max():g} Bohr magnetons)"]
 
 
-def _about_charges(atoms: Atoms) -> list[str]:
-    others = [name for name in atoms.arrays if name.lower() in OTHER_NAMES]
-    said = [f"'{name}' of its atoms is not used; ASE's name is {OTHER_NAMES[name.lower()]}" for name in others]
-    return [*said, *_about_initial_charges(atoms)]
-
-
 def _about_initial_charges(atoms: Atoms) -> list[str]:
     if not atoms.has("initial_charges") or not (np.abs(atoms.get_initial_charges()) > _NO_CHARGE).any():
         return []
@@ -347,30 +332,3 @@ def _about_velocities(atoms: Atoms) -> list[str]:
         return ["velocities that are no numbers are not used: MD draws its own at each temperature, by the seed"]
     kinetic = atoms.get_kinetic_energy() / (1.5 * units.kB * max(len(atoms), 1))
     return [f"velocities ({kinetic:.0f} K) are not used: MD draws its own at each temperature, by the seed"]
-
-
-def _fixed(atoms: Atoms, what: str) -> tuple[NDArray[np.bool_] | None, list[str]]:
-    """Return which atoms are fixed wholly, and what to say of the constraints."""
-    fixed = np.zeros(len(atoms), dtype=bool)
-    if FIXED in atoms.arrays:
-        fixed |= marked(atoms, FIXED, what)
-    others: dict[str, int] = {}
-    before = int(fixed.sum())
-    for constraint in atoms.constraints:
-        if isinstance(constraint, FixAtoms) or (
-            isinstance(constraint, (FixCartesian, FixScaled)) and np.all(constraint.mask)
-        ):
-            fixed[constraint.get_indices()] = True
-        else:
-            name = type(constraint).__name__
-            others[name] = others.get(name, 0) + 1
-    remarks = []
-    if (n_fixed := int(fixed.sum())) > before:
-        remarks.append(
-            f"{n_fixed} of {len(atoms)} atoms are fixed in it; {FREEZES_NOTHING}, and labels and errors take the "
-            "forces of all atoms"
-        )
-    if others:
-        listed = ", ".join(f"{name} ({count})" for name, count in sorted(others.items()))
-        remarks.append(f"constraints are not used: {listed}")
-    return (fixed if fixed.any() else None), remarks

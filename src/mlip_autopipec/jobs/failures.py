@@ -1,0 +1,78 @@
+"""Why a step failed: kept in the store, for the job that ends the loop because of it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from pymongo.errors import PyMongoError
+
+from mlip_autopipec.errors import MLIPError, lacks_space
+from mlip_autopipec.jobs.base import current_store
+from mlip_autopipec.schemas.base import time_of
+from mlip_autopipec.schemas.potential import FailureDocument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
+
+#: Most characters of a reason; the log of the job has all of it.
+_LONGEST = 500
+
+
+@contextmanager
+def reason_kept(step: str, campaign_id: str, cycle: int) -> Iterator[None]:
+    """
+    Store why a step fails, and let the error go on.
+
+    Parameters
+    ----------
+    step
+        Its name, e.g. ``train``.
+    campaign_id, cycle
+        Of the loop.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not lacks_space(error):  # nothing can be stored, and the job is run again
+            _store(step, campaign_id, cycle, error)
+        raise
+
+
+def read_reason(step: str, campaign_id: str, cycle: int) -> str | None:
+    """Return why a step of a cycle failed when it last did; None where that is not known."""
+    criteria = {
+        "output.kind": "failure",
+        "output.campaign_id": campaign_id,
+        "output.cycle": cycle,
+        "output.step": step,
+    }
+    found = list(current_store().query(criteria, ["output", "completed_at"]))
+    return str(max(found, key=time_of)["output"]["reason"]) if found else None
+
+
+def _store(step: str, campaign_id: str, cycle: int, error: Exception) -> None:
+    told = str(error).strip() or type(error).__name__
+    first, *rest = (told if len(told) <= _LONGEST else f"{told[:_LONGEST]}...").splitlines()
+    if first.endswith(":") and rest:  # what follows otherwise is the log of a program
+        first = f"{first} {rest[0].strip()}"
+    document = FailureDocument(
+        uuid=str(uuid4()),
+        campaign_id=campaign_id,
+        cycle=cycle,
+        made_at=datetime.now(UTC).isoformat(),
+        step=step,
+        reason=first if isinstance(error, MLIPError) else f"{type(error).__name__}: {first}",
+    )
+    output = document.model_dump(mode="json")
+    stored = {"uuid": document.uuid, "index": 1, "output": output, "metadata": {}, "hosts": []}
+    try:
+        # as jobflow writes it: local time without a zone
+        current_store().update({**stored, "completed_at": datetime.now().isoformat()}, ["uuid", "index"])  # noqa: DTZ005
+    except (MLIPError, PyMongoError, OSError) as lost:
+        logger.warning("the reason of the failure could not be stored: %s", lost)
