@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -10,8 +12,14 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from paths import SHARED_DATA
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.frames import unpack
+from mlip_autopipec.jobs.dataset import pack_labels
 from mlip_autopipec.oracle.files import read_labels_file
 from mlip_autopipec.oracle.given import take_in_labels
+from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.schemas.label import LabelDocument
+from mlip_autopipec.structures.provenance import Provenance
+from mlip_autopipec.training.linear import LinearACETrainer
 
 
 def labelled(n=4, stress=True, split=None):
@@ -52,6 +60,22 @@ def test_of_each_structure_one_label_is_kept_and_the_others_are_told():
         "labels: 4 of 8 to train on are left out, since their structures are given already: labels[4]"
     )
     assert "labels[4] (Cu4) is labels[0] (Cu4)" in told
+
+
+def test_what_is_kept_counts_as_often_as_it_was_given():
+    frames = labelled()
+    given = [*frames, written_otherwise(frames[1])]
+    taken = take_in_labels(given)
+    assert [Provenance.of(atoms).stands_for for atoms in taken] == [None, 2.0, None, None]
+    # the same by way of the store
+    stored = [LabelDocument.model_validate(one).to_atoms() for one in unpack(pack_labels(taken, "copper", range(4)))]
+    assert [Provenance.of(atoms).stands_for for atoms in take_in_labels(stored)] == [None, 2.0, None, None]
+    plain = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=8, cutoff=4.0), ridge=1e-8)
+    energies = {"Cu": 0.0}
+    both = [replace(plain, reference_energies=energies).train(labels).potential for labels in (given, stored)]
+    assert both[1].coefficients == pytest.approx(both[0].coefficients, rel=1e-6)
+    # what is given twice throughout counts as if it was given once
+    assert {Provenance.of(a).stands_for for a in take_in_labels([*frames, *map(written_otherwise, frames)])} == {None}
 
 
 def test_of_copies_the_one_with_a_stress_is_kept():

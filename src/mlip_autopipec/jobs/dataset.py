@@ -235,9 +235,10 @@ def pack_labels(labels: Sequence[Atoms], campaign_id: str, chosen: Sequence[int]
 
 
 def _given(atoms: Atoms, campaign_id: str, index: int) -> LabelDocument:
-    split = Provenance.of(atoms).split
-    origin = Origin.ISOLATED_ATOM if split is Split.REFERENCE else Origin.GIVEN
-    return LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, origin=origin, split=split)
+    known = Provenance.of(atoms)
+    origin = Origin.ISOLATED_ATOM if known.split is Split.REFERENCE else Origin.GIVEN
+    fields = {"origin": origin, "split": known.split, "stands_for": known.stands_for}
+    return LabelDocument.from_labelled(atoms, campaign_id=campaign_id, index=index, **fields)
 
 
 @loop_job()

@@ -85,6 +85,9 @@ class LabelDocument(Document):
         description="seed..., dimer, halted, cutout, dumped, thermal, displacement, volume, soft_mode, check, "
         "property, or given by the user."
     )
+    stands_for: float | None = Field(
+        None, description="As how many labels it counts in a fit, where the user gave its structure several times."
+    )
     purpose: str | None = Field(None, description="Which point of which property it is for, with origin property.")
     key: str | None = Field(
         None, description="Hash of structure and oracle settings: the same key means the same calculation."
@@ -181,6 +184,8 @@ class LabelDocument(Document):
                 results["magmoms"] = np.array(self.magmoms_muB)
             made.calc = SinglePointCalculator(made, **results)
             made.info.update(origin=self.origin, cycle=self.cycle, label_id=self.uuid, split=self.split)
+            if self.stands_for is not None:
+                made.info["stands_for"] = self.stands_for
             if self.shifted_eV is not None:
                 made.info[SHIFTED] = self.shifted_eV
             self.__dict__[_SHARED] = made

@@ -77,6 +77,8 @@ class Provenance:
         Index of the atom in the large cell that a cut-out was made around.
     n_core
         Number of atoms of a cut-out, its first ones, that are where they were in the large cell.
+    stands_for
+        Of a label whose structure the user gave several times: as how many labels it counts in a fit. None: as one.
     """
 
     origin: str = Origin.GIVEN
@@ -84,6 +86,7 @@ class Provenance:
     purpose: str | None = None
     cutout_of: int | None = None
     n_core: int | None = None
+    stands_for: float | None = None
 
     @classmethod
     def of(cls, atoms: Atoms) -> Provenance:
@@ -115,6 +118,13 @@ class Provenance:
         for name in ("cutout_of", "n_core"):
             if name in found:
                 found[name] = int(found[name])
+        if "stands_for" in found:
+            found["stands_for"] = float(found["stands_for"])
+            if not (np.isfinite(found["stands_for"]) and found["stands_for"] >= 1):
+                raise InvalidInputError(
+                    f"{what} has info['stands_for'] = {found['stands_for']}, as how many labels it counts; give 1 or "
+                    "more, or rename the entry"
+                )
         return cls(**found)
 
     def mark(self, atoms: Atoms) -> Atoms:

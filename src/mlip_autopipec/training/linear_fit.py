@@ -208,7 +208,7 @@ def _check_prediction(potential: ACEPotential, label: Atoms, predicted: Predicti
 def _above(task: FitTask) -> NDArray[np.float64]:
     """Return how far each label is above the most stable ones, eV/atom, (n_labels,); 0 for dimers."""
     above = np.zeros(len(task.labels))
-    ordinary = np.asarray(task.weights) == 1.0
+    ordinary = np.asarray(task.weights) >= 1.0
     above[ordinary] = energies_above_hull([task.labels[i] for i in np.flatnonzero(ordinary)])
     return above
 
@@ -229,7 +229,7 @@ def _counted(trainer: LinearSettings, task: FitTask, above: NDArray[np.float64])
     One cell at a tenth of its volume, left out, is wrong by electronvolts: that says nothing of the solid. Nor does
     HO2, which holds the pair O-O for the fit, say anything of a water molecule.
     """
-    ordinary = np.asarray(task.weights) == 1.0
+    ordinary = np.asarray(task.weights) >= 1.0
     near = ordinary & (above <= (trainer.soft_energy_eV_atom or np.inf))
     if near.sum() < ordinary.sum():
         logger.info("errors of labels left out: %d far above the others are not counted", ordinary.sum() - near.sum())

@@ -139,7 +139,7 @@ def _factor(design: Design, said: NDArray[np.float64], of_label: NDArray[np.floa
     for rows, weight in zip(design.blocks, of_label, strict=True):
         forces = design.kind[rows] == Kind.FORCES
         theirs, label = said[rows][forces], design.target[rows][forces]
-        if weight == of_label.max() and (square := float(theirs @ theirs)) > 0.0:
+        if weight >= min(1.0, of_label.max()) and (square := float(theirs @ theirs)) > 0.0:
             factors.append(float(theirs @ label) / square)
     return max(0.0, float(np.median(factors))) if factors else 0.0
 

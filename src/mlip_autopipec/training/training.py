@@ -19,6 +19,7 @@ from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.core import core_radii, smaller_radii
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.structures.provenance import Provenance
 from mlip_autopipec.training.accuracy import compute_errors, evaluate
 from mlip_autopipec.training.references import fit_reference_energies, missing_energies
 from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other packages import them from here
@@ -305,7 +306,9 @@ class ACETrainer(MSONable, ABC):
             reference_energies=references,
             fine_tune=fine_tune,
             new=[False] * len(labels) + [True] * len(new_labels),
-            weights=[self.dimer_weight if is_dimer(label) else 1.0 for label in everything],
+            weights=[
+                self.dimer_weight if is_dimer(label) else Provenance.of(label).stands_for or 1.0 for label in everything
+            ],
             test_labels=test_labels,
             directory=given.directory,
             seed=given.seed,
