@@ -189,7 +189,7 @@ TAKEN = {
         "",
     ),
     "a column Frozen": (with_array("Frozen", [True, False, False, False]), r"'Frozen' of its atoms is not used", ""),
-    "frozen atoms of a comment": (with_info(frozen=[0, 1]), r"'frozen' of its atoms is not used", ""),
+    "frozen atoms of a comment": (with_info(frozen=[0, 1]), r"'frozen' of its comment \(info\) is not used", ""),
     "a bare word of a comment": (with_info(fix=True), None, ""),
     "a column fixed": (
         with_array("fixed", [True, False, False, True]),

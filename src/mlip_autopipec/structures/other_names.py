@@ -52,10 +52,11 @@ def about_other_names(atoms: Atoms) -> list[str]:
             said.append(f"'{name}' of its comment (info) is not used; ASE's name is {MOMENTS}, a column of the atoms")
         elif low in _OF_ALL and np.size(value) == 1 and _is_something(value):
             said.append(f"'{name}' of its comment (info), {value}, is not used; the name is {_OF_ALL[low]}")
-    resting = [name for name in atoms.arrays if name.lower() in _RESTING and name not in (FROZEN, FIXED)]
-    resting += [name for name, _ in _values(atoms) if name.lower() in _RESTING]
+    of_atoms = [name for name in atoms.arrays if name.lower() in _RESTING and name not in (FROZEN, FIXED)]
+    resting = [f"'{name}' of its atoms" for name in of_atoms]
+    resting += [f"'{name}' of its comment (info)" for name, _ in _values(atoms) if name.lower() in _RESTING]
     told = f"is not used and freezes nothing; the column '{FROZEN}' (T for atoms that do not move in MD) does"
-    return [*said, *(f"'{name}' of its atoms {told}" for name in resting)]
+    return [*said, *(f"{named} {told}" for named in resting)]
 
 
 def computed_moments(atoms: Atoms) -> list[str]:
