@@ -74,7 +74,7 @@ def test_what_is_kept_counts_as_often_as_it_was_given():
     energies = {"Cu": 0.0}
     exact = [*frames, labelled()[1]]  # the other is rounded
     both = [replace(plain, reference_energies=energies).train(labels).potential for labels in (exact, stored)]
-    assert both[1].coefficients == pytest.approx(both[0].coefficients, rel=1e-6)
+    assert both[1].coefficients == pytest.approx(both[0].coefficients, rel=1e-4)
     # what is given twice throughout counts as if it was given once
     assert {Provenance.of(a).stands_for for a in take_in_labels([*frames, *map(written_otherwise, frames)])} == {None}
 
