@@ -115,9 +115,9 @@ def test_a_run_file_of_another_campaign_is_told(store, tmp_path, capsys):
     recording.run(store)
     (campaign_id,) = store.distinct("output.campaign_id", {"output.kind": "campaign"})
     check_unchanged(RunFile.load(tmp_path / "mine.yaml"), campaign_id, store, more=False)
-    assert "named" not in capsys.readouterr().out
+    assert "named" not in "".join(capsys.readouterr())
     check_unchanged(RunFile.load(tmp_path / "other.yaml"), campaign_id, store, more=False)
-    assert "this run file is named 'other'" in " ".join(capsys.readouterr().out.split())
+    assert "this run file is named 'other'" in " ".join("".join(capsys.readouterr()).split())
 
 
 def test_a_campaign_that_was_begun_with_copies_goes_on(store, tmp_path, monkeypatch):

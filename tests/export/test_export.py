@@ -415,7 +415,7 @@ def test_without_a_potential_there_is_nothing_to_export(tmp_path: Path):
 
 
 def test_the_command(campaigns: Campaigns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("jobflow.SETTINGS.JOB_STORE", campaigns.store)
+    monkeypatch.setattr("mlip_autopipec.cli.base.configured_store", lambda: campaigns.store)  # which has to be kept
     monkeypatch.chdir(tmp_path)
     arguments = ["export", "--campaign", NAME, "--json"]
     result = CliRunner().invoke(app, arguments)

@@ -647,7 +647,7 @@ def test_the_command_asks_which_campaign(folder: Path, tmp_path: Path):
 
 def test_a_campaign_of_the_configured_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = memory_campaigns(stand_in_loop(), "in/memory", tmp_path)
-    monkeypatch.setattr("jobflow.SETTINGS.JOB_STORE", found.store)
+    monkeypatch.setattr("mlip_autopipec.cli.base.configured_store", lambda: found.store)  # which has to be kept
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["report", "--campaign", "in/memory"])
     assert result.exit_code == 0, result.output

@@ -143,7 +143,7 @@ def _refuse_missing(path: Path) -> None:
         )
     if not path.is_file():
         raise InvalidInputError(
-            f"the file of labels '{path}' does not exist; name an extended XYZ file or an output of a code "
+            f"the file of labels '{path}' does not exist; name an extxyz file or an output of a code "
             "(vasprun.xml, OUTCAR, ...), or several of them"
         )
 

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ase.io
@@ -102,7 +102,8 @@ def read_structure(path: Path, elements: Sequence[str] = ()) -> Read:
             remedy = "write one above the numbers of atoms, as VASP 5 has it"
         where = ""
         if no_element(error) is None and {".xyz", ".extxyz"} & set(path.suffixes[-2:]):
-            where = where_damaged(text_of(path))
+            with suppress(Exception):  # a packed file may be damaged as such
+                where = where_damaged(text_of(path))
             remedy = "mend the file, or take that frame out" if where else remedy
         raise InvalidInputError(f"structures.file: '{path}' cannot be read{where} ({why}); {remedy}") from error
 
