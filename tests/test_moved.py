@@ -126,8 +126,6 @@ def test_a_subclass_that_declares_an_earlier_name_sets_the_field_of_today():
 
 
 def test_earlier_methods_of_a_database_call_those_of_today(memory_jobstore):
-    recorded = {"uuid": "u", "index": 1, "output": {"kind": "campaign", "campaign_id": "c"}}
-    memory_jobstore.update(recorded, key=["uuid", "index"])  # of one that is not there they are errors
     campaigns = Campaigns(memory_jobstore)
     with pytest.warns(DeprecationWarning, match=r"Campaigns\.quarantined is now outliers"):
         assert campaigns.quarantined("c") == {}

@@ -46,17 +46,6 @@ def test_list_and_status(campaigns):
         campaigns.status("silver")
 
 
-@pytest.mark.parametrize(
-    "asked",
-    "labels walks halts checks potentials teacher outliers calibration comparison dataset cycles task".split(),
-)
-def test_nothing_of_a_campaign_that_is_not_there_is_an_error(campaigns, asked):
-    with pytest.raises(MLIPError, match="'silver' is in"):
-        getattr(campaigns, asked)("silver")
-    if asked in ("teacher", "comparison", "outliers"):  # but nothing of one that is there is an answer
-        assert not getattr(campaigns, asked)("copper")
-
-
 def test_labels_halts_and_their_origin(campaigns):
     (failed,) = campaigns.labels("copper", state="failed")
     assert failed.cycle == 1

@@ -98,9 +98,9 @@ class Campaigns:
     def cycles(self, campaign_id: str) -> List[OTFDocument]:
         """Return all assessments of a campaign, one per cycle; none before the first."""
         found = self._documents.read(OTFDocument, "loop", {"output.campaign_id": campaign_id}, payload=False)
-        by_cycle = {
-            document.cycle: document for document in self._of(campaign_id, found)
-        }  # a rerun assessment replaces the one before
+        if not found and campaign_id not in self.names():
+            raise self._unknown(campaign_id)
+        by_cycle = {document.cycle: document for document in found}  # a rerun assessment replaces the one before
         return [by_cycle[cycle] for cycle in sorted(by_cycle)]
 
     def names(self) -> List[str]:
@@ -109,7 +109,7 @@ class Campaigns:
 
     def labels(self, campaign_id: str, **criteria: Any) -> List[LabelDocument]:
         """
-        Return what was asked of the oracle, failed labels too.
+        Return what was asked of the oracle, failed labels too; nothing of a campaign that is not there (yet).
 
         Parameters
         ----------
@@ -124,12 +124,11 @@ class Campaigns:
         list of LabelDocument
             Where a label was there already (``reused_from``), with the structure, energy and forces of that one.
         """
-        found = self._documents.of_campaign(LabelDocument, "label", campaign_id, criteria)
-        return with_originals(self._of(campaign_id, found), self.store)
+        return with_originals(self._documents.of_campaign(LabelDocument, "label", campaign_id, criteria), self.store)
 
     def walks(self, campaign_id: str, **criteria: Any) -> List[WalkDocument]:
         """Return the MD runs, without their frames; ``criteria`` as in :meth:`labels`."""
-        return self._of(campaign_id, self._documents.of_campaign(WalkDocument, "walk", campaign_id, criteria))
+        return self._documents.of_campaign(WalkDocument, "walk", campaign_id, criteria)
 
     def halts(self, campaign_id: str) -> List[WalkDocument]:
         """Return the MD runs that halted."""
@@ -145,7 +144,7 @@ class Campaigns:
     def checks(self, campaign_id: str) -> List[CheckDocument]:
         """Return the comparisons of potentials with labels from halt-free MD, and with properties where asked for."""
         found = self._documents.read(CheckDocument, "check", {"output.campaign_id": campaign_id})
-        return sorted(self._of(campaign_id, found), key=attrgetter("cycle"))
+        return sorted(found, key=attrgetter("cycle"))
 
     def oracle_records(self, campaign_id: str) -> List[OracleRecord]:
         """Return the levels of theory a campaign's labels were computed with; more than one should not be."""
@@ -160,11 +159,11 @@ class Campaigns:
                 found = self.store.query_one({**asked, f"{field}.sha256": digest}, ["output.computed_with"])
                 if found is not None:
                     records[digest] = TypeAdapter(OracleRecord).validate_python(found["output"]["computed_with"])
-        return self._of(campaign_id, [records[digest] for digest in sorted(records)])
+        return [records[digest] for digest in sorted(records)]
 
     def potentials(self, campaign_id: str) -> List[PotentialDocument]:
         """Return the potentials with their errors, without their files."""
-        return self._of(campaign_id, self._documents.of_campaign(PotentialDocument, "potential", campaign_id, {}))
+        return self._documents.of_campaign(PotentialDocument, "potential", campaign_id, {})
 
     def potential(self, campaign_id: str, cycle: int | None = None) -> PotentialDocument:
         """
@@ -197,7 +196,7 @@ class Campaigns:
 
     def teacher(self, campaign_id: str) -> TeacherDocument | None:
         """Return the cheap model that a campaign learnt first, with its free labels; None without one."""
-        return self._of(campaign_id, self._read_teacher(campaign_id, payload=True))
+        return self._read_teacher(campaign_id, payload=True)
 
     def _read_teacher(self, campaign_id: str, *, payload: bool) -> TeacherDocument | None:
         criteria = {"output.campaign_id": campaign_id}
@@ -221,13 +220,13 @@ class Campaigns:
         wished_error_eV_A
             Force error for which the threshold of gamma is sought.
         """
-        pairs = self._of(campaign_id, read_graded(campaign_id, self.store))
+        pairs = read_graded(campaign_id, self.store)
         return calibrate([pair.to_graded() for pair in pairs.values()], wished_error_eV_A)
 
     def outliers(self, campaign_id: str) -> dict[str, List[str]]:
         """Return the flagged outliers, by uuid with the reasons; accepted ones are left out."""
         accepted = read_accepted(campaign_id, self.store)
-        found = self._of(campaign_id, read_outliers(campaign_id, self.store))
+        found = read_outliers(campaign_id, self.store)
         return {label: reasons for label, reasons in found.items() if label not in accepted}
 
     def accept(self, campaign_id: str, label_id: str, why: str = "") -> None:
@@ -280,7 +279,7 @@ class Campaigns:
 
     def comparison(self, campaign_id: str) -> ComparisonDocument | None:
         """Return how given labels compare with the oracle, and what their energies are shifted by; None: no labels."""
-        return self._of(campaign_id, read_comparison(campaign_id, self.store))
+        return read_comparison(campaign_id, self.store)
 
     @renamed_keywords(with_quarantined="with_outliers")
     def dataset(self, campaign_id: str, last_cycle: int | None = None, *, with_outliers: bool = False) -> List[Atoms]:
@@ -300,8 +299,7 @@ class Campaigns:
             Return flagged outliers, too.
         """
         frames = []
-        labels = read_labels(campaign_id, last_cycle, self.store, with_outliers=with_outliers)
-        for label in self._of(campaign_id, labels):
+        for label in read_labels(campaign_id, last_cycle, self.store, with_outliers=with_outliers):
             atoms = label.to_atoms()
             more = label.model_dump(include=_PROVENANCE)
             atoms.info.update({name: value for name, value in more.items() if value is not None})
@@ -352,12 +350,6 @@ class Campaigns:
     def _names(self, criteria: dict[str, Any]) -> List[str]:
         kinds = {"output.kind": {"$in": ["campaign", "loop"]}}
         return sorted(str(name) for name in self.store.distinct("output.campaign_id", {**kinds, **criteria}))
-
-    def _of(self, campaign_id: str, found: T) -> T:
-        """Return what was found of a campaign; nothing of a name that does not exist is an error."""
-        if not found and campaign_id not in self.names():
-            raise self._unknown(campaign_id)
-        return found
 
     def _unknown(self, campaign_id: str) -> MLIPError:
         return MLIPError(f"no campaign '{campaign_id}' is in {title_of(self.store)}; there are {self.names()}")
