@@ -85,25 +85,24 @@ def main() -> None:
     Every command explains itself: mlip-autopipec COMMAND --help.
     """
     look_for_garbage_rarely()
-    with told():
-        _check_configuration()
 
 
-def _check_configuration() -> None:
-    """Refuse a configuration of jobflow that cannot be read: whatever imports jobflow would fail at it."""
+def _unread_configuration() -> MLIPError | None:
+    """Return what is wrong with jobflow's configuration if whatever imports jobflow fails at it; None if nothing is."""
     file = Path(os.environ.get("JOBFLOW_CONFIG_FILE") or "~/.jobflow.yaml").expanduser()
-    if not file.is_file():
-        return
+    if "jobflow" in sys.modules or not file.is_file():
+        return None
     try:
         import jobflow  # noqa: F401
     except ImportError:
-        raise
-    except Exception as error:
+        return None
+    except Exception as error:  # of its readers of YAML and of stores
         what = " ".join(str(error).split())[:300]
-        raise MLIPError(
+        return MLIPError(
             f"the configuration of jobflow, '{file}', cannot be used ({type(error).__name__}: {what}); mend it, or let "
             "JOBFLOW_CONFIG_FILE name another one (docs/database.md)"
-        ) from error
+        )
+    return None
 
 
 def put(result: dict[str, Any]) -> None:
@@ -165,8 +164,14 @@ def told(as_json: bool = False) -> Iterator[None]:
     try:
         with _stdout_to_stderr() if as_json else _as_it_is():
             yield
-    except (MLIPError, OSError, sqlite3.Error, PyMongoError, MemoryError, RecursionError) as error:
-        message = in_words(error)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        known = isinstance(error, (MLIPError, OSError, sqlite3.Error, PyMongoError, MemoryError, RecursionError))
+        told_of = error if known else _unread_configuration()
+        if told_of is None:
+            raise
+        message = in_words(told_of)
         with suppress(OSError):
             console.print(f"[red]error:[/] {escape(message)}", markup=True)
             if as_json:

@@ -12,8 +12,9 @@ from mlip_autopipec.cli.base import console
 from mlip_autopipec.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from ase import Atoms
     from jobflow import Flow, JobStore
 
     from mlip_autopipec.flows.otf import OTFMaker
@@ -53,23 +54,19 @@ def check_unchanged(
     task = recorded_task(campaign_id, store)
     begun_as = recorded_maker(campaign_id, store).name
     another = f"this run file is named '{campaign.name}', and the campaign was begun by one named '{begun_as}'"
-    another = "" if campaign.maker().name == begun_as else f"{another}: is it the right one?"
+    another = "" if campaign.name == begun_as else f"{another}: is it the right one?"
     remedy = "put them back as they were" if more else f"put them back, or use {extend} for further ones"
     old, new = task.structures(), as_frames(campaign.load_structures())  # in the cells of MD, vacuum added
     wrong = [
         f"structures[{k}], {atoms.get_chemical_formula()}, is gone" for k, atoms in enumerate(old) if k >= len(new)
     ]
-    wrong += [
-        f"structures[{k}] is another {mine.get_chemical_formula()} than the {was.get_chemical_formula()} it was"
-        for k, (was, mine) in enumerate(zip(old, new, strict=False))
-        if canonical_form(mine) != canonical_form(was)
-    ]
-    wrong += [
-        f"structures[{k}], {mine.get_chemical_formula()}, freezes other atoms than it did ({len(frozen_atoms(mine))}, "
-        f"before {len(frozen_atoms(was))})"
-        for k, (was, mine) in enumerate(zip(old, new, strict=False))
-        if canonical_form(mine) == canonical_form(was) and frozen_atoms(mine).tolist() != frozen_atoms(was).tolist()
-    ]
+    for k, (was, mine) in enumerate(zip(old, new, strict=False)):
+        formula, rested, rest = mine.get_chemical_formula(), frozen_atoms(was), frozen_atoms(mine)
+        if canonical_form(mine) != canonical_form(was):
+            wrong.append(f"structures[{k}] is another {formula} than the {was.get_chemical_formula()} it was")
+        elif rest.tolist() != rested.tolist():
+            told = f"structures[{k}], {formula}, freezes other atoms than it did"
+            wrong.append(f"{told} ({len(rest)}, before {len(rested)})")
     if len(new) > len(old) and not more:
         wrong.append(f"{len(new) - len(old)} structures are new")
     asked = campaign.load_conditions()
@@ -78,9 +75,9 @@ def check_unchanged(
     if not more:
         wrong += [f"the condition {c.temperature_K:g} K is new" for c in asked if c not in task.conditions]
     if wrong:
-        told = f"{another} Otherwise: " if another else ""
+        first = f"{another} Otherwise: " if another else ""
         raise InvalidInputError(
-            f"{told}{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}"
+            f"{first}{'; '.join(wrong)}. The campaign '{campaign_id}' goes on with its own: {remedy}"
         )
     _check_labels(campaign, campaign_id, store)
     if campaign.seed != task.seed:
@@ -101,11 +98,11 @@ def _check_labels(campaign: RunFile, campaign_id: str, store: JobStore) -> None:
     if not given and store.query_one({"output.kind": "potential", "output.campaign_id": campaign_id}) is None:
         return  # it was interrupted before they were stored, and takes them in now
     labels = campaign.load_labels()
-    now = Counter(_told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in labels)
+    now = _counted(labels)
     stored = Counter(_told_of(label.formula, label.energy_eV or 0.0) for label in given)
     if stored != now and len(given) > len(labels):  # earlier versions took in copies
         once, _, _ = without_copies([label.to_atoms() for label in given], [label.uuid for label in given])
-        stored = Counter(_told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in once)
+        stored = _counted(once)
     new, gone = now - stored, stored - now
     if not new and not gone:
         return
@@ -117,6 +114,10 @@ def _check_labels(campaign: RunFile, campaign_id: str, store: JobStore) -> None:
         f"{which[1]:.6g} eV, for instance). Labels come in when a campaign begins: put them back as they were, or "
         "begin a campaign of another name with all of them (`mlip-autopipec export` writes those of this one)",
     )
+
+
+def _counted(labels: Sequence[Atoms]) -> Counter[tuple[str, float]]:
+    return Counter(_told_of(atoms.get_chemical_formula(), float(atoms.calc.results["energy"])) for atoms in labels)
 
 
 def _told_of(formula: str, energy_eV: float) -> tuple[str, float]:

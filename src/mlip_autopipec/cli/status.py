@@ -51,7 +51,8 @@ class Row:
     running: bool | None = None
 
 
-_NONE = "no campaign is there yet; one that was submitted appears when a worker has run its first job"
+_APPEARS = "one that was submitted appears when a worker has run its first job"
+_NONE = f"no campaign is there yet; {_APPEARS}"
 _COLUMNS = ("folder", "campaign", "elements", "status", "cycles", "labels", "halts", "meV/atom", "meV/A", "h")
 _COLOURS = {"CONVERGED": "green", "LEARNING": "cyan", "FAILED": "red", "ORACLE_FAILING": "red"}
 
@@ -114,10 +115,8 @@ def status(
         else:
             if folder is None and campaign not in campaigns.names():
                 if watch is None or as_json:
-                    raise MLIPError(
-                        f"no campaign '{campaign}' is in {title_of(campaigns.store)}; there are {campaigns.names()}. "
-                        "One that was submitted appears when a worker has run its first job"
-                    )
+                    there = f"there are {campaigns.names()}; {_APPEARS}"
+                    raise MLIPError(f"no campaign '{campaign}' is in {title_of(campaigns.store)}; {there}")
                 console.print(f"[yellow]note:[/] {_NONE}; waiting for '{escape(campaign)}'")
                 while campaign not in campaigns.names():
                     time.sleep(watch)

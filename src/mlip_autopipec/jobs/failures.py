@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from uuid import uuid4
 
 from pymongo.errors import PyMongoError
@@ -16,7 +17,10 @@ from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.potential import FailureDocument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -24,24 +28,32 @@ logger = logging.getLogger(__name__)
 _LONGEST = 500
 
 
-@contextmanager
-def reason_kept(step: str, campaign_id: str, cycle: int) -> Iterator[None]:
+def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
-    Store why a step fails, and let the error go on.
+    Let a function store why it fails, and let the error go on.
 
     Parameters
     ----------
     step
-        Its name, e.g. ``train``.
-    campaign_id, cycle
-        Of the loop.
+        Its name, e.g. ``train``. The function has parameters ``campaign_id`` and ``cycle``.
     """
-    try:
-        yield
-    except Exception as error:
-        if not lacks_space(error):  # nothing can be stored, and the job is run again
-            _store(step, campaign_id, cycle, error)
-        raise
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        parameters = signature(function)
+
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except Exception as error:
+                if not lacks_space(error):  # nothing can be stored, and the job is run again
+                    given = parameters.bind(*args, **kwargs).arguments
+                    _store(step, given["campaign_id"], given["cycle"], error)
+                raise
+
+        return run
+
+    return decorate
 
 
 def read_reason(step: str, campaign_id: str, cycle: int) -> str | None:

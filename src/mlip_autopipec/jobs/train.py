@@ -15,7 +15,7 @@ from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_uuid, load_document, load_either, loop_job
-from mlip_autopipec.jobs.failures import reason_kept
+from mlip_autopipec.jobs.failures import keeps_reason
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
 from mlip_autopipec.jobs.teach import read_teacher
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
@@ -64,6 +64,7 @@ class TrainMaker(Maker):
     outliers: OutlierRule | None = field(default_factory=OutlierRule)
 
     @loop_job(tolerate_failed_inputs=True)
+    @keeps_reason("train")
     def make(
         self,
         batch: LabelBatch | DatasetDocument | ComparisonDocument | str | None,
@@ -101,24 +102,6 @@ class TrainMaker(Maker):
         PotentialDocument or None
             None when the oracle is failing, or the user's labels are refused.
         """
-        with reason_kept("train", campaign_id, cycle):
-            return self._train(
-                batch, campaign_id, cycle, seed, elements, initial_potential, fine_tune=fine_tune, teachers=teachers
-            )
-
-    def _train(
-        self,
-        batch: LabelBatch | DatasetDocument | ComparisonDocument | str | None,
-        campaign_id: str,
-        cycle: int,
-        seed: int,
-        elements: list[str],
-        initial_potential: PotentialDocument | str | None,
-        *,
-        fine_tune: bool,
-        teachers: Sequence[TeacherDocument | None],
-    ) -> PotentialDocument | None:
-        """Train, as :meth:`make` describes it."""
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         earlier = isinstance(batch, str)
