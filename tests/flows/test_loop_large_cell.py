@@ -89,6 +89,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> FinishedCampaign:
     return run(tmp_path_factory.mktemp("campaign"))
 
 
+@pytest.mark.long
 def test_converges_on_small_labels_alone(campaign: FinishedCampaign) -> None:
     assert campaign.document.status is LoopStatus.CONVERGED, campaign.document.why
     assert campaign.document.n_halts >= 1, "the first dataset has no boundary"
@@ -100,6 +101,7 @@ def test_converges_on_small_labels_alone(campaign: FinishedCampaign) -> None:
     assert {"seed_piece", "check"} < origins
 
 
+@pytest.mark.long
 def test_what_halted_is_learnt_from_its_cut_out(campaign: FinishedCampaign) -> None:
     """The surroundings of the atom that halted MD have its gamma in the cut-out, and are known after training."""
     learnt = 0
@@ -120,6 +122,7 @@ def test_what_halted_is_learnt_from_its_cut_out(campaign: FinishedCampaign) -> N
     assert learnt == campaign.document.n_halts
 
 
+@pytest.mark.long
 def test_forces_of_the_large_cell_are_as_good_as_those_of_the_labels(campaign: FinishedCampaign) -> None:
     potential = campaign.potentials[-1].to_potential()
     frame = campaign.walks[-1].final_atoms()

@@ -114,7 +114,11 @@ def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
     return run_script(__file__, folder, environment, timeout=240)
 
 
-@pytest.fixture(scope="module", params=["file", "server"])
+# Where there is a server, its campaigns are the short relative
+FILE = pytest.param("file", marks=pytest.mark.long if MONGO_URI else ())
+
+
+@pytest.fixture(scope="module", params=[FILE, "server"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     mongo = request.param == "server"
     if mongo and not MONGO_URI:

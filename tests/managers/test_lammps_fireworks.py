@@ -34,10 +34,13 @@ from mlip_autopipec.schemas.walk import WalkDocument
 if TYPE_CHECKING:
     from mlip_autopipec.potentials.potential import ACEPotential
 
-pytestmark = pytest.mark.skipif(
-    find_spec("fireworks") is None or find_spec("mongomock_persistence") is None,
-    reason="fireworks or mongomock_persistence is not installed (pip install 'fireworks[mongomock]')",
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        find_spec("fireworks") is None or find_spec("mongomock_persistence") is None,
+        reason="fireworks or mongomock_persistence is not installed (pip install 'fireworks[mongomock]')",
+    ),
+]
 
 
 @dataclass

@@ -298,6 +298,7 @@ def test_a_rerun_leaves_one_branch(
 
 
 @needs_server
+@pytest.mark.long
 def test_jobflow_alone_would_append_a_second_branch(
     pad: LaunchPad, work: Callable[..., None], lpad: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -418,6 +419,7 @@ DEATHS = [
 
 
 @needs_server
+@pytest.mark.long
 def test_killed_workers_lose_nothing(configured: Configured, pad: LaunchPad, tmp_path: Path) -> None:
     """SIGKILL, ``lpad detect_lostruns --rerun --refresh``, ``mend``, the next worker; ten times in one campaign."""
     flow = small_campaign(tmp_path / "events.log", n_halts=2)

@@ -20,7 +20,6 @@ from jobflow import Flow, run_locally
 from pymongo.errors import DocumentTooLarge
 
 from mlip_autopipec.flows.otf import OTFMaker
-from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.base import load_document, loop_job
 from mlip_autopipec.managers.fireworks.launchpad import submit
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -72,9 +71,10 @@ def test_a_payload_over_the_limit_goes_through_gridfs(configured: Configured, tm
         frame = atoms.copy()
         frame.positions += rng.normal(0, 0.1, (len(frame), 3))
         frames.append(frame)
-    packed = pack_frames(frames)
+    document = CampaignDocument.of(frames, [], "large")
+    packed = document.payload["structures"]
     assert len(packed) > MONGODB_LIMIT_BYTES
-    wrote = OTFMaker().record(CampaignDocument.of(frames, [], "large"))
+    wrote = OTFMaker().record(document)
     read = read_back(wrote.uuid)
     jobs = Flow([wrote, read], order="linear")
     responses = run_locally(jobs, store=configured.store, root_dir=tmp_path, log=False, ensure_success=True)

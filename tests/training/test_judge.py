@@ -58,6 +58,15 @@ def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> No
     assert found[component].startswith("a component of its forces is")
 
 
+def few(labels: list[Atoms]) -> list[Atoms]:
+    return [labels[i] for i in np.random.default_rng(2).choice(len(labels), 20, replace=False)]
+
+
+@needs_germanium
+def test_sound_labels_are_not_flagged_among_few() -> None:
+    assert flagged(few(read_packed(GERMANIUM))) == {}
+
+
 @needs_germanium
 @pytest.mark.parametrize(
     ("wrong", "told"),
@@ -66,8 +75,7 @@ def test_sound_labels_of_few_surfaces_are_not_flagged_and_wrong_ones_are() -> No
 def test_another_unit_of_one_label_is_found_among_few(wrong: str, told: str) -> None:
     """Of 20 labels, neither was found: their errors are 4 to 7 times the usual ones."""
     every = read_packed(GERMANIUM)
-    labels = [every[i] for i in np.random.default_rng(2).choice(len(every), 20, replace=False)]
-    assert flagged(labels) == {}
+    labels = few(every)
     results = dict(labels[5].calc.results)
     factor = {"forces": units.Bohr / units.Ry, "stress": -1.0, "stress in GPa": 1 / units.GPa}[wrong]
     name = "forces" if wrong == "forces" else "stress"

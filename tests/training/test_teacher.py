@@ -156,6 +156,7 @@ def test_a_fit_that_goes_on_keeps_the_basis_and_enlarges_the_active_set(labels, 
     assert found.linear.teacher_factor == pytest.approx(1 / 0.8, rel=0.02)
 
 
+@pytest.mark.long
 def test_many_labels_outgrow_a_small_teacher(test_set):
     small = replace(TRAINER, max_functions_per_element=20)
     teacher = small.train([labelled(alloy(s), EMT(), 0.8) for s in range(100, 110)]).potential
