@@ -313,7 +313,7 @@ class OTFMaker(LoopParts):
         learnt = walkers_learnt(batch, aside) if batch is not None else {}
         thrown_away = out_of_reach(state, walkers, done, potential, batch) if self.stop_rule.prove else []
         if state.learns_check:
-            state = after_last_training(state, potential)
+            state = after_last_training(self.stop_rule, state, potential)
             if (potential is None or potential.uuid != state.potential_id) and state.potential_id is not None:
                 potential = load_document(PotentialDocument, state.potential_id)
         else:

@@ -19,6 +19,8 @@ def exceeded_left_out(trained: PotentialDocument, targets: AccuracyTargets, conf
     """
     Tell which errors of labels left out of a linear fit are larger than asked for.
 
+    As soon as a check has told which energies MD has, labels of others say nothing.
+
     Parameters
     ----------
     trained
@@ -31,6 +33,10 @@ def exceeded_left_out(trained: PotentialDocument, targets: AccuracyTargets, conf
     if trained.linear is None:
         return []
     record, train = trained.linear, trained.train
+    if (of_md := record.left_out_like_md) is not None:
+        bounds = targets.bounds(of_md.n_structures, of_md.n_atoms, confidence, of_md.n_stresses)
+        errors = of_md.energy_rmse_meV_atom, of_md.forces_rmse_meV_A, of_md.stress_rmse_GPa
+        return targets.exceeded_by_left_out(*errors, bounds, whose=f"the {of_md.n_structures} labels like those of MD")
     n, n_atoms = record.n_left_out, record.n_left_out_atoms
     if train is not None:  # records of earlier versions do not count
         n, n_atoms = n or train.n_structures, n_atoms or train.n_atoms

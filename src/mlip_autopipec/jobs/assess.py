@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from mlip_autopipec.jobs.asked import exceeded_left_out
 from mlip_autopipec.jobs.base import current_uuid
 from mlip_autopipec.loop.campaign_walkers import next_rungs_released
 from mlip_autopipec.loop.stop_rule import StopRule
@@ -83,19 +84,24 @@ def update_state(
     )
 
 
-def after_last_training(state: LoopState, potential: PotentialDocument | None) -> LoopState:
+def after_last_training(rule: StopRule, state: LoopState, potential: PotentialDocument | None) -> LoopState:
     """
     Write the last training, of the labels of a check that has passed, into the state.
 
     Parameters
     ----------
+    rule
+        What is asked for.
     state
         Before it.
     potential
         That came out of it; None if it failed.
     """
     assert state.check is not None
-    check = state.check.after_learning(potential)
+    exceeded = []
+    if potential is not None and rule.accuracy is not None:
+        exceeded = exceeded_left_out(potential, rule.accuracy, rule.confidence)
+    check = state.check.after_learning(potential, exceeded)
     update: dict[str, Any] = {"check": check, "untrained_batch_id": None}
     if potential is not None and check.delivered_id == potential.uuid:
         update |= {"potential_id": potential.uuid, "n_functions": sum(potential.n_functions.values())}

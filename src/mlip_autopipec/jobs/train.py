@@ -21,13 +21,15 @@ from mlip_autopipec.jobs.teach import read_teacher
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, LeftOutErrors, PotentialDocument
+from mlip_autopipec.schemas.linear import LeftOutErrors, LeftOutLikeMD
+from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.provenance import Origin
 from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.md_energies import like_md
 from mlip_autopipec.training.training import ACETrainer
 
 if TYPE_CHECKING:
@@ -187,6 +189,10 @@ class TrainMaker(Maker):
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
+        if result.linear is not None and document.linear is not None:
+            document.linear.left_out_like_md = _left_out_like_md(
+                result.linear, [*frames, *new_frames], [*old, *trusted]
+            )
         return document
 
 
@@ -243,6 +249,29 @@ def _left_out(record: LinearFitRecord | None, new_frames: Sequence[Atoms]) -> Le
     energy, forces, stress = record.left_out_of(last, [len(frame) for frame in new_frames])
     return LeftOutErrors(
         n_structures=len(new_frames),
+        energy_rmse_meV_atom=energy,
+        forces_rmse_meV_A=forces,
+        stress_rmse_GPa=stress,
+    )
+
+
+def _left_out_like_md(
+    record: LinearFitRecord, frames: Sequence[Atoms], labels: Sequence[LabelDocument]
+) -> LeftOutLikeMD | None:
+    """Return the errors of labels with energies of MD, each left out of the fit; None where these are not known."""
+    checked = [label.cycle if label.origin == Origin.CHECK else -1 for label in labels]
+    latest = max(checked)  # MD of earlier potentials may have gone astray
+    of_md = np.array([latest >= 0 and cycle == latest for cycle in checked])
+    found = like_md(frames, np.array(record.counted, dtype=bool), of_md)
+    if found is None:
+        return None
+    which = np.flatnonzero(found).tolist()
+    n_atoms = [len(frames[i]) for i in which]
+    energy, forces, stress = record.left_out_of(which, n_atoms)
+    return LeftOutLikeMD(
+        n_structures=len(which),
+        n_atoms=sum(n_atoms),
+        n_stresses=sum(record.labels[i].stress_rmse_GPa is not None for i in which),
         energy_rmse_meV_atom=energy,
         forces_rmse_meV_A=forces,
         stress_rmse_GPa=stress,

@@ -12,6 +12,8 @@ from mlip_autopipec.validation.confidence import FEW_FRAMES, Bounds, bound_facto
 from mlip_autopipec.validation.targets import STILL_MEV_A, Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlip_autopipec.schemas.potential import PotentialDocument
 
 
@@ -84,11 +86,14 @@ class CheckResult(Document):
         description="Errors of its labels by the potential that was fitted to them as well after the check had passed, "
         "each left out of the fit.",
     )
+    not_delivered: str = Field(
+        "", description="Errors of all labels left out of that potential that are larger than asked for."
+    )
     delivered_id: str | None = Field(
         None, description="uuid of that potential, if these errors are within the limits: it is the one delivered."
     )
 
-    def after_learning(self, potential: PotentialDocument | None) -> CheckResult:
+    def after_learning(self, potential: PotentialDocument | None, left_out_exceeded: Sequence[str] = ()) -> CheckResult:
         """
         Return this check, which has passed, after its labels were learnt as well.
 
@@ -97,10 +102,12 @@ class CheckResult(Document):
         potential
             Fitted to them and all others; None where the fit failed. It is delivered if it is within the limits of the
             check on each of these labels left out of the fit; else the checked one is.
+        left_out_exceeded
+            Which errors of all its labels left out of the fit are larger than asked for; with any it is not delivered.
         """
         learnt = None if potential is None else potential.new_left_out
-        if potential is None or learnt is None or self.limits.exceeded_by(learnt, self.bounds):
-            return self.model_copy(update={"learnt": learnt})
+        if potential is None or learnt is None or left_out_exceeded or self.limits.exceeded_by(learnt, self.bounds):
+            return self.model_copy(update={"learnt": learnt, "not_delivered": "; ".join(left_out_exceeded)})
         return self.model_copy(update={"learnt": learnt, "delivered_id": potential.uuid})
 
     @property
@@ -216,7 +223,8 @@ class CheckResult(Document):
             return "its labels were not learnt"
         errors = f"{self.learnt.describe()} on each of them left out of the fit"
         if self.delivered_id is None:
-            return f"its labels are not learnt: a potential fitted to them as well has {errors}"
+            also = f"; {self.not_delivered}" if self.not_delivered else ""
+            return f"its labels are not learnt: a potential fitted to them as well has {errors}{also}"
         return f"the potential delivered is fitted to these labels as well: {errors}"
 
 

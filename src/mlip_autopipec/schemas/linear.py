@@ -30,6 +30,13 @@ class LeftOutErrors(RootMeanSquares):
     """Errors of labels, each by the fit to all others."""
 
 
+class LeftOutLikeMD(LeftOutErrors):
+    """The same of labels whose energy is one that MD may have."""
+
+    n_atoms: int = Field(description="Atoms of these labels.")
+    n_stresses: int = Field(description="How many of these labels have a stress.")
+
+
 class LinearRecord(BaseModel):
     """What a linear fit chose by the data, and its errors of labels left out of the fit."""
 
@@ -48,6 +55,9 @@ class LinearRecord(BaseModel):
     n_left_out_atoms: int | None = Field(None, description="Atoms of these labels; None in earlier versions.")
     n_left_out_stresses: int | None = Field(
         None, description="How many of these labels have a stress; None in earlier versions."
+    )
+    left_out_like_md: LeftOutLikeMD | None = Field(
+        None, description="Of them, those whose energy is one that MD may have; None before a check has told that."
     )
     n_doubtful_stresses: int = Field(0, description="Labels with shear stresses not fitted: they seem permuted.")
     fresh_energy_factor: float = Field(

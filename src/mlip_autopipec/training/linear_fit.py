@@ -164,6 +164,7 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
         None if lesson is None else lesson.factor,
         n_counted_atoms=int(np.sum(judged & (design.kind == Kind.FORCES))) // 3,
         n_counted_stresses=len(np.unique(design.structure[judged & (design.kind == Kind.STRESS)])),
+        counted=tuple(known.tolist()),
     )
     references = task.reference_energies if lesson is None else lesson.references(task.reference_energies)
     predicted = _predicted(whole, fitted, task.labels)

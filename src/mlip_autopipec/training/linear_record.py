@@ -99,6 +99,8 @@ class LinearFitRecord:
         What the energies and forces of the teacher are multiplied by; None where none is in the potential.
     n_counted_atoms, n_counted_stresses
         Atoms of the labels that ``left_out`` is of, and how many of these labels have a stress.
+    counted
+        Which labels ``left_out`` is of, in their order.
     """
 
     weights: FitWeights
@@ -115,6 +117,7 @@ class LinearFitRecord:
     teacher_factor: float | None = None
     n_counted_atoms: int | None = None
     n_counted_stresses: int | None = None
+    counted: tuple[bool, ...] = ()
 
     def left_out_of(self, which: Sequence[int], n_atoms: Sequence[int]) -> LabelError:
         """

@@ -87,7 +87,12 @@ class AccuracyTargets(MSONable):
         return any(value is not None for value in (self.energy_meV_atom, self.forces_meV_A, self.stress_GPa))
 
     def exceeded_by_left_out(
-        self, energy_meV_atom: float, forces_meV_A: float, stress_GPa: float | None, bounds: Bounds
+        self,
+        energy_meV_atom: float,
+        forces_meV_A: float,
+        stress_GPa: float | None,
+        bounds: Bounds,
+        whose: str = "labels",
     ) -> list[str]:
         """Name what is asked for and exceeded by the errors of labels left out of the fit; all None: nothing."""
         found = [
@@ -96,7 +101,7 @@ class AccuracyTargets(MSONable):
             ("stress", stress_GPa, self.stress_GPa, "GPa"),
         ]
         return [
-            f"{what} of labels left out of the fit {error:.3g} {unit}, asked for {limit:.3g}"
+            f"{what} of {whose} left out of the fit {error:.3g} {unit}, asked for {limit:.3g}"
             + _at_most(error, bounds, what)
             for what, error, limit, unit in found
             if error is not None and limit is not None and not bounds.factor(what) * error <= limit  # nor is NaN
