@@ -75,6 +75,8 @@ def frames(request):
 
 def test_right_labels_pass_without_a_word(frames):
     expected = ("lone atom", "velocities (12)")
+    if frames[0].symbols[0] == "Ar":
+        expected += ("follow each other",)  # 40 fs apart, and soft
     said = [remark for remark in take_in_labels(frames).remarks if not any(word in remark for word in expected)]
     assert said == []
 

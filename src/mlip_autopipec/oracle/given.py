@@ -16,6 +16,7 @@ from mlip_autopipec.oracle.label_keys import refuse_asymmetric
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.stale import refuse_stale
+from mlip_autopipec.oracle.successive import about_successive
 from mlip_autopipec.oracle.uneven import about_uneven
 from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
 from mlip_autopipec.oracle.zero_forces import forces_set_to_zero, forces_without_a_component
@@ -118,6 +119,7 @@ def take_in_labels(
     _refuse(contradicting_copies(frames, where, groups))
     frames, where, about = without_copies(frames, where, groups)
     said += about
+    said += about_successive(frames, where)
     said += [f"labels: {told}" for told in median_in_bohr([atoms for atoms in frames if len(atoms) > 1][:_FIRST])]
     about_units = refuse_units(frames, where)
     said += about_units
