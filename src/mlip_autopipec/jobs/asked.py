@@ -102,9 +102,13 @@ def what_would_help(check: CheckDocument, trained: PotentialDocument) -> list[st
             hints[what] = "the training set itself is not fitted as well: a larger basis, or a smaller worth of its "
             hints[what] += "errors in the trainer, would help"
         elif what not in alone and not any(what in check.limits.exceeded_by(one.errors) for one in check.by_walker):
-            n = check.errors.n_structures
-            hints[what] = f"{n} frame(s) are few for this confidence: a larger stop.n_check_labels would help up to "
-            hints[what] += f"{N_SPREAD + 1} frames of each walker, beyond them more walkers (conditions, structures)"
+            n, most = check.errors.n_structures, (N_SPREAD + 1) * len(check.by_walker)
+            hints[what] = f"{n} frame(s) are few for this confidence: "
+            if n < most:
+                hints[what] += f"a larger stop.n_check_labels would help up to {N_SPREAD + 1} frames of each walker, "
+                hints[what] += "beyond them more walkers (conditions, structures)"
+            else:
+                hints[what] += "more walkers (conditions, structures) would give more of them"
         else:
             hints[what] = "labels of this MD would help, and are learnt next"
     return [f"{' and '.join(w for w in hints if hints[w] == told)}: {told}" for told in dict.fromkeys(hints.values())]
