@@ -20,6 +20,7 @@ from mlip_autopipec.structures.electrons import has_total
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.accuracy import compute_errors
 from mlip_autopipec.validation.oracle_md import MDState, oracle_md_states
+from mlip_autopipec.validation.targets import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.lammps.types import Barostat, Condition
     from mlip_autopipec.schemas.potential import PotentialDocument
     from mlip_autopipec.validation.oracle_md import ValidationSettings
+    from mlip_autopipec.validation.targets import AccuracyTargets
 
 KIND = "validation"
 
@@ -162,7 +164,12 @@ def _forces_rms_meV_A(frames: Sequence[Atoms]) -> float:
     return 1e3 * float(np.sqrt(np.mean(np.concatenate([raw_forces(frame) for frame in frames]) ** 2)))
 
 
-def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[OracleWalk]) -> ValidationDocument:
+def store_errors(
+    store: JobStore,
+    potential: PotentialDocument,
+    runs: Sequence[OracleWalk],
+    targets: AccuracyTargets | None = None,
+) -> ValidationDocument:
     """
     Measure a potential on MD of the oracle, and store the errors.
 
@@ -174,6 +181,9 @@ def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[O
         With its files.
     runs
         At least one frame.
+    targets
+        What the errors may be, where that was asked for. They are compared as measured: the frames of a run follow one
+        another, so that their number bounds nothing.
     """
     fitted = potential.to_potential()
 
@@ -182,13 +192,16 @@ def store_errors(store: JobStore, potential: PotentialDocument, runs: Sequence[O
         assert found is not None
         return found
 
+    found = errors([frame for run in runs for frame in run.frames])
+    limits = Limits(**vars(targets)) if targets is not None else Limits(None, None, None)
     document = ValidationDocument(
         uuid=f"validated-{potential.uuid}",
         campaign_id=potential.campaign_id,
         cycle=potential.cycle,
         made_at=now_utc(),
         potential_id=potential.uuid,
-        errors=errors([frame for run in runs for frame in run.frames]),
+        errors=found,
+        above=list(limits.exceeded_by(found).values()),
         walks=[
             ValidatedWalk(
                 walker=r.walker, begins=r.begins, errors=errors(r.frames), forces_rms_meV_A=_forces_rms_meV_A(r.frames)

@@ -27,6 +27,9 @@ class ValidationDocument(Document):
     potential_id: str = Field(description="uuid of the potential.")
     errors: Errors = Field(description="On all frames.")
     walks: list[ValidatedWalk] = Field(default_factory=list, description="On those of each run.")
+    above: list[str] = Field(
+        default_factory=list, description="Errors on all frames that are larger than asked for (accuracy), with that."
+    )
 
     def describe(self) -> str:
         """Return the errors as a short text."""
@@ -38,7 +41,8 @@ class ValidationDocument(Document):
         ]
         proves = f"; the atoms of {', '.join(dict.fromkeys(still))} hardly move, so that its frames prove nothing"
         stress = "" if e.stress_rmse_GPa is None else f", {e.stress_rmse_GPa:.2f} GPa"
+        above = f"; above what is asked for: {', '.join(self.above)}" if self.above else ""
         return (
             f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.1f} meV/A{stress} "
-            f"({e.n_structures} frames of {len(self.walks)} runs){proves if still else ''}"
+            f"({e.n_structures} frames of {len(self.walks)} runs){above}{proves if still else ''}"
         )
