@@ -110,9 +110,10 @@ def test_slabs_beside_a_solid_are_refused_by_number() -> None:
         train(turned(labels, -1.0))
 
 
-def test_two_slabs_beside_a_solid_are_refused_by_number() -> None:
-    with pytest.raises(InvalidInputError, match=r"stresses of 2 of 14 labels \(12, 13 \.\.\.\).*opposite"):
-        train(turned(labels_of(solid, 12) + labels_of(slab, 2), -1.0, {12, 13}))
+def test_two_slabs_beside_a_solid_are_told_by_number(caplog: pytest.LogCaptureFixture) -> None:
+    train(turned(labels_of(solid, 12) + labels_of(slab, 2), -1.0, {12, 13}))
+    assert "the stresses of 2 of 14 labels (12, 13 ...) seem" in caplog.text
+    assert "the opposite sign" in caplog.text
 
 
 def test_some_of_the_slabs_are_refused_by_number() -> None:
@@ -122,14 +123,14 @@ def test_some_of_the_slabs_are_refused_by_number() -> None:
 
 @pytest.mark.parametrize("which", [{4}, {0, 5}])
 @pytest.mark.parametrize(("factor", "said"), [(-1.0, "the opposite sign"), (160.21766, "GPa")])
-def test_a_label_or_two_of_a_solid_are_refused_where_no_other_is_as_wrong(
-    which: set[int], factor: float, said: str
+def test_a_label_or_two_of_a_solid_are_told_where_no_other_is_as_wrong(
+    which: set[int], factor: float, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two of twelve gave 473 instead of 19.6 meV/A without a word."""
+    """Two of twelve gave 473 instead of 19.6 meV/A without a word; they are not refused, what judges them says more."""
     labels = labels_of(solid, 20, seed=4)
-    assert train(labels).linear is not None
-    with pytest.raises(InvalidInputError, match=rf"stresses of {len(which)} of 20 labels .*{said}") as refused:
-        train(turned(labels, factor, which))
-    named = re.search(r"labels \(([\d, ]+)", str(refused.value))
-    assert named is not None
-    assert {int(word) for word in named[1].split(",")} == which
+    train(labels)
+    assert "convention" not in caplog.text
+    train(turned(labels, factor, which))
+    told = re.search(rf"stresses of {len(which)} of 20 labels \(([\d, ]+).*{said}", caplog.text)
+    assert told is not None
+    assert {int(word) for word in told[1].split(",")} == which

@@ -280,11 +280,14 @@ def _trusted(
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some), volumes)
     if (wrong := doubts.whole_set or doubts.part) is not None:
         which = f"{len(doubts.of_part)} of {len(task.labels)} labels ({', '.join(map(str, doubts.of_part[:8]))} ...)"
-        raise InvalidInputError(
+        said = (
             f"the stresses of {'the labels' if doubts.part is None else which} seem to be of another convention, "
             f"{wrong}: that is what energies and forces imply. Stresses are eV/A^3 in ASE's order and sign (xx yy zz "
             "yz xz xy, positive when stretched); convert them, or leave them out of the labels"
         )
+        if not doubts.is_few:
+            raise InvalidInputError(said)
+        logger.warning("%s. They are fitted as they are, which spoils the fit", said)
     if not doubts.labels:
         return design, ()
     logger.warning(

@@ -60,6 +60,8 @@ class StressDoubts(NamedTuple):
         Another sign or unit that fits these labels far better, in a set where others are as they should be.
     of_part
         Indices of these labels.
+    is_few
+        Whether these are a label or two: told and not refused, since what judges labels by errors left out says more.
     """
 
     whole_set: str | None
@@ -69,6 +71,7 @@ class StressDoubts(NamedTuple):
     undecided: tuple[int, ...] = ()
     part: str | None = None
     of_part: tuple[int, ...] = ()
+    is_few: bool = False
 
 
 def doubt_stresses(
@@ -91,11 +94,16 @@ def doubt_stresses(
     if (said := _with_vacuum(by_shape)) is not None:
         return said
     wrong = by_shape[_WHOLE].convention() if _WHOLE in by_shape else None
-    if wrong is None and (turned := _in_part(by_shape)) is not None:
+    turned = _in_part(by_shape) if wrong is None else None
+    if turned is not None and not turned.is_few:
         return turned
-    if _WHOLE not in by_shape:
-        return StressDoubts(None, (), None)
-    expected, found, structures, _ = by_shape[_WHOLE]
+    found = StressDoubts(wrong, (), None) if _WHOLE not in by_shape else _doubt_shear(by_shape[_WHOLE], wrong)
+    return found if turned is None else found._replace(part=turned.part, of_part=turned.of_part, is_few=True)
+
+
+def _doubt_shear(whole: _Stresses, wrong: str | None) -> StressDoubts:
+    """Return the labels whose shear components are in another order, beside what was found before."""
+    expected, found, structures, _ = whole
     orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
     # the shear components alone: they have smaller errors than the pressure
     errors = np.array([np.linalg.norm((expected - found[:, order])[:, 3:], axis=1) for order in orders])
@@ -230,11 +238,17 @@ def _in_part(by_shape: Mapping[int, _Stresses]) -> StressDoubts | None:
     enough = max(_FEWEST, _LEAST_SHARE * len(expected))
     if (as_is < _AGREES).sum() < enough:
         return None
+    few = None
     for name, misfit in misfits.items():
         which = (misfit < np.minimum(_AGREES, _MUCH_BETTER * as_is)) & large
-        if name and (which.sum() >= enough or _stands_out(which, errors[""], errors[name])):
-            return StressDoubts(None, (), None, part=name, of_part=tuple(map(int, np.sort(labels[which]))))
-    return None
+        if not name:
+            continue
+        found = StressDoubts(None, (), None, part=name, of_part=tuple(map(int, np.sort(labels[which]))))
+        if which.sum() >= enough:
+            return found
+        if few is None and _stands_out(which, errors[""], errors[name]):
+            few = found._replace(is_few=True)
+    return few
 
 
 def _padded(values: NDArray[np.float64]) -> NDArray[np.float64]:
