@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,27 +16,53 @@ if TYPE_CHECKING:
 
     from pyace import ACEBBasisSet, BBasisConfiguration
 
+    from mlip_autopipec.training.budget import Budget
     from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.training import FitTask
     from mlip_autopipec.training.weights import FitWeights
 
 
+logger = logging.getLogger(__name__)
+
+
 def bases_to_choose(
-    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights
+    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, budget: Budget | None = None
 ) -> dict[int, BBasisConfiguration]:
-    """Return the bases to choose from, by functions per element; one if the user fixed it."""
+    """
+    Return the bases to choose from, by functions per element; one if the user fixed it.
+
+    Parameters
+    ----------
+    trainer, tasks, weights
+        As for :func:`~mlip_autopipec.training.cutoff.choose_form`.
+    budget
+        The limit of the cost of MD, if there is one. A potential to continue from that is beyond it is not continued.
+
+    Raises
+    ------
+    InvalidInputError
+        If no basis is within the limit.
+    """
     from pyace import ACEBBasisSet
 
     task = tasks[0]
     settings = trainer.basis
     if settings.potential_section is not None or settings.number_of_functions_per_element is not None:
         fixed = trainer.configuration(task)
+        if budget is not None and not budget.allows(fixed):
+            raise budget.refuse()
         return {size_of(ACEBBasisSet(fixed)): fixed}
+    if budget is not None and task.start is not None and not budget.allows(trainer.configuration(task)):
+        logger.warning("the present basis is beyond max_us_per_atom_step; another one is chosen")
+        tasks = [replace(one, start=None) for one in tasks]
+        task, budget.present = tasks[0], None
     ladder = with_shape(trainer, task)
     sizes = rungs_within(atoms_of(task.labels), trainer.max_functions_per_element)
     present = None if task.start is None else form_of(task.start, ladder, task)
-    form = form_for(ladder, tasks, weights, present)
+    form = form_for(ladder, tasks, weights, present, budget)
     ladder = with_form(ladder, form)
+    if budget is not None:
+        sizes = budget.those_within(sizes, lambda n: ladder.configuration(task, n, form.shares), form)
     found = {n: ladder.configuration(task, n, form.shares) for n in sizes}
     if task.start is None or (present is not None and form != present):
         # limits of nradmax and lmax may end the ladder before its last size

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from mlip_autopipec.potentials.basis import BasisSettings
     from mlip_autopipec.potentials.potential import ACEPotential
+    from mlip_autopipec.training.budget import Budget
     from mlip_autopipec.training.training import FitTask
     from mlip_autopipec.training.weights import FitWeights
 
@@ -117,28 +120,32 @@ def is_due(task: FitTask) -> bool:
 
 
 def form_for(
-    ladder: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: BasisForm | None
+    ladder: LinearSettings,
+    tasks: Sequence[FitTask],
+    weights: FitWeights,
+    present: BasisForm | None,
+    budget: Budget | None = None,
 ) -> BasisForm:
     """
     Return the form of the basis: that of the potential to continue from, unless new labels prefer another.
 
     Parameters
     ----------
-    ladder, tasks, weights
+    ladder, tasks, weights, budget
         As for :func:`choose_form`.
     present
         That of the potential to continue from; None without one, and where its radial functions are a user's own.
     """
     task, given = tasks[0], ladder.basis
     if task.start is None:
-        return choose_form(ladder, tasks, weights)
+        return choose_form(ladder, tasks, weights, None, budget)
     if present is None:
         return BasisForm(radial_basis_of(task.start), task.start.cutoff)
     asked = (given.radial_basis or present.radial_basis, given.cutoff or present.cutoff)
     ours = present.radial_basis in RADIAL_BASES or given.radial_basis is not None
     if asked != present[:2] or not ours or not is_due(task):
         return present
-    return choose_form(ladder, tasks, weights, present)
+    return choose_form(ladder, tasks, weights, present, budget)
 
 
 def radial_basis_of(potential: ACEPotential) -> str:
@@ -177,7 +184,11 @@ def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
 
 
 def choose_form(
-    trainer: LinearSettings, tasks: Sequence[FitTask], weights: FitWeights, present: BasisForm | None = None
+    trainer: LinearSettings,
+    tasks: Sequence[FitTask],
+    weights: FitWeights,
+    present: BasisForm | None = None,
+    budget: Budget | None = None,
 ) -> BasisForm:
     """
     Return the form of the basis with which energies and forces of the labels are most probable.
@@ -197,9 +208,16 @@ def choose_form(
         What an error is worth.
     present
         That of the potential to continue from. It stays unless another is clearly better.
-    """
-    from pyace import ACEBBasisSet
+    budget
+        The limit of the cost of MD, if there is one: each form is then judged by the largest basis within it, since
+        more functions of a shorter cutoff often say more than the few of a longer one for the same money. One that the
+        limit leaves fewer functions than the potential to continue from has is not taken.
 
+    Raises
+    ------
+    InvalidInputError
+        If no basis of any form is within the limit, and there is no potential to continue from.
+    """
     task, given = tasks[0], trainer.basis
     chosen = _some(task, _ATOMS)
     labels = [task.labels[i] for i in chosen]
@@ -207,40 +225,26 @@ def choose_form(
     kinds = RADIAL_BASES if given.radial_basis is None else (given.radial_basis,)
     if present is not None and present.cutoff not in cutoffs:  # nearest neighbours may have moved
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present.cutoff)))] = present.cutoff
-    # with many elements the largest basis would take minutes, and smaller ones prefer the same
-    n_elements = len(task.elements)
-    rungs = rungs_within(atoms_of(labels), trainer.max_functions_per_element)
-    size = max([n for n in rungs if n * n_elements <= MOST_FUNCTIONS], default=min(rungs))
-    known: dict[BasisForm, float] = {}
-    weightings = [[one.weights[i] for i in chosen] for one in tasks]
-
-    def evidence(form: BasisForm) -> float:
-        if form not in known:
-            basis = ACEBBasisSet(with_form(trainer, form).configuration(task, size, form.shares))
-            design = build_design(basis, labels, task.reference_energies, trainer.processes)
-            # without stresses: they may be in another convention
-            design = design.rows(design.kind != Kind.STRESS)
-            found = [
-                log_probability(design, basis_functions(basis), units_of(design, weights, of_label))
-                for of_label in weightings
-            ]
-            known[form] = max(found)
-            # which weights are the likelier ones does not depend on the form
-            weightings[:] = [weightings[int(np.argmax(found))]]
-        return known[form]
-
+    judge = _Judge(trainer, task, weights, labels, [[one.weights[i] for i in chosen] for one in tasks], budget)
+    evidence = judge.evidence
+    if budget is not None and present is not None and task.start is not None:
+        judge.least = min(judge.size(present), max(task.start.n_functions.values()))
     margin = 0.0 if present is None else MARGIN
 
     def climbed(best: BasisForm) -> BasisForm:
         """Go on to the side of shorter or longer cutoffs that is better."""
-        first = index = cutoffs.index(best.cutoff)
+        first = best
         for step in (-1, 1):
-            while 0 <= index + step < len(cutoffs):
-                there = best._replace(cutoff=cutoffs[index + step])
-                if not evidence(there) > evidence(best) + margin:
+            index = cutoffs.index(first.cutoff) + step
+            while 0 <= index < len(cutoffs):
+                there = best._replace(cutoff=cutoffs[index])
+                if evidence(there) > evidence(best) + margin:
+                    best = there
+                elif not judge.is_cut(there):
                     break
-                index, best = index + step, there
-            if index != first:
+                # a form that the limit has cut says nothing of those beyond it
+                index += step
+            if best != first:
                 break
         return best
 
@@ -254,10 +258,76 @@ def choose_form(
     for other in [best._replace(shares=one) for one in shares if one != best.shares]:
         if evidence(other) > evidence(best) + margin:
             best = other
+    if budget is not None and not judge.size(best):
+        if present is not None:
+            return present
+        best = max((BasisForm(*one) for one in product(kinds, cutoffs, shares)), key=evidence)
+        if not judge.size(best):
+            raise budget.refuse()
     if best != present:
         before = "" if present is None else f"; before: {present}"
-        logger.info("%s; cutoffs tried %s, by %d labels%s", best, cutoffs, len(labels), before)
+        cut = f", {judge.size(best)} functions within the limit of the cost" if judge.is_cut(best) else ""
+        logger.info("%s%s; cutoffs tried %s, by %d labels%s", best, cut, cutoffs, len(labels), before)
     return best
+
+
+@dataclass
+class _Judge:
+    """Judges forms by the evidence of some labels, with a basis as large as these and the limit of the cost allow."""
+
+    trainer: LinearSettings
+    task: FitTask
+    weights: FitWeights
+    labels: Sequence[Atoms]
+    weightings: list[list[float]]
+    budget: Budget | None
+    #: Forms that the limit leaves fewer functions are not taken: a potential is not to become smaller for its cost.
+    least: int = 1
+    _known: dict[BasisForm, float] = field(default_factory=dict)
+    _sizes: dict[BasisForm, int] = field(default_factory=dict)
+
+    @cached_property
+    def rungs(self) -> list[int]:
+        """Functions of each element that the labels allow; with many elements the largest basis would take minutes."""
+        found = rungs_within(atoms_of(self.labels), self.trainer.max_functions_per_element)
+        # and smaller ones prefer the same
+        return [n for n in found if n * len(self.task.elements) <= MOST_FUNCTIONS] or found[:1]
+
+    def size(self, form: BasisForm) -> int:
+        """Return the functions of each element with which a form is judged; 0 where the smallest basis costs more."""
+        if self.budget is None:
+            return self.rungs[-1]
+        if form not in self._sizes:
+            within = self.budget.those_within(self.rungs, lambda n: self._configuration(form, n), form)
+            self._sizes[form] = within[-1] if within else 0
+        return self._sizes[form]
+
+    def is_cut(self, form: BasisForm) -> bool:
+        """Tell whether the limit of the cost leaves a form fewer functions than the labels would."""
+        return self.size(form) < self.rungs[-1]
+
+    def evidence(self, form: BasisForm) -> float:
+        """Return the logarithm of the evidence; minus infinity where the limit leaves a form too few functions."""
+        from pyace import ACEBBasisSet
+
+        if self.size(form) < max(1, self.least):
+            return -math.inf
+        if form not in self._known:
+            basis = ACEBBasisSet(self._configuration(form, self.size(form)))
+            design = build_design(basis, self.labels, self.task.reference_energies, self.trainer.processes)
+            # without stresses: they may be in another convention
+            design = design.rows(design.kind != Kind.STRESS)
+            found = [
+                log_probability(design, basis_functions(basis), units_of(design, self.weights, of_label))
+                for of_label in self.weightings
+            ]
+            self._known[form] = max(found)
+            # which weights are the likelier ones does not depend on the form
+            self.weightings = [self.weightings[int(np.argmax(found))]]
+        return self._known[form]
+
+    def _configuration(self, form: BasisForm, n: int) -> BBasisConfiguration:
+        return with_form(self.trainer, form).configuration(self.task, n, form.shares)
 
 
 def with_form(trainer: LinearSettings, form: BasisForm) -> LinearSettings:

@@ -17,7 +17,8 @@ from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance
 from mlip_autopipec.training.accuracy import Prediction, evaluate
-from mlip_autopipec.training.bases import bases_to_choose, size_of
+from mlip_autopipec.training.bases import bases_to_choose
+from mlip_autopipec.training.budget import Budget
 from mlip_autopipec.training.cutoff import is_due
 from mlip_autopipec.training.design import Design, basis_functions, build_design, label_stress, units_of
 from mlip_autopipec.training.error_scale import known_by_others, scale_to_left_out, surprises_of, usual_force_eV_A
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
     from numpy.typing import NDArray
-    from pyace import ACEBBasisSet, BBasisConfiguration
+    from pyace import ACEBBasisSet
 
     from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.design import BasisFunction, Design
@@ -56,8 +57,6 @@ FAR = 0.25
 #: So many functions tell how stresses are meant and whether softer weights are the likelier ones: ten DFT sets were
 #: told alike by 900 and by 1200, which take twice the time; 600 would have told 60 labels of WBe otherwise.
 TELLING = 900
-#: How many times as long the same evaluation may take in a busy moment.
-_SCATTER = 2.0
 #: Evaluations of one potential differ by less than this, in eV/A and relative to the largest force.
 _SAME = 1e-5
 
@@ -109,7 +108,7 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
     tasks = _softened(trainer, task, above)
     held = None
     if task.teacher is None:
-        configurations = _affordable(trainer, task, bases_to_choose(trainer, tasks, weights))
+        configurations = bases_to_choose(trainer, tasks, weights, _budget(trainer, task))
     else:
         configurations, held = bases_below(trainer, task, task.teacher)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
@@ -172,6 +171,12 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
     _check_prediction(potential, task.labels[-1], predicted[-1])
     probability = fitted.rung.log_evidence - float(np.sum(np.log(unit)))
     return LinearFit(potential, record, _log(record, design, potential.cutoff), predicted, probability / len(unit))
+
+
+def _budget(trainer: LinearSettings, task: FitTask) -> Budget | None:
+    """Return the limit of the cost of MD with its measurement; None without a limit."""
+    limit = trainer.max_us_per_atom_step
+    return None if limit is None else Budget(limit, lambda potential: md_cost(potential, task.labels), task.start)
 
 
 def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:
@@ -262,35 +267,6 @@ def _largest_within(functions: Mapping[int, Sequence[BasisFunction]], most: int)
     return functions[max(allowed, default=min(functions))]
 
 
-def _affordable(
-    trainer: LinearSettings, task: FitTask, configurations: dict[int, BBasisConfiguration]
-) -> dict[int, BBasisConfiguration]:
-    """
-    Leave out the bases whose MD costs more than the user allows, as measured here.
-
-    Times scatter with what else the machine does: what the potential to continue from has already may cost
-    ``_SCATTER`` times as much, so that a campaign neither ends nor falls back for a busy moment.
-    """
-    limit = trainer.max_us_per_atom_step
-    if limit is None:
-        return configurations
-    present = None if task.start is None else (task.start.cutoff, size_of(task.start.basis))
-    costs, within = {}, {}
-    for n, configuration in configurations.items():
-        potential = ACEPotential.from_basis(configuration)
-        costs[n] = md_cost(potential, task.labels)
-        is_present = present is not None and potential.cutoff == present[0] and size_of(potential.basis) <= present[1]
-        if costs[n] <= (_SCATTER if is_present else 1.0) * limit:
-            within[n] = configuration
-    if not within:
-        smallest = min(costs)
-        raise InvalidInputError(
-            f"max_us_per_atom_step is {limit:g}, but the smallest basis costs {costs[smallest]:.3g} us per atom and "
-            "step on this machine; raise it, or lower the cutoff"
-        )
-    return within
-
-
 def _trusted(
     design: Design, functions: Mapping[int, Sequence[BasisFunction]], weights: FitWeights, task: FitTask
 ) -> tuple[Design, tuple[int, ...]]:
@@ -305,11 +281,14 @@ def _trusted(
     doubts = doubt_stresses(design, fitted.coefficients, design.columns(some), volumes)
     if (wrong := doubts.whole_set or doubts.part) is not None:
         which = f"{len(doubts.of_part)} of {len(task.labels)} labels ({', '.join(map(str, doubts.of_part[:8]))} ...)"
-        raise InvalidInputError(
+        said = (
             f"the stresses of {'the labels' if doubts.part is None else which} seem to be of another convention, "
             f"{wrong}: that is what energies and forces imply. Stresses are eV/A^3 in ASE's order and sign (xx yy zz "
             "yz xz xy, positive when stretched); convert them, or leave them out of the labels"
         )
+        if not doubts.is_few:
+            raise InvalidInputError(said)
+        logger.warning("%s. They are fitted as they are, which spoils the fit", said)
     if not doubts.labels:
         return design, ()
     logger.warning(

@@ -26,6 +26,14 @@ _LARGE = 3.0
 _AGREES = 0.25
 #: Fewer labels in doubt than this, or a smaller share of all, are chance.
 _FEWEST, _LEAST_SHARE = 3, 0.05
+#: Fewer labels in another convention are believed where each is wrong by more than any other label times this, and not
+#: more than these once it is converted.
+_ALONE = 3.0
+#: Labels with vacuum tell another convention by at least so many numbers besides their mean: the mean may be wrong by
+#: its size in a fit to slabs in one cell, of which the changes from label to label are right.
+_NUMBERS = 6
+#: Components of a label of a bulk structure, and of a slab; of a wire one is left, whose sign alone tells nothing.
+_WHOLE, _OF_SLAB = 6, 3
 #: What stresses in other units are multiplied by, and their name.
 _UNITS = {1.0: "eV/A^3", EV_A3_IN_GPA: "GPa", 10 * EV_A3_IN_GPA: "kB"}
 _VIRIAL = "eV, a stress times the volume of the cell"
@@ -52,6 +60,8 @@ class StressDoubts(NamedTuple):
         Another sign or unit that fits these labels far better, in a set where others are as they should be.
     of_part
         Indices of these labels.
+    is_few
+        Whether these are a label or two: told and not refused, since what judges labels by errors left out says more.
     """
 
     whole_set: str | None
@@ -61,6 +71,7 @@ class StressDoubts(NamedTuple):
     undecided: tuple[int, ...] = ()
     part: str | None = None
     of_part: tuple[int, ...] = ()
+    is_few: bool = False
 
 
 def doubt_stresses(
@@ -78,21 +89,21 @@ def doubt_stresses(
     volumes_A3
         Volume of the cell of each label in A^3, (n_labels,).
     """
-    of = whole_stresses(design)
-    if not of.any():
-        return StressDoubts(None, (), None)
-    expected = (design.part(of, columns) @ coefficients).reshape(-1, 6)
-    found = design.target[of].reshape(-1, 6)
-    structures = design.structure[of][::6]
-    best, wrong = np.inf, None
-    as_others = _as_others_are(found, volumes_A3[structures])
-    for name, converted in as_others.items():
-        if (misfit := _relative(expected, converted)) < best:
-            best, wrong = misfit, name or None
-    if wrong is not None and best > min(_AGREES, _MUCH_BETTER * _relative(expected, found)):
-        wrong = None
-    if wrong is None and (turned := _in_part(expected, as_others)) is not None:
-        return StressDoubts(None, (), None, part=turned[0], of_part=tuple(map(int, structures[turned[1]])))
+    by_shape = {n: _Stresses.of(design, coefficients, columns, volumes_A3, n) for n in (_WHOLE, _OF_SLAB, 1)}
+    by_shape = {n: one for n, one in by_shape.items() if len(one.labels)}
+    if (said := _with_vacuum(by_shape)) is not None:
+        return said
+    wrong = by_shape[_WHOLE].convention() if _WHOLE in by_shape else None
+    turned = _in_part(by_shape) if wrong is None else None
+    if turned is not None and not turned.is_few:
+        return turned
+    found = StressDoubts(wrong, (), None) if _WHOLE not in by_shape else _doubt_shear(by_shape[_WHOLE], wrong)
+    return found if turned is None else found._replace(part=turned.part, of_part=turned.of_part, is_few=True)
+
+
+def _doubt_shear(whole: _Stresses, wrong: str | None) -> StressDoubts:
+    """Return the labels whose shear components are in another order, beside what was found before."""
+    expected, found, structures, _ = whole
     orders = [(0, 1, 2, *(3 + np.array(p))) for p in permutations(range(3))]
     # the shear components alone: they have smaller errors than the pressure
     errors = np.array([np.linalg.norm((expected - found[:, order])[:, 3:], axis=1) for order in orders])
@@ -115,8 +126,87 @@ def doubt_stresses(
     return StressDoubts(wrong, in_doubt, name, moved, unclear)
 
 
+class _Stresses(NamedTuple):
+    """
+    Stresses of the labels with one number of components, (n_labels, n_components).
+
+    Parameters
+    ----------
+    expected
+        By the fit without stresses.
+    found
+        As the labels have them.
+    labels
+        Indices of the labels, (n_labels,).
+    as_others
+        What they are if they are of another convention, by its name; "" for ASE's own.
+    """
+
+    expected: NDArray[np.float64]
+    found: NDArray[np.float64]
+    labels: NDArray[np.intp]
+    as_others: dict[str, NDArray[np.float64]]
+
+    @classmethod
+    def of(
+        cls,
+        design: Design,
+        coefficients: NDArray[np.float64],
+        columns: NDArray[np.intp],
+        volumes_A3: NDArray[np.float64],
+        n_components: int,
+    ) -> _Stresses:
+        """Take the labels with so many components; see :func:`doubt_stresses`."""
+        rows = _rows_of(design, n_components)
+        expected = (design.part(rows, columns) @ coefficients).reshape(-1, n_components)
+        found = design.target[rows].reshape(-1, n_components)
+        labels = design.structure[rows][::n_components]
+        return cls(expected, found, labels, _as_others_are(found, volumes_A3[labels]))
+
+    def convention(self) -> str | None:
+        """Return another convention that fits all labels far better than ASE's; None if there is none."""
+        name, misfit = _best(self.expected, self.as_others)
+        return name if misfit <= min(_AGREES, _MUCH_BETTER * _relative(self.expected, self.found)) else None
+
+    def convention_by_changes(self) -> str | None:
+        """Return another convention that fits what differs between the labels far better, and the whole not worse."""
+        changes, own = _off_mean(self.expected), _off_mean(self.found)
+        if own.size - own.shape[1] < _NUMBERS:
+            return None
+        name, misfit = _best(changes, {n: _off_mean(converted) for n, converted in self.as_others.items()})
+        if name is None or misfit > min(_AGREES, _MUCH_BETTER * _relative(changes, own)):
+            return None
+        whole = _relative(self.expected, self.as_others[name])
+        return name if whole < _relative(self.expected, self.found) else None
+
+
+def _best(expected: NDArray[np.float64], as_others: Mapping[str, NDArray[np.float64]]) -> tuple[str | None, float]:
+    """Return the convention with the least misfit, None for ASE's own, and the misfit."""
+    misfits = {name: _relative(expected, converted) for name, converted in as_others.items()}
+    best = min(misfits, key=lambda name: misfits[name])
+    return best or None, misfits[best]
+
+
+def _off_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(values - values.mean(axis=0))
+
+
+def _with_vacuum(by_shape: Mapping[int, _Stresses]) -> StressDoubts | None:
+    """Return what is wrong with the stresses of slabs and wires; None where nothing is, or all labels are wrong."""
+    for n, one in by_shape.items():
+        if n == _WHOLE:
+            continue
+        if (wrong := one.convention_by_changes()) is not None:
+            if len(by_shape) == 1:
+                return StressDoubts(wrong, (), None)
+            if _WHOLE in by_shape and by_shape[_WHOLE].convention() == wrong:
+                return None
+            return StressDoubts(None, (), None, part=wrong, of_part=tuple(map(int, one.labels)))
+    return None
+
+
 def _as_others_are(found: NDArray[np.float64], volumes_A3: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Return the stresses (n_labels, 6) as ASE's if they are of each convention, by its name; "" for ASE's own."""
+    """Return the stresses (n_labels, n) as ASE's if they are of each convention, by its name; "" for ASE's own."""
     units: dict[str, Any] = {name: 1.0 / unit for unit, name in _UNITS.items()}
     units[_VIRIAL] = 1.0 / volumes_A3[:, None]
     return {
@@ -126,14 +216,18 @@ def _as_others_are(found: NDArray[np.float64], volumes_A3: NDArray[np.float64]) 
     }
 
 
-def _in_part(
-    expected: NDArray[np.float64], as_others: Mapping[str, NDArray[np.float64]]
-) -> tuple[str, NDArray[np.bool_]] | None:
+def _in_part(by_shape: Mapping[int, _Stresses]) -> StressDoubts | None:
     """
-    Return a convention that some labels have and others have not, and which labels, (n_labels,).
+    Return a convention that some labels have and others have not, and which labels; None if there is none.
 
     A fit without stresses may be wrong about the pressure of all labels alike, so some have to agree as they are.
     """
+    some = [by_shape[n] for n in (_WHOLE, _OF_SLAB) if n in by_shape]
+    if not some:
+        return None
+    labels = np.concatenate([one.labels for one in some])
+    expected = np.concatenate([_padded(one.expected) for one in some])
+    as_others = {name: np.concatenate([_padded(one.as_others[name]) for one in some]) for name in some[0].as_others}
     misfits = {
         name: np.array([_relative(e, f) for e, f in zip(expected, converted, strict=True)])
         for name, converted in as_others.items()
@@ -144,19 +238,44 @@ def _in_part(
     enough = max(_FEWEST, _LEAST_SHARE * len(expected))
     if (as_is < _AGREES).sum() < enough:
         return None
+    few = None
     for name, misfit in misfits.items():
         which = (misfit < np.minimum(_AGREES, _MUCH_BETTER * as_is)) & large
-        if name and which.sum() >= enough:
-            return name, which
-    return None
+        if not name:
+            continue
+        found = StressDoubts(None, (), None, part=name, of_part=tuple(map(int, np.sort(labels[which]))))
+        if which.sum() >= enough:
+            return found
+        if few is None and _stands_out(which, errors[""], errors[name]):
+            few = found._replace(is_few=True)
+    return few
+
+
+def _padded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return all six components; those across vacuum, which no label has, are zero."""
+    return np.pad(values, ((0, 0), (0, _WHOLE - values.shape[1])))
+
+
+def _stands_out(which: NDArray[np.bool_], as_is: NDArray[np.float64], converted: NDArray[np.float64]) -> bool:
+    """Tell whether some labels have far larger errors than all others, and none once they are converted."""
+    if not which.any() or which.all():
+        return False
+    largest = as_is[~which].max()
+    return bool(as_is[which].min() > _ALONE * largest and converted[which].max() <= largest)
 
 
 def whole_stresses(design: Design) -> NDArray[np.bool_]:
     """Return which rows are of stresses of all six components, (n_rows,); those with vacuum have fewer."""
+    return _rows_of(design, _WHOLE)
+
+
+def _rows_of(design: Design, n_components: int) -> NDArray[np.bool_]:
+    """Return which rows are of stresses of so many components, (n_rows,)."""
     of = design.kind == Kind.STRESS
-    return of & (np.bincount(design.structure, weights=of)[design.structure] == 6)
+    return of & (np.bincount(design.structure, weights=of)[design.structure] == n_components)
 
 
 def _relative(expected: NDArray[np.float64], found: NDArray[np.float64]) -> float:
     """Misfit relative to both, so that small numbers do not win."""
-    return float(np.linalg.norm(expected - found) / (np.linalg.norm(expected) + np.linalg.norm(found)))
+    size = np.linalg.norm(expected) + np.linalg.norm(found)
+    return float(np.linalg.norm(expected - found) / size) if size > 0.0 else 0.0
