@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlip_autopipec.potentials.basis import LADDER_SHAPE, MANY_ELEMENTS
-from mlip_autopipec.training.cutoff import form_for, form_of, same_radial, with_form
-from mlip_autopipec.training.design import basis_functions
+from mlip_autopipec.training.cutoff import form_for, form_of, with_form
+from mlip_autopipec.training.design import basis_functions, same_radial
 from mlip_autopipec.training.ladder import atoms_of, rungs_within
 
 if TYPE_CHECKING:

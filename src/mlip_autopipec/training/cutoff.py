@@ -15,7 +15,7 @@ import numpy as np
 from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_CUTOFF, RADIAL_BASIS, Shares, shares_for
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
-from mlip_autopipec.training.design import basis_functions, build_design, units_of
+from mlip_autopipec.training.design import basis_functions, build_design, same_radial, units_of
 from mlip_autopipec.training.ladder import MARGIN, MOST_FUNCTIONS, atoms_of, log_probability, rungs_within
 from mlip_autopipec.training.weights import Kind
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
-    from pyace import ACEBBasisSet, BBasisConfiguration
+    from pyace import BBasisConfiguration
 
     from mlip_autopipec.potentials.basis import BasisSettings
     from mlip_autopipec.potentials.potential import ACEPotential
@@ -169,18 +169,6 @@ def form_of(potential: ACEPotential, ladder: LinearSettings, task: FitTask) -> B
                 return form._replace(shares=shares)
             alike = True
     return form if alike else None
-
-
-def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
-    """Whether the radial functions that both bases have are the same."""
-    bonds_a, bonds_b = a.map_bond_specifications, b.map_bond_specifications
-    return bonds_a.keys() == bonds_b.keys() and all(
-        bonds_a[pair].radbasename == bonds_b[pair].radbasename
-        and np.allclose(bonds_a[pair].radparameters, bonds_b[pair].radparameters)
-        and np.isclose(bonds_a[pair].rcut, bonds_b[pair].rcut)
-        and np.isclose(bonds_a[pair].dcut, bonds_b[pair].dcut)
-        for pair in bonds_a
-    )
 
 
 def choose_form(

@@ -63,6 +63,18 @@ class BasisFunction(NamedTuple):
         return degree_of(self.n, self.l)
 
 
+def same_radial(a: ACEBBasisSet, b: ACEBBasisSet) -> bool:
+    """Whether the radial functions that both bases have are the same."""
+    bonds_a, bonds_b = a.map_bond_specifications, b.map_bond_specifications
+    return bonds_a.keys() == bonds_b.keys() and all(
+        bonds_a[pair].radbasename == bonds_b[pair].radbasename
+        and np.allclose(bonds_a[pair].radparameters, bonds_b[pair].radparameters)
+        and np.isclose(bonds_a[pair].rcut, bonds_b[pair].rcut)
+        and np.isclose(bonds_a[pair].dcut, bonds_b[pair].dcut)
+        for pair in bonds_a
+    )
+
+
 def basis_functions(basis: ACEBBasisSet) -> list[BasisFunction]:
     """Return the functions of all elements in the order of the columns of the design matrix."""
     return [
