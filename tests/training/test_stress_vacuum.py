@@ -134,3 +134,24 @@ def test_a_label_or_two_of_a_solid_are_told_where_no_other_is_as_wrong(
     told = re.search(rf"stresses of {len(which)} of 20 labels \(([\d, ]+).*{said}", caplog.text)
     assert told is not None
     assert {int(word) for word in told[1].split(",")} == which
+
+
+def test_labels_that_are_periodic_in_some_directions_alone_are_learnt() -> None:
+    """pyace knows cells that are periodic in all directions or in none."""
+
+    def labels(pbc: tuple[bool, bool, bool]) -> list[Atoms]:
+        found = []
+        for seed in range(8):
+            atoms = fcc111("Al", (2, 2, 3), vacuum=10.0)
+            atoms.pbc = pbc
+            atoms.rattle(0.08, seed=seed)
+            atoms.calc = EMT()
+            results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+            atoms.calc = SinglePointCalculator(atoms, **results)
+            found.append(atoms)
+        return found
+
+    trainer = LinearACETrainer(basis=BasisSettings(number_of_functions_per_element=20, cutoff=4.5))
+    mixed, whole = (trainer.train(labels((True, True, periodic))) for periodic in (False, True))
+    assert mixed.linear.left_out.forces_meV_A == pytest.approx(whole.linear.left_out.forces_meV_A, rel=1e-6)
+    assert mixed.train.forces_rmse_meV_A < 10

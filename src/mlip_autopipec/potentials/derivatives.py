@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from mlip_autopipec.potentials.channels import ElementFunctions, real_weights
 from mlip_autopipec.potentials.radial import Splines, spherical_harmonics
 from mlip_autopipec.structures.distances import neighbours
+from mlip_autopipec.structures.periodicity import boxed_if_mixed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -210,7 +211,7 @@ class Derivatives:
         if self._splines.core_within is not None and not (distance < self._splines.core_within).any():
             return 0.0, np.zeros((n_atoms, 3)), np.zeros(6)
         environment = aseatoms_to_atomicenvironment(
-            atoms.copy(), cutoff=self._basis.cutoffmax, elements_mapper_dict=self._species
+            boxed_if_mixed(atoms).copy(), cutoff=self._basis.cutoffmax, elements_mapper_dict=self._species
         )
         # every image is an atom of its own without neighbours: so the virial is exact
         n_images = environment.n_atoms_extended

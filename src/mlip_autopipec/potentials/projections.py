@@ -8,6 +8,7 @@ import numpy as np
 
 from mlip_autopipec.potentials.grace import first_structure
 from mlip_autopipec.potentials.row_cache import RowCache, basis_text, key_of
+from mlip_autopipec.structures.periodicity import boxed_if_mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def iter_projections(potential: ACEPotential, frames: Sequence[Atoms]) -> Iterat
     n_before = [sum(atoms.symbols.count(element) for atoms in before) for element in potential.elements]
     for atoms in frames:
         potential.check_elements(atoms)
-        by_species = compute_B_projections(basis, [*before, atoms])
+        by_species = compute_B_projections(basis, [*before, boxed_if_mixed(atoms)])
         yield {potential.elements[st]: rows[n_before[st] :] for st, rows in by_species.items()}
 
 

@@ -157,6 +157,11 @@ def boxed(atoms: Atoms, vacuum_A: float = BOX_VACUUM_A) -> Atoms:
     return copy
 
 
+def boxed_if_mixed(atoms: Atoms) -> Atoms:
+    """Box what is periodic in some directions alone: pyace knows cells that are periodic in all or in none."""
+    return boxed(atoms) if atoms.pbc.any() and not atoms.pbc.all() else atoms
+
+
 def check_cell(atoms: Atoms) -> None:
     """Refuse a structure that is periodic along a cell vector it does not have."""
     lengths = atoms.cell.lengths()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mlip_autopipec.structures.periodicity import boxed_if_mixed
 from mlip_autopipec.training.regression import Factorisation, Reduced, prior_scale, reduce
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def md_cost(potential: ACEPotential, frames: Sequence[Atoms], repeats: int = 5) 
     from pyace import ACEBEvaluator, ACECalculator
     from pyace.atomicenvironment import aseatoms_to_atomicenvironment
 
-    atoms = max(frames, key=len).copy()
+    atoms = boxed_if_mixed(max(frames, key=len)).copy()
     basis = potential.basis
     evaluator = ACEBEvaluator(basis)
     calculator = ACECalculator(evaluator)
