@@ -9,6 +9,7 @@ import pytest
 import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from atomate2.ase.jobs import LennardJonesStaticMaker
 from jobflow import run_locally
 from oracles import emt_oracle
 from run_files import QUIET
@@ -310,3 +311,25 @@ def test_numbers_are_whole(value):
 def test_an_unknown_kind_of_energy_is_refused_at_once():
     with pytest.raises(InvalidInputError, match=r"energy_kind is 'free'; allowed are free_energy and potential_energy"):
         EMTStaticMaker(energy_kind="free")
+
+
+@pytest.mark.parametrize(
+    ("static_maker", "told"),
+    [
+        (EMTStaticMaker(calculator_kwargs={"asap_cutof": True}), "does not know asap_cutof"),
+        (LennardJonesStaticMaker(calculator_kwargs={"sigma": 2.3, "epsilon": 0.4, "cuttoff": 9}), "not know cuttoff"),
+        (CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMTT"), "has no class EMTT; did you mean EMT"),
+        (CalculatorStaticMaker(), "calculator_class is missing"),
+    ],
+)
+def test_what_its_calculator_does_not_know_is_refused_in_python(static_maker, told):
+    maker = OTFMaker(oracle_maker=emt_oracle(), teach_maker=TeachMaker(static_maker=static_maker))
+    with pytest.raises(InvalidInputError, match=rf"TeachMaker.static_maker cannot teach: .*{told}"):
+        maker.make(bulk("Cu", cubic=True), 300)
+
+
+@pytest.mark.parametrize("section", ["oracle", "teacher"])
+def test_a_misspelt_keyword_is_refused_with_its_section(section, tmp_path):
+    misspelt = {"kind": "emt", "maker": {"calculator_kwargs": {"asap_cutof": True}}}
+    with pytest.raises(InvalidInputError, match=rf"line \d+, {section}: .*does not know asap_cutof"):
+        run_file(tmp_path, **{section: misspelt}).flow()

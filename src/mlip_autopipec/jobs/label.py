@@ -26,7 +26,7 @@ from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import check_atoms_alike, check_makes_labels, check_settings, doubtful_settings
 from mlip_autopipec.oracle.ase_calculators import check_energy_kind
-from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
+from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 from mlip_autopipec.structures.distances import LABEL_RATIO
@@ -102,9 +102,11 @@ class OracleMaker(Calculation, Maker):
                     f"is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
                     "instance vasp_static_maker() or GFNxTBStaticMaker()",
                 )
-            if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
-                check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
-            check_elements(maker, elements)
+            try:
+                check_calculator(maker, elements)
+            except InvalidInputError as error:
+                error.field = error.field or f"OracleMaker.{name}"
+                raise
             check_energy_kind(maker)
             if type(self).compute is OracleMaker.compute:  # a stand-in has no use for the job of its maker
                 check_makes_labels(maker, elements)

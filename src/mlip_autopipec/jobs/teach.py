@@ -20,7 +20,7 @@ from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
-from mlip_autopipec.oracle.suitability import check_elements
+from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
@@ -117,7 +117,10 @@ class TeachMaker(Maker):
                 "an ASE calculator",
             )
         elif elements:
-            check_elements(self.static_maker, elements)
+            try:
+                check_calculator(self.static_maker, elements)
+            except InvalidInputError as error:
+                raise InvalidInputError.of("TeachMaker.static_maker", f"cannot teach: {error}") from error
 
     @loop_job()
     def make(
