@@ -116,7 +116,7 @@ def import_named(name: str, where: str) -> Any:
         module, _, wanted = name.rpartition(".")
         if (found := sys.modules.get(module)) is not None and not hasattr(found, wanted):  # pydantic tells of a package
             classes = [key for key, value in vars(found).items() if isinstance(value, type)]
-            close = get_close_matches(wanted, classes, n=1)
+            close = get_close_matches(wanted, classes, n=1, cutoff=0.8)
             why = f"{module} has no class {wanted}" + (f"; did you mean {close[0]}?" if close else "")
         raise InvalidInputError(f"{where}: '{name}' cannot be imported: {why}") from error
 
