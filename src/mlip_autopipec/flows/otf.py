@@ -354,7 +354,7 @@ class OTFMaker(LoopParts):
         # jobflow hands the list of enclosing flows down to all that is appended; only the outermost
         # one is of use, and keeping it alone keeps what a cycle stores from growing with the cycles
         CURRENT_JOB.job.hosts = CURRENT_JOB.job.hosts[-1:]
-        jobs = cycle_jobs(self, state)
+        jobs = cycle_jobs(self, state, current_store())
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
 

@@ -16,7 +16,7 @@ from monty.json import jsanitize
 
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError
 from mlip_autopipec.frames import pack
-from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
@@ -24,6 +24,7 @@ from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.linear import LinearRecord
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ase import Atoms
+    from jobflow import JobStore
 
     from mlip_autopipec.lammps.types import MDSettings
-    from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.training.training import ACETrainer
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class TeachMaker(Maker):
     @loop_job()
     def make(
         self,
-        campaign: CampaignDocument,
+        campaign: CampaignDocument | str,
         trainer: ACETrainer,
         dynamics: MDSettings,
         generator: StructureGenerator,
@@ -138,7 +139,7 @@ class TeachMaker(Maker):
         Parameters
         ----------
         campaign
-            Structures and conditions.
+            Structures and conditions, or the uuid of their document.
         trainer
             Of the campaign.
         dynamics
@@ -156,11 +157,14 @@ class TeachMaker(Maker):
             The teacher could not compute half of what it was asked for, or could not be learnt.
         """
         self.check()
+        if isinstance(campaign, str):
+            campaign = load_document(CampaignDocument, campaign)
         asked = self._key(campaign, trainer, dynamics, generator, seed)
-        known = read_teacher(campaign.campaign_id, asked)
-        if known is not None:
-            return known.model_copy(update={"uuid": current_uuid(), "made_at": None})
         fields = {"uuid": current_uuid(), "campaign_id": campaign.campaign_id, "asked": asked, "seed": seed}
+        fields["taught_by"] = self.digest()
+        known = find_teacher(current_store(), campaign.campaign_id, asked=asked)
+        if known is not None:
+            return known.model_copy(update={**fields, "made_at": None})
         if self.potential is not None:
             self.check(campaign.elements)
             given = _linear(self.potential)
@@ -250,19 +254,52 @@ class TeachMaker(Maker):
             if Provenance.of(atoms).split == Split.TRAIN:
                 yield 1, (with_label(one, calculator_for(makers[-1], one)) for one in [boxed(atoms)])
 
+    def digest(self) -> str:
+        """Return what tells the settings of one teacher from those of another, whatever wrote them down."""
+        return _hashed(_without_versions(jsanitize(replace(self, name=""), strict=True)))
+
     def _key(self, campaign: CampaignDocument, *parts: Any) -> str:
         """Return what tells one teaching from another."""
         given = [self, campaign.payload.get("structures"), campaign.conditions, *parts]
-        return hashlib.sha256(json.dumps(jsanitize(given, strict=True), sort_keys=True).encode()).hexdigest()
+        return _hashed(jsanitize(given, strict=True))
 
 
-def read_teacher(campaign_id: str, asked: str | None = None) -> TeacherDocument | None:
-    """Return the teacher of a campaign that was taught last, from the store of the present job; None without one."""
+def find_teacher(
+    store: JobStore, campaign_id: str, taught_by: str | None = None, *, asked: str | None = None, load: bool = True
+) -> TeacherDocument | None:
+    """
+    Return the teacher of a campaign that was taught last; None without one.
+
+    Parameters
+    ----------
+    store
+        A connected JobStore.
+    campaign_id
+        The campaign.
+    taught_by
+        The teacher's :meth:`TeachMaker.digest`: others, which were in the settings before, are passed over. None: any.
+    asked
+        All that was asked of it. None: whatever it was.
+    load
+        With its potential and labels.
+    """
     criteria = {"output.kind": "teacher", "output.campaign_id": campaign_id}
     if asked is not None:
         criteria["output.asked"] = asked
-    found = sorted(current_store().query(criteria, ["output", "completed_at"], load=True), key=time_of)
-    return TeacherDocument.model_validate(found[-1]["output"]) if found else None
+    found = sorted(store.query(criteria, ["output", "completed_at"], load=load), key=time_of)
+    documents = [TeacherDocument.model_validate(one["output"]) for one in found]
+    return next((d for d in documents[::-1] if taught_by is None or d.taught_by in ("", taught_by)), None)
+
+
+def _hashed(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _without_versions(plain: Any) -> Any:
+    """Leave out of plain data which versions of packages wrote it."""
+    if isinstance(plain, dict):
+        return {key: _without_versions(value) for key, value in plain.items() if key != "@version"}
+    return [_without_versions(one) for one in plain] if isinstance(plain, (list, tuple)) else plain
 
 
 def _told(maker: Maker | None) -> str:
