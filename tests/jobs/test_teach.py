@@ -418,3 +418,27 @@ def test_settings_of_a_teacher_are_told_apart_whoever_wrote_them(monkeypatch):
     assert replace(teacher, n_labels=13).digest() != digest
     monkeypatch.setattr("mlip_autopipec.__version__", "99.0", raising=False)
     assert replace(teacher, name="teach label c000").digest() == digest
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_teacher_that_fails_costs_no_label_and_its_reason_ends_the_campaign(
+    given, run_loop, memory_jobstore, stored_documents, emt_labelled
+):
+    """Its reason was in the log alone, and the labels of the oracle were bought."""
+    missing = CalculatorStaticMaker(
+        calculator_class="ase.calculators.eam.EAM", calculator_kwargs={"potential": "no-such-file.alloy"}
+    )
+    maker = small_loop(TeachMaker(static_maker=missing, n_labels=6))
+    labels = []
+    for seed in range(4 if given else 0):
+        labels.append(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1))
+        labels[-1].rattle(0.05, seed=seed)
+    flow = maker.make(bulk("Cu", a=3.6, cubic=True), 300, labels=emt_labelled(labels), campaign_id="taught")
+    document = run_loop(flow)
+    assert document.status == "FAILED"
+    assert "the teacher has not come: the teacher EAM" in document.why
+    assert "no-such-file.alloy" in document.why
+    assert stored_documents(LabelDocument) == []
+    assert list(memory_jobstore.query({"output.kind": "compared_label"})) == []
+    mended = small_loop(TeachMaker(static_maker=EMTStaticMaker(), n_labels=6))
+    assert run_loop(OTFMaker.resume("taught", memory_jobstore, mended)).status == "CONVERGED"

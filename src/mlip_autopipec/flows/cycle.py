@@ -43,11 +43,14 @@ def first_potential(
         All jobs; the one whose output is the potential, the one that labels, and the last one that compares given
         labels with the oracle, where there are any.
     """
-    campaign, jobs = state.campaign_id, []
+    campaign = state.campaign_id
     batch: Job | None = None
     given: Job | None = None
     compared: Job | None = None
     last = record
+    teachers = [] if maker.teach_maker is None else [_teach(maker, maker.teach_maker, state, record.output)]
+    taught = [teach.output for teach in teachers]
+    jobs = [*teachers]
     if labels:
         for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
             last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
@@ -57,7 +60,7 @@ def first_potential(
         for i, index in enumerate(chosen):
             packed = pack_labels(labels, campaign, [index])  # a job each: one that dies costs one calculation
             is_last = i == len(chosen) - 1
-            compare = compare_given(oracle, packed, campaign, last.output, last=is_last)
+            compare = compare_given(oracle, packed, campaign, last.output, taught, last=is_last)
             compared = last = named(compare, f"label compared c000 {i:03d}")
             jobs.append(last)
         source = last
@@ -65,7 +68,7 @@ def first_potential(
         largest = maker.propose_maker.cutouts.max_atoms
         seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
         generate = maker.first_dataset_maker(state.elements).make(record.output, seed, largest)
-        source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
+        source = batch = maker.oracle_maker.make(generate.output, campaign, 0, teachers=taught)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:
         # other active sets may not see elements that are missing in their training set
@@ -75,7 +78,6 @@ def first_potential(
         jobs.append(given)
     if given is not None and labels:
         return jobs, given, None, compared
-    teachers = [] if maker.teach_maker is None else [_teach(maker, maker.teach_maker, state, record.output)]
     train = maker.train_maker.make(
         batch=source.output,
         campaign_id=campaign,
@@ -84,10 +86,9 @@ def first_potential(
         elements=state.elements,
         initial_potential=None if given is None else given.output,
         fine_tune=given is not None,
-        teachers=[teach.output for teach in teachers],
+        teachers=taught,
         taught_by=_digest(maker),
     )
-    jobs += teachers
     return [*jobs, named(train, "train c000")], train, batch, compared
 
 
@@ -101,6 +102,7 @@ def _teach(maker: LoopParts, teach_maker: TeachMaker, state: LoopState, task: Ou
         getattr(generate_maker, "generator", StructureGenerator()),
         maker.seed,
         maker.propose_maker.cutouts.max_atoms,
+        state.cycle,
     )
     return named(teach, f"teach label c{state.cycle:03d}")
 
@@ -226,14 +228,14 @@ def cycle_jobs(
             cycle,
             budget=maker.stop_rule.labels_left(state),
         )
-        label = maker.oracle_maker.make(select.output, campaign, cycle)
         teachers = _untaught(maker, state, store, record)
+        label = maker.oracle_maker.make(select.output, campaign, cycle, teachers=[teach.output for teach in teachers])
         train = _train(maker, state, label.output, teachers)
         potential, batch = Source(train), Source(label)
         jobs += [
             named(select, f"select c{cycle:03d}"),
-            named(label, f"request labels c{cycle:03d}"),
             *teachers,
+            named(label, f"request labels c{cycle:03d}"),
             train,
         ]
     return [*jobs, *explorations(maker, state, running, potential, batch, done, record)]

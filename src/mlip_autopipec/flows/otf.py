@@ -332,6 +332,9 @@ class OTFMaker(LoopParts):
             # nothing goes on from what could not be learnt; the next training has these labels too
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
+        died = None if potential is not None else "train"
+        if labelled and batch is None:
+            died = "label"
         status, why = judge_cycle(
             self.stop_rule,
             state,
@@ -340,7 +343,7 @@ class OTFMaker(LoopParts):
             labelled=labelled,
             compared=compared,
             thrown_away=thrown_away,
-            reason=read_reason("train", state.campaign_id, state.cycle) if potential is None else None,
+            reason=None if died is None else read_reason(died, state.campaign_id, state.cycle),
         )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())

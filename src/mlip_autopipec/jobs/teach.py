@@ -17,6 +17,7 @@ from monty.json import jsanitize
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.failures import keeps_reason, read_reason
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
@@ -50,6 +51,8 @@ _DISPLACED = 0.25
 _HOTTER = 1.5
 #: So many of the structures that were asked for have to come out.
 _LEAST = 0.5
+#: Name of the step, by which the reason of a failure is found.
+_STEP = "teach"
 
 
 @dataclass
@@ -132,6 +135,7 @@ class TeachMaker(Maker):
         generator: StructureGenerator,
         seed: int,
         largest: int | None = None,
+        cycle: int = 0,
     ) -> TeacherDocument:
         """
         Let the teacher run MD and label, and learn it.
@@ -150,19 +154,35 @@ class TeachMaker(Maker):
             Of the campaign.
         largest
             Most atoms of a structure that is computed whole; larger ones are represented by cut-outs of the generator.
+        cycle
+            Of the loop, in which it is taught.
 
         Raises
         ------
         TrainingError
             The teacher could not compute half of what it was asked for, or could not be learnt.
         """
-        self.check()
         if isinstance(campaign, str):
             campaign = load_document(CampaignDocument, campaign)
+        return self._taught(campaign.campaign_id, cycle, campaign, trainer, dynamics, generator, seed, largest)
+
+    @keeps_reason(_STEP)
+    def _taught(
+        self,
+        campaign_id: str,
+        cycle: int,  # noqa: ARG002 for the reason of a failure
+        campaign: CampaignDocument,
+        trainer: ACETrainer,
+        dynamics: MDSettings,
+        generator: StructureGenerator,
+        seed: int,
+        largest: int | None,
+    ) -> TeacherDocument:
+        self.check()
         asked = self._key(campaign, trainer, dynamics, generator, seed)
-        fields = {"uuid": current_uuid(), "campaign_id": campaign.campaign_id, "asked": asked, "seed": seed}
+        fields = {"uuid": current_uuid(), "campaign_id": campaign_id, "asked": asked, "seed": seed}
         fields["taught_by"] = self.digest()
-        known = find_teacher(current_store(), campaign.campaign_id, asked=asked)
+        known = find_teacher(current_store(), campaign_id, asked=asked)
         if known is not None:
             return known.model_copy(update={**fields, "made_at": None})
         if self.potential is not None:
@@ -237,7 +257,13 @@ class TeachMaker(Maker):
             if n_frames == 0:
                 continue
             settings = ValidationSettings(n_frames, self.interval_steps, dynamics.timestep_fs)
-            calculator = calculator_for(makers[-1], atoms)
+            try:
+                calculator = calculator_for(makers[-1], atoms)
+            except Exception as error:  # of any class of calculators
+                raise TrainingError(
+                    f"the teacher {_told(self.static_maker)} cannot be made: {type(error).__name__}: {error}. Mend it, "
+                    "take another one, or leave it out"
+                ) from error
             is_held = dynamics.ensemble == "npt" and has_stress(boxed(atoms), calculator)
             states = oracle_md_states(
                 with_initial_moments(makers[-1], atoms),
@@ -289,6 +315,22 @@ def find_teacher(
     found = sorted(store.query(criteria, ["output", "completed_at"], load=load), key=time_of)
     documents = [TeacherDocument.model_validate(one["output"]) for one in found]
     return next((d for d in documents[::-1] if taught_by is None or d.taught_by in ("", taught_by)), None)
+
+
+def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: str, cycle: int) -> None:
+    """
+    Refuse to go on in a cycle whose teacher did not come, with the reason where that is known.
+
+    Raises
+    ------
+    TrainingError
+        The job of a teacher failed.
+    """
+    if None not in teachers:
+        return
+    reason = read_reason(_STEP, campaign_id, cycle)
+    why = reason or "its job failed, see its log; mend or remove it (teacher of the run file)"
+    raise TrainingError(f"the teacher has not come: {why}")
 
 
 def _hashed(plain: Any) -> str:

@@ -17,7 +17,7 @@ from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.failures import keeps_reason
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
-from mlip_autopipec.jobs.teach import find_teacher
+from mlip_autopipec.jobs.teach import find_teacher, require_teachers
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
@@ -110,6 +110,7 @@ class TrainMaker(Maker):
         PotentialDocument or None
             None when the oracle is failing, or the user's labels are refused.
         """
+        require_teachers(teachers, campaign_id, cycle)  # without it nothing was labelled
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         earlier = isinstance(batch, str)
@@ -121,7 +122,7 @@ class TrainMaker(Maker):
             return None
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
-        teacher = _teacher(campaign_id, teachers, taught_by)
+        teacher = _teacher(campaign_id, taught_by)
         labels = TrainingLabels.read(campaign_id, cycle, batch.cycle if fine_tune else None, initial_potential, earlier)
         trainer = with_reference_energies(self.trainer, labels.every, elements)
         start = None if initial_potential is None else initial_potential.to_potential()
@@ -204,12 +205,8 @@ class TrainMaker(Maker):
         return document
 
 
-def _teacher(
-    campaign_id: str, teachers: Sequence[TeacherDocument | None], taught_by: str | None
-) -> TeacherDocument | None:
+def _teacher(campaign_id: str, taught_by: str | None) -> TeacherDocument | None:
     """Return the teacher of a training; see :meth:`TrainMaker.make`."""
-    if None in teachers:
-        raise TrainingError("the teacher has not come: its job failed; mend or remove it (teacher of the run file)")
     if taught_by is None:
         return None
     return find_teacher(current_store(), campaign_id, None if taught_by == ANYBODY else taught_by)
