@@ -14,7 +14,7 @@ import numpy as np
 from jobflow import Maker
 from monty.json import jsanitize
 
-from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError
+from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError, check_whole
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
 from mlip_autopipec.jobs.failures import keeps_reason, read_reason
@@ -102,9 +102,7 @@ class TeachMaker(Maker):
             Of the campaign, where they are known: the teacher has to know them.
         """
         for name, about in (("n_labels", ", better hundreds"), ("interval_steps", "")):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError.of(f"TeachMaker.{name}", f"is {value!r}; give a whole number, 1 or more{about}")
+            check_whole(f"TeachMaker.{name}", getattr(self, name), 1, about)
         if (self.potential is None) is (self.static_maker is None):
             raise InvalidInputError("a teacher is either a static maker or a potential: give one of them")
         if self.potential is not None:
