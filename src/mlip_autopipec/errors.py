@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+from numbers import Integral
 
 #: How to get pacemaker and gracemaker. Only where uv reads this package's pyproject.toml does it keep CUDA out.
 INSTALL_ACE = (
@@ -43,6 +44,24 @@ class InvalidInputError(MLIPError, ValueError):
         error = cls(f"{field} {what}")
         error.field = field
         return error
+
+
+def check_whole(field: str, value: object, least: int | None = None, more: str = "") -> None:
+    """
+    Refuse what is no whole number: in Python a setting may be anything.
+
+    Parameters
+    ----------
+    field, value
+        As for :meth:`InvalidInputError.of`.
+    least
+        The smallest that is allowed; None where others check that.
+    more
+        What else to say, behind that.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and int(value) < least):
+        allowed = "" if least is None else f", {least} or more{more}"
+        raise InvalidInputError.of(field, f"is {value!r}; give a whole number{allowed}")
 
 
 class NothingLeftError(InvalidInputError):

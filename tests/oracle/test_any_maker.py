@@ -178,6 +178,34 @@ def test_what_is_refused(tmp_path: Path, maker: dict[str, Any], message: str) ->
         run_file(tmp_path, maker)
 
 
+@pytest.mark.parametrize("section", ["oracle", "teacher"])
+@pytest.mark.parametrize(
+    ("maker", "message"),
+    [
+        ({}, "maker.maker_class is missing"),
+        (
+            {"maker_class": "atomate2.ase.jobs.EMTStaticMakr"},
+            "maker.maker_class: 'atomate2.ase.jobs.EMTStaticMakr' cannot be imported: atomate2.ase.jobs has no class",
+        ),
+        (
+            {"maker_class": "atomate2.ase.jobs.LennardJonesStaticMakr"},
+            "has no class LennardJonesStaticMakr; did you mean LennardJonesStaticMaker?",
+        ),
+        ({"maker_class": "atomate2.ase.jobs.LennardJonesRelaxMaker"}, "maker.maker_kwargs.steps is "),
+    ],
+)
+def test_a_refusal_names_the_place_in_the_run_file(
+    section: str, maker: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    oracle = {"kind": "atomate2", "maker": {"maker_class": "atomate2.ase.jobs.LennardJonesStaticMaker"}}
+    with pytest.raises(InvalidInputError, match=r"line \d+, (oracle|teacher)") as told:
+        run_file(tmp_path, maker, **{"oracle": oracle, section: {"kind": "atomate2", "maker": maker}})
+    assert message in str(told.value)
+    assert ("oracle" in str(told.value)) is (section == "oracle")
+    if message.startswith("maker"):
+        assert f": {section}.{message}" in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("maker_class", "kwargs", "message"),
     [

@@ -164,3 +164,16 @@ def test_what_is_no_file(tmp_path, kind):
         os.mkfifo(path)
     with pytest.raises(InvalidInputError, match=r"is a folder|is no file|does not exist"):
         RunFileText(path)
+
+
+def test_a_value_of_a_section_in_a_section_is_not_blamed_on_another_of_its_name(tmp_path):
+    told = refusal(tmp_path, TEXT.replace("dynamics:\n", "dynamics:\n  bias: {n_steps: 0}\n"))
+    assert "dynamics.bias.n_steps: " in told
+    assert "dynamics.n_steps" not in told
+
+
+@pytest.mark.parametrize("text", ["''", "'  '"])
+def test_an_empty_configuration_of_colvars_is_no_folder(tmp_path, text):
+    told = refusal(tmp_path, TEXT.replace("pressure_GPa: 0", f"colvars: {text}"))
+    assert "colvars: " in told
+    assert "defines no collective variable" in told

@@ -221,15 +221,28 @@ def maker_if_changed(
             "Change it back, or begin a campaign of another name with these labels: `mlip-autopipec export` writes "
             "them, start_from: {labels: .../dataset/train.extxyz} reads them"
         )
-    if before.get("teach_maker") != now["teach_maker"]:
-        told = "a campaign keeps the teacher, or none, that it began with: this has no effect"
-        console.print(
-            f"[yellow]note:[/] teacher is another one; {told if is_fitted else 'the first fit will learn it'}"
-        )
-        now["teach_maker"] = before.get("teach_maker")
+    if (teacher := before.get("teach_maker")) != now["teach_maker"]:
+        goes_on = TRAINERS[campaign.trainer.kind].leaves_out
+        console.print(f"[yellow]note:[/] {told_teacher(teacher, now['teach_maker'], is_fitted, goes_on)}")
+        now["teach_maker"] = teacher
     for key, was, is_now in _differences(before, now, ""):
         console.print(f"[yellow]note:[/] {escape(f'{key} is {is_now} from now on, before it was {was}')}")
     return maker
+
+
+def told_teacher(before: Any, now: Any, is_fitted: bool, closed_form: bool) -> str:
+    """Say what becomes of a teacher that is another one, new or removed."""
+    if now is None:
+        told = "teacher is removed: fits are without it from now on"
+    elif before is None:
+        told = "teacher is new: it is taught before the next fit, which may learn from it"
+    else:
+        told = "teacher is another one: it is taught before the next fit, and the earlier one is in no fit from then on"
+    if not is_fitted or before is None:
+        return told
+    if closed_form:
+        return f"{told}. The potential that there is keeps what the earlier one taught until then"
+    return f"{told}. A gradient fit goes on from the potential that there is, in which the earlier one stays"
 
 
 def _differences(before: Any, now: Any, name: str) -> Iterator[tuple[str, Any, Any]]:

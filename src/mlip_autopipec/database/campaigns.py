@@ -195,18 +195,18 @@ class Campaigns:
         return self.potential(campaign_id, cycle).to_potential().calculator()
 
     def teacher(self, campaign_id: str) -> TeacherDocument | None:
-        """Return the cheap model that a campaign learnt first, with its free labels; None without one."""
+        """Return the cheap model that a campaign learnt last, with its free labels; None without one."""
         return self._read_teacher(campaign_id, payload=True)
 
-    def _read_teacher(self, campaign_id: str, *, payload: bool) -> TeacherDocument | None:
-        criteria = {"output.campaign_id": campaign_id}
+    def _read_teacher(self, campaign_id: str, uuid: str | None = None, *, payload: bool) -> TeacherDocument | None:
+        criteria = {"output.campaign_id": campaign_id} | ({} if uuid is None else {"uuid": uuid})
         found = self._documents.read(TeacherDocument, "teacher", criteria, payload=payload)
         return found[-1] if found else None
 
     def told_teacher(self, final: PotentialDocument) -> str:
         """Say who taught what a potential holds; empty where it holds nothing of a teacher."""
         factor = final.teacher_factor
-        teacher = None if factor is None else self._read_teacher(final.campaign_id, payload=False)
+        teacher = None if factor is None else self._read_teacher(final.campaign_id, final.teacher_id, payload=False)
         return "" if teacher is None or factor is None else teacher.describe(factor)
 
     def calibration(self, campaign_id: str, wished_error_eV_A: float = 0.2) -> Calibration:

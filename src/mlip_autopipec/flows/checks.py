@@ -137,14 +137,19 @@ def _check_teacher(maker: LoopParts, elements: Sequence[str], initial_potential:
     try:
         maker.teach_maker.check(elements)
         maker.train_maker.trainer.check_takes_teacher()
-        if initial_potential is not None:
-            raise InvalidInputError(
-                "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at "
-                "one of them; leave the other out"
-            )
+        check_one_beginning(maker, initial_potential is not None)
     except InvalidInputError as error:
         error.field = error.field or "TeachMaker"
         raise
+
+
+def check_one_beginning(maker: LoopParts, given_potential: bool) -> None:
+    """Refuse a teacher of a campaign that was given a potential to start from."""
+    if maker.teach_maker is not None and given_potential:
+        raise InvalidInputError(
+            "a potential to start from and a teacher are given (start_from.potential, teacher): a fit begins at one of "
+            "them; leave the other out"
+        )
 
 
 def _check_error_halt(maker: LoopParts, labels: Sequence[Atoms], initial_potential: ACEPotential | None) -> None:

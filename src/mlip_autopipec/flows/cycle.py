@@ -10,7 +10,8 @@ from jobflow import Job, OutputReference
 from mlip_autopipec.active_learning.activeset import complete_active_set
 from mlip_autopipec.jobs.check import measure, propose_check
 from mlip_autopipec.jobs.compare import compare_given
-from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, pack_labels
+from mlip_autopipec.jobs.dataset import import_labels, import_potential, label_parts, pack_labels, recorded_task
+from mlip_autopipec.jobs.teach import find_teacher
 from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.oracle.comparison import worth_comparing
 from mlip_autopipec.sampling.seeds import StructureGenerator
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ase import Atoms
+    from jobflow import JobStore
 
     from mlip_autopipec.flows.parts import LoopParts
+    from mlip_autopipec.jobs.teach import TeachMaker
     from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
 
@@ -40,11 +43,14 @@ def first_potential(
         All jobs; the one whose output is the potential, the one that labels, and the last one that compares given
         labels with the oracle, where there are any.
     """
-    campaign, jobs = state.campaign_id, []
+    campaign = state.campaign_id
     batch: Job | None = None
     given: Job | None = None
     compared: Job | None = None
     last = record
+    teachers = [] if maker.teach_maker is None else [_teach(maker, maker.teach_maker, state, record.output)]
+    taught = [teach.output for teach in teachers]
+    jobs = [*teachers]
     if labels:
         for i, part in enumerate(label_parts(labels, campaign)):  # one after the other: the last speaks for all
             last = named(import_labels(part, campaign, i, last.output), f"import labels {i:03d}")
@@ -54,7 +60,7 @@ def first_potential(
         for i, index in enumerate(chosen):
             packed = pack_labels(labels, campaign, [index])  # a job each: one that dies costs one calculation
             is_last = i == len(chosen) - 1
-            compare = compare_given(oracle, packed, campaign, last.output, last=is_last)
+            compare = compare_given(oracle, packed, campaign, last.output, taught, last=is_last)
             compared = last = named(compare, f"label compared c000 {i:03d}")
             jobs.append(last)
         source = last
@@ -62,7 +68,7 @@ def first_potential(
         largest = maker.propose_maker.cutouts.max_atoms
         seed = derive_seed(maker.seed, SeedPurpose.FIRST_DATASET)
         generate = maker.first_dataset_maker(state.elements).make(record.output, seed, largest)
-        source = batch = maker.oracle_maker.make(generate.output, campaign, 0)
+        source = batch = maker.oracle_maker.make(generate.output, campaign, 0, teachers=taught)
         jobs += [named(generate, "generate c000"), named(batch, "request labels c000")]
     if initial_potential is not None:
         # other active sets may not see elements that are missing in their training set
@@ -72,18 +78,6 @@ def first_potential(
         jobs.append(given)
     if given is not None and labels:
         return jobs, given, None, compared
-    teachers = []
-    if maker.teach_maker is not None:
-        generate_maker = maker.first_dataset_maker(state.elements)
-        teach = maker.teach_maker.make(
-            record.output,
-            maker.train_maker.trainer,
-            maker.dynamics_maker.settings,
-            getattr(generate_maker, "generator", StructureGenerator()),
-            maker.seed,
-            maker.propose_maker.cutouts.max_atoms,
-        )
-        teachers.append(named(teach, "teach label c000"))  # where labels are computed: it is the same kind of work
     train = maker.train_maker.make(
         batch=source.output,
         campaign_id=campaign,
@@ -92,10 +86,39 @@ def first_potential(
         elements=state.elements,
         initial_potential=None if given is None else given.output,
         fine_tune=given is not None,
-        teachers=[teach.output for teach in teachers],
+        teachers=taught,
+        taught_by=_digest(maker),
     )
-    jobs += teachers
     return [*jobs, named(train, "train c000")], train, batch, compared
+
+
+def _teach(maker: LoopParts, teach_maker: TeachMaker, state: LoopState, task: OutputReference | str) -> Job:
+    """Make the job of the teacher; it has the name of those that label: it is the same kind of work."""
+    generate_maker = maker.first_dataset_maker(state.elements)
+    teach = teach_maker.make(
+        task,
+        maker.train_maker.trainer,
+        maker.dynamics_maker.settings,
+        getattr(generate_maker, "generator", StructureGenerator()),
+        maker.seed,
+        maker.propose_maker.cutouts.max_atoms,
+        state.cycle,
+    )
+    return named(teach, f"teach label c{state.cycle:03d}")
+
+
+def _digest(maker: LoopParts) -> str | None:
+    return None if maker.teach_maker is None else maker.teach_maker.digest()
+
+
+def _untaught(maker: LoopParts, state: LoopState, store: JobStore, record: Job | None) -> list[Job]:
+    """Make the job of a teacher that the campaign was given later, or in another's place, and has not learnt from."""
+    if maker.teach_maker is None:
+        return []
+    if find_teacher(store, state.campaign_id, _digest(maker), load=False) is not None:
+        return []
+    task = recorded_task(state.campaign_id, store).uuid if record is None else record.output
+    return [_teach(maker, maker.teach_maker, state, task)]
 
 
 @dataclass(frozen=True)
@@ -159,7 +182,7 @@ def explorations(
 
 
 def cycle_jobs(
-    maker: LoopParts, state: LoopState, done: CycleResults | None = None, record: Job | None = None
+    maker: LoopParts, state: LoopState, store: JobStore, done: CycleResults | None = None, record: Job | None = None
 ) -> list[Job]:
     """
     Make the jobs of one more cycle: propose, select, label, train, explore, and the assessment, which is last.
@@ -168,6 +191,8 @@ def cycle_jobs(
     ----------
     state
         After the cycle before.
+    store
+        Of the campaign, connected.
     done
         Stored documents of an interrupted cycle.
     record
@@ -191,8 +216,9 @@ def cycle_jobs(
     potential = Source(done.potential_id or previous)
     batch = None if done.batch_id is None else Source(done.batch_id)
     if state.untrained_batch_id is not None and done.potential_id is None:
-        train = _train(maker, state, state.untrained_batch_id)
-        jobs.append(train)
+        teachers = _untaught(maker, state, store, record)
+        train = _train(maker, state, state.untrained_batch_id, teachers)
+        jobs += [*teachers, train]
         potential = Source(train)
     elif jobs:
         select = maker.select_maker.make(
@@ -202,18 +228,20 @@ def cycle_jobs(
             cycle,
             budget=maker.stop_rule.labels_left(state),
         )
-        label = maker.oracle_maker.make(select.output, campaign, cycle)
-        train = _train(maker, state, label.output)
+        teachers = _untaught(maker, state, store, record)
+        label = maker.oracle_maker.make(select.output, campaign, cycle, teachers=[teach.output for teach in teachers])
+        train = _train(maker, state, label.output, teachers)
         potential, batch = Source(train), Source(label)
         jobs += [
             named(select, f"select c{cycle:03d}"),
+            *teachers,
             named(label, f"request labels c{cycle:03d}"),
             train,
         ]
     return [*jobs, *explorations(maker, state, running, potential, batch, done, record)]
 
 
-def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> Job:
+def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str, teachers: Sequence[Job]) -> Job:
     """Make the job that fine-tunes the present potential."""
     train = maker.train_maker.make(
         batch=batch,
@@ -223,6 +251,8 @@ def _train(maker: LoopParts, state: LoopState, batch: OutputReference | str) -> 
         elements=state.elements,
         initial_potential=state.potential_id,
         fine_tune=True,
+        teachers=[teach.output for teach in teachers],
+        taught_by=_digest(maker),
     )
     return named(train, f"train c{state.cycle:03d}")
 

@@ -332,6 +332,9 @@ class OTFMaker(LoopParts):
             # nothing goes on from what could not be learnt; the next training has these labels too
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
+        died = None if potential is not None else "train"
+        if labelled and batch is None:
+            died = "label"
         status, why = judge_cycle(
             self.stop_rule,
             state,
@@ -340,7 +343,7 @@ class OTFMaker(LoopParts):
             labelled=labelled,
             compared=compared,
             thrown_away=thrown_away,
-            reason=read_reason("train", state.campaign_id, state.cycle) if potential is None else None,
+            reason=None if died is None else read_reason(died, state.campaign_id, state.cycle),
         )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())
@@ -354,7 +357,7 @@ class OTFMaker(LoopParts):
         # jobflow hands the list of enclosing flows down to all that is appended; only the outermost
         # one is of use, and keeping it alone keeps what a cycle stores from growing with the cycles
         CURRENT_JOB.job.hosts = CURRENT_JOB.job.hosts[-1:]
-        jobs = cycle_jobs(self, state)
+        jobs = cycle_jobs(self, state, current_store())
         continue_as_current(jobs[-1])
         return Response(output=document, replace=Flow([*jobs], name=f"{state.campaign_id} c{state.cycle + 1:03d}"))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jobflow import Flow, JobStore
 
 from mlip_autopipec.errors import InvalidInputError, MLIPError, NothingLeftError
-from mlip_autopipec.flows.checks import check_campaign, elements_of
+from mlip_autopipec.flows.checks import check_campaign, check_one_beginning, elements_of
 from mlip_autopipec.flows.cycle import cycle_jobs
 from mlip_autopipec.flows.given import as_conditions, as_frames
 from mlip_autopipec.jobs.dataset import recorded_task
@@ -97,8 +97,9 @@ def resume(campaign_id: str, store: JobStore, maker: LoopParts | None = None) ->
         done = _stored_results(campaign_id, state.cycle + 1, store, walkers, state.potential_id)
     else:
         check_campaign(maker, task.structures(), task.conditions, [], None)
+        check_one_beginning(maker, task.given_potential)
         record = maker.recording(_next_generation(task))
-    return _flow(using, state, done, record)
+    return _flow(using, state, store, done, record)
 
 
 def last_document(campaign_id: str, store: JobStore) -> OTFDocument:
@@ -168,6 +169,7 @@ def extend(
             "no basis functions for them; start a new campaign, which reuses the labels of common structures"
         )
     check_campaign(using, frames, all_conditions, [], None)
+    check_one_beginning(using, task.given_potential)
     fields = {"n_given_labels": task.n_given_labels, "given_potential": task.given_potential, "elements": task.elements}
     task_now = CampaignDocument.of(frames, all_conditions, campaign_id, **fields, generation=task.generation + 1)
     record = using.recording(task_now)
@@ -194,11 +196,11 @@ def extend(
         raise NothingLeftError(f"nothing is left to do in campaign '{campaign_id}': {why}; give something new to do")
     if status is not LoopStatus.LEARNING:
         raise InvalidInputError(f"the stop rule {using.stop_rule} ends the campaign at once: {why}; raise its limits")
-    return _flow(using, state, None, record)
+    return _flow(using, state, store, None, record)
 
 
-def _flow(maker: LoopParts, state: LoopState, done: CycleResults | None, record: Job | None) -> Flow:
-    jobs = cycle_jobs(maker, state, done, record)
+def _flow(maker: LoopParts, state: LoopState, store: JobStore, done: CycleResults | None, record: Job | None) -> Flow:
+    jobs = cycle_jobs(maker, state, store, done, record)
     first = [] if record is None else [record]
     return Flow([*first, *jobs], output=jobs[-1].output, name=maker.name)
 

@@ -7,11 +7,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Maker
-from pydantic import ImportString, TypeAdapter, ValidationError
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.static import CALCULATORS
 from mlip_autopipec.kinds import OracleKind, added_packages
+from mlip_autopipec.oracle.suitability import import_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ def make_static_maker(maker_class: str, maker_kwargs: Mapping[str, Any] | None =
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     if unknown := sorted(set(given) - set(known)):
         raise InvalidInputError.of(
-            "oracle.maker.maker_kwargs", f"has {unknown}, which {maker_class} does not take; it takes {sorted(known)}"
+            "maker.maker_kwargs", f"has {unknown}, which {maker_class} does not take; it takes {sorted(known)}"
         )
     for name, value in given.items():
         make_default = known[name].default_factory
@@ -53,17 +53,15 @@ def make_static_maker(maker_class: str, maker_kwargs: Mapping[str, Any] | None =
             if dataclasses.is_dataclass(default) and not isinstance(default, type):
                 inner = {f.name for f in dataclasses.fields(default) if f.init}
                 if unknown := sorted(set(value) - inner):
-                    raise InvalidInputError.of(
-                        f"oracle.maker.maker_kwargs.{name}", f"has {unknown}; it takes {sorted(inner)}"
-                    )
+                    raise InvalidInputError.of(f"maker.maker_kwargs.{name}", f"has {unknown}; it takes {sorted(inner)}")
                 given[name] = dataclasses.replace(default, **value)
     try:
         maker = cls(**given)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"oracle.maker: {maker_class} cannot be made: {error}") from error
+        raise InvalidInputError(f"maker: {maker_class} cannot be made: {error}") from error
     if (steps := getattr(maker, "steps", 1)) != 1:  # of a relaxation that takes one, atomate2 makes a single point
         raise InvalidInputError.of(
-            "oracle.maker.maker_kwargs.steps",
+            "maker.maker_kwargs.steps",
             f"is {steps} with {maker_class}, which then relaxes the structure, and a label is of the structure as it "
             "is; set steps: 1, or name its static maker",
         )
@@ -75,7 +73,7 @@ def check(maker: Mapping[str, Any]) -> None:
     name = maker.get("maker_class")
     if not name:
         raise InvalidInputError(
-            "oracle.maker.maker_class is missing: name the static maker that labels, for instance "
+            "maker.maker_class is missing: name the static maker that labels, for instance "
             "atomate2.forcefields.jobs.ForceFieldStaticMaker; there is no default"
         )
     _class_of(name)
@@ -83,14 +81,11 @@ def check(maker: Mapping[str, Any]) -> None:
 
 
 def _class_of(name: Any) -> type:
-    where = "oracle.maker.maker_class"
+    where = "maker.maker_class"
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         raise InvalidInputError(f"{where}: {name!r} is no import path of a class")
     _refuse_package(name, where, MAKERS | added_packages())
-    try:
-        found = TypeAdapter(ImportString[Any]).validate_python(name)
-    except ValidationError as error:
-        raise InvalidInputError(f"{where}: '{name}' cannot be imported: {error.errors()[0]['msg']}") from error
+    found = import_named(name, where)
     if not (isinstance(found, type) and issubclass(found, Maker) and dataclasses.is_dataclass(found)):
         raise InvalidInputError(
             f"{where}: '{name}' is not a class of makers of jobs; give one, for instance "
@@ -107,7 +102,7 @@ def _refuse_package(name: str, where: str, packages: frozenset[str]) -> None:
         )
 
 
-def _check_named(value: Any, where: str = "oracle.maker.maker_kwargs") -> None:
+def _check_named(value: Any, where: str = "maker.maker_kwargs") -> None:
     """Refuse classes and functions, named as monty does, that atomate2 would import and call: calculators alone."""
     if isinstance(value, dict):  # atomate2 imports these strings as well
         for name in _IMPORTED & set(value):

@@ -169,7 +169,7 @@ def judge_cycle(
     thrown_away
         Walks that are not resumed: the loop goes on without their labels.
     reason
-        Why the training failed, where that is known.
+        Why the labels or the training failed, where that is known.
     """
     if compared is not None and compared.refused is not None:
         return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
@@ -179,7 +179,7 @@ def judge_cycle(
     if potential is None or (labelled and batch is None):
         died = "label" if labelled and batch is None else "train"
         told = f"step '{died}' of cycle {state.cycle} failed"
-        if died == "train" and reason:
+        if reason:
             return LoopStatus.FAILED, f"{told}: {reason}"
         return LoopStatus.FAILED, f"{told}; see the log of its job for the reason"
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels

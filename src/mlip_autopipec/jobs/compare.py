@@ -19,6 +19,8 @@ from mlip_autopipec.oracle.energy_scale import unit_of_energies, why_energies_di
 from mlip_autopipec.schemas.label import ComparedLabel, ComparisonDocument, LabelDocument, told_shift
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlip_autopipec.jobs.label import OracleMaker
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,13 @@ _TRUST = "OracleMaker.n_compared (run file: oracle.n_compared) = 0 trusts the da
 
 @loop_job()
 def compare_given(
-    maker: OracleMaker, labels: str, campaign_id: str, after: object = None, *, last: bool = True
+    maker: OracleMaker,
+    labels: str,
+    campaign_id: str,
+    after: object = None,
+    teachers: Sequence[object] = (),  # noqa: ARG001 - is waited for
+    *,
+    last: bool = True,
 ) -> ComparisonDocument:
     """
     Compute some of the user's own labels again, and say whether they are of the oracle's energy surface.
@@ -44,6 +52,8 @@ def compare_given(
         The campaign they will be used in.
     after
         Output of a job that has to be done before; a comparison is continued, a refused one is passed on.
+    teachers
+        The teacher of the campaign, which has to have come: one that fails costs no calculation.
     last
         Whether no further label is compared, so that an energy shift can be fitted.
 

@@ -22,12 +22,15 @@ from mlip_autopipec.jobs.base import (
     store_at_once,
 )
 from mlip_autopipec.jobs.calculation import NO_ORACLE, Calculation
+from mlip_autopipec.jobs.failures import keeps_reason
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import check_atoms_alike, check_makes_labels, check_settings, doubtful_settings
+from mlip_autopipec.jobs.teach import require_teachers
 from mlip_autopipec.oracle.ase_calculators import check_energy_kind
-from mlip_autopipec.oracle.suitability import calculator_of, check_arguments, check_elements
+from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument
+from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.schemas.walk import Choice, ProposalDocument, SelectionDocument
 from mlip_autopipec.structures.distances import LABEL_RATIO
 from mlip_autopipec.structures.electrons import check_one_state, has_total, moments_of, told
@@ -102,9 +105,11 @@ class OracleMaker(Calculation, Maker):
                     f"is {maker!r}; it has to be an atomate2 static maker (a jobflow Maker), for "
                     "instance vasp_static_maker() or GFNxTBStaticMaker()",
                 )
-            if (calculator := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
-                check_arguments(calculator or "", getattr(maker, "calculator_kwargs", None) or {})
-            check_elements(maker, elements)
+            try:
+                check_calculator(maker, elements)
+            except InvalidInputError as error:
+                error.field = error.field or f"OracleMaker.{name}"
+                raise
             check_energy_kind(maker)
             if type(self).compute is OracleMaker.compute:  # a stand-in has no use for the job of its maker
                 check_makes_labels(maker, elements)
@@ -174,12 +179,14 @@ class OracleMaker(Calculation, Maker):
             )
 
     @loop_job(tolerate_failed_inputs=True)
+    @keeps_reason("label")
     def make(
         self,
         source: ProposalDocument | SelectionDocument | str | None,
         campaign_id: str,
         cycle: int,
         begin: int | None = None,
+        teachers: Sequence[TeacherDocument | None] = (),
     ) -> Response[LabelBatch]:
         """
         Label all structures of a proposal, or the chosen ones of a selection.
@@ -195,7 +202,10 @@ class OracleMaker(Calculation, Maker):
             Of the loop.
         begin
             Number of the first structure of a part; None for all structures.
+        teachers
+            The teacher of the training to come: labels wait for it, so that one that fails (None) costs none.
         """
+        require_teachers(teachers, campaign_id, cycle)
         if source is None:
             raise MLIPError(f"there is nothing to label in cycle {cycle}: the selection job failed")
         if isinstance(source, str):

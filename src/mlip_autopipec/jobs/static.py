@@ -20,7 +20,7 @@ from atomate2.ase.jobs import AseMaker
 from atomate2.ase.schemas import AseStructureTaskDoc, OutputDoc, convert_stress_from_voigt_to_symm
 from emmet.core.types.enums import TaskState
 from jobflow import job
-from pydantic import Field, ImportString, TypeAdapter, ValidationError
+from pydantic import Field, ImportString, TypeAdapter
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from mlip_autopipec.errors import InvalidInputError, LabelError
@@ -31,7 +31,7 @@ from mlip_autopipec.oracle.electrons import tell, with_initial_moments
 from mlip_autopipec.oracle.extracted import EnergyKind
 from mlip_autopipec.oracle.kpoints import thin_out_along_vacuum
 from mlip_autopipec.oracle.refused import refuse
-from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments
+from mlip_autopipec.oracle.suitability import NOBLE_GASES, check_arguments, import_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,11 +246,7 @@ def _check_calculator(maker: Mapping[str, Any]) -> None:
     packages = CALCULATORS | added_packages()
     if not any(name.startswith(f"{package}.") for package in packages):
         raise InvalidInputError(refused)
-    try:
-        found = TypeAdapter(ImportString[Any]).validate_python(name)
-    except ValidationError as error:
-        why = error.errors()[0]["msg"]
-        raise InvalidInputError(f"maker.calculator_class: '{name}' cannot be imported: {why}") from error
+    found = import_named(name, "maker.calculator_class")
     _refuse_no_calculator(found, name)
 
 

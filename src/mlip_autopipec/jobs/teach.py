@@ -14,16 +14,18 @@ import numpy as np
 from jobflow import Maker
 from monty.json import jsanitize
 
-from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError
+from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError, check_whole
 from mlip_autopipec.frames import pack
-from mlip_autopipec.jobs.base import current_store, current_uuid, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.failures import keeps_reason, read_reason
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
-from mlip_autopipec.oracle.suitability import check_elements
+from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
+from mlip_autopipec.schemas.campaign import CampaignDocument
 from mlip_autopipec.schemas.linear import LinearRecord
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ase import Atoms
+    from jobflow import JobStore
 
     from mlip_autopipec.lammps.types import MDSettings
-    from mlip_autopipec.schemas.campaign import CampaignDocument
     from mlip_autopipec.training.training import ACETrainer
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ _DISPLACED = 0.25
 _HOTTER = 1.5
 #: So many of the structures that were asked for have to come out.
 _LEAST = 0.5
+#: Name of the step, by which the reason of a failure is found.
+_STEP = "teach"
 
 
 @dataclass
@@ -98,9 +102,7 @@ class TeachMaker(Maker):
             Of the campaign, where they are known: the teacher has to know them.
         """
         for name, about in (("n_labels", ", better hundreds"), ("interval_steps", "")):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidInputError.of(f"TeachMaker.{name}", f"is {value!r}; give a whole number, 1 or more{about}")
+            check_whole(f"TeachMaker.{name}", getattr(self, name), 1, about)
         if (self.potential is None) is (self.static_maker is None):
             raise InvalidInputError("a teacher is either a static maker or a potential: give one of them")
         if self.potential is not None:
@@ -117,17 +119,21 @@ class TeachMaker(Maker):
                 "an ASE calculator",
             )
         elif elements:
-            check_elements(self.static_maker, elements)
+            try:
+                check_calculator(self.static_maker, elements)
+            except InvalidInputError as error:
+                raise InvalidInputError.of("TeachMaker.static_maker", f"cannot teach: {error}") from error
 
     @loop_job()
     def make(
         self,
-        campaign: CampaignDocument,
+        campaign: CampaignDocument | str,
         trainer: ACETrainer,
         dynamics: MDSettings,
         generator: StructureGenerator,
         seed: int,
         largest: int | None = None,
+        cycle: int = 0,
     ) -> TeacherDocument:
         """
         Let the teacher run MD and label, and learn it.
@@ -135,7 +141,7 @@ class TeachMaker(Maker):
         Parameters
         ----------
         campaign
-            Structures and conditions.
+            Structures and conditions, or the uuid of their document.
         trainer
             Of the campaign.
         dynamics
@@ -146,18 +152,37 @@ class TeachMaker(Maker):
             Of the campaign.
         largest
             Most atoms of a structure that is computed whole; larger ones are represented by cut-outs of the generator.
+        cycle
+            Of the loop, in which it is taught.
 
         Raises
         ------
         TrainingError
             The teacher could not compute half of what it was asked for, or could not be learnt.
         """
+        if isinstance(campaign, str):
+            campaign = load_document(CampaignDocument, campaign)
+        return self._taught(campaign.campaign_id, cycle, campaign, trainer, dynamics, generator, seed, largest)
+
+    @keeps_reason(_STEP)
+    def _taught(
+        self,
+        campaign_id: str,
+        cycle: int,  # noqa: ARG002 for the reason of a failure
+        campaign: CampaignDocument,
+        trainer: ACETrainer,
+        dynamics: MDSettings,
+        generator: StructureGenerator,
+        seed: int,
+        largest: int | None,
+    ) -> TeacherDocument:
         self.check()
         asked = self._key(campaign, trainer, dynamics, generator, seed)
-        known = read_teacher(campaign.campaign_id, asked)
+        fields = {"uuid": current_uuid(), "campaign_id": campaign_id, "asked": asked, "seed": seed}
+        fields["taught_by"] = self.digest()
+        known = find_teacher(current_store(), campaign_id, asked=asked)
         if known is not None:
-            return known.model_copy(update={"uuid": current_uuid(), "made_at": None})
-        fields = {"uuid": current_uuid(), "campaign_id": campaign.campaign_id, "asked": asked, "seed": seed}
+            return known.model_copy(update={**fields, "made_at": None})
         if self.potential is not None:
             self.check(campaign.elements)
             given = _linear(self.potential)
@@ -230,7 +255,13 @@ class TeachMaker(Maker):
             if n_frames == 0:
                 continue
             settings = ValidationSettings(n_frames, self.interval_steps, dynamics.timestep_fs)
-            calculator = calculator_for(makers[-1], atoms)
+            try:
+                calculator = calculator_for(makers[-1], atoms)
+            except Exception as error:  # of any class of calculators
+                raise TrainingError(
+                    f"the teacher {_told(self.static_maker)} cannot be made: {type(error).__name__}: {error}. Mend it, "
+                    "take another one, or leave it out"
+                ) from error
             is_held = dynamics.ensemble == "npt" and has_stress(boxed(atoms), calculator)
             states = oracle_md_states(
                 with_initial_moments(makers[-1], atoms),
@@ -247,19 +278,68 @@ class TeachMaker(Maker):
             if Provenance.of(atoms).split == Split.TRAIN:
                 yield 1, (with_label(one, calculator_for(makers[-1], one)) for one in [boxed(atoms)])
 
+    def digest(self) -> str:
+        """Return what tells the settings of one teacher from those of another, whatever wrote them down."""
+        return _hashed(_without_versions(jsanitize(replace(self, name=""), strict=True)))
+
     def _key(self, campaign: CampaignDocument, *parts: Any) -> str:
         """Return what tells one teaching from another."""
         given = [self, campaign.payload.get("structures"), campaign.conditions, *parts]
-        return hashlib.sha256(json.dumps(jsanitize(given, strict=True), sort_keys=True).encode()).hexdigest()
+        return _hashed(jsanitize(given, strict=True))
 
 
-def read_teacher(campaign_id: str, asked: str | None = None) -> TeacherDocument | None:
-    """Return the teacher of a campaign that was taught last, from the store of the present job; None without one."""
+def find_teacher(
+    store: JobStore, campaign_id: str, taught_by: str | None = None, *, asked: str | None = None, load: bool = True
+) -> TeacherDocument | None:
+    """
+    Return the teacher of a campaign that was taught last; None without one.
+
+    Parameters
+    ----------
+    store
+        A connected JobStore.
+    campaign_id
+        The campaign.
+    taught_by
+        The teacher's :meth:`TeachMaker.digest`: others, which were in the settings before, are passed over. None: any.
+    asked
+        All that was asked of it. None: whatever it was.
+    load
+        With its potential and labels.
+    """
     criteria = {"output.kind": "teacher", "output.campaign_id": campaign_id}
     if asked is not None:
         criteria["output.asked"] = asked
-    found = sorted(current_store().query(criteria, ["output", "completed_at"], load=True), key=time_of)
-    return TeacherDocument.model_validate(found[-1]["output"]) if found else None
+    found = sorted(store.query(criteria, ["output", "completed_at"], load=load), key=time_of)
+    documents = [TeacherDocument.model_validate(one["output"]) for one in found]
+    return next((d for d in documents[::-1] if taught_by is None or d.taught_by in ("", taught_by)), None)
+
+
+def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: str, cycle: int) -> None:
+    """
+    Refuse to go on in a cycle whose teacher did not come, with the reason where that is known.
+
+    Raises
+    ------
+    TrainingError
+        The job of a teacher failed.
+    """
+    if None not in teachers:
+        return
+    reason = read_reason(_STEP, campaign_id, cycle)
+    why = reason or "its job failed, see its log; mend or remove it (teacher of the run file)"
+    raise TrainingError(f"the teacher has not come: {why}")
+
+
+def _hashed(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _without_versions(plain: Any) -> Any:
+    """Leave out of plain data which versions of packages wrote it."""
+    if isinstance(plain, dict):
+        return {key: _without_versions(value) for key, value in plain.items() if key != "@version"}
+    return [_without_versions(one) for one in plain] if isinstance(plain, (list, tuple)) else plain
 
 
 def _told(maker: Maker | None) -> str:

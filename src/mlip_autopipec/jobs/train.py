@@ -14,10 +14,10 @@ from mlip_autopipec.active_learning.coverage import Coverage
 from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
-from mlip_autopipec.jobs.base import current_uuid, load_document, load_either, loop_job
+from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
 from mlip_autopipec.jobs.failures import keeps_reason
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
-from mlip_autopipec.jobs.teach import read_teacher
+from mlip_autopipec.jobs.teach import find_teacher, require_teachers
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 #: A dataset is fitted at most so many times without the labels that the others contradict.
 _ROUNDS = 8
+#: In place of a digest: whichever teacher taught last.
+ANYBODY = "anybody"
 
 
 @renamed_fields(quarantine="outliers")
@@ -77,6 +79,7 @@ class TrainMaker(Maker):
         initial_potential: PotentialDocument | str | None = None,
         fine_tune: bool = False,
         teachers: Sequence[TeacherDocument | None] = (),
+        taught_by: str | None = ANYBODY,
     ) -> PotentialDocument | None:
         """
         Train; the labels are read from the store.
@@ -98,12 +101,16 @@ class TrainMaker(Maker):
             Continue with few iterations, and require a lower error of the new labels.
         teachers
             The teacher that was made for this training; None where its job failed. Later trainings find it.
+        taught_by
+            Digest of the teacher of the settings, None without one: what others taught is in no fit any more. By
+            default, for jobs of earlier versions, the last one that taught.
 
         Returns
         -------
         PotentialDocument or None
             None when the oracle is failing, or the user's labels are refused.
         """
+        require_teachers(teachers, campaign_id, cycle)  # without it nothing was labelled
         if batch is None:
             raise TrainingError(f"there are no labels of cycle {cycle}: the label job failed")
         earlier = isinstance(batch, str)
@@ -115,12 +122,12 @@ class TrainMaker(Maker):
             return None
         if isinstance(initial_potential, str):
             initial_potential = load_document(PotentialDocument, initial_potential)
-        if None in teachers:
-            raise TrainingError("the teacher has not come: its job failed; mend or remove it (teacher of the run file)")
-        teacher = read_teacher(campaign_id)
+        teacher = _teacher(campaign_id, taught_by)
         labels = TrainingLabels.read(campaign_id, cycle, batch.cycle if fine_tune else None, initial_potential, earlier)
         trainer = with_reference_energies(self.trainer, labels.every, elements)
         start = None if initial_potential is None else initial_potential.to_potential()
+        # a fit in closed form has the whole basis of a teacher it goes on from; gradient fits cannot drop what is in it
+        anew = trainer.judges_labels and _learnt_from_another(initial_potential, teacher)
         trusted, graded, aside = judge_new(
             self.outliers,
             start,
@@ -138,8 +145,8 @@ class TrainMaker(Maker):
         def fit(frames: Sequence[Atoms]) -> TrainingResult:
             return trainer.train(
                 frames,
-                start,
-                fine_tune,
+                None if anew else start,
+                fine_tune and not anew,
                 new_labels=new_frames,
                 test_labels=_structures(trainer, labels.test),
                 elements=elements,
@@ -174,7 +181,7 @@ class TrainMaker(Maker):
             parent_id=None if initial_potential is None else initial_potential.uuid,
             teacher_id=None if teacher is None else teacher.uuid,
             trainer={"class": type(trainer).__name__, **asdict(trainer)},
-            fine_tuned=fine_tune and (result.refit is None or result.refit.kept == "fine-tune"),
+            fine_tuned=fine_tune and not anew and (result.refit is None or result.refit.kept == "fine-tune"),
             n_train=len(frames) + len(new_frames),
             n_test=len(labels.test),
             graded=graded,
@@ -186,6 +193,8 @@ class TrainMaker(Maker):
         )
         if document.fine_tuned and result.linear is None and initial_potential is not None:
             document.teacher_factor = initial_potential.teacher_factor  # what a gradient fit goes on from is in it
+            if document.teacher_factor is not None:
+                document.teacher_id = initial_potential.teacher_id
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
@@ -194,6 +203,20 @@ class TrainMaker(Maker):
                 result.linear, [*frames, *new_frames], [*old, *trusted]
             )
         return document
+
+
+def _teacher(campaign_id: str, taught_by: str | None) -> TeacherDocument | None:
+    """Return the teacher of a training; see :meth:`TrainMaker.make`."""
+    if taught_by is None:
+        return None
+    return find_teacher(current_store(), campaign_id, None if taught_by == ANYBODY else taught_by)
+
+
+def _learnt_from_another(parent: PotentialDocument | None, teacher: TeacherDocument | None) -> bool:
+    """Tell whether a potential holds what a teacher said who is in the settings no more."""
+    if parent is None or parent.teacher_factor is None:
+        return False
+    return parent.teacher_id != (None if teacher is None else teacher.uuid)
 
 
 def _structures(trainer: ACETrainer, labels: Sequence[LabelDocument]) -> list[Atoms]:

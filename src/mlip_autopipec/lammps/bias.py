@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from monty.json import MSONable
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,10 +59,9 @@ class BiasSettings(MSONable):
             raise InvalidInputError.of(
                 "MDSettings.bias", "is given with ensemble nve, which the bias would heat; use nvt or npt"
             )
-        if not 0 <= self.ramp_steps < math.inf:
-            raise InvalidInputError.of("MDSettings.bias.ramp_steps", f"is {self.ramp_steps}; it cannot be negative")
-        if self.n_steps is not None and self.n_steps < 1:
-            raise InvalidInputError.of("MDSettings.bias.n_steps", f"is {self.n_steps}; give 1 or more, or None")
+        check_whole("MDSettings.bias.ramp_steps", self.ramp_steps, 0)
+        if self.n_steps is not None:
+            check_whole("MDSettings.bias.n_steps", self.n_steps, 1, ", or None")
         for name in ("max_volume_change", "volume_A3"):
             value = getattr(self, name)
             if value is not None and not value > 0:

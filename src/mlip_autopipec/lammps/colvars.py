@@ -97,7 +97,7 @@ def _without_comments(text: str) -> str:
 
 def is_file_name(text: str) -> bool:
     """Tell whether an entry of a run file names a file; a configuration has braces."""
-    return "{" not in text
+    return bool(text.strip()) and "{" not in text
 
 
 def explained(log: str) -> ExplorationError:

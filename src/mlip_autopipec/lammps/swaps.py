@@ -11,7 +11,7 @@ import numpy as np
 from ase import units
 from monty.json import MSONable
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.frozen import frozen_atoms
 
@@ -46,8 +46,7 @@ class SwapSettings(MSONable):
     def check(self, gamma_every: int, ensemble: str) -> None:
         """Refuse values and ensembles with which exchanges make no sense."""
         for name in ("every_steps", "attempts"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInputError.of(f"MDSettings.swap.{name}", f"is {getattr(self, name)!r}; give 1 or more")
+            check_whole(f"MDSettings.swap.{name}", getattr(self, name), 1)
         if self.temperature_K is not None and not 0 < self.temperature_K < math.inf:
             raise InvalidInputError.of(
                 "MDSettings.swap.temperature_K", f"is {self.temperature_K}; it has to be positive and finite"

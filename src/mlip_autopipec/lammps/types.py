@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from monty.json import MSONable
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 from mlip_autopipec.lammps.bias import BiasSettings
 from mlip_autopipec.lammps.colvars import check_configuration
 from mlip_autopipec.lammps.swaps import SwapCount, SwapSettings
@@ -231,6 +231,8 @@ class MDSettings(MSONable):
         ):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInputError.of(f"MDSettings.{name}", f"is {getattr(self, name)!r}; it has to be positive")
+        for name in ("n_steps", "gamma_every", "max_frames"):
+            check_whole(f"MDSettings.{name}", getattr(self, name))
         if self.gamma_hi < self.gamma_lo:
             raise InvalidInputError.of("MDSettings.gamma_hi", f"is {self.gamma_hi}, below gamma_lo = {self.gamma_lo}")
         if self.explosive_gamma < self.gamma_hi:

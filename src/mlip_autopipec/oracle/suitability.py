@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 import sys
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,34 @@ def imported(name: str) -> Any:
         return None
 
 
+def import_named(name: str, where: str) -> Any:
+    """
+    Import what an import path names.
+
+    Parameters
+    ----------
+    name
+        The path.
+    where
+        The setting that holds it, with which the message begins.
+
+    Raises
+    ------
+    InvalidInputError
+        It cannot be imported: the message says whether that is the module, or the class in it.
+    """
+    try:
+        return TypeAdapter(ImportString[Any]).validate_python(name)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Invalid python path: ")
+        module, _, wanted = name.rpartition(".")
+        if (found := sys.modules.get(module)) is not None and not hasattr(found, wanted):  # pydantic tells of a package
+            classes = [key for key, value in vars(found).items() if isinstance(value, type)]
+            close = get_close_matches(wanted, classes, n=1, cutoff=0.8)
+            why = f"{module} has no class {wanted}" + (f"; did you mean {close[0]}?" if close else "")
+        raise InvalidInputError(f"{where}: '{name}' cannot be imported: {why}") from error
+
+
 def check_elements(maker: Any, elements: Sequence[str]) -> None:
     """
     Refuse elements that the calculator of a maker gives numbers for that mean nothing, or has no file for.
@@ -172,12 +201,12 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
             "ase.calculators.abinit.Abinit; there is no default"
         )
     try:
-        found = TypeAdapter(ImportString[Any]).validate_python(name)
-    except ValidationError as error:
+        found = import_named(name, "calculator_class")
+    except InvalidInputError:
         if find_spec(name.partition(".")[0]) is None:  # it is on the worker perhaps, which says so if it is not
             logger.warning("the arguments of %s are not checked here: its package is not installed", name)
             return
-        raise InvalidInputError(f"calculator_class '{name}' cannot be imported: {error}") from error
+        raise
     if not isinstance(found, type) or not issubclass(found, Calculator):
         return
     if issubclass(found, (FileIOCalculator, GenericFileIOCalculator)) or not found.default_parameters:
@@ -190,6 +219,20 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     if unknown:
         known -= {"self", "args", "kwargs", "restart", "ignore_bad_restart_file", "label", "atoms", "directory"}
         raise InvalidInputError(f"{name} does not know {', '.join(unknown)}; it knows {', '.join(sorted(known))}")
+
+
+def check_calculator(maker: Any, elements: Sequence[str]) -> None:
+    """
+    Refuse a maker whose calculator does not know an argument or an element: it would compute something else.
+
+    Parameters
+    ----------
+    maker, elements
+        As for :func:`check_elements`.
+    """
+    if (name := calculator_of(maker)) is not None or hasattr(maker, "calculator_class"):
+        check_arguments(name or "", getattr(maker, "calculator_kwargs", None) or {})
+    check_elements(maker, elements)
 
 
 def _is_read(calculator: type[Calculator], key: str) -> bool:

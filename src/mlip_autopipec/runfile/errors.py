@@ -126,13 +126,19 @@ class RunFileText:
         try:
             yield
         except InvalidInputError as error:
-            inner = loc if error.field is None else (*loc, error.field.rpartition(".")[2])
+            inner = loc if error.field is None else (*loc, *_below_first(error.field))
             # an unsuitable default has no line in the file; its section has
             raise self.error([(inner if self.line(inner)[1] == inner else loc, str(error))]) from error
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             # arguments of others' functions and classes, whose types are known to them alone
             told = f"is refused where it is used: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise self.error([(loc, told)]) from error
+
+
+def _below_first(field: str) -> list[str]:
+    """Return the keys of a field without the class or section that it begins with."""
+    first, _, below = field.partition(".")
+    return (below or first).split(".")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

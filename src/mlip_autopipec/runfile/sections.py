@@ -290,12 +290,16 @@ class StaticMakerSection(Strict):
                 )
         assert self.kind is not None
         check = ORACLES[self.kind].check
-        if check is not None:
-            try:
+        try:
+            if check is not None:
                 check(self.maker)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"{self._where}.{error}") from error
-        return make(**self.maker)
+            return make(**self.maker)
+        except InvalidInputError as error:
+            if not str(error).startswith("maker"):
+                raise
+            named = InvalidInputError(f"{self._where}.{error}")  # whoever made it does not know in which section it is
+            named.field = None if error.field is None else f"{self._where}.{error.field}"
+            raise named from error
 
 
 _OF_TEACHER = parameter_descriptions(TeachMaker)

@@ -23,6 +23,7 @@ class TeacherDocument(WithPayload):
     model: str = Field(description="Class of the maker whose calculator is the teacher; ACE for a potential.")
     calculator: str = Field("", description="Its calculator and what that is made with; empty of a potential.")
     asked: str = Field(description="SHA-256 of all it was asked for; taught once for each.")
+    taught_by: str = Field("", description="SHA-256 of the teacher's settings; empty if an earlier version taught.")
     seed: int = Field(description="Of everything random.")
     n_labels: int = Field(0, description="Free labels; 0 of a potential that was given.")
     n_failed: int = Field(0, description="Structures that the teacher could not compute.")

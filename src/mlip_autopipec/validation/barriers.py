@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms
-from ase.geometry import find_mic
 from ase.mep import NEB
 from ase.optimize import FIRE
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.potentials.potential import ACEPotential
-from mlip_autopipec.structures.electrons import charge_of, multiplicity_of, take_over, told
+from mlip_autopipec.structures.electrons import take_over
 from mlip_autopipec.structures.frozen import FROZEN, constrained_atoms, freeze, frozen_atoms
 from mlip_autopipec.structures.intake import take_in
 from mlip_autopipec.structures.periodicity import boxed
@@ -27,6 +27,7 @@ from mlip_autopipec.structures.readers import read_structure
 from mlip_autopipec.validation.comparison import PropertyComparison
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.crystals import evaluate
+from mlip_autopipec.validation.end_states import are_same, check_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: A path further than this from a line would not be one between these states any more.
 _FARTHEST_A = 4.0
-#: States whose atoms are nearer to each other than this are one.
-_SAME_A = 0.1
 _ENDS = ("initial state", "final state")
 _HIGHEST, _UNCONVERGED = "highest image", " (not converged)"
 
@@ -180,31 +179,24 @@ class BarrierCriterion(Criterion):
 
     def __post_init__(self) -> None:
         """Read the states: they travel with the jobs, not their paths."""
+        given = self.initial, self.final
         self.initial, self.final = (_packed(getattr(self, which), which) for which in self.FILES)
         a, b = self.states()
-        if list(a.numbers) != list(b.numbers):
-            raise InvalidInputError(
-                f"BarrierCriterion: the atoms of initial ({a.get_chemical_formula()}) and final "
-                f"({b.get_chemical_formula()}) are not the same, or not in the same order; reorder one file"
-            )
-        if not np.allclose(a.cell.array, b.cell.array, atol=1e-4):
-            raise InvalidInputError("BarrierCriterion: initial and final have other cells; give both the same one")
-        if _are_same(a, b):
-            raise InvalidInputError(f"BarrierCriterion: initial and final are the same state, to {_SAME_A} A; give two")
-        if not frozen_atoms(a).tolist() == frozen_atoms(b).tolist():
-            raise InvalidInputError("BarrierCriterion: initial and final fix other atoms; fix the same ones")
-        if (charge_of(a), multiplicity_of(a)) != (charge_of(b), multiplicity_of(b)):
-            none = "multiplicity" if charge_of(a) == charge_of(b) else "charge"
-            raise InvalidInputError(
-                f"BarrierCriterion: initial has {told(a, none)} and final {told(b, none)}; give both the same charge "
-                "and spin"
-            )
+        where = b.positions.copy()
+        remarks = check_states(a, b)
+        if (b.positions != where).any():
+            self.final = pack_frames([_bare(b)])
+        if given != (self.initial, self.final):  # not where jobs make it again
+            for remark in remarks:
+                _say(f"BarrierCriterion '{self.name}': {remark}")
         if not a.pbc.all():  # as the structures of a campaign: potentials know periodic cells only
             box = boxed(a)
             b.positions += box.positions[0] - a.positions[0]
             b.set_cell(box.cell)
             b.pbc = box.pbc
             self.initial, self.final = pack_frames([_bare(box)]), pack_frames([_bare(b)])
+        for name in ("n_images", "steps"):
+            check_whole(f"BarrierCriterion.{name}", getattr(self, name))
         for name in ("tolerance_eV", "force_tolerance_eV_A", "n_images", "fmax", "steps"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InvalidInputError.of(
@@ -286,7 +278,7 @@ class BarrierCriterion(Criterion):
         why = None
         if unconverged:
             why = "the path by the potential did not converge; raise steps, or let it learn"
-        elif _are_same(start, end):
+        elif are_same(start, end):
             why = "both states relax to the same one by the potential; give the final state as a minimum of its own"
         elif learnt[0] <= max(learnt[1:]):
             top = _ENDS[int(np.argmax(learnt[1:]))]
@@ -314,12 +306,10 @@ class BarrierCriterion(Criterion):
         ]
 
 
-def _are_same(one: Atoms, other: Atoms) -> bool:
-    """Return whether the atoms of two states are at the same places; where none is frozen, of a shifted one too."""
-    moves = find_mic(other.positions - one.positions, one.cell, one.pbc)[0]
-    if not len(frozen_atoms(one)):
-        moves -= moves.mean(axis=0)
-    return bool(np.abs(moves).max() < _SAME_A)
+@cache
+def _say(remark: str) -> None:
+    """Tell what is worth knowing once, however often a criterion is made."""
+    logger.warning("%s", remark)
 
 
 def _packed(given: str | Path | Atoms, which: str) -> str:

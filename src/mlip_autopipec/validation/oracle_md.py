@@ -14,7 +14,7 @@ from ase.md.langevin import Langevin
 from ase.md.nptberendsen import Inhomogeneous_NPTBerendsen, NPTBerendsen
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.structures.electrons import charge_of
 from mlip_autopipec.structures.frozen import frozen_atoms
@@ -54,6 +54,11 @@ class ValidationSettings:
     n_frames: int = 10
     interval_steps: int = 100
     timestep_fs: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are not whole."""
+        for name in ("n_frames", "interval_steps"):
+            check_whole(f"ValidationSettings.{name}", getattr(self, name))
 
     def halves(self) -> tuple[ValidationSettings, ValidationSettings | None]:
         """Return the settings of MD from the start, and of that from where the walker ended; None without frames."""

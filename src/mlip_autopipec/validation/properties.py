@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 
-from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.errors import InvalidInputError, check_whole
 from mlip_autopipec.moved import renamed_classes
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.provenance import Origin, Provenance
@@ -162,6 +162,7 @@ class PropertyCriterion(Criterion):
                     f"PropertyCriterion.{name}", f"is {value}; give a value from {low:g} to {high:g}"
                 )
         for name, least in (("n_volumes", 5), ("max_atoms", 1), ("max_labels", 1)):
+            check_whole(f"PropertyCriterion.{name}", getattr(self, name))
             if not (value := getattr(self, name)) >= least:
                 raise InvalidInputError.of(f"PropertyCriterion.{name}", f"is {value}; it has to be at least {least}")
         if self.elastic_from not in ("stress", "energy"):
