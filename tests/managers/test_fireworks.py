@@ -19,6 +19,8 @@ import pytest
 from own_process import run_script, stores_on_server, write_jobflow_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jobflow import Flow
 
 MONGO_URI = os.environ.get("MLIP_AUTOPIPEC_TEST_MONGO_URI")
@@ -59,6 +61,28 @@ def campaigns() -> dict[str, Flow]:
     }
 
 
+def campaigns_of_programs() -> dict[str, Flow]:
+    """What is run after these, as it imports atomate2 and what fits."""
+    from ase.build import bulk
+
+    from mlip_autopipec.jobs.static import CalculatorStaticMaker
+    from mlip_autopipec.jobs.teach import TeachMaker
+    from mlip_autopipec.jobs.train import TrainMaker
+    from mlip_autopipec.testing import stand_in_loop
+
+    no_file = {"potential": "no-such-file.alloy"}
+    teacher = CalculatorStaticMaker(calculator_class="ase.calculators.eam.EAM", calculator_kwargs=no_file)
+    loop = stand_in_loop(train_maker=TrainMaker(), teach_maker=TeachMaker(static_maker=teacher))
+    return {"the teacher fails": loop.make(bulk("Cu", cubic=True) * (3, 3, 3), 300)}
+
+
+def flows() -> Iterator[tuple[str, Flow]]:
+    """Yield all campaigns by name, and write down between the two kinds what was imported."""
+    yield from campaigns().items()
+    Path("imported.json").write_text(json.dumps(list(sys.modules)))
+    yield from campaigns_of_programs().items()
+
+
 def main() -> None:
     """Run all campaigns in the current folder and write down what became of them."""
     from fireworks import FWorker, LaunchPad
@@ -72,7 +96,7 @@ def main() -> None:
     store = SETTINGS.JOB_STORE
     results: dict[str, Any] = {}
     try:
-        for title, flow in campaigns().items():
+        for title, flow in flows():
             ids = pad.add_wf(flow_to_workflow(flow))
             rapidfire(pad, FWorker(), nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
             workflow = pad.get_wf_by_fw_id(next(iter(ids.values())))
@@ -88,7 +112,6 @@ def main() -> None:
         if MONGO_URI:
             pad.connection.drop_database(name)
     Path("results.json").write_text(json.dumps(results, default=str))
-    Path("imported.json").write_text(json.dumps(list(sys.modules)))
 
 
 def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
@@ -172,6 +195,17 @@ def test_an_oracle_that_fails_ends_it(results: dict[str, Any]) -> None:
     result = results["no label succeeds"]
     assert result["document"]["status"] == "ORACLE_FAILING"
     assert set(result["jobs"].values()) == {"COMPLETED"}
+
+
+def test_a_teacher_that_fails_ends_it_before_the_labels(results: dict[str, Any]) -> None:
+    result = results["the teacher fails"]
+    assert result["document"]["status"] == "FAILED"
+    assert "the teacher has not come" in result["document"]["why"]
+    assert "no-such-file.alloy" in result["document"]["why"]
+    assert result["document"]["n_labels"] == 0
+    assert result["jobs"]["teach label c000"] == "FIZZLED"
+    assert set(result["jobs"].values()) == {"COMPLETED", "FIZZLED"}
+    assert not any(name.startswith("label c") for name in result["jobs"])
 
 
 def test_specs_are_small(results: dict[str, Any]) -> None:
