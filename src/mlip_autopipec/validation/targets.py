@@ -52,7 +52,8 @@ class AccuracyTargets(MSONable):
     Root mean square errors that a converged potential may have on labels from its own MD.
 
     They hold for bounds of the errors, at the confidence of the stop rule, and for each walker. A linear fit also has
-    to have them on labels left out of the fit, which it knows in closed form.
+    to have them on labels left out of the fit, which it knows in closed form: on those whose energy is one that MD has,
+    as soon as a check has been learnt.
 
     What is None is judged by the stop rule's own limits: relative to the variation of the data.
 
