@@ -12,6 +12,7 @@ from mlip_autopipec.jobs.generate import GenerateMaker
 from mlip_autopipec.jobs.train import TrainMaker
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.potentials.basis import BasisSettings
+from mlip_autopipec.report.results import summary_table
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.label import LabelDocument
 from mlip_autopipec.schemas.linear import LeftOutLikeMD
@@ -63,7 +64,7 @@ def test_labels_like_those_of_md_are_those_of_its_energies():
     assert like_md(labels, np.ones(8, dtype=bool), np.zeros(8, dtype=bool)) is None, "nothing is known of MD"
 
 
-def test_labels_that_md_never_meets_keep_no_loop_from_converging(run_loop, stored_documents):
+def test_labels_that_md_never_meets_keep_no_loop_from_converging(run_loop, stored_documents, tmp_path):
     free = run_loop(loop(max_cycles=1).make(COPPER, [300], campaign_id="free"))
     (first,) = [one for one in stored_documents(PotentialDocument) if one.uuid == free.check.potential_id]
     wild = first.linear.forces_left_out_meV_A
@@ -88,6 +89,9 @@ def test_labels_that_md_never_meets_keep_no_loop_from_converging(run_loop, store
     assert errors, "those of the check that failed were learnt"
     of_checks = np.sqrt(np.average([error**2 for error, _ in errors], weights=[n for _, n in errors]))
     assert of_checks < asked.forces_meV_A
+    for document, is_told in ((free, False), (final, True)):
+        rows = list(summary_table(document, {}, tmp_path, 1.0).columns[0].cells)
+        assert ("error, those like MD" in rows) is is_told
     few = AccuracyTargets(forces_meV_A=1e-3)
     (told,) = exceeded_left_out(checked, few, 0.9)
     n = checked.linear.left_out_like_md.n_structures

@@ -129,9 +129,17 @@ def _above_the_check(document: OTFDocument, errors: Mapping[str, ErrorMetrics]) 
 _MEASURED_ON = {
     "train": "training set",
     "left_out": "labels left out",
+    "like_md": "those like MD",
     "test": "held-out set",
     "validation": "fresh oracle MD",
 }
+
+
+def _like_md(document: OTFDocument) -> RootMeanSquares | None:
+    """Return the errors of labels left out by which accuracy was judged; None where nothing was asked for."""
+    if document.check is None or document.check.confidence is None or document.linear is None:
+        return None
+    return document.linear.left_out_like_md
 
 
 def _stress(errors: ErrorMetrics | RootMeanSquares) -> str:
@@ -151,7 +159,7 @@ def summary_table(
     table.add_row("cycles / halts", f"{document.n_cycles} / {document.n_halts}")
     failed = f" ({document.n_failed_labels} failed)" if document.n_failed_labels else ""
     table.add_row("labels", f"{document.n_labels}{failed}")
-    measured = {**errors, "left_out": errors_by_set(document).get("labels left out")}
+    measured = {**errors, "left_out": errors_by_set(document).get("labels left out"), "like_md": _like_md(document)}
     for name, what in _MEASURED_ON.items():
         if (e := measured.get(name)) is not None:
             table.add_row(
