@@ -20,7 +20,7 @@ from mlip_autopipec.schemas.potential import PotentialDocument
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.testing import ScriptedDynamicsMaker, StandInOracleMaker, stand_in_loop
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.md_energies import like_md
+from mlip_autopipec.validation.md_energies import like_md
 from mlip_autopipec.validation.targets import AccuracyTargets
 
 COPPER = bulk("Cu", cubic=True) * (2, 2, 2)

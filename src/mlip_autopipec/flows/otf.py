@@ -15,7 +15,7 @@ from mlip_autopipec.flows.checks import check_campaign, elements_of
 from mlip_autopipec.flows.cycle import Source, cycle_jobs, explorations, first_potential, named
 from mlip_autopipec.flows.given import TakenStructures, as_conditions, as_frames, as_labels
 from mlip_autopipec.flows.parts import LoopParts
-from mlip_autopipec.jobs.assess import after_last_training, assessment, judge_cycle, update_state
+from mlip_autopipec.jobs.assess import after_last_training, assessment, failed_step, judge_cycle, update_state
 from mlip_autopipec.jobs.base import (
     continue_as_current,
     current_store,
@@ -332,9 +332,7 @@ class OTFMaker(LoopParts):
             # nothing goes on from what could not be learnt; the next training has these labels too
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
-        died = None if potential is not None else "train"
-        if labelled and batch is None:
-            died = "label"
+        died = failed_step(potential, batch, labelled=labelled)
         status, why = judge_cycle(
             self.stop_rule,
             state,

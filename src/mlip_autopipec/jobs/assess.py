@@ -140,6 +140,13 @@ def can_nest_further() -> bool:
     return depth + _FRAMES_NEEDED < sys.getrecursionlimit()
 
 
+def failed_step(potential: PotentialDocument | None, batch: LabelBatch | None, *, labelled: bool) -> str | None:
+    """Name the step that left nothing, of a cycle that has labels or has not; None where all came."""
+    if labelled and batch is None:
+        return "label"
+    return "train" if potential is None else None
+
+
 def judge_cycle(
     rule: StopRule,
     state: LoopState,
@@ -176,12 +183,12 @@ def judge_cycle(
     if batch is not None and batch.oracle_failing and not thrown_away:
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
-    if potential is None or (labelled and batch is None):
-        died = "label" if labelled and batch is None else "train"
+    if (died := failed_step(potential, batch, labelled=labelled)) is not None:
         told = f"step '{died}' of cycle {state.cycle} failed"
         if reason:
             return LoopStatus.FAILED, f"{told}: {reason}"
         return LoopStatus.FAILED, f"{told}; see the log of its job for the reason"
+    assert potential is not None  # else a step failed
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)
     if labelled and graded and not thrown_away and {one.label_id for one in aside} >= {one.label_id for one in graded}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Maker
@@ -29,8 +29,8 @@ from mlip_autopipec.structures.provenance import Origin
 from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
-from mlip_autopipec.training.md_energies import like_md
 from mlip_autopipec.training.training import ACETrainer
+from mlip_autopipec.validation.md_energies import like_md
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -269,13 +269,14 @@ def _left_out(record: LinearFitRecord | None, new_frames: Sequence[Atoms]) -> Le
     if record is None or not new_frames:
         return None
     last = range(len(record.labels) - len(new_frames), len(record.labels))
-    energy, forces, stress = record.left_out_of(last, [len(frame) for frame in new_frames])
-    return LeftOutErrors(
-        n_structures=len(new_frames),
-        energy_rmse_meV_atom=energy,
-        forces_rmse_meV_A=forces,
-        stress_rmse_GPa=stress,
-    )
+    return LeftOutErrors(**_rmse(record, last, [len(frame) for frame in new_frames]))
+
+
+def _rmse(record: LinearFitRecord, which: Sequence[int], n_atoms: Sequence[int]) -> dict[str, Any]:
+    """Return the errors of some labels, each left out of the fit, by their names in documents."""
+    energy, forces, stress = record.left_out_of(which, n_atoms)
+    errors = {"energy_rmse_meV_atom": energy, "forces_rmse_meV_A": forces, "stress_rmse_GPa": stress}
+    return {"n_structures": len(which), **errors}
 
 
 def _left_out_like_md(
@@ -290,15 +291,8 @@ def _left_out_like_md(
         return None
     which = np.flatnonzero(found).tolist()
     n_atoms = [len(frames[i]) for i in which]
-    energy, forces, stress = record.left_out_of(which, n_atoms)
-    return LeftOutLikeMD(
-        n_structures=len(which),
-        n_atoms=sum(n_atoms),
-        n_stresses=sum(record.labels[i].stress_rmse_GPa is not None for i in which),
-        energy_rmse_meV_atom=energy,
-        forces_rmse_meV_A=forces,
-        stress_rmse_GPa=stress,
-    )
+    n_stresses = sum(record.labels[i].stress_rmse_GPa is not None for i in which)
+    return LeftOutLikeMD(n_atoms=sum(n_atoms), n_stresses=n_stresses, **_rmse(record, which, n_atoms))
 
 
 def _coverage(

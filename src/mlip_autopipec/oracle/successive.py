@@ -21,6 +21,8 @@ _ALONG = 0.9
 _AT_REST = 0.01
 #: From this share of the labels on it is said: a relaxation or a few strained cells among others do no harm.
 _MANY = 0.3
+#: So many labels at once are compared with all before them, by one product of matrices.
+_BLOCK = 256
 
 
 def have_forces_of_another(frames: Sequence[Atoms]) -> NDArray[np.bool_]:
@@ -42,8 +44,9 @@ def have_forces_of_another(frames: Sequence[Atoms]) -> NDArray[np.bool_]:
         moving = sizes > _AT_REST * np.sqrt(forces.shape[1])
         which = np.array(group)[moving]
         directions = forces[moving] / sizes[moving, None]
-        for k in range(1, len(which)):
-            alike[which[k]] = bool((directions[:k] @ directions[k] > _ALONG).any())
+        for begin in range(0, len(which), _BLOCK):
+            cosines = directions[begin : begin + _BLOCK] @ directions[: begin + _BLOCK].T
+            alike[which[begin : begin + _BLOCK]] = (np.tril(cosines, begin - 1) > _ALONG).any(axis=1)
     return alike
 
 

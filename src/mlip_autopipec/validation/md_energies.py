@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlip_autopipec.validation.confidence import FEW_FRAMES, frames_wanted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 #: Above the lowest label, MD may have so many times the energy of the highest of its frames that were labelled. The
 #: potential energy of one molecule of four atoms in MD is within three times its mean in 99 of 100 frames.
 _FURTHER = 2.0
-#: With fewer labels the bound of an error is more than twice the error, at a confidence of 90 %.
-_FEWEST = 4
 
 
 def like_md(labels: Sequence[Atoms], counted: NDArray[np.bool_], of_md: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
@@ -51,4 +51,4 @@ def like_md(labels: Sequence[Atoms], counted: NDArray[np.bool_], of_md: NDArray[
     if not (counted & of_md).any():
         return None
     found = counted & (above <= _FURTHER * above[counted & of_md].max())
-    return found if found.sum() >= _FEWEST else None
+    return found if found.sum() >= frames_wanted(FEW_FRAMES) else None
