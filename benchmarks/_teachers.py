@@ -86,7 +86,8 @@ def stillinger_weber(element):
 
 def taught_by(case, name, folder, trainer=None):
     """What the teacher's own MD and structures of other volumes teach; by default the linear trainer."""
-    own = replace(case.system, oracle=case.teacher, n_pool=N_FRAMES // len(case.system.temperatures_K))
+    # an oracle of seconds a step may have short MD; a cheap model need not
+    own = replace(case.system, oracle=case.teacher, n_pool=N_FRAMES // len(case.system.temperatures_K), length_fs=None)
     frames = kept(folder, f"{name}-free", partial(oracle_frames, own, own.n_pool, 11, PICOSECONDS))
     calculator = case.teacher._get_calculator()
     displaced = StructureGenerator(n_structures=N_DISPLACED, cover_pairs=False).generate([case.system.atoms], seed=3)
