@@ -182,6 +182,28 @@ def test_errors_of_structures_left_out_are_those_of_refits() -> None:
         assert np.abs(found[rows] - expected).max() < 1e-8 * max(1.0, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("n_functions", [8, 40])
+def test_structures_left_out_with_related_ones_are_judged_by_refits_without_these(n_functions: int) -> None:
+    frames = [labelled(a) for a in cells(9)]
+    design = build_design(basis_of(["Cu"], n_functions), frames, {"Cu": 3.0}, 1)
+    unit = FitWeights().unit(design.kind)
+    matrix, target = design.matrix / unit[:, None], design.target / unit
+    factorisation = Factorisation.of(matrix, target, design.blocks, np.linspace(1, 3, matrix.shape[1]))
+    strength = 1e-6 * factorisation.singular[0] ** 2
+    related = [np.array(others) for others in ([0, 1, 2], [0, 1], [2, 0, 5], [3], [4], [2, 5], [6, 7], [7, 6, 8], [8])]
+    found = factorisation.leave_out(strength, related)
+    for i, others in enumerate(related):
+        keep = np.ones(len(target), dtype=bool)
+        for j in others:
+            keep[design.blocks[j]] = False
+        normal = matrix[keep].T @ matrix[keep] + strength * np.diag(np.linspace(1, 3, matrix.shape[1]) ** 2)
+        own = matrix[design.blocks[i]]
+        expected = target[design.blocks[i]] - own @ np.linalg.solve(normal, matrix[keep].T @ target[keep])
+        assert np.abs(found.residuals[design.blocks[i]] - expected).max() < 1e-6 * max(1.0, np.abs(expected).max())
+        variance = np.einsum("ij,ji->i", own, np.linalg.solve(normal, own.T))
+        assert np.allclose(found.variance[design.blocks[i]], variance, rtol=1e-5, atol=1e-8)
+
+
 def test_labels_without_stress_give_no_rows_and_all_rows_have_their_units() -> None:
     frames = [labelled(a) for a in cells(3)]
     frames[1].calc = SinglePointCalculator(

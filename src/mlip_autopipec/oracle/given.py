@@ -16,7 +16,6 @@ from mlip_autopipec.oracle.label_keys import refuse_asymmetric
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.stale import refuse_stale
-from mlip_autopipec.oracle.successive import about_successive
 from mlip_autopipec.oracle.uneven import about_uneven
 from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
 from mlip_autopipec.oracle.zero_forces import forces_set_to_zero, forces_without_a_component
@@ -29,6 +28,7 @@ from mlip_autopipec.structures.intake import take_electrons
 from mlip_autopipec.structures.limits import refuse_numbers, shown_formula
 from mlip_autopipec.structures.provenance import Origin, Split, about_compositions, mark
 from mlip_autopipec.structures.same import same_structures
+from mlip_autopipec.structures.successive import about_successive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,6 +16,7 @@ from mlip_autopipec.potentials.projections import kept_projections
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.periodicity import Shape, shape_of, stress_without_vacuum
 from mlip_autopipec.structures.provenance import Origin, Provenance
+from mlip_autopipec.structures.successive import related_labels
 from mlip_autopipec.training.accuracy import Prediction, evaluate
 from mlip_autopipec.training.bases import bases_to_choose
 from mlip_autopipec.training.budget import Budget
@@ -138,7 +139,7 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
             if not functions or lesson is not None:  # the teacher's basis stays
                 raise
             logger.info("no active set for %d functions per element; trying fewer (attempt %d)", size, attempt + 1)
-    left_out = fitted.factorisation.leave_out(fitted.rung.strength)
+    left_out = fitted.factorisation.leave_out(fitted.rung.strength, related_labels(task.labels))
     residuals = left_out.residuals * unit
     known = known_by_others(design, left_out, counted)
     judged = known[design.structure]

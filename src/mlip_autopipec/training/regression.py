@@ -215,19 +215,46 @@ class Factorisation:
                 best = Evidence(strength, value)
         return best
 
-    def leave_out(self, strength: float) -> LeftOut:
-        """Leave out each structure in turn."""
-        shrink = self._shrink(strength)
+    def leave_out(self, strength: float, related: Sequence[NDArray[np.intp]] | None = None) -> LeftOut:
+        """
+        Leave out each structure in turn, with those related to it.
+
+        Parameters
+        ----------
+        strength
+            Of the ridge.
+        related
+            For each structure those that are left out with it, itself among them; None for none but itself.
+        """
         residuals = self._residuals(strength)
-        to_left = self.right / self.singular * np.sqrt(shrink)
+        to_left = self.right / self.singular * np.sqrt(self._shrink(strength))
+
+        def half(i: int) -> NDArray[np.float64]:
+            return self.matrix[self.blocks[i]] @ to_left  # the hat matrix is the product of these
+
         out, variance = np.empty_like(residuals), np.empty_like(residuals)
-        for rows in self.blocks:
-            half = self.matrix[rows] @ to_left
-            hat = half @ half.T
-            # ill-conditioned where a structure alone fixes a coefficient; the limit of strength zero is refused then
-            inverse = np.linalg.inv(np.eye(len(hat)) - hat)
-            out[rows] = inverse @ residuals[rows]
-            variance[rows] = np.maximum(np.diagonal(inverse) - 1.0, 0.0)  # H (1 - H)^-1
+        gone: set[int] = set()  # what has left, of which this is the sum
+        of_gone, product = np.eye(len(self.singular)), np.zeros(len(self.singular))
+        for i, rows in enumerate(self.blocks):
+            own = half(i)
+            leaving = {i} if related is None else set(map(int, related[i]))
+            if len(leaving) == 1:
+                hat = own @ own.T
+                # ill-conditioned where a structure alone fixes a coefficient; the limit of strength zero is refused
+                inverse = np.linalg.inv(np.eye(len(hat)) - hat)
+                out[rows] = inverse @ residuals[rows]
+                variance[rows] = np.maximum(np.diagonal(inverse) - 1.0, 0.0)  # that is H (1 - H)^-1
+                continue
+            # as many unknowns as functions; what follows each other leaves with nearly the same others
+            for sign, changed in ((1.0, gone - leaving), (-1.0, leaving - gone)):
+                for j in changed:
+                    other = half(j)
+                    of_gone += sign * (other.T @ other)
+                    product -= sign * (residuals[self.blocks[j]] @ other)
+            gone = leaving
+            through = np.linalg.solve(of_gone, own.T)
+            out[rows] = residuals[rows] + product @ through
+            variance[rows] = np.maximum(np.sum(own.T * through, axis=0), 0.0)
         return LeftOut(out, variance)
 
     def covariance_root(self, strength: float) -> NDArray[np.float64]:
