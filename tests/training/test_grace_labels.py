@@ -98,6 +98,34 @@ def test_the_loss_is_that_of_the_linear_fit_with_dimers_and_labels_without_stres
     assert np.allclose(ratios, ratios[0], rtol=1e-9)
 
 
+def test_the_weights_are_shares_so_that_batches_do_not_matter(tmp_path: Path) -> None:
+    labels = [crystal(0), crystal(1, 3), dimer(2.0), slab()]
+    table = label_table(task(labels, tmp_path, [1.0, 1.0, 1e-3, 1.0]), 0.1)
+    shares = table.shares()
+    assert shares["energy_weight"].sum() == pytest.approx(1)
+    assert 3 * sum(weights.sum() for weights in shares["force_weight"]) == pytest.approx(1)
+    assert 6 * shares["virial_weight"].sum() == pytest.approx(1)
+    assert shares["energy_weight"][2] == pytest.approx(1e-3 * shares["energy_weight"][0])
+    assert list(table.frame["energy_weight"]) == [1.0, 1.0, 1e-3, 1.0]
+    none = label_table(task([slab(), dimer(2.0)], tmp_path, [1.0, 1.0]), 0.1).shares()
+    assert list(none["virial_weight"]) == [0.0, 0.0]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(find_spec("tensorpotential") is None, reason="tensorpotential is not installed")
+def test_batches_do_not_change_a_real_fit_though_one_has_no_stress(tmp_path: Path) -> None:
+    """In gracemaker a batch without a stress is not a number, and a batch of one label weighs as much as all others."""
+    labels = [*(crystal(i) for i in range(6)), slab(), dimer(2.0)]
+    basis = GRACEBasis(nradmax_by_orders=[4, 2], lmax_by_orders=[0, 1], radial_functions=4, cutoff=4.2)
+    found = []
+    for size in (2, 32):
+        trainer = GRACEFSTrainer(basis=basis, maxiter=10, batch_size=size, jit_compile=False)
+        found.append(trainer.train(labels, directory=tmp_path / str(size)))
+    few, all_at_once = found
+    assert few.train.forces_rmse_meV_A == pytest.approx(all_at_once.train.forces_rmse_meV_A, rel=1e-3)
+    assert few.train.energy_rmse_meV_atom == pytest.approx(all_at_once.train.energy_rmse_meV_atom, rel=1e-2)
+
+
 def test_the_labels_choose_the_cutoff(tmp_path: Path) -> None:
     labels = [crystal(i) for i in range(8)]
     free, given = (look_at_labels(task(labels, tmp_path), cutoff) for cutoff in (None, 4.2))
@@ -133,7 +161,7 @@ def test_dimers_count_little_in_a_real_fit_and_can_be_evaluated(tmp_path: Path) 
     result = trainer.train([*crystals, *dimers], test_labels=others, directory=tmp_path)
     (folder,) = tmp_path.glob("gracemaker-*")
     used = pd.read_pickle(folder / "seed" / "0" / "training_set.pkl.gz")
-    assert sorted(used["energy_weight"]) == [1e-5] * 6 + [1.0] * 8
+    assert sorted(used["energy_weight"] / used["energy_weight"].max()) == pytest.approx([1e-5] * 6 + [1.0] * 8)
     assert result.test is not None
     spread = 1e3 * np.sqrt(np.mean(np.concatenate([a.get_forces().ravel() for a in others]) ** 2))
     assert result.test.forces_rmse_meV_A < 0.4 * spread

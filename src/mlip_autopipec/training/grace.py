@@ -262,7 +262,7 @@ class GRACEFSTrainer(ACETrainer):
         table = label_table(task, self.worth.stress_GPa, doubtful)
         task.directory.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix="gracemaker-", dir=task.directory)).resolve()
-        table.frame.to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
+        table.shares().to_pickle(folder / "train.pckl.gzip", compression="gzip", protocol=4)
         if state is not None:
             (folder / "start").mkdir()
             (folder / "start" / "model.yaml").write_text(state["model"])
@@ -310,7 +310,11 @@ class GRACEFSTrainer(ACETrainer):
             "data": {"filename": "train.pckl.gzip", "reference_energy": 0},
             "potential": self.basis.section(elements),
             "fit": {
-                "loss": {what: {"weight": weight, "type": "square"} for what, weight in weights.items()},
+                # the weights of the labels are shares already
+                "loss": {
+                    what: {"weight": weight, "type": "square", "normalize_by_samples": False}
+                    for what, weight in weights.items()
+                },
                 "maxiter": self.maxiter,
                 "optimizer": self.optimizer,
                 "opt_params": {"maxcor": 100, "maxls": 20} if self.optimizer == "L-BFGS-B" else {"gtol": 1e-8},

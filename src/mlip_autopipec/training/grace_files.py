@@ -38,7 +38,7 @@ def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_siz
     fine_tune
         Whether it was to continue: then it has to say that it read the parameters, and the loss may not rise.
     batch_size
-        By which gracemaker divides the parts of the loss, though not the whole.
+        By which gracemaker divides the parts of the loss, though not the whole, nor those before the first iteration.
 
     Raises
     ------
@@ -52,8 +52,10 @@ def check_fit(log: str, path: Path, results: Path, *, fine_tune: bool, batch_siz
             LossPoint(
                 int(row["epoch"]),
                 float(row["total_loss/train"]),
-                float(row["loss_component/energy/train"]) * batch_size,
-                float(row["loss_component/forces/train"]) * batch_size,
+                *(
+                    float(row[f"loss_component/{part}/train"]) * (batch_size if int(row["epoch"]) else 1)
+                    for part in ("energy", "forces")
+                ),
             )
             for row in rows
         ]

@@ -49,6 +49,22 @@ class LabelTable(NamedTuple):
     atoms_per_label: float
     share_with_stress: float
 
+    def shares(self) -> pd.DataFrame:
+        """
+        Return the table with weights that add up to 1, by component.
+
+        gracemaker divides each part of the loss by the sum of its weights in each batch, and adds the batches: a last
+        batch of one label would weigh as much as 32 others, and one without a stress makes the loss not a number. With
+        these weights and ``normalize_by_samples: false`` the loss is the mean over all labels, however they are split.
+        """
+        frame = self.frame.copy()
+        frame["energy_weight"] /= frame["energy_weight"].sum()
+        of_forces = 3 * sum(weights.sum() for weights in frame["force_weight"])
+        frame["force_weight"] = [weights / of_forces for weights in frame["force_weight"]]
+        if (of_stress := 6 * frame["virial_weight"].sum()) > 0:
+            frame["virial_weight"] /= of_stress
+        return frame
+
 
 class LabelView(NamedTuple):
     """
