@@ -32,6 +32,8 @@ from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Provenance, Split
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.teacher import refuse_beyond_limit
 from mlip_autopipec.validation.oracle_md import ValidationSettings, has_stress, oracle_md_states, with_label
 
 if TYPE_CHECKING:
@@ -157,6 +159,8 @@ class TeachMaker(Maker):
 
         Raises
         ------
+        InvalidInputError
+            MD of a given potential costs more than the trainer allows.
         TrainingError
             The teacher could not compute half of what it was asked for, or could not be learnt.
         """
@@ -186,6 +190,8 @@ class TeachMaker(Maker):
         if self.potential is not None:
             self.check(campaign.elements)
             given = _linear(self.potential)
+            if isinstance(learner := trainer.learner_of_teacher(campaign.elements), LinearACETrainer):
+                refuse_beyond_limit(learner, given, campaign.structures())
             return TeacherDocument(
                 **fields, model="ACE", n_functions=dict(given.n_functions), payload={"yaml": given.yaml}
             )
