@@ -17,7 +17,7 @@ from monty.json import jsanitize
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError, check_whole
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
-from mlip_autopipec.jobs.failures import keeps_reason, read_reason
+from mlip_autopipec.jobs.failures import keeps_reason, read_reason, without_reason
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
@@ -332,8 +332,8 @@ def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: st
     """
     if None not in teachers:
         return
-    reason = read_reason(_STEP, campaign_id, cycle)
-    why = reason or "its job failed, see its log; mend or remove it (teacher of the run file)"
+    remedy = ", or mend or remove it (teacher of the run file)"
+    why = read_reason(_STEP, campaign_id, cycle) or without_reason(f"teach label c{cycle:03d}", remedy=remedy)
     raise TrainingError(f"the teacher has not come: {why}")
 
 
