@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.bases import size_of, with_shape
 from mlip_autopipec.training.budget import Budget
 from mlip_autopipec.training.cutoff import form_of, with_form
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import BBasisConfiguration
 
-    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.design import Design
     from mlip_autopipec.training.training import FitTask
@@ -110,6 +110,32 @@ def is_within(budget: Budget, trainer: LinearSettings, task: FitTask, teacher: A
         return True
     logger.warning("the teacher is in no fit: it %s", budget.told())
     return False
+
+
+def linear_potential(text: str) -> ACEPotential:
+    """
+    Read a potential that can be added to a linear fit.
+
+    Raises
+    ------
+    InvalidInputError
+        It is none, or no linear one.
+    """
+    potential = ACEPotential(text)
+    try:
+        potential.refuse_grace("a teacher")
+        potential.configuration()
+    except InvalidInputError:
+        raise
+    except Exception as error:  # of a reader in C++
+        raise InvalidInputError.of(
+            "TeachMaker.potential",
+            f"is no linear ACE potential in its B-basis ({str(error)[:100]}); give the text of pacemaker's .yaml, "
+            "which lies beside a .yace",
+        ) from error
+    if any(block.ndensityi > 1 for block in potential.configuration().funcspecs_blocks if block.number_of_species == 1):
+        raise InvalidInputError("the teacher's potential has several densities; a teacher has to be a linear ACE")
+    return potential
 
 
 def refuse_beyond_limit(trainer: LinearSettings, teacher: ACEPotential, frames: Sequence[Atoms]) -> None:
