@@ -190,6 +190,32 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     assert "unknown" in shown.output
 
 
+def test_dry_run_computes_one_label_by_the_teacher(tmp_path):
+    """One that could not compute it was found out when the campaign had begun."""
+    free = {"n_labels": 40, "interval_steps": 10}
+
+    def planned(teacher, *options):
+        path = written(tmp_path, teacher=teacher)
+        return CliRunner().invoke(app, ["run", str(path), "--dry-run", *options])
+
+    result = planned({"kind": "emt", **free}, "--json")
+    plan = json.loads(result.stdout)
+    assert plan["teacher_seconds"] > 0
+    assert plan["teacher_hours"] == pytest.approx(310 * plan["teacher_seconds"] / 3600)
+    assert plan["label_seconds"] > 0
+    missing = {"calculator_class": "ase.calculators.eam.EAM", "calculator_kwargs": {"potential": "no.alloy"}}
+    eam = {"kind": "ase", "maker": missing, **free}
+    result = planned(eam, "--measure")
+    assert result.exit_code == FAILED
+    told = " ".join(result.output.split())
+    assert 'the teacher EAM {"potential": "no.alloy"} could not compute Cu32: FileNotFoundError' in told
+    assert "section teacher of the run file" in told
+    for options in ((), ("--no-measure",)):
+        result = planned(eam, *options)
+        assert result.exit_code == CONVERGED, result.output
+        assert "a label of ase was not computed" in " ".join(result.output.split())
+
+
 def test_dry_run_tells_of_a_lattice_constant_that_is_not_the_oracles(tmp_path):
     """Positive when compressed; the potential would be learnt where nobody wants it."""
 

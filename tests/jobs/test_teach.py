@@ -214,6 +214,15 @@ def test_a_given_potential_teaches_as_it_is(tmp_path, taught, stored_documents):
     assert document.to_potential().yaml == given.yaml
 
 
+def test_a_given_potential_beyond_the_limit_of_the_cost_of_md_is_refused(memory_jobstore, tmp_cwd):
+    copper = CampaignDocument.of([bulk("Cu", cubic=True)], [Condition(300)], "x", elements=["Cu"])
+    given = ACEPotential.from_basis(BasisSettings(number_of_functions_per_element=5).configuration(["Cu"]))
+    trainer = replace(TRAINER, max_us_per_atom_step=1e-3)
+    job = TeachMaker(potential=given.yaml).make(copper, trainer, MDSettings(), StructureGenerator(), 0)
+    with pytest.raises(Exception, match=r"TeachMaker.potential costs .* and max_us_per_atom_step is 0\.001"):
+        run_locally(job, store=memory_jobstore, create_folders=True, raise_immediately=True)
+
+
 @pytest.mark.parametrize(
     ("section", "told"),
     [

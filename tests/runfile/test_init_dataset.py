@@ -17,7 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from paths import SHARED_DATA
 from typer.testing import CliRunner
 
-from mlip_autopipec.cli import CONVERGED, app
+from mlip_autopipec.cli import CONVERGED, FAILED, app
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.runfile.model import RunFile
 
@@ -203,6 +203,39 @@ def test_a_dataset_with_one_bad_frame_is_told_and_waits_for_its_repair(tmp_path,
     assert "frame 3 (Cu4) has energy nan eV" in text
     ase.io.write("data.xyz", made[:3])
     assert len(uncommented(tmp_path / "Cu.yaml").load_labels()) == 3
+
+
+@pytest.mark.parametrize("frame", [0, 3, 5])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_file_with_a_frame_that_cannot_be_read_is_refused(frame, labelled, tmp_path, monkeypatch):
+    """A run file was written without its labels, and the command ended with 0."""
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("data.extxyz", frames(6, labelled))
+    lines = (tmp_path / "data.extxyz").read_text().split("\n")
+    at = 6 * frame + 3
+    lines[at] = lines[at].replace(lines[at].split()[2], "1.2*4", 1)
+    (tmp_path / "data.extxyz").write_text("\n".join(lines))
+    result = CliRunner().invoke(app, ["init", "data.extxyz"])
+    assert result.exit_code == FAILED, result.output
+    told = " ".join(result.output.split())
+    first = 6 * frame + 1
+    assert f"'data.extxyz' cannot be read in frame {frame}, lines {first} to {first + 5}" in told
+    assert told.count("1.2*4") == 1
+    assert "mend the file, or take that frame out" in told
+    assert not (tmp_path / "Cu.yaml").exists()
+
+
+def test_a_damaged_trajectory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("data.traj", frames(6))
+    content = bytearray((tmp_path / "data.traj").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 300] = b"x" * 300
+    (tmp_path / "data.traj").write_bytes(content)
+    result = CliRunner().invoke(app, ["init", "data.traj"])
+    assert result.exit_code == FAILED, result.output
+    assert "the labels 'data.traj' (trajectory of ASE) cannot be read" in " ".join(result.output.split())
+    assert not (tmp_path / "Cu.yaml").exists()
 
 
 def test_several_datasets_are_all_started_from(tmp_path, monkeypatch):

@@ -15,8 +15,9 @@ from ase import units
 from mlip_autopipec.cli.base import console
 from mlip_autopipec.cli.cautions import cautions
 from mlip_autopipec.cli.local import check_engine
-from mlip_autopipec.errors import ExecutableError
+from mlip_autopipec.errors import ExecutableError, LabelError
 from mlip_autopipec.flows.parts import atoms_for
+from mlip_autopipec.jobs.teach import DISPLACED, label_by, told_calculator
 from mlip_autopipec.kinds import ORACLES
 from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.lammps.executable import has_launcher
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from ase import Atoms
 
+    from mlip_autopipec.jobs.teach import TeachMaker
     from mlip_autopipec.runfile.model import RunFile
 
 #: Pressure in GPa from which on a structure is remarked on.
@@ -65,6 +67,11 @@ class Plan:
         By the oracle, of the structure as it is given in GPa; None where that was not what was computed.
     oracle_hours
         ``label_seconds`` times labels and evaluations, one after the other, in h.
+    teacher_seconds
+        Measured wall time of one evaluation of the teacher for a structure of that size in s; None where there is no
+        teacher with a calculator, and where it was not measured.
+    teacher_hours
+        That times all steps of its MD and its other labels, in h.
     starts
         What the run file starts beside this program, one line each.
     programs
@@ -87,6 +94,8 @@ class Plan:
     label_seconds: float | None
     pressure_GPa: float | None
     oracle_hours: float | None
+    teacher_seconds: float | None
+    teacher_hours: float | None
     starts: list[str]
     programs: list[str]
     notes: list[str]
@@ -105,7 +114,7 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     campaign
         The run file; refused for what ``run`` refuses.
     measure
-        Whether to compute one label for its time; None does so for oracles of seconds.
+        Whether to compute one label for its time, by the teacher as well; None does so for kinds of seconds.
     """
     structures, conditions = [boxed(atoms) for atoms in campaign.load_structures()], campaign.load_conditions()
     campaign.flow()
@@ -124,8 +133,9 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
     validation = campaign.validation_settings()
     n_validation = 0 if validation is None else n_walkers * validation.n_frames * validation.interval_steps
     largest = max(first or [atoms for atoms in structures if len(atoms) <= limit] or labels, key=len)
-    measure = ORACLES[campaign.oracle.kind].cost != "hours" if measure is None else measure
-    seconds, pressure = _measured_label(campaign, largest) if measure else (None, None)
+    is_measured = ORACLES[campaign.oracle.kind].cost != "hours" if measure is None else measure
+    of_teacher = _measured_teacher(campaign, largest, measure)
+    seconds, pressure = _measured_label(campaign, largest) if is_measured else (None, None)
     computed = most - len(labels) + n_validation
     return Plan(
         structures=[_told(atoms) for atoms in structures],
@@ -142,6 +152,8 @@ def plan(campaign: RunFile, *, measure: bool | None = None) -> Plan:
         label_seconds=seconds,
         pressure_GPa=pressure,
         oracle_hours=None if seconds is None else seconds * computed / 3600,
+        teacher_seconds=of_teacher,
+        teacher_hours=None if of_teacher is None else of_teacher * _evaluations(maker.teach_maker) / 3600,
         starts=started_by(campaign),
         programs=started_by_environment(campaign),
         notes=[*cautions(campaign), *_strained(campaign, pressure), *_notes(campaign, first)],
@@ -226,6 +238,34 @@ def _measured_label(campaign: RunFile, atoms: Atoms) -> tuple[float, float | Non
     return seconds, float(-np.mean(label.get_stress(voigt=False).diagonal()) / units.GPa)
 
 
+def _measured_teacher(campaign: RunFile, atoms: Atoms, measure: bool | None) -> float | None:
+    """Compute one label by the teacher; return its seconds, None where it is not computed."""
+    teacher, maker = campaign.teacher, campaign.maker().teach_maker
+    if teacher is None or teacher.kind is None or maker is None or maker.static_maker is None:
+        return None
+    if not (ORACLES[teacher.kind].cost != "hours" if measure is None else measure):
+        return None
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        started = time.perf_counter()
+        try:
+            label_by(maker.static_maker, atoms)
+        except Exception as error:  # of any class of calculators
+            raise LabelError(
+                f"the teacher {told_calculator(maker.static_maker)} could not compute {atoms.get_chemical_formula()}: "
+                f"{type(error).__name__}: {str(error)[:300]}. Mend the section teacher of the run file, take another "
+                "one, or leave it out"
+            ) from error
+        return time.perf_counter() - started
+
+
+def _evaluations(maker: TeachMaker | None) -> float:
+    """Return how often the calculator of a teacher is called: in each step of its MD, and once for other labels."""
+    if maker is None:
+        return 0.0
+    n_displaced = DISPLACED * maker.n_labels
+    return n_displaced + (maker.n_labels - n_displaced) * maker.interval_steps
+
+
 @contextmanager
 def _inside(folder: str | Path) -> Iterator[None]:
     before = os.getcwd()  # noqa: PTH109
@@ -234,6 +274,14 @@ def _inside(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+
+
+def _cost(seconds: float | None, hours: float | None, kind: str) -> str:
+    """Say what all labels of an oracle or a teacher may cost."""
+    if seconds is None or hours is None:
+        return f"unknown: a label of {kind} was not computed (--measure computes one)"
+    total = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    return f"{seconds:.2g} s a label (measured), {total} at most, one after the other"
 
 
 def show(campaign: RunFile, found: Plan) -> None:
@@ -250,18 +298,15 @@ def show(campaign: RunFile, found: Plan) -> None:
         free = f"{teacher.n_labels} labels by {model}, of its MD and of displaced structures, free"
         free = free if teacher.kind else str(teacher.potential)
         table.add_row("teacher", escape(free))
+        if teacher.kind is not None:
+            table.add_row("cost of the teacher", _cost(found.teacher_seconds, found.teacher_hours, teacher.kind))
     table.add_row("first dataset", f"{found.first_labels} labels, of up to {found.label_atoms} atoms")
     table.add_row("then per cycle", f"up to {found.labels_per_cycle} labels, {campaign.stop.max_cycles} cycles at most")
     table.add_row("labels at most", str(found.most_labels))
     if found.validation_labels:
         table.add_row("validation", f"{found.validation_labels} MD steps of the oracle itself")
-    if found.label_seconds is None or found.oracle_hours is None:
-        cost = f"unknown: a label of {campaign.oracle.kind} was not computed (--measure computes one)"
-    else:
-        hours = found.oracle_hours
-        total = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
-        cost = f"{found.label_seconds:.2g} s a label (measured), {total} at most, one after the other"
-    table.add_row(f"cost of {campaign.oracle.kind}", cost)
+    kind = campaign.oracle.kind
+    table.add_row(f"cost of {kind}", _cost(found.label_seconds, found.oracle_hours, kind))
     table.add_row(
         "cost of MD", f"{found.md_atom_steps:.3g} atom-steps at most; not measured, docs/benchmarks.md has rates"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, Response
+from monty.json import jsanitize
 from pymatgen.core import Structure
 
 from mlip_autopipec.flows.checks import check_campaign, elements_of
@@ -95,6 +96,14 @@ class OTFMaker(LoopParts):
     >>> flow.name
     'on-the-fly learning'
     """
+
+    def __eq__(self, other: object) -> bool:
+        """Compare settings as they are stored: read again, tuples in makers of other packages are lists."""
+        if type(other) is not type(self):
+            return NotImplemented
+        return bool(jsanitize(self.as_dict()) == jsanitize(other.as_dict()))
+
+    __hash__ = None  # type: ignore[assignment]  # settings may change
 
     def make(
         self,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlip_autopipec.jobs.asked import exceeded_left_out
 from mlip_autopipec.jobs.base import current_uuid
+from mlip_autopipec.jobs.failures import without_reason
 from mlip_autopipec.loop.campaign_walkers import next_rungs_released
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.loop.walkers import Event, after_walk, happened
@@ -187,7 +188,8 @@ def judge_cycle(
         told = f"step '{died}' of cycle {state.cycle} failed"
         if reason:
             return LoopStatus.FAILED, f"{told}: {reason}"
-        return LoopStatus.FAILED, f"{told}; see the log of its job for the reason"
+        steps = ("request labels", "count labels") if died == "label" else (died,)
+        return LoopStatus.FAILED, f"{told}: {without_reason(*(f'{step} c{state.cycle:03d}' for step in steps))}"
     assert potential is not None  # else a step failed
     # labels flagged by an earlier training are not of this cycle; a training grades all its new labels
     aside, graded = ([], []) if potential.cycle != state.cycle else (potential.quarantined, potential.graded)

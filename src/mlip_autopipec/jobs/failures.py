@@ -9,10 +9,11 @@ from inspect import signature
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from uuid import uuid4
 
+from jobflow.core.state import CURRENT_JOB
 from pymongo.errors import PyMongoError
 
 from mlip_autopipec.errors import MLIPError, lacks_space
-from mlip_autopipec.jobs.base import current_store
+from mlip_autopipec.jobs.base import current_store, current_uuid
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.potential import FailureDocument
 
@@ -30,7 +31,7 @@ _LONGEST = 500
 
 def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
-    Let a function store why it fails, and let the error go on.
+    Let a function store why it fails, and let the error go on. What an earlier run of the same job said is forgotten.
 
     Parameters
     ----------
@@ -43,12 +44,14 @@ def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = parameters.bind(*args, **kwargs).arguments
+            campaign_id, cycle = given["campaign_id"], given["cycle"]
+            _forget(step, campaign_id, cycle)
             try:
                 return function(*args, **kwargs)
             except Exception as error:
                 if not lacks_space(error):  # nothing can be stored, and the job is run again
-                    given = parameters.bind(*args, **kwargs).arguments
-                    _store(step, given["campaign_id"], given["cycle"], error)
+                    _store(step, campaign_id, cycle, error)
                 raise
 
         return run
@@ -57,15 +60,56 @@ def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def read_reason(step: str, campaign_id: str, cycle: int) -> str | None:
-    """Return why a step of a cycle failed when it last did; None where that is not known."""
-    criteria = {
+    """
+    Return why a step of a cycle failed in the present attempt; None where that is not known.
+
+    An attempt is a flow: that of the campaign, or of one of its continuations. A process that was killed stores no
+    reason, and is not to be told that of an attempt before it.
+    """
+    found = list(current_store().query(_criteria(step, campaign_id, cycle), ["output", "completed_at"]))
+    return str(max(found, key=time_of)["output"]["reason"]) if found else None
+
+
+def without_reason(*jobs: str, remedy: str = "") -> str:
+    """
+    Say that a job failed and left no reason.
+
+    Parameters
+    ----------
+    jobs
+        Its name, or those of the jobs that it may have been.
+    remedy
+        What else to do about it.
+    """
+    names = " or ".join(f"'{job}'" for job in jobs)
+    return (
+        f"the job {names} ended without a word, as one does that is killed or runs out of memory (kill -9, the queue, "
+        "the kernel): the log of the campaign, or of the worker that had it, says how it ended, and output.txt in the "
+        f"folder of the job what it printed. Give it more memory or fewer workers beside it{remedy}; then resume"
+    )
+
+
+def _criteria(step: str, campaign_id: str, cycle: int) -> dict[str, object]:
+    return {
         "output.kind": "failure",
         "output.campaign_id": campaign_id,
         "output.cycle": cycle,
         "output.step": step,
+        "output.attempt": _attempt(),
     }
-    found = list(current_store().query(criteria, ["output", "completed_at"]))
-    return str(max(found, key=time_of)["output"]["reason"]) if found else None
+
+
+def _attempt() -> str:
+    """Return the uuid of the outermost flow of the job that runs now; empty for a job alone."""
+    job = CURRENT_JOB.job
+    return job.hosts[-1] if job is not None and job.hosts else ""
+
+
+def _forget(step: str, campaign_id: str, cycle: int) -> None:
+    """Remove what an earlier run of the same job said, which a manager has begun again."""
+    store, criteria = current_store(), {**_criteria(step, campaign_id, cycle), "output.job": current_uuid()}
+    if store.query_one(criteria, ["uuid"]) is not None:
+        store.remove_docs(criteria)
 
 
 def _store(step: str, campaign_id: str, cycle: int, error: Exception) -> None:
@@ -79,6 +123,8 @@ def _store(step: str, campaign_id: str, cycle: int, error: Exception) -> None:
         cycle=cycle,
         made_at=datetime.now(UTC).isoformat(),
         step=step,
+        attempt=_attempt(),
+        job=current_uuid(),
         reason=first if isinstance(error, MLIPError) else f"{type(error).__name__}: {first}",
     )
     output = document.model_dump(mode="json")

@@ -17,12 +17,11 @@ from monty.json import jsanitize
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError, check_whole
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
-from mlip_autopipec.jobs.failures import keeps_reason, read_reason
+from mlip_autopipec.jobs.failures import keeps_reason, read_reason, without_reason
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
 from mlip_autopipec.oracle.suitability import check_calculator
-from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.sampling.seeds import StructureGenerator
 from mlip_autopipec.schemas.base import time_of
 from mlip_autopipec.schemas.campaign import CampaignDocument
@@ -32,6 +31,8 @@ from mlip_autopipec.seeds import SeedPurpose, derive_seed
 from mlip_autopipec.structures.distances import LABEL_RATIO, shortest_contact
 from mlip_autopipec.structures.periodicity import boxed
 from mlip_autopipec.structures.provenance import Provenance, Split
+from mlip_autopipec.training.linear import LinearACETrainer
+from mlip_autopipec.training.teacher import linear_potential, refuse_beyond_limit
 from mlip_autopipec.validation.oracle_md import ValidationSettings, has_stress, oracle_md_states, with_label
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Part of the labels that are structures as of a first dataset: other volumes and strains than MD has.
-_DISPLACED = 0.25
+DISPLACED = 0.25
 #: A further run of MD is so many times as hot as the hottest condition, for what a potential meets before it is right.
 _HOTTER = 1.5
 #: So many of the structures that were asked for have to come out.
@@ -106,7 +107,7 @@ class TeachMaker(Maker):
         if (self.potential is None) is (self.static_maker is None):
             raise InvalidInputError("a teacher is either a static maker or a potential: give one of them")
         if self.potential is not None:
-            known = _linear(self.potential).elements
+            known = linear_potential(self.potential).elements
             if elements and set(known) != set(elements):
                 raise InvalidInputError.of(
                     "TeachMaker.potential",
@@ -157,6 +158,8 @@ class TeachMaker(Maker):
 
         Raises
         ------
+        InvalidInputError
+            MD of a given potential costs more than the trainer allows.
         TrainingError
             The teacher could not compute half of what it was asked for, or could not be learnt.
         """
@@ -185,12 +188,14 @@ class TeachMaker(Maker):
             return known.model_copy(update={**fields, "made_at": None})
         if self.potential is not None:
             self.check(campaign.elements)
-            given = _linear(self.potential)
+            given = linear_potential(self.potential)
+            if isinstance(learner := trainer.learner_of_teacher(campaign.elements), LinearACETrainer):
+                refuse_beyond_limit(learner, given, campaign.structures())
             return TeacherDocument(
                 **fields, model="ACE", n_functions=dict(given.n_functions), payload={"yaml": given.yaml}
             )
         started = time.perf_counter()
-        told = _told(self.static_maker)
+        told = told_calculator(self.static_maker)
         labels: list[Atoms] = []
         n_failed, reasons = 0, list[str]()
         makers: list[Any] = [self.static_maker]
@@ -248,7 +253,7 @@ class TeachMaker(Maker):
         kelvin = _HOTTER * max(hottest.temperature_at(0.0), hottest.temperature_at(1.0))
         hotter = Condition(kelvin, hottest.pressure_GPa)
         runs = [(atoms, condition) for atoms in whole for condition in (*campaign.conditions, hotter)]
-        n_displaced = math.ceil(self.n_labels * (_DISPLACED if runs else 1.0))
+        n_displaced = math.ceil(self.n_labels * (DISPLACED if runs else 1.0))
         n_of_md = self.n_labels - n_displaced
         for number, (atoms, condition) in enumerate(runs):
             n_frames = n_of_md * (number + 1) // len(runs) - n_of_md * number // len(runs)
@@ -258,9 +263,10 @@ class TeachMaker(Maker):
             try:
                 calculator = calculator_for(makers[-1], atoms)
             except Exception as error:  # of any class of calculators
+                told = told_calculator(self.static_maker)
                 raise TrainingError(
-                    f"the teacher {_told(self.static_maker)} cannot be made: {type(error).__name__}: {error}. Mend it, "
-                    "take another one, or leave it out"
+                    f"the teacher {told} cannot be made: {type(error).__name__}: {error}. Mend it, take another one, "
+                    "or leave it out"
                 ) from error
             is_held = dynamics.ensemble == "npt" and has_stress(boxed(atoms), calculator)
             states = oracle_md_states(
@@ -276,7 +282,7 @@ class TeachMaker(Maker):
         more = replace(generator, n_structures=each, n_test=0, isolated_atoms=False, dimers=None)
         for atoms in more.generate(campaign.structures(), seed=derive_seed(seed, SeedPurpose.TEACHER), largest=largest):
             if Provenance.of(atoms).split == Split.TRAIN:
-                yield 1, (with_label(one, calculator_for(makers[-1], one)) for one in [boxed(atoms)])
+                yield 1, (label_by(makers[-1], one) for one in [atoms])
 
     def digest(self) -> str:
         """Return what tells the settings of one teacher from those of another, whatever wrote them down."""
@@ -315,6 +321,33 @@ def find_teacher(
     return next((d for d in documents[::-1] if taught_by is None or d.taught_by in ("", taught_by)), None)
 
 
+def label_by(maker: Maker, atoms: Atoms) -> Atoms:
+    """
+    Return a structure with the label of a teacher.
+
+    Parameters
+    ----------
+    maker
+        Static maker with an ASE calculator, which raises what it likes.
+    atoms
+        The structure.
+
+    Raises
+    ------
+    LabelError
+        No fit may see the label.
+    """
+    one = boxed(atoms)
+    return _sound(with_label(one, calculator_for(maker, one)))
+
+
+def told_calculator(maker: Maker | None) -> str:
+    """Name a teacher by its calculator and what that is made with."""
+    name = str(getattr(maker, "calculator_class", "") or type(maker).__name__).rpartition(".")[2]
+    made_with = getattr(maker, "calculator_kwargs", None) or {}
+    return name + (f" {json.dumps(jsanitize(made_with))[:300]}" if made_with else "")
+
+
 def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: str, cycle: int) -> None:
     """
     Refuse to go on in a cycle whose teacher did not come, with the reason where that is known.
@@ -326,8 +359,8 @@ def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: st
     """
     if None not in teachers:
         return
-    reason = read_reason(_STEP, campaign_id, cycle)
-    why = reason or "its job failed, see its log; mend or remove it (teacher of the run file)"
+    remedy = ", or mend or remove it (teacher of the run file)"
+    why = read_reason(_STEP, campaign_id, cycle) or without_reason(f"teach label c{cycle:03d}", remedy=remedy)
     raise TrainingError(f"the teacher has not come: {why}")
 
 
@@ -342,13 +375,6 @@ def _without_versions(plain: Any) -> Any:
     return [_without_versions(one) for one in plain] if isinstance(plain, (list, tuple)) else plain
 
 
-def _told(maker: Maker | None) -> str:
-    """Name a teacher by its calculator and what that is made with."""
-    name = str(getattr(maker, "calculator_class", "") or type(maker).__name__).rpartition(".")[2]
-    made_with = getattr(maker, "calculator_kwargs", None) or {}
-    return name + (f" {json.dumps(jsanitize(made_with))[:300]}" if made_with else "")
-
-
 def _sound(label: Atoms) -> Atoms:
     """Return a label that a fit may see: with finite numbers, of atoms that are not on top of each other."""
     for name, value in (("positions", label.positions), *label.calc.results.items()):
@@ -360,25 +386,6 @@ def _sound(label: Atoms) -> Atoms:
             f"begin at {contact[3]:.2f} A"
         )
     return label
-
-
-def _linear(text: str) -> ACEPotential:
-    """Read a potential that can be added to a linear fit."""
-    potential = ACEPotential(text)
-    try:
-        potential.refuse_grace("a teacher")
-        potential.configuration()
-    except InvalidInputError:
-        raise
-    except Exception as error:  # of a reader in C++
-        raise InvalidInputError.of(
-            "TeachMaker.potential",
-            f"is no linear ACE potential in its B-basis ({str(error)[:100]}); give the text of pacemaker's .yaml, "
-            "which lies beside a .yace",
-        ) from error
-    if any(block.ndensityi > 1 for block in potential.configuration().funcspecs_blocks if block.number_of_species == 1):
-        raise InvalidInputError("the teacher's potential has several densities; a teacher has to be a linear ACE")
-    return potential
 
 
 def _plain(atoms: Atoms) -> dict[str, Any]:

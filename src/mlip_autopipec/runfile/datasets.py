@@ -73,6 +73,11 @@ def dataset_in(path: Path, shown: str) -> tuple[Dataset | None, str]:
     tuple
         The dataset, None for a file of one structure, of structures without labels, or of another kind; and what is to
         be said of a file of structures that is none.
+
+    Raises
+    ------
+    InvalidInputError
+        A frame before the last cannot be read: nothing is known of its labels.
     """
     of_code, n_frames = code_of(path) in READ, _n_frames(path)
     if n_frames < 2 and not of_code:
@@ -80,6 +85,9 @@ def dataset_in(path: Path, shown: str) -> tuple[Dataset | None, str]:
     try:
         n_labels = len(read_labels_file(path))
     except InvalidInputError as error:
+        if _is_damaged(path):
+            mend = "" if is_output(path) else "; mend the file, or take that frame out"
+            raise InvalidInputError(f"{error}{mend}") from error
         if not of_code and not _has_labels(path):
             told = f"{path} holds {n_frames} structures, and the last is taken; they are no dataset to start from"
             return None, f"{told}: {error}"
@@ -162,6 +170,28 @@ def _frames(path: Path) -> list[Atoms]:
         return list(ase.io.iread(readable(path), index=":", format="extxyz"))
     except Exception:  # readers raise what they like; what is wrong has been said
         return []
+
+
+def _is_damaged(path: Path) -> bool:
+    """Tell whether a frame cannot be read, of a file whose last one can: then it is no other format."""
+    try:
+        if path.suffix.lower() == ".traj":
+            with Trajectory(path) as frames:
+                return any(_is_lost(frames, i) for i in range(len(frames)))
+        if is_output(path):
+            return False
+        ase.io.read(readable(path), index=-1, format="extxyz")
+    except Exception:
+        return False
+    return not _frames(path)
+
+
+def _is_lost(frames: Sequence[Atoms], i: int) -> bool:
+    try:
+        frames[i]
+    except Exception:  # whatever the bytes there mean
+        return True
+    return False
 
 
 def _energies(atoms: Atoms) -> Iterator[str]:

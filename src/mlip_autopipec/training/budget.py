@@ -44,13 +44,14 @@ class Budget:
     cost
         Measures it.
     present
-        The potential to continue from; None without one, and where it is not continued.
+        The potential to continue from, or a teacher; None without one, and where it is not continued.
     """
 
     limit: float
     cost: Callable[[ACEPotential], float]
     present: ACEPotential | None = None
     _within: dict[tuple[Hashable, int], bool] = field(default_factory=dict)
+    _latest: _Measured | None = None
     _cheapest: _Measured | None = None
     _last: int | None = None
 
@@ -63,6 +64,7 @@ class Budget:
         basis.basis_coeffs = np.ones(len(basis.basis_coeffs))
         potential, present = ACEPotential.from_basis(basis), self.present
         found = _Measured(self.cost(potential), max(potential.n_functions.values()), potential.cutoff)
+        self._latest = found
         self._cheapest = found if self._cheapest is None else min(self._cheapest, found)
         has_it = present is not None and _holds(present.basis, potential.basis)
         return found.cost <= (_SCATTER if has_it else 1.0) * self.limit
@@ -93,6 +95,16 @@ class Budget:
             at = (low + high) // 2
         self._last = low - 1
         return list(sizes[:low])
+
+    def told(self) -> str:
+        """Say what the basis costs that was measured last, and what to do; goes on after its name."""
+        if self._latest is None:
+            raise ValueError("no basis was measured")
+        cost, size, cutoff = self._latest
+        return (
+            f"costs {cost:.3g} us per atom and step of MD on this machine ({size} functions of each element, cutoff "
+            f"{cutoff:g} A), and max_us_per_atom_step is {self.limit:g}; raise it, or take a smaller basis"
+        )
 
     def refuse(self) -> InvalidInputError:
         """Return the error that no basis is within the limit; it names the cheapest one."""

@@ -57,7 +57,8 @@ class LinearACETrainer(ACETrainer):
     max_us_per_atom_step
         Limit of the cost of MD in microseconds per atom and step, measured by pyace on this machine. Of the bases
         within it the most probable is taken, cutoffs and radial functions among them; a fine-tune may keep the basis
-        that is there at up to twice the limit. An error if no basis is within it.
+        that is there, and a fit that of its teacher, at up to twice the limit. An error if no basis is within it; a
+        teacher that is beyond it is in no fit.
     max_functions_per_element
         Most functions of an element that the labels may choose; None: up to 1200 for one element, see
         :func:`~mlip_autopipec.training.ladder.rungs_within`.

@@ -35,7 +35,7 @@ from mlip_autopipec.training.ladder import (
 )
 from mlip_autopipec.training.linear_record import LabelError, LinearFitRecord
 from mlip_autopipec.training.stress_labels import doubt_stresses, whole_stresses
-from mlip_autopipec.training.teacher import bases_below, holds_functions, learn
+from mlip_autopipec.training.teacher import bases_below, holds_functions, is_within, learn
 from mlip_autopipec.training.weights import FitWeights, Kind, errors_by_kind
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
     Fit a linear ACE; see :class:`~mlip_autopipec.training.linear.LinearACETrainer`.
 
     With a teacher the fit is made with and without it, and that in which the labels are clearly more probable is kept;
-    a fit that continues one with the teacher does so again where there are many more labels.
+    a fit that continues one with the teacher does so again where there are many more labels. A teacher whose basis is
+    beyond the limit of the cost of MD is in no fit; a warning says so.
 
     Raises
     ------
@@ -89,19 +90,26 @@ def fit_linear(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> L
         If no basis has an active set, or the stress labels have another sign or unit.
     """
     if task.teacher is None:
-        return _fit(trainer, task, weights)
+        return _fit(trainer, task, weights, _budget(trainer, task, task.start))
     goes_on = task.start is not None and holds_functions(task.start, task.teacher)
-    taught = _fit(trainer, task, weights)
-    if goes_on and not is_due(task):
-        return taught
-    alone = _fit(trainer, replace(task, teacher=None, start=None if goes_on else task.start), weights)
+    without = replace(task, teacher=None, start=None if goes_on else task.start)
+    budget = _budget(trainer, task, task.start if goes_on else task.teacher)
+    if budget is None or is_within(budget, trainer, task, task.teacher):
+        taught = _fit(trainer, task, weights, budget)
+        if goes_on and not is_due(task):
+            return taught
+    else:
+        taught = None
+    alone = _fit(trainer, without, weights, _budget(trainer, without, without.start))
+    if taught is None:
+        return alone
     gain = sum(1 + 3 * len(label) for label in task.labels) * (taught.log_probability - alone.log_probability)
     logger.info("logarithm of the evidence with the teacher, more than without: %.4g", gain)
     # of a factor of zero nothing is in it but other energies of the elements
     return taught if gain > MARGIN and taught.record.teacher_factor else alone
 
 
-def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearFit:
+def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights, budget: Budget | None) -> LinearFit:
     """Fit with the teacher that there is, or without one."""
     from pyace import ACEBBasisSet
 
@@ -109,9 +117,9 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
     tasks = _softened(trainer, task, above)
     held = None
     if task.teacher is None:
-        configurations = bases_to_choose(trainer, tasks, weights, _budget(trainer, task))
+        configurations = bases_to_choose(trainer, tasks, weights, budget)
     else:
-        configurations, held = bases_below(trainer, task, task.teacher)
+        configurations, held = bases_below(trainer, task, task.teacher, budget)
     bases = {n: ACEBBasisSet(configuration) for n, configuration in configurations.items()}
     functions = {n: basis_functions(basis) for n, basis in bases.items()}
     largest = bases[max(bases)] if held is None else ACEBBasisSet(held)
@@ -174,10 +182,10 @@ def _fit(trainer: LinearSettings, task: FitTask, weights: FitWeights) -> LinearF
     return LinearFit(potential, record, _log(record, design, potential.cutoff), predicted, probability / len(unit))
 
 
-def _budget(trainer: LinearSettings, task: FitTask) -> Budget | None:
+def _budget(trainer: LinearSettings, task: FitTask, present: ACEPotential | None) -> Budget | None:
     """Return the limit of the cost of MD with its measurement; None without a limit."""
     limit = trainer.max_us_per_atom_step
-    return None if limit is None else Budget(limit, lambda potential: md_cost(potential, task.labels), task.start)
+    return None if limit is None else Budget(limit, lambda potential: md_cost(potential, task.labels), present)
 
 
 def _predicted(design: Design, fitted: FittedRung, labels: Sequence[Atoms]) -> list[Prediction]:

@@ -8,15 +8,19 @@ are more probable with it than without (:func:`~mlip_autopipec.training.linear_f
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.training.bases import size_of, with_shape
+from mlip_autopipec.training.budget import Budget
 from mlip_autopipec.training.cutoff import form_of, with_form
 from mlip_autopipec.training.design import basis_functions
-from mlip_autopipec.training.ladder import atoms_of, rungs_within
+from mlip_autopipec.training.ladder import atoms_of, md_cost, rungs_within
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -26,10 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pyace import BBasisConfiguration
 
-    from mlip_autopipec.potentials.potential import ACEPotential
     from mlip_autopipec.training.cutoff import LinearSettings
     from mlip_autopipec.training.design import Design
     from mlip_autopipec.training.training import FitTask
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,14 @@ class Lesson:
 
 
 def bases_below(
-    trainer: LinearSettings, task: FitTask, teacher: ACEPotential
+    trainer: LinearSettings, task: FitTask, teacher: ACEPotential, budget: Budget | None = None
 ) -> tuple[dict[int, BBasisConfiguration], BBasisConfiguration]:
     """
     Return the bases for what the labels add to a teacher, by functions per element, and the one that holds them all.
 
     They have the teacher's radial functions, cutoff and shares; where these are not the trainer's own, or the user
-    gives the number of functions, the teacher's basis is the only one.
+    gives the number of functions, the teacher's basis is the only one. Of larger ones those are left out that are
+    beyond the limit of the cost of MD, if there is one; for the teacher's own see :func:`is_within`.
     """
     from pyace import ACEBBasisSet
 
@@ -81,7 +87,8 @@ def bases_below(
     form = form_of(teacher, ladder, task)
     if form is None or trainer.basis.number_of_functions_per_element is not None:
         return {size: own}, own
-    ladder, found, whole = with_form(ladder, form), {size: own}, own
+    ladder, found = with_form(ladder, form), {size: own}
+    larger: dict[int, BBasisConfiguration] = {}
     sizes = rungs_within(atoms_of(task.labels), trainer.max_functions_per_element)
     for n in sizes:
         configuration = ladder.configuration(task, n, form.shares)
@@ -89,9 +96,72 @@ def bases_below(
         if functions < known:
             found[n] = configuration
         elif functions > known:
-            found[n] = whole = configuration
+            larger[n] = configuration
+    within = list(larger) if budget is None else budget.those_within(list(larger), larger.__getitem__, form)
+    found |= {n: larger[n] for n in within}
+    whole = larger[within[-1]] if within else own
     allowed = {n: c for n, c in found.items() if n <= max(sizes)}
     return allowed or {size: own}, whole
+
+
+def is_within(budget: Budget, trainer: LinearSettings, task: FitTask, teacher: ACEPotential) -> bool:
+    """Tell whether fits with a teacher, which have all its functions, are within the limit of the cost of MD."""
+    if budget.allows(trainer.configuration(replace(task, start=teacher))):
+        return True
+    logger.warning("the teacher is in no fit: it %s", budget.told())
+    return False
+
+
+def linear_potential(text: str) -> ACEPotential:
+    """
+    Read a potential that can be added to a linear fit.
+
+    Raises
+    ------
+    InvalidInputError
+        It is none, or no linear one.
+    """
+    potential = ACEPotential(text)
+    try:
+        potential.refuse_grace("a teacher")
+        potential.configuration()
+    except InvalidInputError:
+        raise
+    except Exception as error:  # of a reader in C++
+        raise InvalidInputError.of(
+            "TeachMaker.potential",
+            f"is no linear ACE potential in its B-basis ({str(error)[:100]}); give the text of pacemaker's .yaml, "
+            "which lies beside a .yace",
+        ) from error
+    if any(block.ndensityi > 1 for block in potential.configuration().funcspecs_blocks if block.number_of_species == 1):
+        raise InvalidInputError("the teacher's potential has several densities; a teacher has to be a linear ACE")
+    return potential
+
+
+def refuse_beyond_limit(trainer: LinearSettings, teacher: ACEPotential, frames: Sequence[Atoms]) -> None:
+    """
+    Refuse a given potential whose functions cost more in MD than the trainer allows: all fits with it have them.
+
+    Parameters
+    ----------
+    trainer
+        Of the fits.
+    teacher
+        The given potential.
+    frames
+        Structures of the campaign; the largest of them is evaluated.
+
+    Raises
+    ------
+    InvalidInputError
+        It is beyond the limit.
+    """
+    limit = trainer.max_us_per_atom_step
+    if limit is None:
+        return
+    budget = Budget(limit, lambda potential: md_cost(potential, frames))
+    if not budget.allows(teacher.configuration()):
+        raise InvalidInputError.of("TeachMaker.potential", budget.told())
 
 
 def holds_functions(potential: ACEPotential, teacher: ACEPotential) -> bool:
