@@ -1,4 +1,4 @@
-"""The form of the basis of a linear fit (radial functions, cutoff, shares), chosen by the evidence of some labels."""
+"""The form of the basis of a linear fit (radial functions, cutoff, shares), chosen by some labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_CUTOFF, RADIAL_
 from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.training.design import basis_functions, build_design, same_radial, units_of
-from mlip_autopipec.training.ladder import MARGIN, MOST_FUNCTIONS, atoms_of, log_probability, rungs_within
+from mlip_autopipec.training.ladder import MARGIN, MOST_FUNCTIONS, atoms_of, log_score, rungs_within
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -179,7 +179,11 @@ def choose_form(
     budget: Budget | None = None,
 ) -> BasisForm:
     """
-    Return the form of the basis with which energies and forces of the labels are most probable.
+    Return the form of the basis that suits the labels best, by :func:`~mlip_autopipec.training.ladder.log_score`.
+
+    The evidence alone takes 4.5 A for 35 labels of five metals, with 88 meV/A on other MD; this takes ChebExpCos of
+    6 A, with 54. What all others say of each label, alone, takes ChebExpCos of 5 A for 30 frames of three arrangements
+    of six metals, with 467 meV/A on other arrangements instead of 194.
 
     A longer cutoff sees more, but its radial functions are coarser: with 900 functions and all labels of a DFT set the
     force error of molybdenum is 89 meV/A with 4.5 A and 115 with 7 A, that of lithium 14 and 5. SBessel has its nodes
@@ -214,7 +218,7 @@ def choose_form(
     if present is not None and present.cutoff not in cutoffs:  # nearest neighbours may have moved
         cutoffs[int(np.argmin(np.abs(np.array(cutoffs) - present.cutoff)))] = present.cutoff
     judge = _Judge(trainer, task, weights, labels, [[one.weights[i] for i in chosen] for one in tasks], budget)
-    evidence = judge.evidence
+    score = judge.score
     if budget is not None and present is not None and task.start is not None:
         judge.least = min(judge.size(present), max(task.start.n_functions.values()))
     margin = 0.0 if present is None else MARGIN
@@ -226,7 +230,7 @@ def choose_form(
             index = cutoffs.index(first.cutoff) + step
             while 0 <= index < len(cutoffs):
                 there = best._replace(cutoff=cutoffs[index])
-                if evidence(there) > evidence(best) + margin:
+                if score(there) > score(best) + margin:
                     best = there
                 elif not judge.is_cut(there):
                     break
@@ -241,15 +245,15 @@ def choose_form(
     for kind in kinds:
         # the best cutoff of other functions may be another one
         other = best._replace(radial_basis=kind)
-        if kind != best.radial_basis and evidence(other := climbed(other)) > evidence(best) + margin:
+        if kind != best.radial_basis and score(other := climbed(other)) > score(best) + margin:
             best = other
     for other in [best._replace(shares=one) for one in shares if one != best.shares]:
-        if evidence(other) > evidence(best) + margin:
+        if score(other) > score(best) + margin:
             best = other
     if budget is not None and not judge.size(best):
         if present is not None:
             return present
-        best = max((BasisForm(*one) for one in product(kinds, cutoffs, shares)), key=evidence)
+        best = max((BasisForm(*one) for one in product(kinds, cutoffs, shares)), key=score)
         if not judge.size(best):
             raise budget.refuse()
     if best != present:
@@ -261,7 +265,7 @@ def choose_form(
 
 @dataclass
 class _Judge:
-    """Judges forms by the evidence of some labels, with a basis as large as these and the limit of the cost allow."""
+    """Judges forms by some labels, with a basis as large as these and the limit of the cost allow."""
 
     trainer: LinearSettings
     task: FitTask
@@ -294,8 +298,8 @@ class _Judge:
         """Tell whether the limit of the cost leaves a form fewer functions than the labels would."""
         return self.size(form) < self.rungs[-1]
 
-    def evidence(self, form: BasisForm) -> float:
-        """Return the logarithm of the evidence; minus infinity where the limit leaves a form too few functions."""
+    def score(self, form: BasisForm) -> float:
+        """Return how well a form suits the labels; minus infinity where the limit leaves it too few functions."""
         from pyace import ACEBBasisSet
 
         if self.size(form) < max(1, self.least):
@@ -306,7 +310,7 @@ class _Judge:
             # without stresses: they may be in another convention
             design = design.rows(design.kind != Kind.STRESS)
             found = [
-                log_probability(design, basis_functions(basis), units_of(design, self.weights, of_label))
+                log_score(design, basis_functions(basis), units_of(design, self.weights, of_label))
                 for of_label in self.weightings
             ]
             self._known[form] = max(found)

@@ -132,6 +132,26 @@ def log_probability(design: Design, functions: Sequence[BasisFunction], unit: ND
     return fit_rung(design, functions, 0, unit).rung.log_evidence - float(np.sum(np.log(unit)))
 
 
+def log_score(design: Design, functions: Sequence[BasisFunction], unit: NDArray[np.float64]) -> float:
+    """
+    Return how well a basis suits the labels: the mean of two logarithms of probabilities.
+
+    The evidence is that of all labels; it asks how probable the first of them are to a fit that has seen none, and for
+    many elements takes a basis that is too small or short. What all others say of each label
+    (:meth:`~mlip_autopipec.training.regression.Factorisation.log_predictive`) does not; of frames of one MD it is too
+    sure, and takes a basis that other arrangements of the elements are not fitted by. Comparable between fits with
+    different units.
+
+    Parameters
+    ----------
+    design, functions, unit
+        As for :func:`fit_rung`.
+    """
+    fitted = fit_rung(design, functions, 0, unit)
+    by_others = fitted.factorisation.log_predictive(fitted.rung.strength)
+    return 0.5 * (fitted.rung.log_evidence + by_others) - float(np.sum(np.log(unit)))
+
+
 @dataclass(frozen=True)
 class _Weighted:
     """Some columns of a design in units of what an error is worth, made where they are looked at."""

@@ -10,6 +10,7 @@ scale of each coefficient is decomposed, ``A / g = U s V'``, from one triangle f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -214,6 +215,24 @@ class Factorisation:
             if value > best.log_evidence:
                 best = Evidence(strength, value)
         return best
+
+    def log_predictive(self, strength: float) -> float:
+        """
+        Return the logarithm of the probability of each structure by the fit to all others, summed, but for a constant.
+
+        That of structure ``b`` is normal with residuals ``(1 - H_bb)^-1 r_b`` and covariance ``(1 - H_bb)^-1``, times
+        the noise, which is the one of largest probability (Geisser and Eddy, J. Am. Stat. Assoc. 74, 153 (1979)).
+        """
+        residuals = self._residuals(strength)
+        to_left = self.right / self.singular * np.sqrt(self._shrink(strength))
+        misfit, log_volume = 0.0, 0.0
+        for rows in self.blocks:
+            half = self.matrix[rows] @ to_left
+            rest = np.eye(len(half)) - half @ half.T
+            misfit += float(residuals[rows] @ np.linalg.solve(rest, residuals[rows]))
+            log_volume -= float(np.linalg.slogdet(rest)[1])
+        n = len(residuals)
+        return -0.5 * (n * math.log(max(misfit, np.finfo(float).tiny) / n) + log_volume)
 
     def leave_out(self, strength: float, related: Sequence[NDArray[np.intp]] | None = None) -> LeftOut:
         """
