@@ -150,7 +150,7 @@ class Limits:
         targets
             What the user asks for.
         energy_spread_meV_atom
-            Standard deviation of the energies of all labels, without the reference energies of their atoms.
+            Standard deviation of the energies of usual labels, without the reference energies of their atoms.
         forces_rms_meV_A, stress_rms_GPa
             Root mean square of force components, and of stress components (None without them), of these labels.
         relative, forces_floor_meV_A
