@@ -9,8 +9,11 @@ from ase.build import add_adsorbate, bulk, fcc100
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlip_autopipec.potentials.basis import BasisSettings
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.provenance import Origin, mark
+from mlip_autopipec.training.accuracy import compute_errors
+from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.usual import dimers_among, usual_labels
 from mlip_autopipec.validation.variation import energy_spread_meV_atom
 
@@ -60,6 +63,20 @@ def test_pairs_that_MD_was_made_of_are_no_dimers():
     pairs = _dimers()
     mark(pairs[3], origin=Origin.HALTED)
     assert not dimers_among([*_cells(), *pairs]).any()
+
+
+def test_own_dimers_do_not_spoil_the_material():
+    cells, fresh = _cells(12), _cells(16)[12:]
+    dimers = [atoms for atoms in _dimers(n=20) if 1.7 < atoms.get_distance(0, 1) < 4.4]
+    atom = _label(Atoms("Cu", cell=[14] * 3, pbc=True))
+    basis = BasisSettings(cutoff=4.5, number_of_functions_per_element=30)
+    found = LinearACETrainer(basis=basis, processes=1).train([*cells, *dimers, atom])
+    assert found.train.n_structures == found.linear.n_counted == len(cells)
+    for pair in dimers:  # weights of 1, as before
+        mark(pair, origin=Origin.HALTED)
+    spoilt = LinearACETrainer(basis=basis, processes=1).train([*cells, *dimers, atom])
+    errors = [compute_errors(one.potential, fresh).forces_rmse_meV_A for one in (found, spoilt)]
+    assert errors[0] < errors[1] / 3, errors
 
 
 def test_dimers_and_crushed_cells_do_not_raise_the_limit_of_the_energy():

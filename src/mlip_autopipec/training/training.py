@@ -29,6 +29,7 @@ from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other 
     Refit,
     TrainingResult,
 )
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.training.weights import positive
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ class FitTask:
 
     def with_dimers_at_most(self, weight: float) -> FitTask:
         """Return the task with dimers that weigh at most so much: their energies are electronvolts off."""
-        pairs = zip(self.labels, self.weights, strict=True)
-        return replace(self, weights=[min(own, weight) if is_dimer(atoms) else own for atoms, own in pairs])
+        pairs = zip(dimers_among(self.labels), self.weights, strict=True)
+        return replace(self, weights=[min(own, weight) if dimer else own for dimer, own in pairs])
 
     def core_radii(self, margin: float) -> Mapping[tuple[int, int], float]:
         """Return where the core of each pair begins (Angstrom); all bases of one fit ask for it."""
@@ -143,7 +144,8 @@ class ACETrainer(MSONable, ABC):
         them those of free atoms among the labels, if there is one of each element; else a least-squares fit of the
         first labels to the composition. They are kept in all fine-tunes. Free atoms are in no fit.
     dimer_weight
-        Weight of dimers in the loss, relative to 1 of all others. Their energies differ by electronvolts
+        Weight of dimers (see :func:`~mlip_autopipec.training.usual.dimers_among`) in the loss, relative to 1 of all
+        others. Their energies differ by electronvolts
         from the material's, and a small basis fits them at its expense: with weight 1 the
         energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
     """
@@ -276,9 +278,12 @@ class ACETrainer(MSONable, ABC):
             raise InvalidInputError(
                 f"no atom of the {len(everything)} labels has a neighbour within {free.cutoff:g} A; give labels of more"
             )
-        dimers = np.array([is_dimer(label) for label in everything])
+        dimers = dimers_among(everything)
         usual = [int(i) for i in np.flatnonzero(~free.alone & ~dimers)] or [int(i) for i in np.flatnonzero(~free.alone)]
         ordinary = [everything[i] for i in usual]
+        own_dimers = int(sum(dimer and not is_dimer(a) for a, dimer in zip(everything, dimers, strict=True)))
+        if own_dimers:
+            logger.info("%d pairs of atoms far above the rest weigh %g: dimers", own_dimers, self.dimer_weight)
         if fine_tune and initial_potential is None:
             raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
         symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ()))
@@ -331,7 +336,7 @@ class ACETrainer(MSONable, ABC):
             log=fit.log,
             progress=fit.progress,
             linear=fit.linear,
-            fitted=fitted_errors(potential, everything, [(one.energy, one.forces) for one in predicted]),
+            fitted=fitted_errors(potential, ordinary, [(predicted[i].energy, predicted[i].forces) for i in usual]),
         )
         if fine_tune:
             prove_learning(result)
