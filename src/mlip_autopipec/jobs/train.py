@@ -182,6 +182,7 @@ class TrainMaker(Maker):
             parent_id=None if initial_potential is None else initial_potential.uuid,
             teacher_id=None if teacher is None else teacher.uuid,
             trainer={"class": type(trainer).__name__, **asdict(trainer)},
+            fits_stress=trainer.fits_stress,
             fine_tuned=fine_tune and not anew and (result.refit is None or result.refit.kept == "fine-tune"),
             n_train=len(frames) + len(new_frames),
             n_test=len(labels.test),

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.schemas.measured import errors_by_set
+from mlip_autopipec.schemas.potential import unfitted
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import errors_of, predict
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
@@ -147,8 +148,8 @@ def _like_md(document: OTFDocument) -> RootMeanSquares | None:
     return document.linear.left_out_like_md
 
 
-def _stress(errors: ErrorMetrics | RootMeanSquares) -> str:
-    return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"
+def _stress(errors: ErrorMetrics | RootMeanSquares, fitted: bool | None) -> str:
+    return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa{unfitted(fitted)}"
 
 
 def summary_table(
@@ -169,8 +170,8 @@ def summary_table(
         if (e := measured.get(name)) is not None:
             table.add_row(
                 f"error, {what}",
-                f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
-                f"({e.n_structures} structures)",
+                f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A"
+                f"{_stress(e, document.fits_stress)} ({e.n_structures} structures)",
             )
     if above := _above_the_check(document, errors):
         table.add_row("[red]beware[/]", escape(above))

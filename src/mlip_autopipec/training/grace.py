@@ -218,7 +218,7 @@ class GRACEFSTrainer(ACETrainer):
         check_earlier_weights(self, energy_weight=_WEIGHTS[0], force_weight=_WEIGHTS[1])
 
     @property
-    def fits_stress(self) -> bool:
+    def fits_stress(self) -> bool:  # type: ignore[override]  # it depends on the weights
         """Whether labels are fitted to their stresses; not with the weights of version 0.1."""
         return self.energy_weight is None and self.force_weight is None
 

@@ -152,6 +152,8 @@ class ACETrainer(MSONable, ABC):
 
     leaves_labels: ClassVar[bool] = False
     """Whether the structures it is given stay as they are; then they are not copied for each training."""
+    fits_stress: ClassVar[bool] = True
+    """Whether stresses of labels are fitted, not only compared with the potential."""
     continues_coefficients: ClassVar[bool] = True
     """Whether a fine-tune begins at the coefficients of the initial potential, and so at its energies."""
 

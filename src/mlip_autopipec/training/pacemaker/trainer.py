@@ -25,6 +25,7 @@ from mlip_autopipec.training.pacemaker.files import (
     write_start,
 )
 from mlip_autopipec.training.pacemaker.input import (
+    WithoutStress,
     check_optimizer,
     check_sections,
     merge,
@@ -71,7 +72,7 @@ _LADDER_TYPES = ("body_order", "power_order")
 
 
 @dataclass
-class PacemakerTrainer(ACETrainer):
+class PacemakerTrainer(WithoutStress, ACETrainer):
     """
     Fit by pacemaker's gradient optimiser (TensorFlow), in a process of its own.
 
