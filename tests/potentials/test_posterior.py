@@ -118,6 +118,32 @@ def test_a_posterior_goes_through_files_and_documents(potential, tmp_path):
     assert without.to_potential().posterior is None, "as in documents of earlier versions"
 
 
+def test_a_posterior_beside_a_file_that_was_not_asked_for_is_named(potential, tmp_path):
+    paths = potential.write(tmp_path)
+    read = ACEPotential.from_files(paths.yaml, examined=True)
+    with pytest.raises(InvalidInputError, match=r"potential\.posterior\.npz': give .*posterior_path="):
+        read.calculator().get_property("forces_std", frames(1, 3)[0])
+    paths.posterior.unlink()
+    read = ACEPotential.from_files(paths.yaml, examined=True)
+    with pytest.raises(InvalidInputError, match="the potential has no error bars"):
+        read.calculator().get_property("forces_std", frames(1, 3)[0])
+
+
+def test_reference_energies_of_a_campaign_that_were_not_given_are_told(potential, tmp_path, caplog):
+    paths = potential.write(tmp_path / "potential")
+    ACEPotential.from_files(paths.yaml, examined=True)
+    (tmp_path / "result.json").write_text('{"potential": null}')
+    ACEPotential.from_files(paths.yaml, examined=True)
+    assert not caplog.text
+    (tmp_path / "result.json").write_text('{"potential": {"reference_energies_eV": {"Cu": -3.7}}}')
+    for given in ({}, {"Cu": -3.7}):
+        ACEPotential.from_files(paths.yaml, reference_energies=given, examined=True)
+    assert not caplog.text
+    ACEPotential.from_files(paths.yaml, examined=True)
+    assert "is read without reference energies" in caplog.text
+    assert "give reference_energies={'Cu': -3.7}" in caplog.text
+
+
 def test_a_damaged_posterior_and_one_of_another_potential_are_refused(potential, labels, tmp_path):
     paths = potential.write(tmp_path)
     content = bytearray(paths.posterior.read_bytes())

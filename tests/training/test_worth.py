@@ -76,7 +76,11 @@ def test_pacemakers_kappa_follows_and_is_as_before_without() -> None:
     assert kappa(linear_start=False) == kappa(ladder_step=4) == 0.3
     assert kappa() == kappa(energy_meV_atom=1, forces_meV_A=100), "as in the linear fit that it begins at"
     assert kappa(energy_meV_atom=1, forces_meV_A=100) == pytest.approx(3200 / (1e6 + 3200))
-    assert kappa(forces_meV_A=100) == kappa(energy_meV_atom=10) == pytest.approx(3200 / (1e4 + 3200))
+    assert kappa(energy_meV_atom=10) == pytest.approx(3200 / (1e4 + 3200))
+    assert kappa(forces_meV_A=100) == kappa(energy_meV_atom=1) == kappa(), "what is not given keeps its default"
+    assert kappa(forces_meV_A=50) == pytest.approx(kappa(energy_meV_atom=1, forces_meV_A=50))
+    scratch = kappa(forces_meV_A=100, linear_start=False)
+    assert scratch == kappa(energy_meV_atom=10, linear_start=False) == pytest.approx(3200 / (1e4 + 3200)), "near 0.3"
     assert kappa(n=8, energy_meV_atom=10) < kappa(n=64, energy_meV_atom=10)
     with pytest.warns(DeprecationWarning, match="PacemakerTrainer.kappa is deprecated"):
         assert kappa(kappa=0.1) == 0.1
@@ -95,6 +99,10 @@ def test_graces_weights_follow_and_are_as_before_without() -> None:
         return {what: part["weight"] for what, part in written["fit"]["loss"].items()}
 
     assert weights(1.0) == weights(1.0, energy_meV_atom=1, forces_meV_A=100, stress_GPa=0.1), "as in the linear fit"
+    whole = {"energy_meV_atom": 1.0, "forces_meV_A": 100.0, "stress_GPa": 0.1}
+    for name, other in (("energy_meV_atom", 5.0), ("forces_meV_A", 50.0), ("stress_GPa", 0.3)):
+        assert GRACEFSTrainer(**{name: other}).worth == FitWeights(**(whole | {name: other})), "the others keep theirs"
+        assert weights(1.0, **{name: other}) == weights(1.0, **(whole | {name: other}))
     assert set(weights(1.0, energy_meV_atom=5)) == {"energy", "forces", "stress"}
     assert set(weights(stress_GPa=0.2)) == {"energy", "forces"}, "no label has one"
     all_three = weights(1.0, energy_meV_atom=1, stress_GPa=0.2)

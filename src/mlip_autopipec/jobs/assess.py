@@ -234,6 +234,7 @@ def assessment(
         seconds=seconds,
         thrown_away=list(thrown_away),
         linear=None if potential is None else potential.linear,
+        fits_stress=None if potential is None else potential.fits_stress,
         **state.model_dump(),
         **errors,
     )

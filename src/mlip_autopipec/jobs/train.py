@@ -30,6 +30,7 @@ from mlip_autopipec.training.error_scale import scale_to_fresh
 from mlip_autopipec.training.judge import judged_by_linear_fit
 from mlip_autopipec.training.linear import LinearACETrainer
 from mlip_autopipec.training.training import ACETrainer
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.validation.md_energies import like_md
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class TrainMaker(Maker):
             parent_id=None if initial_potential is None else initial_potential.uuid,
             teacher_id=None if teacher is None else teacher.uuid,
             trainer={"class": type(trainer).__name__, **asdict(trainer)},
+            fits_stress=trainer.fits_stress,
             fine_tuned=fine_tune and not anew and (result.refit is None or result.refit.kept == "fine-tune"),
             n_train=len(frames) + len(new_frames),
             n_test=len(labels.test),
@@ -244,7 +246,10 @@ def _fitted(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> F
 def _spread_left_out(parent: PotentialDocument | None, old: Sequence[LabelDocument]) -> FittedErrors | None:
     """Return the errors of labels left out of the parent's fit, of those there are; None of another trainer."""
     errors = {} if parent is None else parent.payload.get("left_out", {})
-    known = [errors[label.uuid] for label in old if label.uuid in errors and label.origin != Origin.DIMER]
+    dimers = dimers_among([label.shared_atoms() for label in old]) if errors else ()
+    known = [
+        errors[label.uuid] for label, dimer in zip(old, dimers, strict=False) if label.uuid in errors and not dimer
+    ]
     energies = [1e-3 * energy for energy, _, _ in known]
     forces = [1e-3 * np.sqrt(3) * force for _, force, _ in known]
     return FittedErrors(Spread.of(energies), Spread.of(forces)) if known else None

@@ -14,7 +14,7 @@ from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.loop import LoopStatus, learns_failed_check
 from mlip_autopipec.validation.confidence import frames_wanted
 from mlip_autopipec.validation.criteria import Criterion
-from mlip_autopipec.validation.targets import AccuracyTargets, is_number
+from mlip_autopipec.validation.targets import AccuracyTargets, check_targets, is_number
 
 if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import LoopState, WalkerState
@@ -103,6 +103,7 @@ class StopRule(MSONable):
     def __post_init__(self) -> None:
         """Take plain data, as of a run file, for the targets."""
         if isinstance(self.accuracy, dict):
+            check_targets(self.accuracy)
             self.accuracy = AccuracyTargets(**self.accuracy)
 
     def check(self) -> None:

@@ -11,13 +11,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.oracle.balance import about_balance, unbalanced
+from mlip_autopipec.oracle.contradictions import contradictions
 from mlip_autopipec.oracle.copies import contradicting_copies, without_copies
 from mlip_autopipec.oracle.label_keys import refuse_asymmetric
 from mlip_autopipec.oracle.left_out import about_left_out
 from mlip_autopipec.oracle.magnitude import doubtful_magnitude
 from mlip_autopipec.oracle.stale import refuse_stale
 from mlip_autopipec.oracle.uneven import about_uneven
-from mlip_autopipec.oracle.work import AT_RANDOM, contradictions, refuse_units
+from mlip_autopipec.oracle.work import AT_RANDOM, refuse_units
 from mlip_autopipec.oracle.zero_forces import forces_set_to_zero, forces_without_a_component
 from mlip_autopipec.structures.atom_types import types_for_elements
 from mlip_autopipec.structures.distances import MD_RATIO, neighbours, shortest_contact

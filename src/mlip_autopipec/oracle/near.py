@@ -21,6 +21,8 @@ _SAME_CELL_A, _MOST_STRAIN = 1e-3, 0.04
 _ONE_PAIR = 0.02
 #: The energy rises by what lies between the works of both frames' forces, within this share of them, and this (eV).
 _BETWEEN, _BETWEEN_eV = 0.02, 2e-3
+#: Where the force falls, also within this share of what the works differ by: it may be larger on the way.
+_CURVED = 0.25
 
 
 class Pair(NamedTuple):
@@ -48,9 +50,36 @@ class Pair(NamedTuple):
 
     @property
     def contradicts(self) -> bool:
-        """Whether the rise is outside of what the forces of frames of one cell say: near a minimum they grow."""
-        most = _BETWEEN * max(abs(self.work_one_eV), abs(self.work_two_eV)) + _BETWEEN_eV
-        return not self.work_one_eV - most <= self.rise_eV <= self.work_two_eV + most
+        """
+        Whether the rise is outside of what forces between those of both frames, of one cell, would give.
+
+        Near a minimum the force against the way grows. Where both frames are on one side of it, it may fall as well, as
+        that of a bond that breaks. That a minimum lies on the way is usual; a crest is not, see :attr:`is_over_crest`.
+        """
+        return self.misfit_eV > 0
+
+    @property
+    def misfit_eV(self) -> float:
+        """By how much the rise is outside of that, in eV."""
+        rising = _outside(self.rise_eV, self.work_one_eV, self.work_two_eV)
+        on_one_side = self.work_one_eV * self.work_two_eV >= 0
+        return min(rising, self._falling_eV) if on_one_side else rising
+
+    @property
+    def is_over_crest(self) -> bool:
+        """Whether the way may lead over a crest: the energy rises first and falls then, by no more than forces say."""
+        return self.work_one_eV > 0 > self.work_two_eV and self._falling_eV == 0
+
+    @property
+    def _falling_eV(self) -> float:
+        """Return by how much the rise is outside of that of a force that falls; on the way it may be larger."""
+        curved = _CURVED * abs(self.work_two_eV - self.work_one_eV)
+        return _outside(self.rise_eV, self.work_two_eV - curved, self.work_one_eV + curved)
+
+
+def _outside(rise: float, least: float, most: float) -> float:
+    margin = _BETWEEN * max(abs(least), abs(most)) + _BETWEEN_eV
+    return max(0.0, least - margin - rise, rise - most - margin)
 
 
 def has_distinct(pairs: Sequence[Pair], fewest: int) -> bool:

@@ -20,6 +20,7 @@ import yaml
 from ase.data import chemical_symbols
 
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.potentials.beside import posterior_beside, warn_of_references
 from mlip_autopipec.potentials.examine import LARGEST, examine
 from mlip_autopipec.potentials.posterior import ErrorBars, Posterior
 
@@ -109,12 +110,13 @@ class ACEPotential:
         yaml_path, asi_path
             Its B-basis, and its active set.
         reference_energies
-            Energy in eV of an isolated atom of each element.
+            Energy in eV of an isolated atom of each element. None: none, with a warning where the potential is that of
+            a campaign, which has some.
         examined
             Whether it was examined before. Else it is loaded and evaluated in a process of its own first: pyace crashes
             on some damaged files.
         posterior_path
-            File of its posterior, for error bars.
+            File of its posterior, for error bars: the ``.posterior.npz`` beside it.
 
         Raises
         ------
@@ -144,7 +146,11 @@ class ACEPotential:
                 posterior = Posterior.unpack(Path(posterior_path).read_bytes())
             except (OSError, InvalidInputError) as error:
                 raise InvalidInputError(f"posterior '{posterior_path}': {error}") from error
+        if reference_energies is None:
+            warn_of_references(yaml_file)
         potential = cls(text, inverse, reference_energies or {}, posterior)
+        if posterior is None and (beside := posterior_beside(yaml_file)) is not None:
+            potential.__dict__["_posterior_beside"] = beside
         if not examined:
             what = f"'{yaml_file}'" + ("" if asi_path is None else f" with '{asi_path}'")
             examine(text, content, inverse, what)
@@ -294,6 +300,11 @@ class ACEPotential:
         InvalidInputError
             If the potential has no posterior.
         """
+        if self.posterior is None and (beside := self.__dict__.get("_posterior_beside")) is not None:
+            raise InvalidInputError(
+                "the potential was read without its posterior, from which error bars follow; it is in "
+                f"'{beside}': give ACEPotential.from_files(..., posterior_path='{beside}')"
+            )
         if self.posterior is None:
             raise InvalidInputError(
                 "the potential has no error bars: they come from the posterior of a linear fit (LinearACETrainer "

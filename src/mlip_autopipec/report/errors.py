@@ -145,6 +145,8 @@ def parity(data: CampaignData, limits: Limits) -> list[Panel]:
             if (found.split == split).any()
         ]
         note = "Root mean square error: " + ", ".join(errors) + "."
+        if key == "stress" and data.final.fits_stress is False:
+            note += " Stresses are compared only: the trainer does not fit them."
         if len(used) < len(frames):
             note += f" On {len(used)} of {len(frames)} labels."
         if len(found.oracle) > limits.parity_points:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.schemas.measured import errors_by_set
-from mlip_autopipec.structures.dimers import is_dimer
+from mlip_autopipec.schemas.potential import unfitted
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import errors_of, predict
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import OTFDocument
     from mlip_autopipec.schemas.potential import RootMeanSquares
     from mlip_autopipec.training.accuracy import ErrorMetrics, Predictions
+from mlip_autopipec.training.usual import dimers_among
 
 
 def write_results(
@@ -67,7 +68,7 @@ def write_results(
     potential = document.potential.to_potential()
     potential.write(folder / "potential")
     sets = {
-        "train": [a for a in labels if _is_learnt(a, document.potential.cycle)],
+        "train": _without_dimers([a for a in labels if _is_learnt(a, document.potential.cycle)]),
         "test": [a for a in labels if Provenance.of(a).split is Split.TEST],
         "validation": list(validation),
     }
@@ -77,10 +78,15 @@ def write_results(
 
 
 def _is_learnt(label: Atoms, cycle: int) -> bool:
-    """Whether the potential of a cycle was trained on a label, which is no dimer of another energy scale."""
+    """Whether the potential of a cycle was trained on a label."""
     split = Provenance.of(label).split
     of_check = split is Split.CHECK and label.info.get("cycle", cycle + 1) <= cycle
-    return (split is Split.TRAIN or of_check) and not is_dimer(label)
+    return split is Split.TRAIN or of_check
+
+
+def _without_dimers(labels: Sequence[Atoms]) -> list[Atoms]:
+    """Leave out dimers, which are of another energy scale."""
+    return [label for label, dimer in zip(labels, dimers_among(labels), strict=True) if not dimer]
 
 
 def plot_parity(path: Path, predicted: Mapping[str, Predictions]) -> None:
@@ -142,8 +148,8 @@ def _like_md(document: OTFDocument) -> RootMeanSquares | None:
     return document.linear.left_out_like_md
 
 
-def _stress(errors: ErrorMetrics | RootMeanSquares) -> str:
-    return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa"
+def _stress(errors: ErrorMetrics | RootMeanSquares, fitted: bool | None) -> str:
+    return "" if errors.stress_rmse_GPa is None else f", {errors.stress_rmse_GPa:.2f} GPa{unfitted(fitted)}"
 
 
 def summary_table(
@@ -164,8 +170,8 @@ def summary_table(
         if (e := measured.get(name)) is not None:
             table.add_row(
                 f"error, {what}",
-                f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A{_stress(e)} "
-                f"({e.n_structures} structures)",
+                f"{e.energy_rmse_meV_atom:.2f} meV/atom, {e.forces_rmse_meV_A:.2f} meV/A"
+                f"{_stress(e, document.fits_stress)} ({e.n_structures} structures)",
             )
     if above := _above_the_check(document, errors):
         table.add_row("[red]beware[/]", escape(above))

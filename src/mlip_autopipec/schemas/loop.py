@@ -14,7 +14,7 @@ from mlip_autopipec.schemas.check import (  # noqa: F401 - stored by version 0.1
     CheckResult,
     WalkerErrors,
 )
-from mlip_autopipec.schemas.potential import Errors, LinearRecord, PotentialDocument
+from mlip_autopipec.schemas.potential import Errors, LinearRecord, PotentialDocument, unfitted
 
 
 class LoopStatus(StrEnum):
@@ -239,6 +239,7 @@ class OTFDocument(Document):
         None, description="The potential with its active set, in the final document."
     )
     train: Errors | None = Field(None, description="Errors on the training set.")
+    fits_stress: bool | None = Field(None, description="Whether stresses of labels are fitted; None if not known.")
     test: Errors | None = Field(None, description="Errors on the held-out set.")
     linear: LinearRecord | None = Field(
         None, description="What a linear fit chose, with its errors of labels left out."
@@ -276,7 +277,11 @@ class OTFDocument(Document):
         if self.train is not None:
             parts.append(
                 f"train {self.train.energy_rmse_meV_atom:.2f} meV/atom {self.train.forces_rmse_meV_A:.1f} meV/A"
-                + ("" if self.train.stress_rmse_GPa is None else f" {self.train.stress_rmse_GPa:.2f} GPa")
+                + (
+                    ""
+                    if self.train.stress_rmse_GPa is None
+                    else f" {self.train.stress_rmse_GPa:.2f} GPa{unfitted(self.fits_stress)}"
+                )
             )
         if self.linear is not None:
             parts.append(self.linear.describe())

@@ -41,6 +41,11 @@ class Errors(RootMeanSquares):
         return None if metrics is None else cls(**metrics.as_dict())
 
 
+def unfitted(fits_stress: bool | None) -> str:
+    """Return what to say beside the error of stresses that were not fitted, of pacemaker; empty for others."""
+    return " (not fitted)" if fits_stress is False else ""
+
+
 class GradedLabel(BaseModel):
     """Extrapolation grade and force error of one label, of the potential before it was trained on."""
 
@@ -197,6 +202,9 @@ class PotentialDocument(WithPayload):
         None, description="Factor of the teacher's energies and forces in it; None where no teacher is in it."
     )
     trainer: dict[str, Any] = Field(default_factory=dict, description="Trainer class and parameters.")
+    fits_stress: bool | None = Field(
+        None, description="Whether stresses of labels were fitted, not only compared; None in earlier documents."
+    )
     fine_tuned: bool = Field(False, description="Whether training continued from the parent.")
     n_train: int = Field(0, description="Labels trained on.")
     n_test: int = Field(0, description="Labels held out.")

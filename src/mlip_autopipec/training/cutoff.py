@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from mlip_autopipec.potentials.basis import EQUAL_SHARES, LADDER_CUTOFF, RADIAL_BASIS, Shares, shares_for
-from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import nearest_distances
 from mlip_autopipec.training.design import basis_functions, build_design, same_radial, units_of
 from mlip_autopipec.training.ladder import MARGIN, MOST_FUNCTIONS, atoms_of, log_score, rungs_within
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.training.weights import Kind
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def with_form(trainer: LinearSettings, form: BasisForm) -> LinearSettings:
 
 def _some(task: FitTask, most_atoms: int) -> list[int]:
     """Return evenly spread labels of so many atoms without dimers, or all labels where there are only dimers."""
-    every = [i for i, atoms in enumerate(task.labels) if not is_dimer(atoms)] or list(range(len(task.labels)))
+    every = np.flatnonzero(~dimers_among(task.labels)).tolist() or list(range(len(task.labels)))
     total = sum(len(task.labels[i]) for i in every)
     n = max(1, min(len(every), round(len(every) * most_atoms / total)))
     return [every[i] for i in np.unique(np.linspace(0, len(every) - 1, n).round().astype(int))]

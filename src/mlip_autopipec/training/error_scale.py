@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlip_autopipec.potentials.posterior import Scales
-from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.training.linear_record import Surprise
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.training.weights import EV_A3_IN_GPA, Kind
 
 if TYPE_CHECKING:
@@ -211,5 +211,9 @@ def scale_to_fresh(pairs: Sequence[ExpectedError]) -> Scales:
 
 def usual_force_eV_A(labels: Sequence[Atoms]) -> float:
     """Return the root mean square length (eV/A) of the force on an atom in the median label; 0 without any."""
-    sizes = [float(np.sqrt(3 * np.mean(raw_forces(a) ** 2))) for a in labels if len(a) > 1 and not is_dimer(a)]
+    sizes = [
+        float(np.sqrt(3 * np.mean(raw_forces(a) ** 2)))
+        for a, dimer in zip(labels, dimers_among(labels), strict=True)
+        if len(a) > 1 and not dimer
+    ]
     return float(np.median(sizes)) if sizes else 0.0

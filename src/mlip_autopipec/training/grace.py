@@ -161,8 +161,8 @@ class GRACEFSTrainer(ACETrainer):
         Most iterations of a fit from scratch, and of a fine-tune.
     energy_meV_atom, forces_meV_A, stress_GPa
         What an error is worth, as in the linear trainer: of an energy per atom, of a component of force and stress.
-        They are translated into weights of the loss by the mean number of atoms of the labels. None of them: 1
-        meV/atom, 100 meV/A and 0.1 GPa; of the first two, one alone sets the other to 10 meV/atom or 100 meV/A.
+        They are translated into weights of the loss by the mean number of atoms of the labels. Those that
+        are not given are 1 meV/atom, 100 meV/A and 0.1 GPa.
         Stresses of periodic labels without vacuum are fitted.
     energy_weight, force_weight
         Weights in the loss, of the mean square error of energies per atom (eV^2) and of force components (eV^2/A^2);
@@ -218,7 +218,7 @@ class GRACEFSTrainer(ACETrainer):
         check_earlier_weights(self, energy_weight=_WEIGHTS[0], force_weight=_WEIGHTS[1])
 
     @property
-    def fits_stress(self) -> bool:
+    def fits_stress(self) -> bool:  # type: ignore[override]  # it depends on the weights
         """Whether labels are fitted to their stresses; not with the weights of version 0.1."""
         return self.energy_weight is None and self.force_weight is None
 

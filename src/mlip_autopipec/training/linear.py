@@ -110,6 +110,11 @@ class LinearACETrainer(ACETrainer):
         return any(value is not None for value in (self.energy_weight, self.force_weight, self.ridge))
 
     @property
+    def fits_stress(self) -> bool:  # type: ignore[override]  # it depends on the weights
+        """Whether labels are fitted to their stresses; a fit of version 0.1 does not."""
+        return not self.is_plain
+
+    @property
     def gives_error_bars(self) -> bool:
         """Whether its potentials have error bars; a fit of version 0.1 gives none."""
         return not self.is_plain

@@ -21,7 +21,7 @@ from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.intake import raw_forces
 from mlip_autopipec.structures.provenance import Provenance
 from mlip_autopipec.training.accuracy import compute_errors, evaluate
-from mlip_autopipec.training.references import fit_reference_energies, missing_energies
+from mlip_autopipec.training.references import FreeAtoms, references_of
 from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other packages import them from here
     Fit,
     FitProgress,
@@ -29,6 +29,7 @@ from mlip_autopipec.training.results import (  # noqa: F401 - trainers of other 
     Refit,
     TrainingResult,
 )
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.training.weights import positive
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 #: New labels whose error is already within this factor of the error on the training set need
 #: not improve: noise of that size is not forgetting.
 ALREADY_LEARNT = 1.5
+
+#: Weight of labels that are left out of the fit.
+_NO_WEIGHT = 1e-12
 
 #: What ``init`` writes of a basis that is left to the labels.
 BASIS_TEMPLATE = """\
@@ -113,8 +117,8 @@ class FitTask:
 
     def with_dimers_at_most(self, weight: float) -> FitTask:
         """Return the task with dimers that weigh at most so much: their energies are electronvolts off."""
-        pairs = zip(self.labels, self.weights, strict=True)
-        return replace(self, weights=[min(own, weight) if is_dimer(atoms) else own for atoms, own in pairs])
+        pairs = zip(dimers_among(self.labels), self.weights, strict=True)
+        return replace(self, weights=[min(own, weight) if dimer else own for dimer, own in pairs])
 
     def core_radii(self, margin: float) -> Mapping[tuple[int, int], float]:
         """Return where the core of each pair begins (Angstrom); all bases of one fit ask for it."""
@@ -137,16 +141,19 @@ class ACETrainer(MSONable, ABC):
         Size and shape of a potential that is trained from scratch.
     reference_energies
         Energies of isolated atoms in eV, of the same energy kind as the labels. Without
-        them a least-squares fit of the first labels to the composition is used, and kept in
-        all fine-tunes.
+        them those of free atoms among the labels, if there is one of each element; else a least-squares fit of the
+        first labels to the composition. They are kept in all fine-tunes. Free atoms are in no fit.
     dimer_weight
-        Weight of dimers in the loss, relative to 1 of all others. Their energies differ by electronvolts
+        Weight of dimers (see :func:`~mlip_autopipec.training.usual.dimers_among`) in the loss, relative to 1 of all
+        others. Their energies differ by electronvolts
         from the material's, and a small basis fits them at its expense: with weight 1 the
         energy error of copper rises from 2 to 25 meV/atom, with 0.001 to 3.
     """
 
     leaves_labels: ClassVar[bool] = False
     """Whether the structures it is given stay as they are; then they are not copied for each training."""
+    fits_stress: ClassVar[bool] = True
+    """Whether stresses of labels are fitted, not only compared with the potential."""
     continues_coefficients: ClassVar[bool] = True
     """Whether a fine-tune begins at the coefficients of the initial potential, and so at its energies."""
 
@@ -206,15 +213,6 @@ class ACETrainer(MSONable, ABC):
         if list(teacher.elements) != list(symbols):
             raise InvalidInputError(f"the teacher knows {teacher.elements}, the labels {symbols}; they have to agree")
 
-    def _references(self, given: TrainingInput, labels: Sequence[Atoms]) -> dict[str, float]:
-        """Return the energy of each element, eV, that is taken off the labels; of all labels that are no dimers."""
-        start = given.initial_potential
-        if start is not None and start.reference_energies:
-            return dict(start.reference_energies)
-        if start is not None and given.fine_tune and self.continues_coefficients:
-            return missing_energies(start, labels, self.reference_energies)
-        return dict(self.reference_energies or fit_reference_energies(labels))
-
     @abstractmethod
     def fit(self, task: FitTask) -> tuple[ACEPotential, str] | Fit:
         """Fit; return the potential (no active set needed), the log and, where there is any, how it went."""
@@ -267,19 +265,8 @@ class ACETrainer(MSONable, ABC):
             If the fit fails, does not move the coefficients, or does not lower the error on
             the new labels.
         """
-        given = TrainingInput(
-            labels,
-            initial_potential,
-            fine_tune,
-            new_labels,
-            test_labels,
-            elements,
-            Path(directory),
-            seed,
-            cycle,
-            teacher,
-        )
-        return self.train_on(given)
+        asked = labels, initial_potential, fine_tune, new_labels, test_labels, elements
+        return self.train_on(TrainingInput(*asked, Path(directory), seed, cycle, teacher))
 
     def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; what a trainer overrides that does more than one fit. See :meth:`train`."""
@@ -288,7 +275,17 @@ class ACETrainer(MSONable, ABC):
         positive(self, "dimer_weight")  # checked again: it is a field that can be set
         everything = [*labels, *new_labels]
         _check_labels([*everything, *test_labels])
-        ordinary = [label for label in everything if not is_dimer(label)]
+        free = FreeAtoms.among(everything, getattr(self.basis, "cutoff", None))
+        if free.alone.all():
+            raise InvalidInputError(
+                f"no atom of the {len(everything)} labels has a neighbour within {free.cutoff:g} A; give labels of more"
+            )
+        dimers = dimers_among(everything)
+        usual = [int(i) for i in np.flatnonzero(~free.alone & ~dimers)] or [int(i) for i in np.flatnonzero(~free.alone)]
+        ordinary = [everything[i] for i in usual]
+        own_dimers = int(sum(dimer and not is_dimer(a) for a, dimer in zip(everything, dimers, strict=True)))
+        if own_dimers:
+            logger.info("%d pairs of atoms far above the rest weigh %g: dimers", own_dimers, self.dimer_weight)
         if fine_tune and initial_potential is None:
             raise InvalidInputError("fine_tune is True but initial_potential is None; give the potential to continue")
         symbols = sorted({s for a in everything for s in a.get_chemical_symbols()} | set(given.elements or ()))
@@ -297,7 +294,10 @@ class ACETrainer(MSONable, ABC):
         if initial_potential is not None:
             initial_potential.check_elements(symbols, "the training set")
             symbols = initial_potential.elements
-        references = self._references(given, ordinary or everything)
+        own, goes_on = self.reference_energies, fine_tune and self.continues_coefficients
+        free.refuse_others(own, type(self).__name__)
+        references = references_of(own, free, symbols, ordinary, initial_potential, continues=goes_on)
+        free.warn_of_others(everything, references)
         started = time.perf_counter()
         task = FitTask(
             labels=everything,
@@ -307,7 +307,8 @@ class ACETrainer(MSONable, ABC):
             fine_tune=fine_tune,
             new=[False] * len(labels) + [True] * len(new_labels),
             weights=[
-                self.dimer_weight if is_dimer(label) else Provenance.of(label).stands_for or 1.0 for label in everything
+                _NO_WEIGHT if alone else self.dimer_weight if dimer else Provenance.of(label).stands_for or 1.0
+                for label, alone, dimer in zip(everything, free.alone, dimers, strict=True)
             ],
             test_labels=test_labels,
             directory=given.directory,
@@ -321,8 +322,7 @@ class ACETrainer(MSONable, ABC):
             potential = build_active_set(potential, everything, initial_potential)
         # what the potential says of the labels is worked out once
         predicted = evaluate(potential, everything) if fit.predicted is None else fit.predicted
-        usual = [i for i, label in enumerate(everything) if not is_dimer(label)] or range(len(everything))
-        train_errors = compute_errors(potential, [everything[i] for i in usual], known=[predicted[i] for i in usual])
+        train_errors = compute_errors(potential, ordinary, known=[predicted[i] for i in usual])
         if train_errors is None or not np.isfinite(train_errors.forces_rmse_meV_A):
             raise TrainingError(f"the fitted potential gives {train_errors} on its own training set; see the log")
         result = TrainingResult(
@@ -338,7 +338,7 @@ class ACETrainer(MSONable, ABC):
             log=fit.log,
             progress=fit.progress,
             linear=fit.linear,
-            fitted=fitted_errors(potential, everything, [(one.energy, one.forces) for one in predicted]),
+            fitted=fitted_errors(potential, ordinary, [(predicted[i].energy, predicted[i].forces) for i in usual]),
         )
         if fine_tune:
             prove_learning(result)

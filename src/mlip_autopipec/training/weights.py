@@ -85,15 +85,11 @@ class FitWeights:
         return units[kind]
 
 
-#: What an error is worth to the trainers by gradients where only the other one is given: meV/atom, meV/A.
-GRADIENT_WORTH = FitWeights(10.0, 100.0)
-
-
-def worth_of(settings: object) -> FitWeights | None:
+def worth_of(settings: object, default: FitWeights = FitWeights()) -> FitWeights | None:
     """Return what errors are worth to a trainer by gradients; None where it says nothing of it."""
     names = ("energy_meV_atom", "forces_meV_A", "stress_GPa")
     given = {name: value for name in names if (value := getattr(settings, name, None)) is not None}
-    return FitWeights(**(vars(GRADIENT_WORTH) | given)) if given else None
+    return FitWeights(**(vars(default) | given)) if given else None
 
 
 def check_earlier_weights(settings: object, **defaults: float) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from math import inf
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from monty.json import MSONable
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.validation.confidence import Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Measured(Protocol):
@@ -115,6 +119,16 @@ class AccuracyTargets(MSONable):
                 raise InvalidInputError.of(f"accuracy.{name}", f"is {value!r}; it has to be positive, a finite number")
 
 
+def check_targets(given: Mapping[str, object]) -> None:
+    """Refuse names that are no targets."""
+    known = [one.name for one in fields(AccuracyTargets)]
+    for name in given:
+        if name not in known:
+            near = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InvalidInputError.of(f"StopRule.accuracy.{name}", f"is unknown; {hint}There are {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class Limits:
     """
@@ -150,7 +164,7 @@ class Limits:
         targets
             What the user asks for.
         energy_spread_meV_atom
-            Standard deviation of the energies of all labels, without the reference energies of their atoms.
+            Standard deviation of the energies of usual labels, without the reference energies of their atoms.
         forces_rms_meV_A, stress_rms_GPa
             Root mean square of force components, and of stress components (None without them), of these labels.
         relative, forces_floor_meV_A

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlip_autopipec.structures.periodicity import stress_without_vacuum
 from mlip_autopipec.training.design import label_stress
+from mlip_autopipec.training.usual import usual_labels
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
 if TYPE_CHECKING:
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
 
 
 def energy_spread_meV_atom(potential: ACEPotential, labels: Sequence[Atoms]) -> float:
-    """Return the standard deviation of the labels' energies in meV/atom, without reference energies."""
-    values = [(a.get_potential_energy() - potential.reference_energy(a)) / len(a) for a in labels if len(a) > 1]
+    """
+    Return the standard deviation of the energies of usual labels in meV/atom, without reference energies.
+
+    Dimers and what is far above the most stable labels would allow errors with which MD of the material is useless.
+    """
+    usual = np.flatnonzero(usual_labels(labels))
+    values = [(a.get_potential_energy() - potential.reference_energy(a)) / len(a) for a in (labels[i] for i in usual)]
     return 1e3 * float(np.std(values)) if values else 0.0
 
 

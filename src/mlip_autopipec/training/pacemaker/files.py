@@ -10,9 +10,9 @@ import pandas as pd
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.potential import ACEPotential, reference_energy
-from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.structures.intake import raw_forces
+from mlip_autopipec.training.usual import dimers_among
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,4 +145,5 @@ def left_out(labels: Mapping[str, Atoms], kept: set[str], fitted: BBasisConfigur
 
 def mean_size(labels: Sequence[Atoms]) -> float:
     """Return the mean number of atoms of labels that are no dimers."""
-    return sum(map(len, ordinary := [a for a in labels if not is_dimer(a)] or list(labels))) / len(ordinary)
+    ordinary = [a for a, dimer in zip(labels, dimers_among(labels), strict=True) if not dimer] or list(labels)
+    return sum(map(len, ordinary)) / len(ordinary)

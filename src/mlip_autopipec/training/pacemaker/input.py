@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import yaml
 
@@ -49,6 +49,22 @@ _OURS = {
     "potential.reset": "refit_every: a refit from reset coefficients every so many cycles",
 }
 _UNTRAINABLE = "it trains energies only, leaves no potential, or is unknown to pacemaker's tensorpot"
+
+
+class WithoutStress:
+    """A trainer that has no stress in its loss, and says so."""
+
+    fits_stress: ClassVar[bool] = False
+
+    def __new__(cls, *args: object, **settings: object) -> Self:  # noqa: ARG004 that __init__ reads
+        """Refuse the worth of a stress, which other trainers have."""
+        if "stress_GPa" in settings:
+            raise InvalidInputError.of(
+                f"{cls.__name__}.stress_GPa",
+                "is given, but pacemaker has no stress in its loss. Leave it out, or use LinearACETrainer or "
+                "GRACEFSTrainer; labels of strained cells teach stresses through their energies, too",
+            )
+        return super().__new__(cls)
 
 
 def read_input_file(path: str | Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mlip_autopipec.training.pacemaker.files import (
     write_start,
 )
 from mlip_autopipec.training.pacemaker.input import (
+    WithoutStress,
     check_optimizer,
     check_sections,
     merge,
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-#: Of pacemaker's template; and what an error is worth in the linear fit that a fit begins at.
-_KAPPA = 0.3
+#: Of pacemaker's template, and what an error is worth with it; and that in the linear fit that a fit begins at.
+_KAPPA, _AS_TEMPLATE = 0.3, FitWeights(10.0, 100.0)
 _AS_LINEAR = FitWeights()
 #: Strength of the regularisation in pacemaker's template.
 _DAMPING = 1e-8
@@ -71,7 +72,7 @@ _LADDER_TYPES = ("body_order", "power_order")
 
 
 @dataclass
-class PacemakerTrainer(ACETrainer):
+class PacemakerTrainer(WithoutStress, ACETrainer):
     """
     Fit by pacemaker's gradient optimiser (TensorFlow), in a process of its own.
 
@@ -91,8 +92,9 @@ class PacemakerTrainer(ACETrainer):
         of a fine-tune.
     energy_meV_atom, forces_meV_A
         What an error is worth, as in the linear trainer: of an energy per atom, of a force component. They are
-        translated into ``kappa`` by the mean number of atoms of the labels; of one alone, the other is 10 meV/atom or
-        100 meV/A. None: as ``kappa`` says, or, in fits that begin at a linear one, what they are worth there. pacemaker
+        translated into ``kappa`` by the mean number of atoms of the labels; if one is given, the other is 100
+        meV/A, or 1 meV/atom, as in the linear fit that fits begin at, 10 from scratch. None of them: as ``kappa`` says,
+        or, in fits that begin at a linear one, what they are worth there. pacemaker
         has no stress in its loss.
     linear_start
         Whether a fit that is no fine-tune begins at the linear fit to the same labels, in closed form (see
@@ -206,11 +208,14 @@ class PacemakerTrainer(ACETrainer):
 
     def share_of_forces(self, atoms_per_label: float) -> float:
         """Return the kappa that is written for labels of so many atoms on average."""
-        if (worth := worth_of(self)) is not None:
+        if (worth := self._worth()) is not None:
             return share_of_forces(worth, atoms_per_label)
         if self.kappa is None and self.begins_linear:
             return share_of_forces(_AS_LINEAR, atoms_per_label)
         return _KAPPA if self.kappa is None else self.kappa
+
+    def _worth(self) -> FitWeights | None:
+        return worth_of(self, _AS_LINEAR if self.begins_linear else _AS_TEMPLATE)
 
     def train_on(self, given: TrainingInput) -> TrainingResult:
         """Train; see :meth:`ACETrainer.train`. In every ``refit_every``-th cycle the better of two fits is kept."""
@@ -303,7 +308,7 @@ class PacemakerTrainer(ACETrainer):
     def _linear_settings(self) -> dict[str, Any]:
         """Return the settings of the linear fit to begin at."""
         settings: dict[str, Any] = {"core_repulsion": self.repulsion is not None, "core_margin": self.core_margin}
-        if (worth := worth_of(self)) is not None:
+        if (worth := self._worth()) is not None:
             settings |= {"energy_meV_atom": worth.energy_meV_atom, "forces_meV_A": worth.forces_meV_A}
         return settings
 
