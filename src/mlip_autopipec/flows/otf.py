@@ -25,6 +25,7 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
+from mlip_autopipec.jobs.explore import read_crashes
 from mlip_autopipec.jobs.failures import read_reason
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
@@ -326,9 +327,17 @@ class OTFMaker(LoopParts):
             if (potential is None or potential.uuid != state.potential_id) and state.potential_id is not None:
                 potential = load_document(PotentialDocument, state.potential_id)
         else:
-            learns = self._learns_check
             state = update_state(
-                state, done, walkers, potential, batch, learnt, check, thrown_away, learns_check=learns
+                state,
+                done,
+                walkers,
+                potential,
+                batch,
+                learnt,
+                check,
+                thrown_away,
+                learns_check=self._learns_check,
+                crashes=read_crashes(walkers, done, state.campaign_id, state.cycle),
             )
         state = state.model_copy(
             update={

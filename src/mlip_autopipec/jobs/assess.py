@@ -38,6 +38,7 @@ def update_state(
     thrown_away: Sequence[ThrownAway] = (),
     *,
     learns_check: bool = False,
+    crashes: Mapping[int, str | None] | None = None,
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -60,10 +61,13 @@ def update_state(
         Walks that led to where their temperature does not lead, by the labels of this cycle.
     learns_check
         Whether the labels of a check that passes are learnt as well.
+    crashes
+        What the errors of MD jobs that failed said, by the number of the walker.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
-        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index), seed=state.seed)
+        crash = (crashes or {}).get(index)
+        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index), seed=state.seed, crash=crash)
     for one in thrown_away:
         updated[one.walker] = happened(updated[one.walker], Event.ROLLED_BACK, seed=state.seed)
     new_walkers = next_rungs_released([updated[w.index] for w in state.walkers])

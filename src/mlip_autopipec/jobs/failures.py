@@ -29,14 +29,15 @@ logger = logging.getLogger(__name__)
 _LONGEST = 500
 
 
-def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def keeps_reason(step: str | Callable[..., str]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
     Let a function store why it fails, and let the error go on. What an earlier run of the same job said is forgotten.
 
     Parameters
     ----------
     step
-        Its name, e.g. ``train``. The function has parameters ``campaign_id`` and ``cycle``.
+        Its name, e.g. ``train``, or what tells it from the arguments of the function by name. The function has
+        parameters ``campaign_id`` and ``cycle``.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -46,12 +47,13 @@ def keeps_reason(step: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             given = parameters.bind(*args, **kwargs).arguments
             campaign_id, cycle = given["campaign_id"], given["cycle"]
-            _forget(step, campaign_id, cycle)
+            name = step if isinstance(step, str) else step(**{k: v for k, v in given.items() if k != "self"})
+            _forget(name, campaign_id, cycle)
             try:
                 return function(*args, **kwargs)
             except Exception as error:
                 if not lacks_space(error):  # nothing can be stored, and the job is run again
-                    _store(step, campaign_id, cycle, error)
+                    _store(name, campaign_id, cycle, error)
                 raise
 
         return run
