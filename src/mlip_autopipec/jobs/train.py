@@ -21,7 +21,7 @@ from mlip_autopipec.jobs.teach import find_teacher, require_teachers
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.linear import LeftOutErrors, LeftOutLikeMD
+from mlip_autopipec.schemas.linear import LeftOutErrors, LeftOutLikeMD, factor_doubt
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -195,6 +195,9 @@ class TrainMaker(Maker):
             document.teacher_factor = initial_potential.teacher_factor  # what a gradient fit goes on from is in it
             if document.teacher_factor is not None:
                 document.teacher_id = initial_potential.teacher_id
+        doubt = factor_doubt(document.teacher_factor)
+        if doubt is not None and (initial_potential is None or factor_doubt(initial_potential.teacher_factor) is None):
+            logger.warning("%s", doubt)  # once, not in every cycle
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))
