@@ -76,6 +76,10 @@ class TrainingError(MLIPError):
     """A fit that failed, did not train, or made the potential worse."""
 
 
+class TeacherMissingError(TrainingError):
+    """Labels or a training that waited for a teacher whose job failed: what failed is the teaching, not they."""
+
+
 class ExplorationError(MLIPError):
     """An MD run that crashed or never started, as opposed to one that halted."""
 

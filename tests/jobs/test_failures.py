@@ -169,4 +169,7 @@ def test_a_teacher_that_is_killed_says_so_and_not_why_it_failed_before(tmp_path)
     assert status["kill"].status == "FAILED"
     assert "the teacher has not come: the job 'teach label c000' ended without a word" in status["kill"].why
     assert "licence" not in status["kill"].why
+    for what in ("raise", "kill"):  # the labels waited for it; they did not fail
+        assert status[what].why.startswith("step 'teach' of cycle 0 failed: the teacher has not come: ")
+        assert status[what].why.count("has not come") == 1
     assert status["go on"].status == "CONVERGED"

@@ -162,6 +162,7 @@ def judge_cycle(
     compared: ComparisonDocument | None = None,
     thrown_away: Sequence[ThrownAway] = (),
     reason: str | None = None,
+    step: str | None = None,
 ) -> tuple[LoopStatus, str]:
     """
     Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
@@ -182,6 +183,8 @@ def judge_cycle(
         Walks that are not resumed: the loop goes on without their labels.
     reason
         Why the labels or the training failed, where that is known.
+    step
+        What failed first, where that is another step, which they waited for: the teaching.
     """
     if compared is not None and compared.refused is not None:
         return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
@@ -189,7 +192,7 @@ def judge_cycle(
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if (died := failed_step(potential, batch, labelled=labelled)) is not None:
-        told = f"step '{died}' of cycle {state.cycle} failed"
+        told = f"step '{step or died}' of cycle {state.cycle} failed"
         if reason:
             return LoopStatus.FAILED, f"{told}: {reason}"
         steps = ("request labels", "count labels") if died == "label" else (died,)

@@ -15,9 +15,9 @@ from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
-from mlip_autopipec.jobs.failures import keeps_reason
+from mlip_autopipec.jobs.failures import keeps_reason, require_teachers
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
-from mlip_autopipec.jobs.teach import find_teacher, require_teachers
+from mlip_autopipec.jobs.teach import find_teacher
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
