@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from numbers import Integral
+from numbers import Integral, Real
 
 #: How to get pacemaker and gracemaker. Only where uv reads this package's pyproject.toml does it keep CUDA out.
 INSTALL_ACE = (
@@ -62,6 +62,12 @@ def check_whole(field: str, value: object, least: int | None = None, more: str =
     if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and int(value) < least):
         allowed = "" if least is None else f", {least} or more{more}"
         raise InvalidInputError.of(field, f"is {value!r}; give a whole number{allowed}")
+
+
+def check_number(field: str, value: object) -> None:
+    """Refuse what is no number that is compared with others: a text, a truth value, nan. Arguments as above."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) == float(value):
+        raise InvalidInputError.of(field, f"is {value!r}; give a number")
 
 
 class NothingLeftError(InvalidInputError):

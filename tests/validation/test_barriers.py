@@ -285,3 +285,10 @@ def test_each_image_that_was_labelled_has_to_be_right() -> None:
         assert "off by more than 0.01 eV above the initial state: final state (oracle" in str(end.reason)
     within = criterion.compare([], with_shifts(cells, final_state=0.005, image_1=-0.005), EMT())[0]
     assert within.state == "passed"
+
+
+@pytest.mark.parametrize("name", ["tolerance_eV", "force_tolerance_eV_A", "fmax", "gamma_min"])
+@pytest.mark.parametrize("value", ["x", True, float("nan"), -1.0, None])
+def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"BarrierCriterion\.{name} is "):
+        BarrierCriterion(*vacancy(), **{name: value})  # type: ignore[arg-type]

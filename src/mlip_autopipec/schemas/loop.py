@@ -268,6 +268,8 @@ class OTFDocument(Document):
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
         ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]
+        if not ran and not self.thrown_away:  # biased walks that have ended, and whose walkers begin anew
+            ran = [w for w in self.walkers if w.status == "PENDING"]
         if self.check is not None and self.check.cycle == self.cycle:
             told = f"check {'passed' if self.check.passed else 'failed'}: {self.check.describe()}"
             return f"cycle {self.cycle:3d}  {told}  | labels {self.n_labels} (+{self.n_new_labels})"

@@ -15,7 +15,7 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.errors import InvalidInputError, check_whole
+from mlip_autopipec.errors import InvalidInputError, check_number, check_whole
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.electrons import take_over
@@ -195,6 +195,10 @@ class BarrierCriterion(Criterion):
             self.initial, self.final = pack_frames([_bare(box)]), pack_frames([_bare(b)])
         for name in ("n_images", "steps"):
             check_whole(f"BarrierCriterion.{name}", getattr(self, name))
+        for name in ("tolerance_eV", "force_tolerance_eV_A", "fmax", "gamma_min"):
+            check_number(f"BarrierCriterion.{name}", getattr(self, name))
+        if self.gamma_min < 0:
+            raise InvalidInputError.of("BarrierCriterion.gamma_min", f"is {self.gamma_min}; 0 labels each image")
         for name in ("tolerance_eV", "force_tolerance_eV_A", "n_images", "fmax", "steps"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InvalidInputError.of(
