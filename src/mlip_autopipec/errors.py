@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from numbers import Integral
+from numbers import Integral, Real
 
 #: How to get pacemaker and gracemaker. Only where uv reads this package's pyproject.toml does it keep CUDA out.
 INSTALL_ACE = (
@@ -64,6 +64,12 @@ def check_whole(field: str, value: object, least: int | None = None, more: str =
         raise InvalidInputError.of(field, f"is {value!r}; give a whole number{allowed}")
 
 
+def check_number(field: str, value: object) -> None:
+    """Refuse what is no number that is compared with others: a text, a truth value, nan. Arguments as above."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) == float(value):
+        raise InvalidInputError.of(field, f"is {value!r}; give a number")
+
+
 class NothingLeftError(InvalidInputError):
     """A campaign that has ended is asked for nothing that it does not have."""
 
@@ -74,6 +80,10 @@ class LabelError(MLIPError):
 
 class TrainingError(MLIPError):
     """A fit that failed, did not train, or made the potential worse."""
+
+
+class TeacherMissingError(TrainingError):
+    """Labels or a training that waited for a teacher whose job failed: what failed is the teaching, not they."""
 
 
 class ExplorationError(MLIPError):

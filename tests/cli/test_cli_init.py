@@ -157,3 +157,13 @@ def test_help_names_every_oracle_and_teaches_by_examples():
     text = " ".join(init("--help").output.split())
     assert "mlip-autopipec init --element Cu --crystal fcc" in text
     assert all(name in text for name in ORACLES)
+
+
+def test_the_name_of_an_alloy_needs_no_quotes_in_a_shell(tmp_cwd):
+    """Parentheses of its formula had to be quoted, and the comment had the quotes of YAML in the name of the folder."""
+    atoms = bulk("Ni", cubic=True) * (2, 1, 1)
+    atoms.symbols = "NiNiAgPdAgPdAgPd"
+    ase.io.write("alloy.extxyz", atoms)
+    campaign, text = made("alloy.extxyz", "--oracle", "emt")
+    assert re.fullmatch(r"[A-Za-z0-9]+", campaign.name)
+    assert re.search(rf"everything goes to the folder runs/{campaign.name}$", text, re.MULTILINE)

@@ -308,3 +308,15 @@ def test_an_engine_that_is_not_there_costs_no_label(tmp_path, monkeypatch):
     assert done.exit_code == FAILED
     assert "the LAMMPS command 'no-such-lmp' was not found on PATH" in " ".join(done.output.split())
     assert not (folder / "store").exists()
+
+
+def test_what_a_teacher_failed_of_is_told_when_it_fails_and_in_the_last_line(tmp_path):
+    maker = {"calculator_class": "ase.calculators.eam.EAM", "calculator_kwargs": {"potential": "no.alloy"}}
+    path = written(tmp_path, teacher={"kind": "ase", "maker": maker, "n_labels": 8})
+    result = CliRunner().invoke(app, ["run", str(path), "--folder", str(tmp_path / "out"), "--workers", "0"])
+    assert result.exit_code == ExitCode.FAILED, result.output
+    told = " ".join(result.output.split())
+    assert "FAILED: step 'teach' of cycle 0 failed: the teacher has not come: the teacher EAM" in told
+    assert told.count("No such file or directory: 'no.alloy'") == 2, told
+    assert "request labels" not in told
+    assert "request labels c000 failed" in (tmp_path / "out" / "campaign.log").read_text()

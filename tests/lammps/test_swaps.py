@@ -16,7 +16,10 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mlip_autopipec import OracleMaker, OTFMaker
 from mlip_autopipec.errors import InvalidInputError
+from mlip_autopipec.jobs.explore import LammpsDynamicsMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
 from mlip_autopipec.lammps import executable, input_script, readback, structures
 from mlip_autopipec.lammps.cell import MDCell
 from mlip_autopipec.lammps.exploration import check_swaps, run_exploration
@@ -315,3 +318,18 @@ def test_pairs_of_several_elements_share_the_attempts(tmp_path: Path) -> None:
             engine="executable",
             cutoff_A=5.0,
         )
+
+
+@pytest.mark.parametrize("engine", ["library", "executable"])
+def test_exchanges_that_no_walk_is_long_enough_for_are_refused(engine: str) -> None:
+    for n_steps in (1000, 5000):  # none is tried after the last step
+        settings = MDSettings(n_steps=n_steps, swap=SwapSettings(5000))
+        with pytest.raises(InvalidInputError, match=rf"every_steps = 5000, and MD has {n_steps} steps"):
+            check_swaps([alloy()], [Condition(300.0)], settings, engine)
+    maker = OTFMaker(
+        oracle_maker=OracleMaker(static_maker=EMTStaticMaker()),
+        dynamics_maker=LammpsDynamicsMaker(settings=MDSettings(n_steps=1000, swap=SwapSettings(5000))),
+    )
+    with pytest.raises(InvalidInputError, match=r"MDSettings\.swap has every_steps = 5000, and MD has 1000 steps"):
+        maker.make(alloy(), 300)
+    check_swaps([alloy()], [Condition(300.0)], MDSettings(n_steps=5010, swap=SwapSettings(5000)), engine)

@@ -23,7 +23,7 @@ from mlip_autopipec.loop.campaign_walkers import (
 from mlip_autopipec.loop.next_cycle import next_cycle
 from mlip_autopipec.loop.stop_rule import StopRule
 from mlip_autopipec.loop.walkers import TRANSITIONS, Event, Outcome, State, after_walk, happened, state_of
-from mlip_autopipec.schemas.loop import LoopState, LoopStatus, WalkerState
+from mlip_autopipec.schemas.loop import LoopState, LoopStatus, OTFDocument, WalkerState
 from mlip_autopipec.schemas.walk import WalkDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
@@ -265,3 +265,10 @@ def test_a_halt_by_an_expected_error_may_come_back_after_its_label():
     status, why = StopRule().judge(state)
     assert status is LoopStatus.STALLED
     assert "raise MDSettings.max_force_std_eV_A" in why
+
+
+def test_the_line_of_a_cycle_whose_biased_walks_ended_says_where_its_walkers_are():
+    done = WalkDocument(uuid="w", walker=0, status="CONVERGED", step=100, n_steps=100, potential_id="p", is_biased=True)
+    state = LoopState(campaign_id="c", seed=0, elements=["Cu"], walkers=[after_walk(walker(biased=True), done, None)])
+    document = OTFDocument(uuid="o", status=LoopStatus.LEARNING, why="", n_cycles=1, **state.model_dump())
+    assert "w0 300 K pending at step 0  | labels" in document.line()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.jobs.any_maker import make_static_maker
 from mlip_autopipec.jobs.label import OracleMaker
 from mlip_autopipec.jobs.run_oracle import check_makes_labels
+from mlip_autopipec.jobs.static import CalculatorStaticMaker, EMTStaticMaker
 from mlip_autopipec.oracle.extract import extract_label
 from mlip_autopipec.oracle.identity import label_key
 from mlip_autopipec.oracle.record import maker_record
@@ -247,3 +249,24 @@ def test_a_force_field_whose_package_is_missing_is_told() -> None:
     maker.check(["Si"])
     told = [line for line in maker.doubts(["Si"]) if "the package quippy-ase of MLFF.GAP is not installed here" in line]
     assert bool(told) is not bool(list(distributions(name="quippy-ase")))
+
+
+def test_a_force_field_of_any_calculator_needs_torch() -> None:
+    """Each label failed with 'No module named torch', whatever the force field was."""
+    maker = OracleMaker(static_maker=make_static_maker(FORCE_FIELD, {"force_field_name": EMT_BY_NAME}))
+    told = [line for line in maker.doubts(["Cu"]) if "the package torch" in line]
+    assert bool(told) is (find_spec("torch") is None)
+    assert not [line for line in OracleMaker(static_maker=EMTStaticMaker()).doubts(["Cu"]) if "torch" in line]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_method_that_tblite_does_not_know_is_refused(own: bool) -> None:
+    def check(method: str) -> None:
+        how = {"method": method}
+        maker = CalculatorStaticMaker(calculator_class="tblite.ase.TBLite", calculator_kwargs=how)
+        OracleMaker(static_maker=maker if own else GFNxTBStaticMaker(calculator_kwargs=how)).check(["Cu"])
+
+    for known in ("GFN1-xTB", "GFN2-xTB", "IPEA1-xTB"):
+        check(known)
+    with pytest.raises(InvalidInputError, match="method: GFN9, which tblite does not know; give one of GFN1-xTB"):
+        check("GFN9")

@@ -21,6 +21,7 @@ import yaml
 from ase.build import bulk
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from oracles import emt_oracle
 from rich.console import Console
 from run_files import SMALL
 
@@ -29,6 +30,8 @@ from mlip_autopipec.database.campaigns import Campaigns
 from mlip_autopipec.database.disk import open_store
 from mlip_autopipec.errors import MLIPError
 from mlip_autopipec.flows.otf import OTFMaker
+from mlip_autopipec.jobs.static import EMTStaticMaker
+from mlip_autopipec.jobs.teach import TeachMaker
 from mlip_autopipec.lammps import input_script
 from mlip_autopipec.lammps.exploration import run_exploration
 from mlip_autopipec.lammps.readback import read_looks
@@ -455,3 +458,14 @@ def test_in_a_terminal_walkers_are_seen_and_ctrl_c_leaves_it_as_it_was(tmp_path:
     assert plain.rstrip().splitlines()[-1].endswith(f"--folder {folder}"), plain[-500:]
     assert "Traceback" not in plain
     assert json.loads(result.read_text())["status"] == "INTERRUPTED"
+
+
+def test_while_the_teacher_labels_it_is_said_so(memory_jobstore: JobStore) -> None:
+    maker = OTFMaker(oracle_maker=emt_oracle(), teach_maker=TeachMaker(static_maker=EMTStaticMaker(), n_labels=8))
+    flow = maker.make(bulk("Cu", a=3.6, cubic=True) * (2, 1, 1), 300, campaign_id="taught")
+    memory_jobstore.connect()
+    for step in ("record", "generate"):  # labels wait for the teacher, whatever else is done
+        for job, _ in flow.iterflow():
+            if job.name.startswith(step):
+                job.run(memory_jobstore)
+        assert progress_of(Campaigns(memory_jobstore), "taught").doing == "learning from the teacher"

@@ -249,3 +249,46 @@ def test_images_have_charge_spin_and_moments_of_the_states(copper_potential: ACE
     states[1].info["total_charge"] = 3
     with pytest.raises(InvalidInputError, match=r"initial has a total charge of \+1 e.*final a.*\+3 e.*same charge"):
         BarrierCriterion(*states)  # type: ignore[arg-type]
+
+
+def with_shifts(cells: list[Atoms], **shifts_eV: float) -> list[Atoms]:
+    """Label by EMT; the images of these names (with _ for a blank) by so much more."""
+    done = labelled(cells)
+    for one in done:
+        name = str(Provenance.of(one).purpose).rpartition(": ")[2].replace(" ", "_")
+        one.calc.results["energy"] += shifts_eV.get(name, 0.0)
+    return done
+
+
+def test_each_image_that_was_labelled_has_to_be_right() -> None:
+    """An image bought for its gamma that the oracle has 5 eV higher is the oracle's barrier."""
+    criterion = BarrierCriterion(*vacancy(), n_images=3, fmax=0.05)  # type: ignore[arg-type]
+    path = find_path(*criterion.states(), EMT(), n_images=3, fmax=0.05)
+    cells = [path.images[i].copy() for i in range(4 + 1)]
+    names = ("initial state", "image 1", "highest image", "image 3", "final state")
+    for cell, name in zip(cells, names, strict=True):
+        Provenance(Origin.PROPERTY, purpose=f"barrier: {name}").mark(cell)
+    right = criterion.compare([], with_shifts(cells), EMT())[0]
+    assert right.state == "passed"
+    assert "the way back: oracle" in str(right.reason)
+    assert right.data["oracle"]["energies_eV"]["initial state"] == 0.0
+    hole = criterion.compare([], with_shifts(cells, image_1=5.0), EMT())[0]
+    assert hole.state == "failed"
+    assert hole.oracle == pytest.approx(path.energies_eV[1] - path.energies_eV[0] + 5.0)
+    assert "image 1 (oracle 5." in hole.description
+    below = criterion.compare([], with_shifts(cells, image_3=-5.0), EMT())[0]
+    assert (below.state, below.error) == ("failed", pytest.approx(0.0, abs=1e-6))
+    assert "image 3 (oracle -4." in str(below.reason)
+    for shift in (-0.02, 0.02):
+        end = criterion.compare([], with_shifts(cells, final_state=shift), EMT())[0]
+        assert end.state == "failed"
+        assert "off by more than 0.01 eV above the initial state: final state (oracle" in str(end.reason)
+    within = criterion.compare([], with_shifts(cells, final_state=0.005, image_1=-0.005), EMT())[0]
+    assert within.state == "passed"
+
+
+@pytest.mark.parametrize("name", ["tolerance_eV", "force_tolerance_eV_A", "fmax", "gamma_min"])
+@pytest.mark.parametrize("value", ["x", True, float("nan"), -1.0, None])
+def test_what_is_no_number_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=rf"BarrierCriterion\.{name} is "):
+        BarrierCriterion(*vacancy(), **{name: value})  # type: ignore[arg-type]

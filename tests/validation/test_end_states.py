@@ -211,3 +211,22 @@ def test_numbers_of_steps_and_labels_are_whole_in_python(make: type, field: str,
 
     with pytest.raises(InvalidInputError, match=rf"\.{field} is .*give a whole number"):
         refused()
+
+
+def test_states_with_other_initial_moments_are_refused() -> None:
+    """Each image would begin in the one or the other electronic state."""
+    initial, final = jump()
+    initial.set_initial_magnetic_moments(np.full(31, 0.6))
+    final.set_initial_magnetic_moments(np.full(31, 0.6))
+    BarrierCriterion(initial, final)  # type: ignore[arg-type]
+    moments = np.full(31, 0.6)
+    moments[4] = -3.0
+    final.set_initial_magnetic_moments(moments)
+    with pytest.raises(InvalidInputError, match=r"initial magnetic moments .muB.: 4 .Cu.: 0.6 and -3, counted from 0"):
+        BarrierCriterion(initial, final)  # type: ignore[arg-type]
+    final.set_initial_magnetic_moments(-np.full(31, 0.6))
+    with pytest.raises(InvalidInputError, match=r"0 .Cu.: 0.6 and -0.6; .* and 26 more"):
+        BarrierCriterion(initial, final)  # type: ignore[arg-type]
+    del final.arrays["initial_magmoms"]
+    with pytest.raises(InvalidInputError, match=r"initial has those of 31 numbers and final has none; give both"):
+        BarrierCriterion(initial, final)  # type: ignore[arg-type]

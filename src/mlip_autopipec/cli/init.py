@@ -70,7 +70,7 @@ def init(
     with told(as_json):
         from mlip_autopipec.runfile.datasets import Dataset, dataset_in, refused_together, with_names_for_all
         from mlip_autopipec.runfile.init import Choices, write_run_file
-        from mlip_autopipec.runfile.sources import Source, crystal_source, formula_of, named_source
+        from mlip_autopipec.runfile.sources import Source, crystal_source, formula_of, named_source, plain_formula
 
         sources: list[Source] = []
         datasets: list[Dataset] = []
@@ -97,7 +97,7 @@ def init(
                 "mlip-autopipec init --element Cu"
             )
         if name is None:
-            formulas = [formula_of(source.atoms) for source in sources]
+            formulas = [plain_formula(formula_of(source.atoms)) for source in sources]
             name = "-".join(dict.fromkeys(formulas))
         path = output or Path(f"{name}.yaml")
         usable = [dataset for dataset in datasets if not dataset.fault]

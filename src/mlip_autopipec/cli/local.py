@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from mlip_autopipec.cli.base import console, open_store, short, typed
 from mlip_autopipec.cli.folder import begin_results, end_results
-from mlip_autopipec.errors import MLIPError
+from mlip_autopipec.errors import MLIPError, TeacherMissingError
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
 
 if TYPE_CHECKING:
@@ -343,6 +343,8 @@ def log_to(file: Path, names: Mapping[Path, str] | None = None) -> None:
     class Screen(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             message, of_campaign = record.getMessage(), record.__dict__["of_campaign"]
+            if "failed with exception" in message and TeacherMissingError.__name__ in first_of_error(message):
+                return  # the teacher's own failure has been told, and is told at the end
             if "failed with exception" in message:
                 console.print(
                     f"{of_campaign}a job failed: {message.splitlines()[0]} {first_of_error(message)}", markup=False

@@ -10,6 +10,7 @@ from ase import Atoms
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.lammps.cell import check_ensemble
 from mlip_autopipec.lammps.colvars import check_atoms
+from mlip_autopipec.lammps.colvars_trial import check_by_lammps
 from mlip_autopipec.lammps.exploration import check_structure, check_swaps
 from mlip_autopipec.lammps.types import Condition, MDSettings
 from mlip_autopipec.oracle.ase_calculators import samples_gamma_only
@@ -111,6 +112,9 @@ def check_campaign(
                 "structures; raise it, or lower StructureGenerator.n_structures and n_test (first_dataset.n_structures "
                 "of a run file, or n_atoms where that is not given)",
             )
+    for text in dict.fromkeys(condition.colvars for condition in conditions):  # last: it takes a second
+        if text is not None:
+            check_by_lammps(text, frames[0])
 
 
 def first_dataset(maker: LoopParts, frames: Sequence[Atoms]) -> list[Atoms]:

@@ -25,7 +25,8 @@ from mlip_autopipec.jobs.base import (
     loop_job,
 )
 from mlip_autopipec.jobs.dataset import hours_worked, walkers_learnt
-from mlip_autopipec.jobs.failures import read_reason
+from mlip_autopipec.jobs.explore import read_crashes
+from mlip_autopipec.jobs.failures import reason_of
 from mlip_autopipec.jobs.indexes import create_indexes
 from mlip_autopipec.jobs.names import reserve_name
 from mlip_autopipec.jobs.outliers import read_graded
@@ -326,9 +327,17 @@ class OTFMaker(LoopParts):
             if (potential is None or potential.uuid != state.potential_id) and state.potential_id is not None:
                 potential = load_document(PotentialDocument, state.potential_id)
         else:
-            learns = self._learns_check
             state = update_state(
-                state, done, walkers, potential, batch, learnt, check, thrown_away, learns_check=learns
+                state,
+                done,
+                walkers,
+                potential,
+                batch,
+                learnt,
+                check,
+                thrown_away,
+                learns_check=self._learns_check,
+                crashes=read_crashes(walkers, done, state.campaign_id, state.cycle),
             )
         state = state.model_copy(
             update={
@@ -342,6 +351,7 @@ class OTFMaker(LoopParts):
             logger.warning("nothing is learnt in cycle %d, whose walks are thrown away", state.cycle)
             potential = load_document(PotentialDocument, state.potential_id)
         died = failed_step(potential, batch, labelled=labelled)
+        died, reason = reason_of(died, state.campaign_id, state.cycle)
         status, why = judge_cycle(
             self.stop_rule,
             state,
@@ -350,7 +360,8 @@ class OTFMaker(LoopParts):
             labelled=labelled,
             compared=compared,
             thrown_away=thrown_away,
-            reason=None if died is None else read_reason(died, state.campaign_id, state.cycle),
+            reason=reason,
+            step=died,
         )
         document = assessment(state, status, why, potential, batch, done, thrown_away)
         logger.info("%s", document.line())

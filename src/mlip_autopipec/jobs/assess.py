@@ -38,6 +38,7 @@ def update_state(
     thrown_away: Sequence[ThrownAway] = (),
     *,
     learns_check: bool = False,
+    crashes: Mapping[int, str | None] | None = None,
 ) -> LoopState:
     """
     Write the results of a cycle into the state.
@@ -60,10 +61,13 @@ def update_state(
         Walks that led to where their temperature does not lead, by the labels of this cycle.
     learns_check
         Whether the labels of a check that passes are learnt as well.
+    crashes
+        What the errors of MD jobs that failed said, by the number of the walker.
     """
     updated = {w.index: w for w in state.walkers}
     for index, walk in zip(walkers, walks, strict=True):
-        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index), seed=state.seed)
+        crash = (crashes or {}).get(index)
+        updated[index] = after_walk(updated[index], walk, (learnt or {}).get(index), seed=state.seed, crash=crash)
     for one in thrown_away:
         updated[one.walker] = happened(updated[one.walker], Event.ROLLED_BACK, seed=state.seed)
     new_walkers = next_rungs_released([updated[w.index] for w in state.walkers])
@@ -158,6 +162,7 @@ def judge_cycle(
     compared: ComparisonDocument | None = None,
     thrown_away: Sequence[ThrownAway] = (),
     reason: str | None = None,
+    step: str | None = None,
 ) -> tuple[LoopStatus, str]:
     """
     Decide whether the loop goes on after a cycle, and say why: by its rule, unless a step failed.
@@ -178,6 +183,8 @@ def judge_cycle(
         Walks that are not resumed: the loop goes on without their labels.
     reason
         Why the labels or the training failed, where that is known.
+    step
+        What failed first, where that is another step, which they waited for: the teaching.
     """
     if compared is not None and compared.refused is not None:
         return LoopStatus.FAILED, f"the dataset is refused: {compared.refused}"
@@ -185,7 +192,7 @@ def judge_cycle(
         first = batch.failed[0].reason
         return LoopStatus.ORACLE_FAILING, f"{len(batch.failed)} of {batch.n_asked} labels failed; first reason: {first}"
     if (died := failed_step(potential, batch, labelled=labelled)) is not None:
-        told = f"step '{died}' of cycle {state.cycle} failed"
+        told = f"step '{step or died}' of cycle {state.cycle} failed"
         if reason:
             return LoopStatus.FAILED, f"{told}: {reason}"
         steps = ("request labels", "count labels") if died == "label" else (died,)

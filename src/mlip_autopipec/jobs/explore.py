@@ -16,6 +16,7 @@ from mlip_autopipec.errors import RestartFileError
 from mlip_autopipec.frames import pack_frames
 from mlip_autopipec.jobs.assess import can_nest_further
 from mlip_autopipec.jobs.base import current_uuid, load_document, loop_job
+from mlip_autopipec.jobs.failures import keeps_reason, read_reason
 from mlip_autopipec.lammps.bias import begins_biased
 from mlip_autopipec.lammps.exploration import check_error_halt, run_exploration
 from mlip_autopipec.lammps.input_script import N_SPREAD, check_template
@@ -100,6 +101,20 @@ class LammpsDynamicsMaker(Maker):
         part_of
             uuid of a walk whose wall time was over and that no job went on with: this one does.
         """
+        return self._explored(campaign_id, cycle, walker, potential, start, restart_file, part, part_of)
+
+    @keeps_reason(lambda **given: explore_step(given["walker"].index))
+    def _explored(
+        self,
+        campaign_id: str,
+        cycle: int,
+        walker: WalkerState,
+        potential: PotentialDocument | str | None,
+        start: CampaignDocument | None,
+        restart_file: str | None,
+        part: int,
+        part_of: str | None,
+    ) -> WalkDocument | Response[WalkDocument]:
         if isinstance(potential, str):
             potential = load_document(PotentialDocument, potential)
         earlier: WalkDocument | None = None
@@ -190,6 +205,19 @@ class LammpsDynamicsMaker(Maker):
             engine=self.engine,
             coverage=potential.known_surroundings(),
         )
+
+
+def explore_step(walker: int) -> str:
+    """Name the MD of a walker as a step whose failure is kept."""
+    return f"explore w{walker}"
+
+
+def read_crashes(
+    walkers: Sequence[int], walks: Sequence[WalkDocument | None], campaign_id: str, cycle: int
+) -> dict[int, str | None]:
+    """Return what the errors of the walkers whose MD failed in a cycle said, where that is known."""
+    failed = [index for index, walk in zip(walkers, walks, strict=True) if walk is None]
+    return {index: read_reason(explore_step(index), campaign_id, cycle) for index in failed}
 
 
 def never_warm(temperatures_K: Sequence[float], condition: Condition, ensemble: str) -> str | None:

@@ -22,11 +22,10 @@ from mlip_autopipec.jobs.base import (
     store_at_once,
 )
 from mlip_autopipec.jobs.calculation import NO_ORACLE, Calculation
-from mlip_autopipec.jobs.failures import keeps_reason
+from mlip_autopipec.jobs.failures import keeps_reason, require_teachers
 from mlip_autopipec.jobs.label_counts import LabelCounts
 from mlip_autopipec.jobs.reuse import claimed, find_label, find_labels, release
 from mlip_autopipec.jobs.run_oracle import check_atoms_alike, check_makes_labels, check_settings, doubtful_settings
-from mlip_autopipec.jobs.teach import require_teachers
 from mlip_autopipec.oracle.ase_calculators import check_energy_kind
 from mlip_autopipec.oracle.suitability import check_calculator
 from mlip_autopipec.schemas.label import LabelBatch, LabelDocument

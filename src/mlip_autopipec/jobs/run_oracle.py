@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -173,16 +174,22 @@ def doubtful_settings(maker: Maker, elements: Sequence[str]) -> list[str]:
 
 
 def _missing_package(maker: Any) -> list[str]:
-    """Say which package a force field by name needs that is not here: it may be where labels are computed."""
+    """Say which packages a force field of atomate2 needs that are not here: they may be where labels are computed."""
     if _FORCE_FIELDS not in sys.modules:
         return []
     from atomate2.forcefields.utils import MLFF, _get_pkg_name
 
     model = getattr(maker, "calculator_meta", None)
     package = _get_pkg_name(model) if isinstance(model, MLFF) else None
-    if package is None or list(distributions(name=package)):
-        return []
-    return [f"the package {package} of {maker.force_field_name} is not installed here; labels need it"]
+    told = []
+    if package is not None and not list(distributions(name=package)):
+        told.append(f"the package {package} of {maker.force_field_name} is not installed here; labels need it")
+    if model is not None and find_spec("torch") is None:  # atomate2 sets its precision, whatever the force field
+        told.append(
+            f"the package torch, which atomate2 imports for each force field, {type(maker).__name__} here, is not "
+            "installed here; labels need it"
+        )
+    return told
 
 
 def given_to_oracle(maker: Maker, atoms: Atoms) -> Atoms:

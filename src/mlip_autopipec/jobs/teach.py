@@ -17,7 +17,7 @@ from monty.json import jsanitize
 from mlip_autopipec.errors import InvalidInputError, LabelError, MLIPError, TrainingError, check_whole
 from mlip_autopipec.frames import pack
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, loop_job
-from mlip_autopipec.jobs.failures import keeps_reason, read_reason, without_reason
+from mlip_autopipec.jobs.failures import TEACH, keeps_reason
 from mlip_autopipec.jobs.run_oracle import calculator_for
 from mlip_autopipec.lammps.types import Condition
 from mlip_autopipec.oracle.electrons import with_initial_moments
@@ -50,10 +50,7 @@ logger = logging.getLogger(__name__)
 DISPLACED = 0.25
 #: A further run of MD is so many times as hot as the hottest condition, for what a potential meets before it is right.
 _HOTTER = 1.5
-#: So many of the structures that were asked for have to come out.
-_LEAST = 0.5
-#: Name of the step, by which the reason of a failure is found.
-_STEP = "teach"
+_LEAST = 0.5  # of the structures that were asked for have to come out
 
 
 @dataclass
@@ -167,7 +164,7 @@ class TeachMaker(Maker):
             campaign = load_document(CampaignDocument, campaign)
         return self._taught(campaign.campaign_id, cycle, campaign, trainer, dynamics, generator, seed, largest)
 
-    @keeps_reason(_STEP)
+    @keeps_reason(TEACH)
     def _taught(
         self,
         campaign_id: str,
@@ -205,7 +202,8 @@ class TeachMaker(Maker):
                 labels.extend(map(_sound, frames))  # those before an error stay
             except Exception as error:  # of any calculator, in any step
                 reasons.append(f"{type(error).__name__}: {str(error)[:300]}")
-                logger.warning("the teacher could not compute a structure: %s", reasons[-1])
+                level = logging.WARNING if reasons.count(reasons[-1]) == 1 else logging.DEBUG  # each reason once
+                logger.log(level, "the teacher could not compute a structure: %s", reasons[-1])
                 makers.append(replace(makers[-1]))  # makes a new calculator: the old one may be broken
             n_failed += asked_for - (len(labels) - before)
         if len(labels) < _LEAST * (len(labels) + n_failed):
@@ -346,22 +344,6 @@ def told_calculator(maker: Maker | None) -> str:
     name = str(getattr(maker, "calculator_class", "") or type(maker).__name__).rpartition(".")[2]
     made_with = getattr(maker, "calculator_kwargs", None) or {}
     return name + (f" {json.dumps(jsanitize(made_with))[:300]}" if made_with else "")
-
-
-def require_teachers(teachers: Sequence[TeacherDocument | None], campaign_id: str, cycle: int) -> None:
-    """
-    Refuse to go on in a cycle whose teacher did not come, with the reason where that is known.
-
-    Raises
-    ------
-    TrainingError
-        The job of a teacher failed.
-    """
-    if None not in teachers:
-        return
-    remedy = ", or mend or remove it (teacher of the run file)"
-    why = read_reason(_STEP, campaign_id, cycle) or without_reason(f"teach label c{cycle:03d}", remedy=remedy)
-    raise TrainingError(f"the teacher has not come: {why}")
 
 
 def _hashed(plain: Any) -> str:

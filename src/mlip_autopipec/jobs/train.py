@@ -15,13 +15,13 @@ from mlip_autopipec.active_learning.outliers import OutlierRule
 from mlip_autopipec.active_learning.spread import FittedErrors, Spread
 from mlip_autopipec.errors import TrainingError
 from mlip_autopipec.jobs.base import current_store, current_uuid, load_document, load_either, loop_job
-from mlip_autopipec.jobs.failures import keeps_reason
+from mlip_autopipec.jobs.failures import keeps_reason, require_teachers
 from mlip_autopipec.jobs.judging import has_unjudged, judge_left_out, judge_new, judge_unexplained
-from mlip_autopipec.jobs.teach import find_teacher, require_teachers
+from mlip_autopipec.jobs.teach import find_teacher
 from mlip_autopipec.jobs.training_labels import TrainingLabels, digest
 from mlip_autopipec.moved import renamed_fields
 from mlip_autopipec.schemas.label import ComparisonDocument, DatasetDocument, LabelBatch, LabelDocument
-from mlip_autopipec.schemas.linear import LeftOutErrors, LeftOutLikeMD
+from mlip_autopipec.schemas.linear import LeftOutErrors, LeftOutLikeMD, factor_doubt
 from mlip_autopipec.schemas.potential import FlaggedLabel, GradedLabel, PotentialDocument
 from mlip_autopipec.schemas.teacher import TeacherDocument
 from mlip_autopipec.seeds import SeedPurpose, derive_seed
@@ -197,6 +197,9 @@ class TrainMaker(Maker):
             document.teacher_factor = initial_potential.teacher_factor  # what a gradient fit goes on from is in it
             if document.teacher_factor is not None:
                 document.teacher_id = initial_potential.teacher_id
+        doubt = factor_doubt(document.teacher_factor)
+        if doubt is not None and (initial_potential is None or factor_doubt(initial_potential.teacher_factor) is None):
+            logger.warning("%s", doubt)  # once, not in every cycle
         if result.linear is not None:  # in the order of the labels
             ids = [label.uuid for label in (*old, *trusted)]
             document.payload["left_out"] = dict(zip(ids, map(list, result.linear.labels), strict=True))

@@ -20,6 +20,9 @@ ADVICE = "install a LAMMPS built with the package COLVARS (cmake -D PKG_COLVARS=
 #: Numbers of atoms, in braces or up to the end of the line.
 _NUMBERS = re.compile(r"(?i)\b(atomNumbers(?:Range)?)\s*(?:\{([^{}]*)\}|([^\n{}]*))")
 
+#: A number with its sign; the hyphen of a range has a number before it.
+_INTEGER = re.compile(r"(?<!\d)-?\d+")
+
 
 def check_configuration(text: str) -> None:
     """
@@ -82,7 +85,7 @@ def check_atoms(text: str, atoms: Atoms) -> None:
             )
         named.append((f"indexGroup {name}", groups[name]))
     for keyword, value in named:
-        strange = [number for number in map(int, re.findall(r"\d+", value)) if not 1 <= number <= len(atoms)]
+        strange = [number for number in map(int, _INTEGER.findall(value)) if not 1 <= number <= len(atoms)]
         if strange:
             raise InvalidInputError.of(
                 "Condition.colvars",
@@ -102,11 +105,20 @@ def is_file_name(text: str) -> bool:
 
 def explained(log: str) -> ExplorationError:
     """Return what the Colvars module wrote to the log of LAMMPS before it failed: its error in the first line."""
+    lines, at = _error_in(log)
+    first = f"LAMMPS' Colvars module refuses the text of `colvars` of this condition: {said(log)}"
+    return ExplorationError("\n".join([first, *lines[max(0, at - 8) : at + 4]]))
+
+
+def said(log: str) -> str:
+    """Return the error of the Colvars module, the line of it that tells most."""
+    lines, at = _error_in(log)
+    return lines[at].strip() if lines else "see the log of LAMMPS"
+
+
+def _error_in(log: str) -> tuple[list[str], int]:
+    """Return what stands in the log before LAMMPS' own error, and which of these lines is that of Colvars."""
     before = log.rpartition("\nERROR")[0]
     lines = [line for line in before.splitlines() if line.strip() and not set(line.strip()) <= {"-"}]
     at = next((number for number, line in enumerate(lines) if re.search(r"(?i)\berror:", line)), len(lines) - 1)
-    said = lines[at].strip() if lines else "see the log of LAMMPS"
-    return ExplorationError(
-        f"LAMMPS' Colvars module refuses the text of `colvars` of this condition: {said}\n"
-        + "\n".join(lines[max(0, at - 8) : at + 4])
-    )
+    return lines, at

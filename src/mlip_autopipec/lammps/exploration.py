@@ -222,10 +222,17 @@ def check_swaps(frames: Sequence[Atoms], conditions: Sequence[Condition], settin
     Raises
     ------
     InvalidInputError
-        No structure has two elements among the atoms that move, or the engine cannot do what is asked for.
+        No structure has two elements among the atoms that move, MD ends before the first exchange, or the engine
+        cannot do what is asked for.
     """
     if settings.swap is None:
         return
+    if settings.swap.every_steps >= settings.n_steps:
+        raise InvalidInputError.of(
+            "MDSettings.swap",
+            f"has every_steps = {settings.swap.every_steps}, and MD has {settings.n_steps} steps (n_steps): atoms "
+            "would never be exchanged; lower every_steps, raise n_steps, or leave this setting out",
+        )
     if not any(map(can_swap, frames)):
         raise InvalidInputError.of(
             "MDSettings.swap",

@@ -156,7 +156,9 @@ def event_of(walk: WalkDocument | None, *, biased: bool = False) -> Event:
     return {"CONVERGED": done, "TIMED_OUT": Event.TIMED_OUT, "NOT_RUN": Event.NOT_RUN}[walk.status]
 
 
-def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, *, seed: int = 0) -> WalkerState:
+def happened(
+    walker: WalkerState, event: Event, outcome: Outcome | None = None, *, seed: int = 0, crash: str | None = None
+) -> WalkerState:
     """
     Return a walker after an event.
 
@@ -170,6 +172,8 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
         Of the run; needed by ``completed``, ``timed_out`` and the halts.
     seed
         Of the campaign; needed by ``begun_anew``, ``explored``, ``proof`` and ``rolled_back``.
+    crash
+        What the error of ``crashed`` said.
 
     Raises
     ------
@@ -191,7 +195,7 @@ def happened(walker: WalkerState, event: Event, outcome: Outcome | None = None, 
         if before is after:
             update["status"] = walker.status
     elif event is Event.CRASHED:  # no new label: it is run again from its last state
-        update |= {"verdict": None, "gamma_max": None, "n_repeats": walker.n_repeats + 1}
+        update |= {"verdict": None, "gamma_max": None, "n_repeats": walker.n_repeats + 1, "crash": crash}
     elif event is Event.NOT_RUN:
         update |= {"verdict": None, "gamma_max": None, "reason": None}
     elif event is not Event.RELEASED:
@@ -213,6 +217,7 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
         "atom_index": outcome.atom_index,
         "force_std_eV_A": outcome.force_std_eV_A,
         "verdict": None,
+        "crash": None,
     }
     if event is Event.TIMED_OUT:
         found["atom_index"] = walker.atom_index
@@ -239,7 +244,9 @@ def _ended(walker: WalkerState, event: Event, outcome: Outcome) -> dict[str, Any
     }
 
 
-def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None, seed: int = 0) -> WalkerState:
+def after_walk(
+    walker: WalkerState, walk: WalkDocument | None, n_learnt: int | None, seed: int = 0, crash: str | None = None
+) -> WalkerState:
     """
     Return a walker after a run of its MD.
 
@@ -254,9 +261,11 @@ def after_walk(walker: WalkerState, walk: WalkDocument | None, n_learnt: int | N
         cell the surroundings of some atoms are learnt at a time.
     seed
         Of the campaign.
+    crash
+        What the error of a job that failed said, where that is known.
     """
     if walk is None:
-        return happened(walker, Event.CRASHED)
+        return happened(walker, Event.CRASHED, crash=crash)
     halted = walk.status == "HALTED"
     outcome = Outcome(
         step=walk.step,

@@ -47,6 +47,8 @@ POTENTIALS = frozenset(
 _EMT = frozenset(["ase.calculators.emt.EMT"])
 _EAM = frozenset(["ase.calculators.eam.EAM"])
 _TBLITE = frozenset(["tblite.ase.TBLite"])
+#: The methods that tblite knows, by the names it takes.
+_GFN_XTB_METHODS = ("GFN1-xTB", "GFN2-xTB", "IPEA1-xTB")
 #: The heaviest element that GFN1-xTB and GFN2-xTB have parameters for: radon.
 _GFN_XTB_LAST = 86
 #: Calculators of makers that name none, by the class they derive from: static, or a relaxation of one step.
@@ -176,6 +178,11 @@ def check_elements(maker: Any, elements: Sequence[str]) -> None:
         )
     if name in _TBLITE and (heavy := sorted(e for e in set(elements) if atomic_numbers[e] > _GFN_XTB_LAST)):
         raise InvalidInputError(f"GFN-xTB has no parameters for {', '.join(heavy)}; it ends with radon")
+    if name in _TBLITE and (method := arguments.get("method", _GFN_XTB_METHODS[0])) not in _GFN_XTB_METHODS:
+        raise InvalidInputError(
+            f"calculator_kwargs of {name} has method: {method}, which tblite does not know; give one of "
+            f"{', '.join(_GFN_XTB_METHODS)}"
+        )
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:

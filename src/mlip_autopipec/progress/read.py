@@ -32,6 +32,8 @@ _FIELDS = {
     "check": ["passed"],
     "walk": ["walker", "status", "step", "reason", "gamma_max", "n_parts"],
 }
+#: What cannot have been done before the teacher has come.
+_WAIT_FOR_TEACHER = ("making the first structures", "labelling")
 
 
 def progress_of(
@@ -74,13 +76,16 @@ def progress_of(
     rule = maker.get("stop_rule", {})
     low, high = last.gamma_thresholds or (settings.get("gamma_lo"), settings.get("gamma_hi"))
     errors_on, errors = measured_on(last)
+    doing = _doing(found, cycle, walkers) if under_way else ""
+    if doing in _WAIT_FOR_TEACHER and maker.get("teach_maker") and not (found["label"] or _is_taught(campaigns, task)):
+        doing = "learning from the teacher"
     progress = CampaignProgress(
         campaign_id=campaign_id,
         name=task.name,
         status=str(last.status),
         why=last.why,
         cycle=cycle,
-        doing=_doing(found, cycle, walkers) if under_way else "",
+        doing=doing,
         walkers=walkers,
         labels=labels,
         budget=Budget(rule.get("max_cycles"), rule.get("max_labels"), rule.get("max_hours")),
@@ -226,6 +231,12 @@ def _doing(found: dict[str, list[dict[str, Any]]], cycle: int, walkers: Sequence
     if found["selection"] or found["label"] or any(one.get("walker") is None for one in found["proposal"]):
         return "labelling"
     return "making the first structures" if cycle == 0 else "choosing what to label"
+
+
+def _is_taught(campaigns: Campaigns, task: CampaignDocument) -> bool:
+    """Tell whether a teacher has come, for whom labels wait."""
+    criteria = {"output.kind": "teacher", "output.campaign_id": task.campaign_id}
+    return campaigns.store.query_one(criteria, ["uuid"]) is not None
 
 
 def _hours_since(created_at: str) -> float | None:

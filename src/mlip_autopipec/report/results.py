@@ -9,6 +9,7 @@ import ase.io
 from rich.markup import escape
 from rich.table import Table
 
+from mlip_autopipec.schemas.linear import factor_doubt
 from mlip_autopipec.schemas.loop import LoopStatus
 from mlip_autopipec.schemas.measured import errors_by_set
 from mlip_autopipec.schemas.potential import unfitted
@@ -175,6 +176,8 @@ def summary_table(
             )
     if above := _above_the_check(document, errors):
         table.add_row("[red]beware[/]", escape(above))
+    if document.potential is not None and (doubt := factor_doubt(document.potential.teacher_factor)) is not None:
+        table.add_row("[red]beware[/]", escape(doubt))
     if document.potential is not None:
         suffixes = sorted({path.suffix for path in (folder / "potential").glob("potential.*")}, reverse=True)
         table.add_row("potential", escape(f"{folder / 'potential'}/potential{' '.join(suffixes)}"))

@@ -24,7 +24,7 @@ from mlip_autopipec.oracle.suitability import EMT_METALS, NOBLE_GASES
 from mlip_autopipec.runfile.errors import nearest
 from mlip_autopipec.runfile.model import RunFile
 from mlip_autopipec.runfile.sections import told_trainers
-from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, widest_repetitions
+from mlip_autopipec.runfile.sources import Source, formula_of, nearest_neighbour, plain_formula, widest_repetitions
 from mlip_autopipec.sampling.seeds import StructureGenerator, enough_structures
 from mlip_autopipec.structures.frozen import FROZEN, held_by
 from mlip_autopipec.structures.periodicity import Shape, gathered, shape_of
@@ -166,7 +166,7 @@ def render(file: str, sources: Sequence[Source], choices: Choices) -> str:
     text = template.render(
         file=file,
         made_from=[f"Made for {', '.join(dict.fromkeys(s['formula'] for s in structures))}: change what does not fit."],
-        name=_flow(choices.name or "-".join(dict.fromkeys(s["formula"] for s in structures))),
+        name=_flow(choices.name or "-".join(dict.fromkeys(plain_formula(s["formula"]) for s in structures))),
         structures=structures,
         temperatures=[f"{t:g}" for t in temperatures],
         about_temperatures=about_temperatures,

@@ -109,6 +109,11 @@ def formula_of(atoms: Atoms) -> str:
     return str(Composition(atoms.get_chemical_formula()).reduced_formula)
 
 
+def plain_formula(formula: str) -> str:
+    """Return a formula without parentheses, which a shell would want quoted in the name of a folder."""
+    return "".join(f"{element}{'' if n == 1 else n}" for element, n in Formula(formula).count().items())
+
+
 def named_source(key: str, value: str, folder: Path, elements: Sequence[str] = ()) -> Source:
     """Name a structure by file or by Materials Project id, read or fetched now; ``elements`` are those of its types."""
     from pathlib import Path

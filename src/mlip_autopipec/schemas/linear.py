@@ -10,6 +10,21 @@ if TYPE_CHECKING:
     from mlip_autopipec.training.linear_record import LinearFitRecord
 
 
+#: Factors of a teacher within these are those of another level of theory.
+_USUAL_FACTORS = (0.5, 2.0)
+
+
+def factor_doubt(factor: float | None) -> str | None:
+    """Return what is most likely wrong with a teacher whose factor is far from one; None if it is not."""
+    if factor is None or _USUAL_FACTORS[0] <= factor <= _USUAL_FACTORS[1]:
+        return None
+    return (
+        f"energies of the teacher are taken times {factor:.3g}, outside of {_USUAL_FACTORS[0]:g} to "
+        f"{_USUAL_FACTORS[1]:g}: most likely another unit (it has to be eV and A) or a wrong parameter. Its MD visited "
+        "other structures than those of the oracle; mend the section teacher, or leave it out"
+    )
+
+
 class RootMeanSquares(BaseModel):
     """Root mean square errors of a potential on a set of labels."""
 
@@ -108,6 +123,7 @@ class LinearRecord(BaseModel):
         stress = "" if self.stress_left_out_GPa is None else f", {self.stress_left_out_GPa:.2f} GPa"
         functions = "+".join(map(str, self.n_functions.values()))
         taught = "" if self.teacher_factor is None else f", teacher x {self.teacher_factor:.2f}"
+        taught += ": another unit?" if factor_doubt(self.teacher_factor) else ""
         return (
             f"left out {self.energy_left_out_meV_atom:.2f} meV/atom {self.forces_left_out_meV_A:.1f} meV/A{stress} "
             f"({functions} functions{taught})"

@@ -67,6 +67,7 @@ class WalkerState(BaseModel):
     only_potential_id: str | None = Field(
         None, description="uuid of the potential of all its MD since its start; None where there were several."
     )
+    crash: str | None = Field(None, description="What the error said, where its last run crashed.")
     n_halts: int = Field(0, description="Halts so far.")
     n_repeats: int = Field(0, description="Halts in a row without progress.")
     n_explosions: int = Field(0, description="Explosions in a row, crashes between them not counted.")
@@ -98,6 +99,8 @@ class WalkerState(BaseModel):
             grade = "" if self.gamma_max is None else f" {self.gamma_max:.1f}"
             if self.force_std_eV_A is not None:
                 grade = f" {self.force_std_eV_A:.3g} eV/A"
+            if self.reason == "crashed":
+                return f"{where} crashed at step {self.step}" + (f": {self.crash}" if self.crash else "")
             return f"{where} halted at step {self.step} ({self.reason}{grade})"
         return f"{where} {self.status.lower()} at step {self.step}"
 
@@ -266,6 +269,8 @@ class OTFDocument(Document):
     def line(self) -> str:
         """Tell this cycle in one line: walkers, labels, errors, time."""
         ran = [w for w in self.walkers if w.status not in ("PENDING", "WAITING")]
+        if not ran and not self.thrown_away:  # biased walks that have ended, and whose walkers begin anew
+            ran = [w for w in self.walkers if w.status == "PENDING"]
         if self.check is not None and self.check.cycle == self.cycle:
             told = f"check {'passed' if self.check.passed else 'failed'}: {self.check.describe()}"
             return f"cycle {self.cycle:3d}  {told}  | labels {self.n_labels} (+{self.n_new_labels})"

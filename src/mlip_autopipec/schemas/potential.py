@@ -333,7 +333,7 @@ class FailureDocument(Document):
     """A step that failed, and left nothing else."""
 
     kind: Literal["failure"] = "failure"
-    step: str = Field(description="Which step: teach, label or train.")
+    step: str = Field(description="Which step: teach, label, train, or explore w0 of a walker.")
     attempt: str = Field("", description="The uuid of the outermost flow of its job: a continuation is another one.")
     job: str = Field("", description="The uuid of its job.")
     reason: str = Field(description="What the error said, in short; the log of the job has all of it.")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.schemas.base import WithPayload
-from mlip_autopipec.schemas.linear import LeftOutErrors
+from mlip_autopipec.schemas.linear import LeftOutErrors, factor_doubt
 
 
 class TeacherDocument(WithPayload):
@@ -37,7 +37,8 @@ class TeacherDocument(WithPayload):
         """Say who taught a potential that holds what was taught, times a factor."""
         made_of = f" ({self.calculator})" if self.calculator not in ("", self.model) else ""
         free = f", {self.n_labels} labels of its own, which count nowhere" if self.n_labels else ""
-        return f"{self.model}{made_of}{free}; what it says is in the potential, times {factor:.3f}"
+        beware = "" if (doubt := factor_doubt(factor)) is None else f": {doubt}"
+        return f"{self.model}{made_of}{free}; what it says is in the potential, times {factor:.3g}{beware}"
 
     def to_potential(self) -> ACEPotential:
         """Return the potential; needs the payload. It has no active set: gamma is that of labels that cost."""

@@ -15,7 +15,7 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 
 from mlip_autopipec.active_learning.activeset import compute_gamma
-from mlip_autopipec.errors import InvalidInputError, check_whole
+from mlip_autopipec.errors import InvalidInputError, check_number, check_whole
 from mlip_autopipec.frames import pack_frames, unpack_frames
 from mlip_autopipec.potentials.potential import ACEPotential
 from mlip_autopipec.structures.electrons import take_over
@@ -27,21 +27,18 @@ from mlip_autopipec.structures.readers import read_structure
 from mlip_autopipec.validation.comparison import PropertyComparison
 from mlip_autopipec.validation.criteria import Criterion
 from mlip_autopipec.validation.crystals import evaluate
-from mlip_autopipec.validation.end_states import are_same, check_states
+from mlip_autopipec.validation.end_states import check_states
+from mlip_autopipec.validation.path_labels import ENDS, HIGHEST, UNCONVERGED, PathLabels, as_data, told_back, told_off
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ase.calculators.calculator import Calculator
 
-    from mlip_autopipec.validation.comparison import State
-
 logger = logging.getLogger(__name__)
 
 #: A path further than this from a line would not be one between these states any more.
 _FARTHEST_A = 4.0
-_ENDS = ("initial state", "final state")
-_HIGHEST, _UNCONVERGED = "highest image", " (not converged)"
 
 
 @dataclass(frozen=True)
@@ -139,8 +136,9 @@ class BarrierCriterion(Criterion):
 
     At each check the path is found with the present potential. Both ends, the highest image and each image of high
     gamma are labelled; while the criterion fails, they are trained on as the labels of every failed check are. It
-    passes when the energy of the highest image above the initial state is that of the oracle, and the oracle's forces
-    on these three states are small, so that its own path goes through the same states.
+    passes when the barrier is that of the oracle, the highest of all images it labelled, when each labelled image is as
+    far above the initial state as by the oracle, and the oracle's forces on ends and highest image are small, so that
+    its own path goes through the same states.
 
     Parameters
     ----------
@@ -150,7 +148,7 @@ class BarrierCriterion(Criterion):
     name
         Tells several barriers of one campaign from each other.
     tolerance_eV
-        Most that the barrier may be off, in eV.
+        Most that the barrier, and the energy of each labelled image above the initial state, may be off, in eV.
     force_tolerance_eV_A
         Most that the oracle's forces on ends and highest image may be, in eV/A: relaxed by the potential, they are
         zero by the potential.
@@ -197,6 +195,10 @@ class BarrierCriterion(Criterion):
             self.initial, self.final = pack_frames([_bare(box)]), pack_frames([_bare(b)])
         for name in ("n_images", "steps"):
             check_whole(f"BarrierCriterion.{name}", getattr(self, name))
+        for name in ("tolerance_eV", "force_tolerance_eV_A", "fmax", "gamma_min"):
+            check_number(f"BarrierCriterion.{name}", getattr(self, name))
+        if self.gamma_min < 0:
+            raise InvalidInputError.of("BarrierCriterion.gamma_min", f"is {self.gamma_min}; 0 labels each image")
         for name in ("tolerance_eV", "force_tolerance_eV_A", "n_images", "fmax", "steps"):
             if not 0 < getattr(self, name) < np.inf:
                 raise InvalidInputError.of(
@@ -226,23 +228,23 @@ class BarrierCriterion(Criterion):
         path = find_path(*self.states(), potential.calculator(), self.n_images, self.fmax, self.steps)
         last = len(path.images) - 1
         gammas = [float(compute_gamma(potential, image).max()) for image in path.images]
-        names = {0: _ENDS[0], last: _ENDS[1]}
+        names = {0: ENDS[0], last: ENDS[1]}
         if 0 < path.highest < last:
-            names[path.highest] = _HIGHEST
+            names[path.highest] = HIGHEST
         else:  # no barrier at all: the middle tells whether that is so
-            names[(last + 1) // 2] = _HIGHEST
+            names[(last + 1) // 2] = HIGHEST
         names |= {i: f"image {i}" for i, gamma in enumerate(gammas) if gamma > self.gamma_min and i not in names}
         logger.info(
             "%s: %.3f eV by the potential%s, largest gamma %.2f",
             self.name,
             path.barrier_eV,
-            "" if path.converged else _UNCONVERGED,
+            "" if path.converged else UNCONVERGED,
             max(gammas),
         )
         cells = []
         for i, name in sorted(names.items()):
             cell = path.images[i].copy()
-            purpose = f"{self.name}: {name}{'' if path.converged else _UNCONVERGED}"
+            purpose = f"{self.name}: {name}{'' if path.converged else UNCONVERGED}"
             Provenance(Origin.PROPERTY, purpose=purpose).mark(cell)
             cells.append(cell)
         return cells
@@ -257,41 +259,34 @@ class BarrierCriterion(Criterion):
         """Compare barrier and forces on the labelled images; see :meth:`.Criterion.compare`."""
         del atoms
         of, kind = self.states()[0].get_chemical_formula(), type(self).__name__
-        found: dict[str, Atoms] = {}
-        unconverged = False
-        for one in labelled:
-            whose, _, name = (Provenance.of(one).purpose or "").rpartition(": ")
-            if whose == self.name and one.calc is not None:
-                unconverged |= name.endswith(_UNCONVERGED)
-                found[name.removesuffix(_UNCONVERGED)] = one
-        if missing := [name for name in (*_ENDS, _HIGHEST) if name not in found]:
+        path = PathLabels.of(labelled, self.name)
+        if missing := path.missing():
             own = {purpose: why for purpose, why in (failures or {}).items() if purpose.startswith(f"{self.name}: ")}
             reason = f"the labels of {', '.join(missing)} are missing"
             reason += f": {next(iter(own.values()))}" if own else ""
             return [PropertyComparison(of, kind, self.name, "eV", "not_measured", reason=reason)]
-        calculator = potential.calculator() if isinstance(potential, ACEPotential) else potential
-        highest, start, end = found[_HIGHEST], *(found[name] for name in _ENDS)
-        oracle = highest.get_potential_energy() - start.get_potential_energy()
-        learnt = [result.energy for result in evaluate([highest, start, end], calculator)]
-        mine = learnt[0] - learnt[1]
-        off = abs(mine - oracle)
-        why = None
-        if unconverged:
-            why = "the path by the potential did not converge; raise steps, or let it learn"
-        elif are_same(start, end):
-            why = "both states relax to the same one by the potential; give the final state as a minimum of its own"
-        elif learnt[0] <= max(learnt[1:]):
-            top = _ENDS[int(np.argmax(learnt[1:]))]
-            why = f"the {top} is the highest of the path by the potential: no barrier is between; give two minima"
-        state: State = "passed" if off <= self.tolerance_eV and why is None else "failed"
-        largest = 0.0
-        for name in (*_ENDS, _HIGHEST):
-            forces = found[name].get_forces(apply_constraint=False)
-            moving = np.delete(forces, frozen_atoms(self.states()[0]), axis=0)
-            largest = max(largest, float(np.linalg.norm(moving, axis=1).max()))
+        learnt = path.potential_eV(potential.calculator() if isinstance(potential, ACEPotential) else potential)
+        oracle = path.oracle_eV()
+        highest, mine = max(oracle.values()), max(learnt.values())
+        off = abs(mine - highest)
+        doubts = [why for why in (path.doubt(learnt), told_off(oracle, learnt, self.tolerance_eV)) if why is not None]
+        is_right = off <= self.tolerance_eV and not doubts
+        largest = path.largest_force()
         is_small = largest <= self.force_tolerance_eV_A
         return [
-            PropertyComparison(of, kind, self.name, "eV", state, oracle, mine, off, self.tolerance_eV, why),
+            PropertyComparison(
+                of,
+                kind,
+                self.name,
+                "eV",
+                "passed" if is_right else "failed",
+                highest,
+                mine,
+                off,
+                self.tolerance_eV,
+                "; ".join([*doubts, told_back(oracle, learnt)]),
+                as_data(oracle, learnt),
+            ),
             PropertyComparison(
                 of,
                 kind,

@@ -80,7 +80,8 @@ class PropertyComparison:
         if self.error is None or self.limit is None:
             return what + f"{self.state.replace('_', ' ')}: {self.reason}"
         values = f"oracle {self.oracle:.4g}, potential {self.potential:.4g} {self.unit}, "
-        return what + values + f"off by {self.error:.2g}, limit {self.limit:.2g}: {self.state}"
+        why = f": {self.reason}" if self.state == "failed" and self.reason is not None else ""
+        return what + values + f"off by {self.error:.2g}, limit {self.limit:.2g}: {self.state}{why}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain data, with the verdict and the line."""

@@ -8,7 +8,7 @@ import numpy as np
 from ase.geometry import find_mic
 
 from mlip_autopipec.errors import InvalidInputError
-from mlip_autopipec.structures.electrons import charge_of, multiplicity_of, told
+from mlip_autopipec.structures.electrons import charge_of, moments_of, multiplicity_of, told
 from mlip_autopipec.structures.frozen import frozen_atoms
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SAME_A = 0.1
 #: Atoms that are fixed may be as far apart as files round.
 _ROUNDED_A, _EQUAL_A = 0.01, 1e-9
+#: Initial moments may differ by what files round.
+_SAME_MOMENT_muB = 1e-3
 #: An atom is on the place of another one when it is as near to it; less than half of any distance between atoms.
 _PLACE_A = 0.5
 
@@ -41,7 +43,8 @@ def check_states(initial: Atoms, final: Atoms) -> list[str]:
     Raises
     ------
     InvalidInputError
-        They have other atoms, cells, fixed atoms or electrons, they are one state, or like atoms are in another order.
+        They have other atoms, cells, fixed atoms, electrons or moments, they are one state, or like atoms are in
+        another order.
     """
     if list(initial.numbers) != list(final.numbers):
         raise InvalidInputError(
@@ -66,6 +69,7 @@ def check_states(initial: Atoms, final: Atoms) -> list[str]:
             f"BarrierCriterion: initial has {told(initial, none)} and final {told(final, none)}; give both the same "
             "charge and spin"
         )
+    _check_moments(initial, final)
     return _check_order(initial, final)
 
 
@@ -81,6 +85,30 @@ def _moves(one: Atoms, other: Atoms) -> NDArray[np.float64]:
     """Return how each atom moves from one state to the other (A), shape (n_atoms, 3), the shortest way."""
     found: NDArray[np.float64] = find_mic(other.positions - one.positions, one.cell, one.pbc)[0]
     return found
+
+
+def _check_moments(initial: Atoms, final: Atoms) -> None:
+    """Refuse states that begin with other magnetic moments: their images would be of two electronic states."""
+    one, other = moments_of(initial), moments_of(final)
+    remedy = "give both the same initial moments, or none"
+    if one is None and other is None:
+        return
+    if one is None or other is None or one.shape != other.shape:
+        has = [
+            f"{name} has {'none' if found is None else f'those of {found.size} numbers'}"
+            for name, found in (("initial", one), ("final", other))
+        ]
+        raise InvalidInputError(
+            f"BarrierCriterion: of the initial magnetic moments of the atoms, {' and '.join(has)}; {remedy}"
+        )
+    off = np.flatnonzero(np.abs(one - other).reshape(len(one), -1).max(axis=1) > _SAME_MOMENT_muB)
+    if len(off):
+        listed = "; ".join(f"{atom} ({initial.symbols[atom]}): {one[atom]:g} and {other[atom]:g}" for atom in off[:5])
+        more = f" and {len(off) - 5} more" if len(off) > 5 else ""
+        raise InvalidInputError(
+            f"BarrierCriterion: atoms of initial and final have other initial magnetic moments (muB): {listed}{more}, "
+            f"counted from 0; {remedy}"
+        )
 
 
 def _axes(atoms: Atoms) -> str:
