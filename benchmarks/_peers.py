@@ -12,7 +12,7 @@ from ase import units
 from ase.io import read, write
 
 from mlip_autopipec.jobs.static import EMTStaticMaker
-from mlip_autopipec.training.training import fit_reference_energies
+from mlip_autopipec.training.references import fit_reference_energies
 
 #: Settings of gap_fit for all systems: the best of three tried on copper-gold (20 labels; 82 to 110 meV/A).
 SIGMAS = "{0.001 0.02 0.01 0.0}"

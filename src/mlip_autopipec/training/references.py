@@ -9,6 +9,7 @@ import numpy as np
 
 from mlip_autopipec.errors import InvalidInputError
 from mlip_autopipec.potentials.potential import reference_energy
+from mlip_autopipec.structures.dimers import is_dimer
 from mlip_autopipec.structures.distances import neighbours
 from mlip_autopipec.training.accuracy import evaluate
 
@@ -70,7 +71,12 @@ class FreeAtoms(NamedTuple):
         """
         apart = cutoff or _APART_A
         reach = [apart if len(atoms) > 1 else cutoff or _ALONE_A for atoms in labels]
-        alone = np.array([_has_none(atoms, within) for atoms, within in zip(labels, reach, strict=True)], dtype=bool)
+        # dimers made here may be longer than the cutoff, and count next to nothing as it is
+        given = [not is_dimer(atoms) for atoms in labels]
+        alone = np.array(
+            [own and _has_none(atoms, within) for own, atoms, within in zip(given, labels, reach, strict=True)],
+            dtype=bool,
+        )
         energies: dict[str, float] = {}
         for i in np.flatnonzero(alone):
             if len(labels[i]) == 1:
