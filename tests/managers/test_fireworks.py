@@ -134,7 +134,7 @@ def run_campaigns(folder: Path, *, mongo: bool) -> dict[str, Any]:
         if mongo
         else {"MONGOMOCK_SERVERSTORE_FILE": str(folder / "mongomock.json")}
     )
-    return run_script(__file__, folder, environment, timeout=240)
+    return run_script(__file__, folder, environment, timeout=600)
 
 
 # Where there is a server, its campaigns are the short relative
