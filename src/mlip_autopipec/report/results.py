@@ -15,6 +15,7 @@ from mlip_autopipec.schemas.measured import errors_by_set
 from mlip_autopipec.schemas.potential import unfitted
 from mlip_autopipec.structures.provenance import Provenance, Split
 from mlip_autopipec.training.accuracy import errors_of, predict
+from mlip_autopipec.training.usual import dimers_among
 from mlip_autopipec.training.weights import EV_A3_IN_GPA
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from mlip_autopipec.schemas.loop import OTFDocument
     from mlip_autopipec.schemas.potential import RootMeanSquares
     from mlip_autopipec.training.accuracy import ErrorMetrics, Predictions
-from mlip_autopipec.training.usual import dimers_among
 
 
 def write_results(

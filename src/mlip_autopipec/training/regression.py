@@ -192,6 +192,10 @@ class Factorisation:
     def _shrink(self, strength: float) -> NDArray[np.float64]:
         return self.singular**2 / (self.singular**2 + strength)
 
+    def _to_left(self, strength: float) -> NDArray[np.float64]:
+        """Return what makes of rows of the matrix a root of their part of the hat matrix, (n_functions, rank)."""
+        return np.asarray(self.right / self.singular * np.sqrt(self._shrink(strength)))
+
     @cached_property
     def _projected(self) -> NDArray[np.float64]:
         return np.asarray((self.right / self.singular).T @ self.product)
@@ -224,7 +228,7 @@ class Factorisation:
         the noise, which is the one of largest probability (Geisser and Eddy, J. Am. Stat. Assoc. 74, 153 (1979)).
         """
         residuals = self._residuals(strength)
-        to_left = self.right / self.singular * np.sqrt(self._shrink(strength))
+        to_left = self._to_left(strength)
         misfit, log_volume = 0.0, 0.0
         for rows in self.blocks:
             half = self.matrix[rows] @ to_left
@@ -246,10 +250,10 @@ class Factorisation:
             For each structure those that are left out with it, itself among them; None for none but itself.
         """
         residuals = self._residuals(strength)
-        to_left = self.right / self.singular * np.sqrt(self._shrink(strength))
+        to_left = self._to_left(strength)
 
         def half(i: int) -> NDArray[np.float64]:
-            return self.matrix[self.blocks[i]] @ to_left  # the hat matrix is the product of these
+            return self.matrix[self.blocks[i]] @ to_left
 
         out, variance = np.empty_like(residuals), np.empty_like(residuals)
         gone: set[int] = set()  # what has left, of which this is the sum

@@ -40,15 +40,15 @@ def dimers_among(labels: Sequence[Atoms]) -> NDArray[np.bool_]:
     made = np.array([is_dimer(atoms) for atoms in labels], dtype=bool)
     pairs = np.array([_is_pair(atoms) for atoms in labels], dtype=bool) & ~made
     rest = ~made & ~pairs & np.array([len(atoms) > 1 for atoms in labels], dtype=bool)
-    if not pairs.any() or sum(len(labels[i]) for i in np.flatnonzero(rest)) <= 2 * pairs.sum():
+    others = [labels[i] for i in np.flatnonzero(rest)]
+    if not pairs.any() or sum(map(len, others)) <= 2 * pairs.sum():
         return made
+    known = {symbol for atoms in others for symbol in atoms.get_chemical_symbols()}
     names = np.array([str(atoms.symbols.formula.convert("hill")) for atoms in labels])
     for name in sorted(set(names[pairs])):
         ours = np.flatnonzero(pairs & (names == name))
         given = all(Provenance.of(labels[i]).origin == Origin.GIVEN for i in ours)
         lowest = min(ours, key=lambda i: labels[i].get_potential_energy())
-        others = [labels[i] for i in np.flatnonzero(rest)]
-        known = {symbol for atoms in others for symbol in atoms.get_chemical_symbols()}
         if not given or not set(labels[lowest].get_chemical_symbols()) <= known:
             continue
         if energies_above_hull([*others, labels[lowest]])[-1] > _UNBOUND_EV_ATOM:
